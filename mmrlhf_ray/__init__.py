@@ -1,0 +1,3 @@
+"""Distributed RLHF for multimodal models on Ray."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Run configurations: one frozen pydantic model per job, YAML plus dotted overrides."""

@@ -1,0 +1,121 @@
+"""What every job's configuration shares."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+
+class Section(BaseModel):
+    """A frozen, closed part of a configuration: unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Section):
+    path: str
+    """Directory in Hugging Face format (weights, processor, chat template)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    trust_remote_code: Literal[False] = False
+    """Code that comes with weights is never run."""
+
+
+class DataConfig(Section):
+    path: str
+    """A .jsonl or .parquet file of records, or a directory that holds one beside media.parquet."""
+    on_bad_row: Literal["fail", "quarantine"] = "fail"
+    """`quarantine` writes bad rows with their reasons beside the run and goes on without them."""
+    facts_column: str | None = None
+    """Key in `extras` whose text the reward model reads before the prompt; the policy never sees it."""
+    max_prompt_tokens: PositiveInt = 1024
+    """Longer prompts (media tokens counted) are bad rows."""
+    encoder_cache_mb: PositiveInt = 512
+    """Processor features kept in memory; the least recently used go first."""
+
+
+class OptimizerConfig(Section):
+    lr: PositiveFloat = 1e-6
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat = 1.0
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """After warm-up; cosine and linear fall to zero at the last step."""
+
+
+class EngineConfig(Section):
+    """How one DeepSpeed group trains."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    micro_batch_tokens: PositiveInt = 4096
+    """Most tokens (padding and media tokens counted) in one forward pass of one rank."""
+    gradient_checkpointing: bool = False
+    offload_optimizer: bool = False
+    """Keep optimizer state in host memory (GPU only)."""
+
+
+class Resources(Section):
+    """What one actor reserves."""
+
+    num_cpus: float = Field(1.0, ge=0)
+    num_gpus: float = Field(0.0, ge=0)
+
+
+class RolePlacement(Resources):
+    """How many actors of a role there are; `num_cpus`, `num_gpus` are for each."""
+
+    replicas: PositiveInt = 1
+    """Generators, scorers or reference servers; for learners: data-parallel ranks."""
+
+
+class DeadlineConfig(Section):
+    """Seconds after which a stage is given up with an error that names who did not answer."""
+
+    placement_s: PositiveFloat = 15.0
+    start_s: PositiveFloat = 600.0
+    stage_s: PositiveFloat = 1800.0
+
+
+class CheckpointConfig(Section):
+    every_steps: PositiveInt = 50
+    keep: PositiveInt = 2
+
+
+class RunConfig(Section):
+    """Keys that every job has."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Run name; everything is written to `<output_dir>/<name>`."""
+    output_dir: str = "runs"
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is cuda where a role reserves GPUs, else cpu."""
+    deadlines: DeadlineConfig = DeadlineConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+
+class TrainJobConfig(RunConfig):
+    """Keys of the Ray Train jobs (SFT, reward model)."""
+
+    model: ModelConfig
+    data: DataConfig
+    eval_data: DataConfig | None = None
+    engine: EngineConfig = EngineConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    workers: RolePlacement = RolePlacement(replicas=2)
+    batch_size: PositiveInt = 64
+    """Rows per optimizer step over all workers."""
+    epochs: PositiveInt | None = None
+    steps: PositiveInt | None = None
+    """Exactly one of `epochs` and `steps`."""
+    log_every_steps: PositiveInt = 10
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainJobConfig":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"give exactly one of epochs and steps; got epochs={self.epochs}, steps={self.steps}")
+        if self.batch_size % self.workers.replicas:
+            raise ValueError(
+                f"batch_size={self.batch_size} must be a multiple of workers.replicas={self.workers.replicas}"
+            )
+        return self

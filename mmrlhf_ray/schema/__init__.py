@@ -1,0 +1,34 @@
+"""The data contract: Arrow schemas of everything that passes between the parts."""
+
+from mmrlhf_ray.schema.check import SchemaError, check
+from mmrlhf_ray.schema.tables import (
+    ANNOTATION,
+    DEMONSTRATION,
+    EXPERIENCE,
+    FEATURES,
+    MEDIA,
+    MODALITIES,
+    PREFERENCE,
+    PROMPT,
+    RESPONSE,
+    ROLLOUT,
+    SCHEMA_VERSION,
+    TABLES,
+)
+
+__all__ = [
+    "ANNOTATION",
+    "DEMONSTRATION",
+    "EXPERIENCE",
+    "FEATURES",
+    "MEDIA",
+    "MODALITIES",
+    "PREFERENCE",
+    "PROMPT",
+    "RESPONSE",
+    "ROLLOUT",
+    "SCHEMA_VERSION",
+    "SchemaError",
+    "TABLES",
+    "check",
+]

@@ -1,0 +1,58 @@
+"""check(): is this table what the contract says? Run at the entry of every actor."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# Lists that hold one entry per response token; all must agree in length, row by row.
+_PER_TOKEN = (
+    "response_mask",
+    "rollout_logprobs",
+    "rewards",
+    "old_logprobs",
+    "ref_logprobs",
+    "values",
+    "advantages",
+    "returns",
+)
+
+
+class SchemaError(ValueError):
+    """A table breaks the data contract. The message names the column, what was expected and what came."""
+
+
+def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """Return `table` unchanged, or raise SchemaError.
+
+    Checked: columns and types, nulls, and that per-token lists have the length of `response_token_ids`.
+    `where` names the entry point in the message.
+    """
+    name = schema.metadata[b"mmrlhf.table"].decode()
+    missing = [f.name for f in schema if f.name not in table.column_names]
+    extra = [c for c in table.column_names if c not in schema.names]
+    if missing or extra:
+        raise SchemaError(f"{where}: {name} expects columns {schema.names}; missing {missing}, unexpected {extra}")
+    for field in schema:
+        column = table.column(field.name)
+        if column.type != field.type:
+            raise SchemaError(f"{where}: {name}.{field.name} expects {field.type}, got {column.type}")
+        if column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py()
+            raise SchemaError(f"{where}: {name}.{field.name} expects no nulls, row {row} is null")
+    if "response_token_ids" in schema.names:
+        _check_lengths(table, schema, f"{where}: {name}")
+    return table
+
+
+def _check_lengths(table: pa.Table, schema: pa.Schema, where: str) -> None:
+    want = pc.list_value_length(table.column("response_token_ids"))
+    for column in _PER_TOKEN:
+        if column not in schema.names:
+            continue
+        got = pc.list_value_length(table.column(column))
+        same = pc.equal(want, got)
+        row = pc.index(same, False).as_py()
+        if row >= 0:
+            raise SchemaError(
+                f"{where}.{column} expects {want[row].as_py()} entries as in response_token_ids, "
+                f"row {row} has {got[row].as_py()}"
+            )

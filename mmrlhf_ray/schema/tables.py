@@ -1,0 +1,132 @@
+"""Arrow schemas, declared once. One row is one record; lists are ragged and never padded.
+
+T is the number of response tokens of the row. Token-level lists of one row all have length T.
+"""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "1"
+
+MEDIA_KINDS = ("image", "audio", "video")
+MODALITIES = ("text", "image", "audio", "image+audio", "video")
+
+_TOKENS = pa.list_(pa.int32())
+_FLOATS = pa.list_(pa.float32())
+_STRINGS = pa.list_(pa.string())
+
+
+def _schema(name: str, *fields: tuple[str, pa.DataType]) -> pa.Schema:
+    metadata = {"mmrlhf.table": name, "mmrlhf.schema_version": SCHEMA_VERSION}
+    return pa.schema([pa.field(n, t, nullable=False) for n, t in fields], metadata=metadata)
+
+
+_PROMPT_FIELDS = (
+    ("prompt_id", pa.string()),
+    ("messages", pa.string()),  # JSON: chat messages, content parts {"type": "text"|"image"|"audio"|"video"}
+    ("media_ids", _STRINGS),  # in the order of the media parts in `messages`
+    ("task", pa.string()),
+    ("modality", pa.string()),  # kinds present, joined by "+" in the order image, audio, video; or "text"
+    ("extras", pa.string()),  # JSON: ground truth, facts, …
+)
+
+PROMPT = _schema("PROMPT", *_PROMPT_FIELDS)
+
+# Encoded media and raw media live in their own tables, so n samples of a prompt never copy a clip.
+MEDIA = _schema(
+    "MEDIA",
+    ("media_id", pa.string()),  # sha256 of `data`
+    ("kind", pa.string()),
+    ("mime", pa.string()),
+    ("data", pa.large_binary()),
+)
+
+FEATURES = _schema(
+    "FEATURES",
+    ("media_id", pa.string()),
+    ("key", pa.string()),  # the processor's own name of the tensor, e.g. pixel_values
+    ("dtype", pa.string()),  # numpy dtype name
+    ("shape", pa.list_(pa.int64())),
+    ("data", pa.large_binary()),  # C-contiguous
+)
+
+DEMONSTRATION = _schema("DEMONSTRATION", *_PROMPT_FIELDS, ("response", pa.string()))
+
+PREFERENCE = _schema(
+    "PREFERENCE",
+    *_PROMPT_FIELDS,
+    ("chosen", pa.string()),
+    ("rejected", pa.string()),
+    ("margin", pa.float32()),  # 0 where the source has none
+)
+
+# The canonical record of feedback; pairs are derived from it.
+ANNOTATION = _schema(
+    "ANNOTATION",
+    ("annotation_id", pa.string()),
+    ("prompt_id", pa.string()),
+    ("responses", _STRINGS),
+    ("annotator_id", pa.string()),
+    ("kind", pa.string()),  # pair | rank | rate | correct | demonstrate | implicit
+    ("order_shown", pa.list_(pa.int32())),  # indices into `responses`
+    ("ranks", pa.list_(pa.int32())),  # rank of each response, 1 = best, equal = tie
+    ("aspects", pa.string()),  # JSON: {aspect: [rating per response]}
+    ("critique", pa.string()),
+    ("milliseconds", pa.int64()),  # time spent
+)
+
+_ROLLOUT_FIELDS = (
+    ("sample_id", pa.string()),
+    ("prompt_id", pa.string()),
+    ("task", pa.string()),
+    ("modality", pa.string()),
+    ("policy_version", pa.int32()),
+    ("prompt_token_ids", _TOKENS),  # processor-expanded
+    ("facts_token_ids", _TOKENS),  # text the reward model reads before the prompt; empty without facts
+    ("response_token_ids", _TOKENS),
+    ("response_mask", pa.list_(pa.bool_())),
+    ("rollout_logprobs", _FLOATS),
+    ("finish_reason", pa.string()),  # stop | length
+    ("media_ids", _STRINGS),
+)
+
+ROLLOUT = _schema("ROLLOUT", *_ROLLOUT_FIELDS)
+
+EXPERIENCE = _schema(
+    "EXPERIENCE",
+    *_ROLLOUT_FIELDS,
+    ("score", pa.float32()),
+    ("rewards", _FLOATS),
+    ("old_logprobs", _FLOATS),
+    ("ref_logprobs", _FLOATS),
+    ("values", _FLOATS),
+    ("advantages", _FLOATS),
+    ("returns", _FLOATS),
+)
+
+# Decoded responses for people to look at and evaluation to score; written, never trained on.
+RESPONSE = _schema(
+    "RESPONSE",
+    ("step", pa.int32()),  # the policy version that answered
+    ("policy", pa.string()),  # label of the policy: sft, ppo, …
+    ("media", pa.string()),  # own | swapped: with whose media the prompt was asked
+    ("prompt_id", pa.string()),
+    ("task", pa.string()),
+    ("modality", pa.string()),
+    ("text", pa.string()),
+    ("finish_reason", pa.string()),
+    ("response_tokens", pa.int32()),
+    ("score", pa.float32()),  # reward model; NaN where none was asked
+    ("kl", pa.float32()),  # sum over tokens of k1 to the reference, nats; NaN where none was asked
+)
+
+TABLES = {
+    "PROMPT": PROMPT,
+    "MEDIA": MEDIA,
+    "FEATURES": FEATURES,
+    "DEMONSTRATION": DEMONSTRATION,
+    "PREFERENCE": PREFERENCE,
+    "ANNOTATION": ANNOTATION,
+    "ROLLOUT": ROLLOUT,
+    "EXPERIENCE": EXPERIENCE,
+    "RESPONSE": RESPONSE,
+}
