@@ -1,1 +1,61 @@
 """Run configurations: one frozen pydantic model per job, YAML plus dotted overrides."""
+
+from mmrlhf_ray.config.base import (
+    CheckpointConfig,
+    DataConfig,
+    DeadlineConfig,
+    EngineConfig,
+    LearnerPlacement,
+    ModelConfig,
+    ModelShape,
+    OptimizerConfig,
+    Resources,
+    RolePlacement,
+    RunConfig,
+    Section,
+    TrainJobConfig,
+)
+from mmrlhf_ray.config.errors import ConfigError
+from mmrlhf_ray.config.jobs import (
+    AlgorithmConfig,
+    EvaluateConfig,
+    GeneratorConfig,
+    LearnerConfig,
+    Placement,
+    PPOConfig,
+    RewardModelConfig,
+    SamplingConfig,
+    SFTConfig,
+)
+from mmrlhf_ray.config.load import JobKind, dotted_keys, load_config, read_job_kind, save_config
+
+__all__ = [
+    "AlgorithmConfig",
+    "CheckpointConfig",
+    "ConfigError",
+    "DataConfig",
+    "DeadlineConfig",
+    "EngineConfig",
+    "EvaluateConfig",
+    "GeneratorConfig",
+    "JobKind",
+    "LearnerConfig",
+    "LearnerPlacement",
+    "ModelConfig",
+    "ModelShape",
+    "OptimizerConfig",
+    "PPOConfig",
+    "Placement",
+    "Resources",
+    "RewardModelConfig",
+    "RolePlacement",
+    "RunConfig",
+    "SFTConfig",
+    "SamplingConfig",
+    "Section",
+    "TrainJobConfig",
+    "dotted_keys",
+    "load_config",
+    "read_job_kind",
+    "save_config",
+]

@@ -11,12 +11,27 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+class ModelShape(Section):
+    """Size of a model, for planning where its directory is not on the machine that plans."""
+
+    parameters_b: PositiveFloat
+    """Billions of parameters, media towers counted."""
+    hidden_size: PositiveInt
+    num_layers: PositiveInt
+    """Of the language model, as are all below."""
+    num_kv_heads: PositiveInt
+    head_dim: PositiveInt
+    vocab_size: PositiveInt
+
+
 class ModelConfig(Section):
     path: str
     """Directory in Hugging Face format (weights, processor, chat template)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     trust_remote_code: Literal[False] = False
     """Code that comes with weights is never run."""
+    shape: ModelShape | None = None
+    """Read by `--dry-run` only, and only where `path` is not there."""
 
 
 class DataConfig(Section):
@@ -68,6 +83,12 @@ class RolePlacement(Resources):
     """Generators, scorers or reference servers; for learners: data-parallel ranks."""
 
 
+class LearnerPlacement(RolePlacement):
+    """Two ranks unless told otherwise; a class, so that giving `num_gpus` alone leaves `replicas` as it is."""
+
+    replicas: PositiveInt = 2
+
+
 class DeadlineConfig(Section):
     """Seconds after which a stage is given up with an error that names who did not answer."""
 
@@ -102,7 +123,7 @@ class TrainJobConfig(RunConfig):
     eval_data: DataConfig | None = None
     engine: EngineConfig = EngineConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    workers: RolePlacement = RolePlacement(replicas=2)
+    workers: LearnerPlacement = LearnerPlacement()
     batch_size: PositiveInt = 64
     """Rows per optimizer step over all workers."""
     epochs: PositiveInt | None = None

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from mmrlhf_ray.config.base import (
     DataConfig,
     EngineConfig,
+    LearnerPlacement,
     ModelConfig,
     OptimizerConfig,
     Resources,
@@ -48,6 +49,8 @@ class AlgorithmConfig(Section):
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     clip_range: float = Field(0.2, gt=0, lt=1)
     value_clip_range: PositiveFloat = 0.2
+    vf_coef: PositiveFloat = 1.0
+    """Factor on the value loss. The critic has an optimizer of its own, so it scales the critic's gradient only."""
     entropy_coef: NonNegativeFloat = 0.0
     whiten_advantages: bool = True
     score_clip: PositiveFloat | None = None
@@ -84,8 +87,8 @@ class Placement(Section):
     generator: RolePlacement = RolePlacement()
     scorer: RolePlacement = RolePlacement()
     reference: RolePlacement = RolePlacement()
-    policy: RolePlacement = RolePlacement(replicas=2)
-    critic: RolePlacement = RolePlacement(replicas=2)
+    policy: LearnerPlacement = LearnerPlacement()
+    critic: LearnerPlacement = LearnerPlacement()
     encoder: Resources = Resources()
 
 
@@ -95,9 +98,6 @@ class PPOConfig(RunConfig):
     reward_model: ModelConfig
     """Scores responses; the critic starts from it."""
     data: DataConfig
-    eval_data: DataConfig | None = None
-    """Held-out prompts, scored by the reward model every `eval_every_steps`."""
-    eval_every_steps: PositiveInt | None = None
     steps: PositiveInt = 100
     algorithm: AlgorithmConfig = AlgorithmConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -107,6 +107,8 @@ class PPOConfig(RunConfig):
     score_micro_batch_tokens: PositiveInt = 8192
     """Most tokens in one forward pass of a scorer or reference server."""
     placement: Placement = Placement()
+    rollouts_logged: int = Field(64, ge=0)
+    """Responses of each step that are written to `<run>/rollouts`."""
     parity_gate: PositiveFloat = 1e-4
     """At step 0 the sampler's and the learner's logprobs may differ by at most this (use 0.1 in bfloat16)."""
 

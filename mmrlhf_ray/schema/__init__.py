@@ -4,6 +4,7 @@ from mmrlhf_ray.schema.check import SchemaError, check
 from mmrlhf_ray.schema.tables import (
     ANNOTATION,
     DEMONSTRATION,
+    ENCODED_PROMPT,
     EXPERIENCE,
     FEATURES,
     MEDIA,
@@ -19,6 +20,7 @@ from mmrlhf_ray.schema.tables import (
 __all__ = [
     "ANNOTATION",
     "DEMONSTRATION",
+    "ENCODED_PROMPT",
     "EXPERIENCE",
     "FEATURES",
     "MEDIA",

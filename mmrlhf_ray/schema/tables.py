@@ -49,6 +49,18 @@ FEATURES = _schema(
     ("data", pa.large_binary()),  # C-contiguous
 )
 
+# A prompt after the processor, as the generator and every learner take it.
+ENCODED_PROMPT = _schema(
+    "ENCODED_PROMPT",
+    ("prompt_id", pa.string()),
+    ("task", pa.string()),
+    ("modality", pa.string()),
+    ("prompt_token_ids", _TOKENS),  # processor-expanded
+    ("collapsed_token_ids", _TOKENS),  # one placeholder per clip, for the sampler
+    ("facts_token_ids", _TOKENS),
+    ("media_ids", _STRINGS),
+)
+
 DEMONSTRATION = _schema("DEMONSTRATION", *_PROMPT_FIELDS, ("response", pa.string()))
 
 PREFERENCE = _schema(
@@ -123,6 +135,7 @@ TABLES = {
     "PROMPT": PROMPT,
     "MEDIA": MEDIA,
     "FEATURES": FEATURES,
+    "ENCODED_PROMPT": ENCODED_PROMPT,
     "DEMONSTRATION": DEMONSTRATION,
     "PREFERENCE": PREFERENCE,
     "ANNOTATION": ANNOTATION,

@@ -1,0 +1,82 @@
+"""KL divergence to the reference policy: per-token estimators and the adaptive coefficient."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+KLEstimator = Literal["k1", "k2", "k3"]
+
+_ERROR_CLIP = 0.2
+
+
+def _k1(log_ratio: Tensor) -> Tensor:
+    return log_ratio
+
+
+def _k2(log_ratio: Tensor) -> Tensor:
+    return 0.5 * log_ratio.square()
+
+
+def _k3(log_ratio: Tensor) -> Tensor:
+    # expm1 keeps the small values that exp(x) - 1 rounds away.
+    return torch.expm1(-log_ratio) + log_ratio
+
+
+_ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {"k1": _k1, "k2": _k2, "k3": _k3}
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLEstimator) -> Tensor:
+    """Estimate KL(policy ‖ reference) at each token sampled by the policy; same shape as the inputs, in nats.
+
+    With d = logprobs − ref_logprobs: k1 = d, k2 = d²/2, k3 = exp(−d) − 1 + d.
+    Source: Schulman, "Approximating KL Divergence" (2020). k1 and k3 are unbiased; k2 and k3 are never negative.
+    Positions that are not response tokens come back as whatever they were made of: mask them.
+    """
+    if logprobs.shape != ref_logprobs.shape:
+        raise ValueError(f"ref_logprobs expects shape {list(logprobs.shape)}, got {list(ref_logprobs.shape)}")
+    if kind not in _ESTIMATORS:
+        raise ValueError(f"kind expects one of {sorted(_ESTIMATORS)}, got {kind!r}")
+    return _ESTIMATORS[kind](logprobs - ref_logprobs)
+
+
+@dataclass(frozen=True)
+class AdaptiveKL:
+    """The KL coefficient and the controller that steers it.
+
+    Source: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", section 2.2:
+    e = clip(kl / kl_target − 1, ±0.2); kl_coef ← kl_coef · (1 + e · n / kl_horizon) for n samples.
+    Without `kl_target` the coefficient stays as it is.
+    """
+
+    kl_coef: float
+    kl_target: float | None = None
+    """KL per response, nats."""
+    kl_horizon: float = 10_000.0
+    """Samples."""
+
+    def update(self, kl: float, n_samples: int) -> "AdaptiveKL":
+        """The controller after a step with mean `kl` per response (nats) over `n_samples` responses.
+
+        Raises ValueError when `kl` is not finite: one such step would spoil the coefficient for good.
+        """
+        if not math.isfinite(kl):
+            raise ValueError(f"kl expects a finite number, got {kl}")
+        if self.kl_target is None:
+            return self
+        error = min(max(kl / self.kl_target - 1.0, -_ERROR_CLIP), _ERROR_CLIP)
+        # A step larger than the horizon could turn the coefficient negative; it may at most fall by the error.
+        share = min(n_samples / self.kl_horizon, 1.0)
+        return replace(self, kl_coef=self.kl_coef * (1.0 + error * share))
+
+    def to_dict(self) -> dict[str, float | None]:
+        """For checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, float | None]) -> "AdaptiveKL":
+        """The inverse of `to_dict`; raises TypeError on a key it does not know."""
+        return cls(**state)  # type: ignore[arg-type]

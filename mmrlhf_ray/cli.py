@@ -1,0 +1,182 @@
+"""The `mmrlhf` command. Heavy imports happen inside the commands, so that `--help` is quick."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="RLHF for multimodal models on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JobFile = Annotated[Path, typer.Argument(help="YAML file of the job, e.g. one of jobs/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the file to replace, e.g. algorithm.kl_coef=0.05."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")]
+
+
+@app.command()
+def demo(
+    fast: Annotated[bool, typer.Option("--fast", help="Every stage, but short; figures mean nothing.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of data, model and training.")] = 0,
+    output: Annotated[Path, typer.Option(help="Directory for the run.")] = Path("runs/demo"),
+) -> None:
+    """The whole loop on a small model: SFT, feedback, reward model, PPO, evaluation; ends with a table and a report."""
+    from mmrlhf_ray.demo.run import run_demo
+
+    _exit_by(run_demo(output, seed, fast))
+
+
+@app.command()
+def sft(file: JobFile, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Supervised fine-tuning on demonstrations."""
+    from mmrlhf_ray.config import SFTConfig, load_config
+
+    cfg = load_config(file, overrides or [], SFTConfig)
+    from mmrlhf_ray.pipelines import sft as pipeline
+
+    print(pipeline.run(cfg, resume=resume))
+
+
+@app.command(name="reward-model")
+def reward_model(file: JobFile, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Train a reward model on preferences."""
+    from mmrlhf_ray.config import RewardModelConfig, load_config
+
+    cfg = load_config(file, overrides or [], RewardModelConfig)
+    from mmrlhf_ray.pipelines import reward_model as pipeline
+
+    print(pipeline.run(cfg, resume=resume))
+
+
+@app.command()
+def ppo(
+    file: JobFile,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print placement, memory and batch arithmetic; start nothing.")
+    ] = False,
+) -> None:
+    """Train a policy with PPO against a reward model."""
+    from mmrlhf_ray.config import PPOConfig, load_config
+
+    cfg = load_config(file, overrides or [], PPOConfig)
+    if dry_run:
+        from mmrlhf_ray.runtime.plan import plan_ppo, render
+
+        print(render(plan_ppo(cfg)))
+        return
+    from mmrlhf_ray.pipelines import ppo as pipeline
+
+    print(pipeline.run(cfg, resume=resume))
+
+
+@app.command()
+def evaluate(file: JobFile, overrides: Overrides = None) -> None:
+    """Answer held-out prompts with one or two policies and score the responses."""
+    from mmrlhf_ray.config import EvaluateConfig, load_config
+
+    cfg = load_config(file, overrides or [], EvaluateConfig)
+    from mmrlhf_ray.pipelines import evaluate as pipeline
+
+    print(pipeline.run(cfg))
+
+
+@app.command()
+def parity(model_dir: Annotated[Path, typer.Argument(help="Model directory in Hugging Face format.")]) -> None:
+    """Compare vLLM with the learner on a model: token ids and log-probabilities, for every modality."""
+    from mmrlhf_ray.pipelines import parity as pipeline
+
+    _exit_by(pipeline.run(model_dir))
+
+
+@app.command()
+def doctor(fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended, then check.")] = False) -> None:
+    """Check the machine and the environment, and say what to do about each finding."""
+    from mmrlhf_ray.runtime import doctor as checks
+
+    if fix:
+        for line in checks.fix():
+            print(f"fixed {line}")
+    findings = checks.run_checks()
+    print(checks.render(findings))
+    _exit_by(all(finding.status != "fail" for finding in findings))
+
+
+@app.command()
+def submit(
+    file: JobFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Dashboard of the cluster.")
+    ] = "http://127.0.0.1:8265",
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory that every node sees; relative paths of the job are taken from it. Default: here."
+        ),
+    ] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Environment variable to pass on; may be repeated.")
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="Python of the cluster; default: this one if the cluster is local, else python.")
+    ] = None,
+    resume: Resume = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log and end as the job does.")] = True,
+) -> None:
+    """Run a job on a cluster through Ray's job submission."""
+    from mmrlhf_ray.runtime import submit as submission
+
+    job = submission.prepare(file, overrides or [], address, root=root, env=env or [], python=python, resume=resume)
+    _exit_by(submission.submit(job, address, wait=wait))
+
+
+def main() -> None:
+    """Entry point. Exit status: 0 done; 1 failed or a bar was missed; 2 a mistake of use or input; 130 Ctrl-C."""
+    try:
+        app()
+    except Exception as error:
+        mistake = user_error(error)
+        if mistake is None:
+            raise
+        print(f"error: {mistake}", file=sys.stderr)
+        for note in getattr(mistake, "__notes__", ()):
+            print(note, file=sys.stderr)
+        sys.exit(2)
+
+
+def user_error(error: BaseException) -> Exception | None:
+    """The error that the user can mend in `error` or in what Ray wrapped into it; None where there is none."""
+    from mmrlhf_ray.config import ConfigError
+    from mmrlhf_ray.data.errors import DataError
+    from mmrlhf_ray.runtime.errors import RunError
+    from mmrlhf_ray.schema import SchemaError
+
+    from_ray = type(error).__module__.startswith("ray.")
+    if isinstance(error, ConfigError | DataError | RunError | SchemaError) and not from_ray:
+        return error
+    inner: list[Any] = [error.__cause__]
+    if from_ray:
+        inner += [getattr(error, "cause", None), *getattr(error, "worker_failures", {}).values()]
+    for candidate in inner:
+        found = user_error(candidate) if isinstance(candidate, BaseException) else None
+        if found is not None:
+            return found
+    return None
+
+
+def _exit_by(success: bool) -> None:
+    raise typer.Exit(0 if success else 1)
+
+
+if __name__ == "__main__":
+    main()

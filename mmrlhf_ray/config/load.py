@@ -1,0 +1,194 @@
+"""From YAML and dotted overrides to a checked configuration, and back."""
+
+import copy
+import difflib
+import json
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from mmrlhf_ray.config.base import RunConfig
+from mmrlhf_ray.config.errors import ConfigError
+from mmrlhf_ray.config.jobs import EvaluateConfig, PPOConfig, RewardModelConfig, SFTConfig
+from mmrlhf_ray.config.source import Source, read_source
+
+C = TypeVar("C", bound=RunConfig)
+
+
+class JobKind(StrEnum):
+    """The value of a file's `job:` key, which is also the `mmrlhf` command that runs it."""
+
+    SFT = "sft"
+    REWARD_MODEL = "reward-model"
+    PPO = "ppo"
+    EVALUATE = "evaluate"
+
+    @property
+    def config(self) -> type[RunConfig]:
+        """The configuration class of the job."""
+        return _CONFIGS[self]
+
+
+_CONFIGS: dict[JobKind, type[RunConfig]] = {
+    JobKind.SFT: SFTConfig,
+    JobKind.REWARD_MODEL: RewardModelConfig,
+    JobKind.PPO: PPOConfig,
+    JobKind.EVALUATE: EvaluateConfig,
+}
+_KINDS = {config: kind for kind, config in _CONFIGS.items()}
+
+
+def load_config(path: Path | None, overrides: Sequence[str], kind: type[C]) -> C:
+    """Read `path`, lay `overrides` (`algorithm.kl_coef=0.05`, values in YAML) over it, and check it as `kind`.
+
+    Types are checked strictly: text is no number. The optional top-level `job:` of the file must agree with `kind`.
+    Raises ConfigError with every problem of the configuration in one message.
+    """
+    source = read_source(path, overrides)
+    _take_job(source, _KINDS.get(kind))
+    values, problems = source.values, []
+    while True:
+        try:
+            # Through JSON: strict about types, yet a YAML list may fill a tuple.
+            cfg = kind.model_validate_json(json.dumps(values, default=str), strict=True)
+            break
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+        problems += [_problem(detail, source, kind) for detail in details]
+        unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
+        if len(unknown) < len(details):
+            break
+        # Only unknown keys so far: leave them out and look again, for contradictions between the others.
+        values = copy.deepcopy(values)
+        for loc in unknown:
+            _drop(values, loc)
+    if problems:
+        where = str(path) if path is not None else "the overrides"
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise ConfigError("\n  ".join([f"{count} in the configuration from {where}:", *problems]))
+    return cfg
+
+
+def read_job_kind(path: Path) -> JobKind:
+    """What the file's top-level `job:` key says; raises ConfigError when it is missing or unknown."""
+    source = read_source(path, ())
+    kind = _take_job(source, None)
+    if kind is None:
+        raise ConfigError(f"{path}: expected a top-level `job:` key, one of {_names(JobKind)}")
+    return kind
+
+
+def save_config(cfg: RunConfig, path: Path) -> None:
+    """Write `cfg`, every default spelled out, as a YAML file that `load_config` reads back; replaces atomically."""
+    kind = _KINDS.get(type(cfg))
+    values = ({} if kind is None else {"job": kind.value}) | cfg.model_dump(mode="json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def dotted_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of a configuration class, sections and values, as `section.key`."""
+    for name, info in kind.model_fields.items():
+        yield prefix + name
+        section = _section(info.annotation)
+        if section is not None:
+            yield from dotted_keys(section, f"{prefix}{name}.")
+
+
+def _take_job(source: Source, expected: JobKind | None) -> JobKind | None:
+    where = source.origins.get("job")
+    if where is None or where.startswith("override "):
+        return None
+    value = source.values.pop("job")
+    if value not in set(JobKind):
+        raise ConfigError(f"job ({where}): expected one of {_names(JobKind)}, got {value!r}")
+    kind = JobKind(value)
+    if expected is not None and kind is not expected:
+        raise ConfigError(f"job ({where}): this is a {kind} job, not {expected}; run it with `mmrlhf {kind}`")
+    return kind
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section class in an annotation `X` or `X | None`, if it is one."""
+    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+def _problem(detail: ErrorDetails, source: Source, kind: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in detail["loc"])
+    origin = source.origin(key) if key else None
+    head = f"{key} ({origin}): " if origin else f"{key}: " if key else ""
+    if detail["type"] == "extra_forbidden":
+        return f"{head}no such key; {_nearest(key, kind)}"
+    if detail["type"] == "missing":
+        return f"{key}: required, but not given"
+    if detail["type"] == "value_error":
+        return head + str(detail["ctx"]["error"])
+    got = detail["input"]
+    shown = json.dumps(got, ensure_ascii=False, default=str)
+    shown = shown if len(shown) <= 80 else shown[:77] + "..."
+    return f"{head}must {_expected(detail)}, got {shown} ({_type_name(got)})"
+
+
+def _expected(detail: ErrorDetails) -> str:
+    if detail["type"] == "model_type":
+        return "be a section with keys of its own"
+    return (
+        re.sub(r"^\w+ should ", "", detail["msg"])
+        .replace(" a valid integer", " an integer")
+        .replace(" a valid ", " a ")
+    )
+
+
+def _type_name(value: object) -> str:
+    names: Mapping[type, str] = {
+        str: "text", bool: "true/false", int: "integer", float: "number", list: "list", dict: "section"
+    }  # fmt: skip
+    return names.get(type(value), "nothing")
+
+
+def _nearest(key: str, kind: type[BaseModel]) -> str:
+    """A remedy for an unknown key: the same name elsewhere, else the closest beside it, else the closest of all."""
+    keys = list(dotted_keys(kind))
+    prefix, dot, leaf = key.rpartition(".")
+    siblings = [k for k in keys if k.rpartition(".")[0] == prefix]
+    same = [k for k in keys if k.rpartition(".")[2] == leaf]
+    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.8)
+    if not close:
+        close = same or [
+            prefix + dot + name
+            for name in difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in siblings], n=1)
+        ]
+    if not close:
+        leaves = difflib.get_close_matches(leaf, {k.rpartition(".")[2] for k in keys}, n=1)
+        close = [k for k in keys if k.rpartition(".")[2] in leaves]
+    if not close and not siblings:
+        close = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
+    if close:
+        return f"the nearest is {' or '.join(close[:3])}"
+    where = f"keys of {prefix}" if prefix else "top-level keys"
+    return f"{where} are {', '.join(k.rpartition('.')[2] for k in siblings)}"
+
+
+def _drop(values: dict[str, Any], loc: Sequence[int | str]) -> None:
+    for part in loc[:-1]:
+        values = values[part]  # type: ignore[index]
+    del values[loc[-1]]  # type: ignore[arg-type]
+
+
+def _names(kinds: type[JobKind]) -> str:
+    return ", ".join(kinds)

@@ -1,0 +1,133 @@
+"""Which rows go through the model together. Every rank gets the same number of passes over the same media towers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward pass of one rank."""
+
+    rows: tuple[int, ...]
+    """Row numbers in the rank's own table; may be empty where another rank has more passes."""
+    dummies: tuple[str, ...] = ()
+    """Kinds of dummy row to add: media that only other ranks have in this pass, or "text" for an empty pass.
+    A media tower that runs on one rank only would leave the others waiting in a ZeRO collective."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one rank does."""
+
+    rows: tuple[int, ...]
+    """Row numbers in the whole table, in the order of the rank's own table."""
+    steps: tuple[tuple[MicroBatch, ...], ...]
+    """Optimizer steps, each a list of passes; the same lengths on every rank."""
+
+    @property
+    def passes(self) -> int:
+        return sum(len(step) for step in self.steps)
+
+
+def plan_shards(
+    lengths: Sequence[int],
+    kinds: Sequence[frozenset[str]],
+    steps: Sequence[Sequence[int]],
+    n_ranks: int,
+    micro_batch_tokens: int,
+) -> list[Shard]:
+    """Divide rows among ranks and passes.
+
+    lengths: tokens of each row, media tokens counted. kinds: media kinds of each row. steps: the rows of each
+    optimizer step. A pass holds at most `micro_batch_tokens` tokens, padding counted.
+
+    Raises ValueError for a row that is longer than a whole pass.
+    """
+    for row, length in enumerate(lengths):
+        if length > micro_batch_tokens:
+            raise ValueError(
+                f"row {row} has {length} tokens, more than engine.micro_batch_tokens={micro_batch_tokens}; "
+                f"raise it to at least {length} or lower the prompt and response limits"
+            )
+    own: list[list[int]] = [[] for _ in range(n_ranks)]
+    plans: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(n_ranks)]
+    for step in steps:
+        passes = [fill_passes(share, lengths, micro_batch_tokens) for share in _balance(step, lengths, n_ranks)]
+        present = [[present_kinds(rows, kinds) for rows in of_rank] for of_rank in passes]
+        for rank in range(n_ranks):
+            plans[rank].append(tuple(_local(p, own[rank]) for p in align_passes(passes[rank], present, rank)))
+    return [Shard(tuple(rows), tuple(plan)) for rows, plan in zip(own, plans, strict=True)]
+
+
+def _balance(rows: Sequence[int], lengths: Sequence[int], n_ranks: int) -> list[list[int]]:
+    """Longest first to the rank with the fewest tokens."""
+    shares: list[list[int]] = [[] for _ in range(n_ranks)]
+    load = [0] * n_ranks
+    for row in sorted(rows, key=lambda r: (-lengths[r], r)):
+        rank = min(range(n_ranks), key=lambda i: (load[i], len(shares[i]), i))
+        shares[rank].append(row)
+        load[rank] += lengths[row]
+    return shares
+
+
+def fill_passes(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Rows of like length together, so that little is padding."""
+    passes: list[list[int]] = []
+    for row in sorted(rows, key=lambda r: (-lengths[r], r)):
+        longest = lengths[passes[-1][0]] if passes else 0
+        if passes and longest * (len(passes[-1]) + 1) <= budget:
+            passes[-1].append(row)
+        else:
+            passes.append([row])
+    return passes
+
+
+def present_kinds(rows: Sequence[int], kinds: Sequence[frozenset[str]]) -> frozenset[str]:
+    """Media kinds in a pass."""
+    return frozenset[str]().union(*(kinds[row] for row in rows))
+
+
+def align_passes(
+    own: Sequence[Sequence[int]], present: Sequence[Sequence[frozenset[str]]], rank: int
+) -> list[MicroBatch]:
+    """One rank's passes, as many as any rank has, with dummies for the media kinds that only others have.
+
+    own: the rank's rows, pass by pass. present: of every rank, the media kinds of each of its passes.
+    """
+    aligned = []
+    for number in range(max(len(kinds) for kinds in present)):
+        here = [kinds[number] if number < len(kinds) else frozenset[str]() for kinds in present]
+        rows = tuple(own[number]) if number < len(own) else ()
+        dummies = tuple(sorted(frozenset[str]().union(*here) - here[rank]))
+        aligned.append(MicroBatch(rows, dummies if rows or dummies else ("text",)))
+    return aligned
+
+
+def _local(micro_batch: MicroBatch, own: list[int]) -> MicroBatch:
+    start = len(own)
+    own.extend(micro_batch.rows)
+    return MicroBatch(tuple(range(start, len(own))), micro_batch.dummies)
+
+
+def one_pass_plan(
+    lengths: Sequence[int], kinds: Sequence[frozenset[str]], n_ranks: int, micro_batch_tokens: int
+) -> list[Shard]:
+    """plan_shards() for work without optimizer steps: every row once."""
+    return plan_shards(lengths, kinds, [range(len(lengths))], n_ranks, micro_batch_tokens)
+
+
+def media_kinds(modality: str) -> frozenset[str]:
+    """Media kinds named by a row's `modality`."""
+    return frozenset(modality.split("+")) - {"text"}
+
+
+def padding_share(shards: Sequence[Shard], lengths: Sequence[int]) -> float:
+    """Share of the positions that go through the model which are padding."""
+    padded = real = 0
+    for shard in shards:
+        for step in shard.steps:
+            for micro_batch in step:
+                tokens = [lengths[shard.rows[row]] for row in micro_batch.rows]
+                padded += max(tokens, default=0) * len(tokens)
+                real += sum(tokens)
+    return 1.0 - real / padded if padded else 0.0

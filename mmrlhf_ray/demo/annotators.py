@@ -1,0 +1,109 @@
+"""Simulated annotators: noisy Bradley–Terry choices over the gold reward."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mmrlhf_ray.demo.gold import gold_reward
+from mmrlhf_ray.schema import ANNOTATION, PROMPT, check
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response to be judged."""
+
+    text: str
+    finish_reason: str
+    response_tokens: int
+
+
+@dataclass(frozen=True)
+class ResponsePair:
+    prompt_id: str
+    first: Response
+    second: Response
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """How one person chooses. Gold rewards are about 0 to 1.6."""
+
+    annotator_id: str
+    temperature: float
+    """Of the Bradley–Terry choice: P(first) = σ(gold difference / temperature)."""
+    side_bias: float
+    """Added to the gold reward of the response shown on the left."""
+    length_bias: float
+    """Added per response token: some people like long answers, some short ones."""
+    tie_margin: float
+    """Differences smaller than this, noise included, are called a tie."""
+
+
+ANNOTATORS = (
+    Annotator("ann-1", temperature=0.10, side_bias=0.00, length_bias=0.000, tie_margin=0.10),
+    Annotator("ann-2", temperature=0.15, side_bias=0.05, length_bias=0.005, tie_margin=0.05),
+    Annotator("ann-3", temperature=0.20, side_bias=0.00, length_bias=-0.005, tie_margin=0.00),
+    Annotator("ann-4", temperature=0.30, side_bias=-0.05, length_bias=0.010, tie_margin=0.10),
+    Annotator("ann-5", temperature=0.50, side_bias=0.10, length_bias=0.000, tie_margin=0.00),
+)
+
+
+def _choose(who: Annotator, values: Sequence[float], tokens: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """Ranks of the two responses in the order shown, 1 = best, [1, 1] = tie.
+
+    A difference with logistic noise of scale `temperature` is positive with the Bradley–Terry probability.
+    """
+    liked = [v + who.length_bias * n for v, n in zip(values, tokens, strict=True)]
+    uniform = rng.uniform(1e-9, 1 - 1e-9)
+    difference = liked[0] + who.side_bias - liked[1] + who.temperature * math.log(uniform / (1 - uniform))
+    if abs(difference) < who.tie_margin:
+        return [1, 1]
+    return [1, 2] if difference > 0 else [2, 1]
+
+
+def annotate(
+    prompts: pa.Table,
+    pairs: Sequence[ResponsePair],
+    seed: int,
+    annotators: Sequence[Annotator] = ANNOTATORS,
+    votes_per_pair: int = 3,
+) -> pa.Table:
+    """ANNOTATION rows: for every pair, the votes of `votes_per_pair` different annotators.
+
+    `prompts` is a PROMPT table that holds every pair's prompt. Sides are drawn anew for each vote. Raises ValueError
+    when a pair's prompt is missing or there are fewer annotators than votes.
+    """
+    if votes_per_pair > len(annotators):
+        raise ValueError(f"votes_per_pair={votes_per_pair} needs as many annotators; there are {len(annotators)}")
+    check(prompts, PROMPT, "annotate")
+    extras = dict(zip(prompts.column("prompt_id").to_pylist(), prompts.column("extras").to_pylist(), strict=True))
+    rng = np.random.default_rng([seed, 7])
+    rows: list[dict[str, object]] = []
+    for i, pair in enumerate(pairs):
+        if pair.prompt_id not in extras:
+            raise ValueError(f"pair {i}: prompt_id {pair.prompt_id!r} is not among the {len(extras)} prompts")
+        truth = json.loads(extras[pair.prompt_id])
+        both = (pair.first, pair.second)
+        gold = [gold_reward(r.text, r.finish_reason, r.response_tokens, truth).total for r in both]
+        for who in rng.choice(len(annotators), size=votes_per_pair, replace=False):
+            shown = [int(k) for k in rng.permutation(2)]
+            seen = _choose(annotators[who], [gold[k] for k in shown], [both[k].response_tokens for k in shown], rng)
+            rows.append(
+                {
+                    "annotation_id": f"vote-{len(rows):06d}",
+                    "prompt_id": pair.prompt_id,
+                    "responses": [r.text for r in both],
+                    "annotator_id": annotators[who].annotator_id,
+                    "kind": "pair",
+                    "order_shown": shown,
+                    "ranks": [seen[shown.index(k)] for k in range(2)],
+                    "aspects": "{}",
+                    "critique": "",
+                    "milliseconds": 0,
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=ANNOTATION)

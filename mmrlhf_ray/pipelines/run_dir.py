@@ -1,0 +1,40 @@
+"""A run's directory: made, claimed, and described."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmrlhf_ray.config import RunConfig, save_config
+from mmrlhf_ray.models import ModelError, read_config
+from mmrlhf_ray.runtime.errors import RunError
+
+CONFIG_FILE = "config.yaml"
+MODEL_DIR = "model"
+
+
+@contextmanager
+def run_directory(cfg: RunConfig) -> Iterator[Path]:
+    """`<output_dir>/<name>` with the resolved configuration. One process at a time may write to it.
+
+    Raises RunError where another one does.
+    """
+    path = Path(cfg.output_dir) / cfg.name
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{path}: another process is writing to this run; wait for it or choose another name"
+            ) from None
+        save_config(cfg, path / CONFIG_FILE)
+        yield path
+
+
+def check_models(*paths: str) -> None:
+    """Fail before anything starts where a model directory is missing. Raises ModelError."""
+    for path in paths:
+        if not Path(path).is_dir():
+            raise ModelError(f"{path}: no such model directory; check the path (models are not downloaded)")
+        read_config(Path(path))

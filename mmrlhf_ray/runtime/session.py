@@ -1,0 +1,242 @@
+"""A Ray session around a run: the cluster one is told to use, or a private one that ends with the run."""
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mmrlhf_ray.runtime import processes
+from mmrlhf_ray.runtime.errors import RunError
+
+_GRACE_S = 10.0
+_WATCHDOG_GRACE_S = 2.0
+_CONNECT_S = 10.0
+_LOCAL_OBJECT_STORE_BYTES = 2 * 1024**3
+
+# Every worker process of a run. What the user has set already wins.
+WORKER_ENV: Mapping[str, str] = {
+    "OMP_NUM_THREADS": "1",  # more threads than cores were up to 13 times slower
+    "HF_HUB_OFFLINE": "1",  # models and data are directories; nothing is fetched behind one's back
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+# Ray's own processes of a private cluster.
+_PRIVATE_ENV: Mapping[str, str] = {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """What a run knows of the cluster it is on."""
+
+    address: str
+    """host:port of the cluster's control service."""
+    dashboard_url: str | None
+    started_here: bool
+    """A private cluster that ends with the session."""
+    resources: Mapping[str, float]
+    """Of the whole cluster, e.g. {"CPU": 2.0}."""
+
+
+@contextmanager
+def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> Iterator[SessionInfo]:
+    """Be connected to Ray for the time of the block.
+
+    `RAY_ADDRESS` (set by hand, or by Ray for a submitted job) names a cluster to connect to. Without it a private
+    one is started on this machine: dashboard on the loopback interface, token authentication on, and at the end,
+    however it comes, no process of it is left. Its logs are removed after success and kept after an error, which
+    then carries a note that says where.
+
+    num_cpus: of the private cluster; default all cores. log_to_driver: show what workers print.
+
+    Raises RunError where Ray cannot be reached or started.
+    """
+    import ray
+
+    if ray.is_initialized():
+        raise RunError("a Ray session is already open in this process; close it before opening another")
+    address = os.environ.get("RAY_ADDRESS", "local")
+    with ExitStack() as stack:
+        stack.enter_context(_environment(WORKER_ENV))
+        if address == "local":
+            _ensure_token()
+            stack.enter_context(_environment(_PRIVATE_ENV))
+            directory = stack.enter_context(_private_directory())
+            stack.enter_context(_nothing_left())
+            stack.callback(ray.shutdown)
+            context = _start(num_cpus, directory, log_to_driver)
+        else:
+            stack.callback(ray.shutdown)
+            context = _connect(address, log_to_driver)
+        stack.enter_context(_terminate_as_exit())
+        url = f"http://{context.dashboard_url}" if context.dashboard_url else None
+        if url:
+            print(f"Ray dashboard: {url}", file=sys.stderr)
+        yield SessionInfo(context.address_info["gcs_address"], url, address == "local", ray.cluster_resources())
+
+
+def _start(num_cpus: int | None, directory: Path, log_to_driver: bool) -> Any:
+    import ray
+
+    # Ray turns token authentication on by itself and warns that it did.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    try:
+        return ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            object_store_memory=_object_store_bytes(),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            logging_level=logging.WARNING,
+            log_to_driver=log_to_driver,
+            _temp_dir=str(directory),
+        )
+    except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
+        raise RunError(
+            f"Ray did not start on this machine: {_first_line(error)}; `mmrlhf doctor` may say why"
+        ) from error
+
+
+def _connect(address: str, log_to_driver: bool) -> Any:
+    import ray
+
+    if address.startswith(("http://", "https://")):
+        raise RunError(
+            f"RAY_ADDRESS={address} is the address for job submission: use `mmrlhf submit`, "
+            "or unset RAY_ADDRESS to run on this machine"
+        )
+    _check_reachable(address)
+    given = _job_env_vars()
+    env_vars = {key: os.environ[key] for key in WORKER_ENV if key not in given}
+    try:
+        return ray.init(
+            address=address,
+            logging_level=logging.WARNING,
+            log_to_driver=log_to_driver,
+            runtime_env={"env_vars": env_vars},
+        )
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise RunError(f"cannot use the Ray cluster at RAY_ADDRESS={address}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _check_reachable(address: str) -> None:
+    """Ray tries for minutes and then ends the whole process; find out sooner and say it."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto" and the like: Ray looks the address up
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise RunError(
+            f"no Ray cluster answers at RAY_ADDRESS={address}: {error}; "
+            "start it, correct the address, or unset RAY_ADDRESS to run on this machine"
+        ) from error
+
+
+def _job_env_vars() -> dict[str, str]:
+    """Variables that the submitted job's own runtime environment sets; Ray lets us set no others but new ones."""
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    return config.get("runtime_env", {}).get("env_vars", {})
+
+
+def _object_store_bytes() -> int | None:
+    """Enough for media and the weights of a model that a CPU can train; on GPU machines Ray's own choice."""
+    if Path("/dev/nvidiactl").exists():
+        return None
+    return min(_LOCAL_OBJECT_STORE_BYTES, max(128 * 1024**2, int(0.8 * shutil.disk_usage("/dev/shm").free)))
+
+
+def _ensure_token() -> None:
+    """A token of this user's, as `ray get-auth-token --generate` makes it, but readable by nobody else."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    if path.exists():
+        return
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+        os.replace(draft, path)
+    except OSError as error:
+        raise RunError(f"cannot write Ray's token to {path}: {error}; set RAY_AUTH_TOKEN_PATH to a file") from error
+
+
+@contextmanager
+def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    added = {key: value for key, value in defaults.items() if key not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for key in added:
+            os.environ.pop(key, None)
+
+
+@contextmanager
+def _private_directory() -> Iterator[Path]:
+    # Of our own, so that no other `ray.init()` on the machine takes this cluster for a public one, and directly
+    # under /tmp, because a socket's path may have 107 characters only.
+    path = Path(tempfile.mkdtemp(prefix="mmrlhf-", dir="/tmp"))
+    try:
+        yield path
+    except Exception as error:
+        error.add_note(f"Ray's logs of this run are kept in {path}/session_latest/logs")
+        raise
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _nothing_left() -> Iterator[None]:
+    mark = secrets.token_hex(16)
+    outer = os.environ.get(processes.MARK)
+    watchdog = processes.start_watchdog(mark, _WATCHDOG_GRACE_S)
+    os.environ[processes.MARK] = mark
+    try:
+        yield
+    finally:
+        processes.end_marked(mark, _GRACE_S)
+        watchdog.kill()
+        watchdog.wait()
+        os.environ.pop(processes.MARK)
+        if outer is not None:
+            os.environ[processes.MARK] = outer
+
+
+@contextmanager
+def _terminate_as_exit() -> Iterator[None]:
+    """SIGTERM unwinds the block as Ctrl-C does, so that everything is ended in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,169 @@
+"""`mmrlhf submit`: a job on a cluster, through Ray's job submission.
+
+The job's driver runs on the cluster in a copy of the working directory, which holds code and job files but no data
+(runs/ is left out). Relative paths of the configuration are therefore made absolute against `root`, a directory
+that every node sees; by default the current directory, which is right for a cluster on this machine.
+"""
+
+import asyncio
+import fnmatch
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from mmrlhf_ray.config import (
+    ConfigError,
+    EvaluateConfig,
+    JobKind,
+    PPOConfig,
+    RewardModelConfig,
+    RunConfig,
+    SFTConfig,
+    load_config,
+    read_job_kind,
+)
+from mmrlhf_ray.runtime.errors import RunError
+
+# Patterns as in .gitignore; a name without a slash is left out wherever it is.
+EXCLUDES = (
+    ".git", ".venv", "venv", "runs", "__pycache__", "*.egg-info",
+    ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache",
+)  # fmt: skip
+MAX_UPLOAD_BYTES = 512 * 1024**2
+_MIB = 1024**2
+_CONFIGS: Mapping[JobKind, type[RunConfig]] = {
+    JobKind.SFT: SFTConfig,
+    JobKind.REWARD_MODEL: RewardModelConfig,
+    JobKind.PPO: PPOConfig,
+    JobKind.EVALUATE: EvaluateConfig,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is handed to the cluster."""
+
+    entrypoint: str
+    working_dir: Path
+    env_vars: Mapping[str, str] = field(repr=False)  # may hold secrets
+
+
+def prepare(
+    file: Path,
+    overrides: Sequence[str],
+    address: str,
+    *,
+    root: Path | None = None,
+    env: Sequence[str] = (),
+    python: str | None = None,
+    resume: bool = False,
+) -> Job:
+    """Check the job here, before anything is uploaded, and write its command line.
+
+    Raises ConfigError for a wrong configuration, RunError where a variable is unset or the upload is too large.
+    """
+    kind = read_job_kind(file)
+    cfg = load_config(file, overrides, _CONFIGS[kind])
+    working_dir = Path.cwd()
+    try:
+        relative = file.resolve().relative_to(working_dir)
+    except ValueError as error:
+        raise ConfigError(f"{file} is outside {working_dir}, which is what the job gets: copy it below") from error
+    missing = [name for name in env if name not in os.environ]
+    if missing:
+        raise RunError(f"--env {', '.join(missing)}: not set in this environment; export it or leave it out")
+    check_size(working_dir)
+    command = [python or _python_for(address), "-m", "mmrlhf_ray.cli", kind.value, str(relative), *overrides]
+    command += absolute_paths(cfg.model_dump(mode="json"), (root or working_dir).resolve())
+    command += ["--resume"] if resume else []
+    return Job(shlex.join(command), working_dir, {name: os.environ[name] for name in env})
+
+
+def submit(job: Job, address: str, *, wait: bool = True) -> bool:
+    """Submit and, if asked, follow the log to standard output. True unless a job that was waited for failed.
+
+    Raises RunError where the cluster does not answer or refuses.
+    """
+    client = _client(address)
+    runtime_env = {"working_dir": str(job.working_dir), "excludes": list(EXCLUDES), "env_vars": dict(job.env_vars)}
+    try:
+        job_id = client.submit_job(entrypoint=job.entrypoint, runtime_env=runtime_env)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise RunError(f"the cluster at {address} did not take the job: {error}") from error
+    print(f"submitted {job_id}: {job.entrypoint}", file=sys.stderr)
+    if not wait:
+        print(f"follow it with: ray job logs --address {address} --follow {job_id}", file=sys.stderr)
+        return True
+    try:
+        asyncio.run(_follow(client, job_id))
+    except KeyboardInterrupt:
+        print(f"\nthe job goes on; end it with: ray job stop --address {address} {job_id}", file=sys.stderr)
+        raise
+    info = client.get_job_info(job_id)
+    print(f"{job_id}: {info.status}{f': {info.message}' if info.message else ''}", file=sys.stderr)
+    return str(info.status.value) == "SUCCEEDED"
+
+
+def absolute_paths(values: Mapping[str, Any], root: Path, prefix: str = "") -> Iterator[str]:
+    """Overrides `key=/absolute/path` for every relative `path` and `output_dir` of a configuration."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from absolute_paths(value, root, f"{prefix}{key}.")
+        elif key in ("path", "output_dir") and not Path(value).is_absolute():
+            yield f"{prefix}{key}={root / value}"
+
+
+def check_size(directory: Path, limit: int = MAX_UPLOAD_BYTES) -> int:
+    """Bytes that would be uploaded. Raises RunError above `limit`, naming the largest entries."""
+    sizes: dict[str, int] = {}
+    for path in _uploaded(directory):
+        top = path.relative_to(directory).parts[0]
+        sizes[top] = sizes.get(top, 0) + path.stat().st_size
+    total = sum(sizes.values())
+    if total > limit:
+        largest = sorted(sizes.items(), key=lambda item: -item[1])[:3]
+        raise RunError(
+            f"{directory} holds {total / _MIB:.0f} MiB to upload, the limit is {limit / _MIB:.0f} MiB; largest: "
+            + ", ".join(f"{name} ({size / _MIB:.0f} MiB)" for name, size in largest)
+            + "; move data below runs/ (it is not uploaded) or submit from the checkout's root"
+        )
+    return total
+
+
+def _uploaded(directory: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(directory):
+        folders[:] = [name for name in folders if not _excluded(name)]
+        for name in files:
+            path = Path(parent) / name
+            if not _excluded(name) and not path.is_symlink():
+                yield path
+
+
+def _excluded(name: str) -> bool:
+    return any(fnmatch.fnmatch(name, pattern) for pattern in EXCLUDES)
+
+
+def _python_for(address: str) -> str:
+    return sys.executable if urlparse(address).hostname in ("127.0.0.1", "localhost", "::1") else "python"
+
+
+def _client(address: str) -> Any:
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"no Ray dashboard answers at {address}: {error}; start a cluster (cluster/local.sh), "
+            "or correct --address; with token authentication the token must be in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
+
+
+async def _follow(client: Any, job_id: str) -> None:
+    async for lines in client.tail_job_logs(job_id):
+        print(lines, end="", flush=True)

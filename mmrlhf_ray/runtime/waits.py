@@ -1,0 +1,80 @@
+"""Waiting for Ray with a deadline, and saying who did not answer."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from mmrlhf_ray.runtime.errors import DeadlineExceeded, RunError
+
+
+def deadline_get(
+    refs: ray.ObjectRef | Sequence[ray.ObjectRef], seconds: float, what: str, names: Sequence[str] | None = None
+) -> Any:
+    """`ray.get(refs)` that gives up after `seconds`.
+
+    what: the stage, for messages. names: who answers each of `refs`; without, Ray is asked.
+    The first failure is raised at once, although others may still be at work (they may be waiting for the failed one).
+
+    Raises DeadlineExceeded naming the stage and who did not answer; the remote code's own exception where it raised
+    one; RunError where an actor died or an object was lost.
+    """
+    if isinstance(refs, ray.ObjectRef):
+        return deadline_get([refs], seconds, what, names)[0]
+    wanted = list(refs)
+    until = time.monotonic() + seconds
+    answers: dict[ray.ObjectRef, Any] = {}
+    while waiting := [ref for ref in wanted if ref not in answers]:
+        ready, _ = ray.wait(waiting, num_returns=1, timeout=max(0.0, until - time.monotonic()))
+        if not ready:
+            silent = sorted({_who(wanted.index(ref), ref, names) for ref in waiting})
+            raise DeadlineExceeded(
+                f"{what}: no answer within {seconds:g} s from {', '.join(silent)} "
+                f"({len(answers)} of {len(wanted)} answered); raise the deadline in `deadlines` if this is expected"
+            )
+        ref = ready[0]
+        answers[ref] = _get(ref, until, seconds, what, lambda ref=ref: _who(wanted.index(ref), ref, names))
+    return [answers[ref] for ref in wanted]
+
+
+def unwrap(error: BaseException) -> BaseException:
+    """The exception that the remote code raised, where `error` is Ray's wrapping of it."""
+    while isinstance(error, RayTaskError) and isinstance(error.cause, BaseException):
+        error = error.cause
+    return error
+
+
+def _get(ref: ray.ObjectRef, until: float, seconds: float, what: str, who: Any) -> Any:
+    try:
+        return ray.get(ref, timeout=max(1.0, until - time.monotonic()))
+    except RayTaskError as error:
+        cause = unwrap(error)
+        if cause is error:
+            raise
+        raise cause from error
+    except GetTimeoutError as error:
+        raise DeadlineExceeded(f"{what}: the answer of {who()} did not arrive within {seconds:g} s") from error
+    except RayActorError as error:
+        raise RunError(f"{what}: {who()} died: {_reason(error)}") from error
+    except RayError as error:
+        raise RunError(f"{what}: the answer of {who()} was lost: {_reason(error)}") from error
+
+
+def _reason(error: RayError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return lines[-1]  # the last line of the remote traceback names the exception
+    return " ".join(lines).partition(" Some common causes include")[0]
+
+
+def _who(index: int, ref: ray.ObjectRef, names: Sequence[str] | None) -> str:
+    if names is not None:
+        return names[index]
+    actor_id = ref.task_id().actor_id()
+    if actor_id.is_nil():
+        return f"task {ref.task_id().hex()}"
+    info = ray._private.state.actors(actor_id.hex())
+    name = info.get("Name") if info else None
+    return name or f"{info.get('ActorClassName', 'actor') if info else 'actor'} {actor_id.hex()}"

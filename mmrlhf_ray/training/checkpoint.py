@@ -1,0 +1,71 @@
+"""Checkpoints on disk: written aside, published by one rename, trusted only when every file matches its hash."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+MANIFEST = "manifest.json"
+_DIRECTORY = "checkpoints"
+
+
+class Manifest(BaseModel):
+    """What a checkpoint holds. Randomness is a function of `seed` and position, so these say where every stream is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    """Steps that are done; the next one has this number."""
+    prompt_cursor: int
+    policy_version: int
+    seed: int
+    ranks: dict[str, int]
+    """Learner group → ranks that wrote it; the same number must read it."""
+    kl: dict[str, float | None]
+    """State of the KL controller."""
+    files: dict[str, str] = {}
+    """Relative path → sha256."""
+
+
+def stage(run_dir: Path, step: int) -> Path:
+    """An empty directory to write a checkpoint into; nobody resumes from it yet."""
+    path = run_dir / _DIRECTORY / f".step-{step:08d}.partial"
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def publish(staged: Path, manifest: Manifest, keep: int) -> Path:
+    """Hash the files, write the manifest, rename. Only the newest `keep` checkpoints stay."""
+    files = {str(f.relative_to(staged)): _sha256(f) for f in sorted(staged.rglob("*")) if f.is_file()}
+    (staged / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=2))
+    final = staged.with_name(f"step-{manifest.step:08d}")
+    shutil.rmtree(final, ignore_errors=True)
+    staged.rename(final)
+    for old in _published(final.parent)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def newest_complete(run_dir: Path) -> tuple[Path, Manifest] | None:
+    """The newest checkpoint whose files all match their hashes, or None where there is none."""
+    for path in reversed(_published(run_dir / _DIRECTORY)):
+        manifest = Manifest.model_validate_json((path / MANIFEST).read_text())
+        if all((path / f).is_file() and _sha256(path / f) == digest for f, digest in manifest.files.items()):
+            return path, manifest
+    return None
+
+
+def discard(run_dir: Path) -> None:
+    """Forget all checkpoints of a run that starts over."""
+    shutil.rmtree(run_dir / _DIRECTORY, ignore_errors=True)
+
+
+def _published(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.glob("step-*") if (p / MANIFEST).is_file())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,195 @@
+"""DeepSpeed, as this project uses it: one model, one optimizer, ZeRO 0–3, passes cut by the caller."""
+
+import os
+
+# DeepSpeed picks its accelerator when it is imported; without a GPU it must be told.
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch.distributed as dist
+from torch import Tensor
+
+from mmrlhf_ray.algorithms.stats import Stats, merge_stats
+from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.models import HeadedModel
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss is NaN or infinite on some rank; nothing was applied."""
+
+
+def init_process_group(rank: int, world_size: int, address: str, port: int, device: torch.device) -> None:
+    """Join the ranks of one learner group. Where a group exists already (Ray Train), it is used."""
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", MASTER_ADDR=address, MASTER_PORT=str(port)
+    )
+    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+
+
+def deepspeed_config(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """DeepSpeed's JSON. Accumulation is driven by TrainEngine, so its own is one."""
+    zero: dict[str, Any] = {"stage": engine.zero_stage}
+    if engine.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if engine.zero_stage == 3:
+        # Small tensors stay whole on each rank: gathering them costs more than it saves.
+        zero["stage3_param_persistence_threshold"] = 10_000
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optimizer.max_grad_norm,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,
+    }
+
+
+def lr_multiplier(optimizer: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
+    """Step → factor on the learning rate: linear warm-up, then the schedule."""
+
+    def factor(step: int) -> float:
+        if step < optimizer.warmup_steps:
+            return (step + 1) / optimizer.warmup_steps
+        if optimizer.schedule == "constant":
+            return 1.0
+        done = (step - optimizer.warmup_steps) / max(1, total_steps - optimizer.warmup_steps)
+        done = min(1.0, done)
+        return 1.0 - done if optimizer.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+    return factor
+
+
+class TrainEngine:
+    """One rank's share of a model that is being trained."""
+
+    def __init__(
+        self,
+        model: HeadedModel,
+        engine: EngineConfig,
+        optimizer: OptimizerConfig,
+        total_steps: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        if engine.gradient_checkpointing:
+            model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        adamw = torch.optim.AdamW(
+            model.parameters(),
+            lr=optimizer.lr,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lr_multiplier(optimizer, total_steps))
+        self._engine, *_ = deepspeed.initialize(
+            model=model.to(device),
+            optimizer=adamw,
+            lr_scheduler=schedule,
+            config=deepspeed_config(engine, optimizer, dtype),
+        )
+        self.device = device
+        self._zero_stage = engine.zero_stage
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank()
+
+    @property
+    def world_size(self) -> int:
+        return dist.get_world_size()
+
+    @property
+    def lr(self) -> float:
+        return float(self._engine.get_lr()[0])
+
+    @property
+    def grad_norm(self) -> float:
+        """Norm over all ranks before clipping, of the last optimizer step."""
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def forward(self, select: Tensor, **inputs: Tensor) -> Tensor:
+        """HeadedModel.forward() of the trained model."""
+        return self._engine(select, **inputs)
+
+    def train(self, mode: bool = True) -> None:
+        self._engine.train(mode)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add the gradient of `loss`, a sum over this rank's tokens divided by the denominator of all ranks.
+
+        `last` applies the optimizer. All ranks call this equally often. Raises NonFiniteLoss on every rank when
+        any rank's loss is not finite.
+        """
+        finite = torch.tensor(float(torch.isfinite(loss)), device=self.device)
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        if not finite:
+            raise NonFiniteLoss(f"rank {self.rank}: loss is {loss.item()}, or another rank's is not finite")
+        self._engine.set_gradient_accumulation_boundary(last)
+        # DeepSpeed averages over ranks; the loss is already a share of the whole.
+        self._engine.backward(loss * self.world_size)
+        self._engine.step()
+
+    def merge_over_ranks(self, stats: Stats) -> Stats:
+        """merge_stats() over all ranks, which all hold the same keys. A collective."""
+        keys = sorted(stats)
+        own = torch.stack([stats[k].detach().double() for k in keys]).to(self.device)
+        everyone = [torch.empty_like(own) for _ in range(self.world_size)]
+        dist.all_gather(everyone, own)
+        return merge_stats(dict(zip(keys, values.cpu(), strict=True)) for values in everyone)
+
+    def buckets(self, max_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:
+        """All parameters on the host in groups of at most `max_bytes` (a larger tensor is a group of its own).
+
+        A collective: every rank iterates to the end. Rank 0 gets (name, tensor); the others get empty groups.
+        """
+        group: list[tuple[str, torch.nn.Parameter]] = []
+        size = 0
+        for name, parameter in self._engine.module.named_parameters():
+            elements = getattr(parameter, "ds_numel", parameter.numel())
+            if group and size + elements * parameter.element_size() > max_bytes:
+                yield self._gather(group)
+                group, size = [], 0
+            group.append((name, parameter))
+            size += elements * parameter.element_size()
+        if group:
+            yield self._gather(group)
+
+    def _gather(self, group: list[tuple[str, torch.nn.Parameter]]) -> list[tuple[str, Tensor]]:
+        partitioned = self._zero_stage == 3
+        gathered = deepspeed.zero.GatheredParameters([p for _, p in group]) if partitioned else nullcontext()
+        with gathered, torch.no_grad():
+            return [(name, p.detach().cpu().clone()) for name, p in group] if self.rank == 0 else []
+
+    def perturb(self, prefix: str, scale: float, seed: int) -> int:
+        """Add seeded noise of size `scale` to parameters whose name starts with `prefix`; returns their number.
+
+        A collective. It changes weights behind the optimizer's back, so it is for checks only.
+        """
+        chosen = [p for name, p in self._engine.module.named_parameters() if name.startswith(prefix)]
+        partitioned = self._zero_stage == 3
+        gathered = deepspeed.zero.GatheredParameters(chosen, modifier_rank=0) if partitioned else nullcontext()
+        with gathered, torch.no_grad():
+            noise = torch.Generator().manual_seed(seed)
+            for parameter in chosen:
+                parameter.add_(torch.randn(parameter.shape, generator=noise).to(parameter) * scale)
+        return len(chosen)
+
+    def save(self, directory: Path) -> None:
+        """Parameters, optimizer and schedule of all ranks. A collective."""
+        self._engine.save_checkpoint(str(directory), tag="state")
+
+    def load(self, directory: Path) -> None:
+        """The inverse of save(), with the same number of ranks. Raises FileNotFoundError."""
+        loaded, _ = self._engine.load_checkpoint(str(directory), tag="state")
+        if loaded is None:
+            raise FileNotFoundError(f"{directory}: expected a DeepSpeed checkpoint, found none")

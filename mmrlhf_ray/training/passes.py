@@ -1,0 +1,93 @@
+"""Rows through a model, pass by pass: the loop that SFT, reward model, PPO learners and servers share."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mmrlhf_ray.algorithms.stats import Stats, merge_stats
+from mmrlhf_ray.data.batching import MicroBatch
+from mmrlhf_ray.data.collate import Batch, TokenRow, collate
+from mmrlhf_ray.data.dummy import dummy_rows
+from mmrlhf_ray.data.encode import Encoder, Features
+from mmrlhf_ray.models import HeadedModel
+from mmrlhf_ray.training.engine import TrainEngine
+
+
+class Forward(Protocol):
+    """A model that can be run: a TrainEngine, or a HeadedModel that only answers."""
+
+    def forward(self, select: Tensor, **inputs: Tensor) -> Tensor: ...
+
+
+LossFunction = Callable[[Tensor, Batch, Sequence[int]], tuple[Tensor, Stats]]
+"""(head output at the selected positions, batch, row numbers) → (loss, statistics to be summed)."""
+
+
+class Passes:
+    """Runs a model over the passes that plan_shards() laid out."""
+
+    def __init__(self, model: Forward, encoder: Encoder, device: torch.device):
+        self._model = model
+        self._device = device
+        self._pad_token_id = encoder.eos_token_ids[0]  # never attended to
+        self._dummies, self._dummy_features = dummy_rows(encoder, list(encoder.adapter.placeholders))
+
+    def batches(
+        self, rows: Sequence[TokenRow], features: Mapping[str, Features], passes: Sequence[MicroBatch]
+    ) -> Iterator[Batch]:
+        """Padded tensors of each pass, with the dummy rows it needs."""
+        for micro_batch in passes:
+            real = [rows[i] for i in micro_batch.rows]
+            dummies = [self._dummies[kind] for kind in micro_batch.dummies]
+            yield collate(real, dummies, {**features, **self._dummy_features}, self._pad_token_id).to(self._device)
+
+    @torch.no_grad()
+    def infer(
+        self,
+        rows: Sequence[TokenRow],
+        features: Mapping[str, Features],
+        passes: Sequence[MicroBatch],
+        read: Callable[[Tensor, Batch], Tensor],
+        *,
+        at_last: bool = False,
+    ) -> Iterator[tuple[MicroBatch, Tensor]]:
+        """`read` applied to the head's output at the response positions (or at each row's last token)."""
+        for micro_batch, batch in zip(passes, self.batches(rows, features, passes), strict=True):
+            positions = batch.last_positions if at_last else batch.response_positions
+            # The anchor keeps the selection non-empty on ranks that have no row in this pass.
+            output = self._model.forward(torch.cat([positions, batch.anchor_positions]), **batch.inputs)
+            yield micro_batch, read(output[: len(positions)], batch).float().cpu()
+
+
+def train_step(
+    engine: TrainEngine,
+    passes: Passes,
+    rows: Sequence[TokenRow],
+    features: Mapping[str, Features],
+    step: Sequence[MicroBatch],
+    loss_function: LossFunction,
+    *,
+    at_last: bool = False,
+) -> Stats:
+    """One optimizer step over its passes. Returns the statistics merged over passes."""
+    parts = []
+    for number, (micro_batch, batch) in enumerate(zip(step, passes.batches(rows, features, step), strict=True)):
+        positions = batch.last_positions if at_last else batch.response_positions
+        output = engine.forward(torch.cat([positions, batch.anchor_positions]), **batch.inputs)
+        loss, stats = loss_function(output[: len(positions)], batch, micro_batch.rows)
+        anchor = output[len(positions) :].float().sum() * 0.0
+        engine.backward(loss + anchor, last=number == len(step) - 1)
+        parts.append(stats)
+    return merge_stats(parts)
+
+
+class Inference:
+    """A model that only answers."""
+
+    def __init__(self, model: HeadedModel, device: torch.device):
+        self._model = model.to(device).eval()
+
+    def forward(self, select: Tensor, **inputs: Tensor) -> Tensor:
+        return self._model(select, **inputs)

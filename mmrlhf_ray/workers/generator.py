@@ -1,0 +1,198 @@
+"""The rollout generator: vLLM in a Ray actor."""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.data.encode import Encoder, RawMedia, load_encoder, media_arguments
+from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, ROLLOUT, check
+from mmrlhf_ray.workers.buckets import TensorLayout, checksums, combine
+
+
+class PromptMismatch(ValueError):
+    """The sampler expanded a prompt differently from the processor: training on it would be wrong."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a generator holds after a weight push."""
+
+    policy_version: int
+    checksum: str
+    names: frozenset[str]
+
+
+def _environment(config: GeneratorConfig) -> None:
+    """vLLM reads these when it is imported."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gb))
+    # Actors share the cores; vLLM must not pin its thread to one of them.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    if config.enforce_eager:
+        # A few operators compile themselves regardless, which costs the first step many seconds.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+class Generator:
+    """Samples responses. Consumes ENCODED_PROMPT and MEDIA tables, returns ROLLOUT tables.
+
+    Between start_weight_update() and finish_weight_update() it must not be asked to generate.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: GeneratorConfig,
+        sampling: SamplingConfig,
+        max_prompt_tokens: int,
+        seed: int,
+        device: str,
+    ):
+        _environment(config)
+        from vllm import LLM
+
+        from mmrlhf_ray.workers.weight_transfer import OBJECT_STORE, register
+
+        register()
+        self._encoder: Encoder = load_encoder(model.path)
+        self._sampling = sampling
+        self._seed = seed
+        self._llm = LLM(
+            model=model.path,
+            dtype=model.dtype,
+            max_model_len=max_prompt_tokens + sampling.max_response_tokens,
+            max_num_seqs=config.max_num_seqs,
+            gpu_memory_utilization=config.gpu_memory_utilization,
+            tensor_parallel_size=config.tensor_parallel_size,
+            distributed_executor_backend="uni" if config.tensor_parallel_size == 1 else "mp",
+            enforce_eager=config.enforce_eager,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            weight_transfer_config={"backend": OBJECT_STORE},
+            limit_mm_per_prompt={kind: 16 for kind in self._encoder.adapter.placeholders},
+            mm_processor_kwargs=self._encoder.adapter.processor_kwargs(self._encoder.processor),
+            seed=seed,
+            disable_log_stats=True,
+        )
+        self._policy_version = 0
+        self._received: dict[str, str] = {}
+
+    def heartbeat(self) -> float:
+        """Generate one token; seconds it took. An engine that looks alive but is not fails here."""
+        from vllm import SamplingParams
+
+        start = time.monotonic()
+        prompt: Any = {"prompt_token_ids": [self._encoder.eos_token_ids[0]]}
+        self._llm.generate(prompt, SamplingParams(max_tokens=1), use_tqdm=False)
+        return time.monotonic() - start
+
+    def generate(
+        self, prompts: pa.Table, media: pa.Table, n_samples: int, *, seed_offset: int, greedy: bool = False
+    ) -> tuple[pa.Table, float]:
+        """`n_samples` responses to each prompt (rows in prompt order), and the seconds it took.
+
+        The same `seed_offset` and weights give the same responses. Raises PromptMismatch when the sampler's
+        expansion of a prompt differs from the processor's.
+        """
+        start = time.monotonic()
+        check(prompts, ENCODED_PROMPT, "Generator.generate")
+        check(media, MEDIA, "Generator.generate")
+        rows = prompts.to_pylist()
+        requests = _requests(self._encoder, rows, media)
+        params = [self._parameters(n_samples, seed_offset + i * n_samples, greedy) for i in range(len(rows))]
+        outputs = self._llm.generate(requests, params, use_tqdm=False)
+        samples = []
+        for row, output in zip(rows, outputs, strict=True):
+            _check_ids(row, output.prompt_token_ids)
+            samples += [self._sample(row, k, completion) for k, completion in enumerate(output.outputs)]
+        return pa.Table.from_pylist(samples, schema=ROLLOUT), time.monotonic() - start
+
+    def _parameters(self, n_samples: int, seed: int, greedy: bool) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            n=n_samples,
+            temperature=0.0 if greedy else self._sampling.temperature,
+            top_p=self._sampling.top_p,
+            max_tokens=self._sampling.max_response_tokens,
+            stop_token_ids=list(self._encoder.eos_token_ids),
+            logit_bias={i: -100.0 for i in self._encoder.banned_token_ids},
+            logprobs=0,
+            detokenize=False,
+            seed=(self._seed * 1_000_003 + seed) % 2**31,
+        )
+
+    def _sample(self, row: dict[str, Any], number: int, completion: Any) -> dict[str, Any]:
+        ids = list(completion.token_ids)
+        logprobs = [step[token].logprob for step, token in zip(completion.logprobs, ids, strict=True)]
+        return {
+            "sample_id": f"{row['prompt_id']}/v{self._policy_version}/{number}",
+            "prompt_id": row["prompt_id"],
+            "task": row["task"],
+            "modality": row["modality"],
+            "policy_version": self._policy_version,
+            "prompt_token_ids": row["prompt_token_ids"],
+            "facts_token_ids": row["facts_token_ids"],
+            "response_token_ids": ids,
+            "response_mask": [True] * len(ids),
+            "rollout_logprobs": logprobs,
+            "finish_reason": completion.finish_reason,
+            "media_ids": row["media_ids"],
+        }
+
+    def start_weight_update(self) -> None:
+        """Open a session; buckets follow."""
+        self._llm.start_weight_update()
+        self._received = {}
+
+    def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
+        """Load one bucket. Raises ValueError for a name the model does not have."""
+        self._llm.update_weights({"update_info": {"layout": layout, "payload": payload}})
+        self._received |= checksums(layout, payload)
+
+    def finish_weight_update(self, policy_version: int) -> Pushed:
+        """Close the session and forget everything computed with the old weights."""
+        self._llm.finish_weight_update(str(policy_version))
+        self._llm.reset_mm_cache()
+        self._llm.llm_engine.engine_core.reset_encoder_cache()
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("the sampler kept its prefix cache after a weight push: requests are still running")
+        self._policy_version = policy_version
+        return Pushed(policy_version, combine(self._received), frozenset(self._received))
+
+
+def _requests(encoder: Encoder, rows: list[dict[str, Any]], media: pa.Table) -> list[dict[str, Any]]:
+    """vLLM inputs: collapsed ids, decoded media, and media ids so that a clip is processed once."""
+    clips = {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in media.to_pylist()}
+    decoded: dict[str, Any] = {}
+    requests = []
+    for row in rows:
+        request: dict[str, Any] = {"prompt_token_ids": row["collapsed_token_ids"]}
+        for media_id in row["media_ids"]:
+            clip = clips[media_id]
+            if media_id not in decoded:
+                decoded[media_id] = media_arguments(encoder, [clip])[clip.kind][0]
+            item = decoded[media_id]
+            item = (item, encoder.sampling_rate) if clip.kind == "audio" else item
+            request.setdefault("multi_modal_data", {}).setdefault(clip.kind, []).append(item)
+            request.setdefault("multi_modal_uuids", {}).setdefault(clip.kind, []).append(media_id)
+        requests.append(request)
+    return requests
+
+
+def _check_ids(row: dict[str, Any], sampler_ids: list[int]) -> None:
+    if list(sampler_ids) != row["prompt_token_ids"]:
+        raise PromptMismatch(
+            f"prompt {row['prompt_id']}: sampler and processor expand it differently.\n"
+            f"sampler   ({len(sampler_ids)}): {list(sampler_ids)}\n"
+            f"processor ({len(row['prompt_token_ids'])}): {row['prompt_token_ids']}\n"
+            "Check that both use the same processor files (mmrlhf parity)."
+        )

@@ -1,0 +1,165 @@
+"""Starting the actors of a run."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray.util.placement_group import PlacementGroup
+
+from mmrlhf_ray.config.base import ModelConfig, Resources, RolePlacement
+from mmrlhf_ray.config.jobs import GeneratorConfig, LearnerConfig, PPOConfig, SamplingConfig
+from mmrlhf_ray.data.readers import Records
+from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
+from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
+from mmrlhf_ray.workers.encoder import PromptEncoder
+from mmrlhf_ray.workers.fleet import Fleet, Generators, LearnerGroup, PromptServer, Servers, WeightSync
+from mmrlhf_ray.workers.generator import Generator
+from mmrlhf_ray.workers.learner import Learner, LearnerSpec
+from mmrlhf_ray.workers.servers import Reference, Scorer
+
+
+def device_of(resources: Resources, configured: str) -> str:
+    """The torch device of an actor: what is configured, or for `auto` cuda where it reserves a GPU."""
+    if configured == "auto":
+        return "cuda" if resources.num_gpus else "cpu"
+    return configured
+
+
+def seats(role: str, placement: RolePlacement) -> list[Seat]:
+    """One seat for each actor of a role."""
+    return [Seat(f"{role}-{i}", placement) for i in range(placement.replicas)]
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """A placement group and who sits where."""
+
+    group: PlacementGroup
+    seats: tuple[Seat, ...]
+
+    def spawn(self, kind: type, name: str, **arguments: Any) -> Any:
+        """Start an actor on the seat of that name."""
+        index = next(i for i, seat in enumerate(self.seats) if seat.name == name)
+        return spawn(kind, self.seats[index], self.group, index, **arguments)
+
+    def role(self, role: str, kind: type, **arguments: Any) -> ActorGroup:
+        """Start all actors of a role, each with the same arguments."""
+        names = tuple(s.name for s in self.seats if s.name.rpartition("-")[0] == role)
+        return ActorGroup(names, tuple(self.spawn(kind, name, **arguments) for name in names))
+
+
+def generator_arguments(
+    model: ModelConfig,
+    config: GeneratorConfig,
+    sampling: SamplingConfig,
+    max_prompt_tokens: int,
+    seed: int,
+    placement: Resources,
+    device: str,
+) -> dict[str, Any]:
+    """Constructor arguments of a Generator."""
+    return dict(
+        model=absolute(model),
+        config=config,
+        sampling=sampling,
+        max_prompt_tokens=max_prompt_tokens,
+        seed=seed,
+        device=device_of(placement, device),
+    )
+
+
+def absolute(model: ModelConfig) -> ModelConfig:
+    """Actors may run in another directory than the driver."""
+    return model.model_copy(update={"path": os.path.abspath(model.path)})
+
+
+def launch_ppo(cfg: PPOConfig, records: Records, run_dir: Path) -> Fleet:
+    """Reserve all places, start the encoder (which checks every prompt), then everybody else; wait until all answer."""
+    place, deadline = cfg.placement, cfg.deadlines
+    everyone = [Seat("encoder-0", place.encoder)]
+    for role in ("generator", "scorer", "reference", "policy", "critic"):
+        everyone += seats(role, getattr(place, role))
+    reserved = Reserved(reserve(everyone, place.strategy, deadline), tuple(everyone))
+    encoder = reserved.role(
+        "encoder",
+        PromptEncoder,
+        model_path=absolute(cfg.policy).path,
+        data=cfg.data,
+        records=records,
+        quarantine_to=run_dir,
+        seed=cfg.seed,
+    )
+    encoder.wait(encoder.call("count"), deadline.start_s, "checking prompts")
+    policy, reward_model = absolute(cfg.policy), absolute(cfg.reward_model)
+    arguments = generator_arguments(
+        policy, cfg.generator, cfg.sampling, cfg.data.max_prompt_tokens, cfg.seed, place.generator, cfg.device
+    )
+    generators = reserved.role("generator", Generator, **arguments)
+    scorers = reserved.role("scorer", Scorer, model=reward_model, device=device_of(place.scorer, cfg.device))
+    reference = reserved.role(
+        "reference",
+        Reference,
+        model=policy,
+        temperature=cfg.sampling.temperature,
+        device=device_of(place.reference, cfg.device),
+    )
+    policy_objective = PolicyObjective(cfg.algorithm, cfg.sampling.temperature)
+    policy_ranks = _start_ranks(reserved, "policy", policy, cfg.learner, policy_objective, cfg)
+    critic_ranks = _start_ranks(reserved, "critic", reward_model, cfg.critic, CriticObjective(cfg.algorithm), cfg)
+    joining = [_join(policy_ranks, deadline.start_s), _join(critic_ranks, deadline.start_s)]
+    for group, method in ((generators, "heartbeat"), (scorers, "ready"), (reference, "ready")):
+        group.wait(group.call(method), deadline.start_s, f"starting {method}")
+    for group, refs in zip((policy_ranks, critic_ranks), joining, strict=True):
+        group.wait(refs, deadline.start_s, "joining the learner group")
+    return _fleet(cfg, encoder, generators, scorers, reference, policy_ranks, critic_ranks)
+
+
+def _start_ranks(
+    reserved: Reserved, role: str, model: ModelConfig, learner: LearnerConfig, objective: Objective, cfg: PPOConfig
+) -> ActorGroup:
+    algorithm, placement = cfg.algorithm, getattr(cfg.placement, role)
+    samples = algorithm.prompts_per_step * algorithm.n_samples_per_prompt
+    names = [seat.name for seat in seats(role, placement)]
+    handles = []
+    for rank, name in enumerate(names):
+        spec = LearnerSpec(
+            model=model,
+            learner=learner,
+            optimizer_steps=cfg.steps * algorithm.ppo_epochs * (samples // algorithm.mini_batch_size),
+            rank=rank,
+            world_size=len(names),
+            device=device_of(placement, cfg.device),
+        )
+        handles.append(reserved.spawn(Learner, name, spec=spec, objective=objective))
+    return ActorGroup(tuple(names), tuple(handles))
+
+
+def _join(ranks: ActorGroup, seconds: float) -> list[Any]:
+    """Tell all ranks where the first one is; they load and meet in the background."""
+    first = ActorGroup(ranks.names[:1], ranks.handles[:1])
+    address, port = first.wait(first.call("rendezvous"), seconds, "rendezvous")[0]
+    return ranks.call("join", address, port)
+
+
+def _fleet(
+    cfg: PPOConfig,
+    encoder: ActorGroup,
+    generators: ActorGroup,
+    scorers: ActorGroup,
+    reference: ActorGroup,
+    policy: ActorGroup,
+    critic: ActorGroup,
+) -> Fleet:
+    stage_s, tokens = cfg.deadlines.stage_s, cfg.score_micro_batch_tokens
+    policy_group = LearnerGroup(policy, cfg.learner.engine.micro_batch_tokens, stage_s)
+    generator_group = Generators(generators, stage_s)
+    return Fleet(
+        prompts=PromptServer(encoder, stage_s),
+        generators=generator_group,
+        scorers=Servers(scorers, "score", tokens, stage_s),
+        reference=Servers(reference, "logprobs", tokens, stage_s),
+        policy=policy_group,
+        critic=LearnerGroup(critic, cfg.critic.engine.micro_batch_tokens, stage_s),
+        weight_sync=WeightSync(policy_group, generator_group, cfg.generator.bucket_mb << 20),
+    )

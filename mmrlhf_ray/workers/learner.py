@@ -1,0 +1,147 @@
+"""One rank of a learner group: DeepSpeed trains the policy in one group and the critic in another."""
+
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from mmrlhf_ray.algorithms.stats import merge_stats
+from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.config.jobs import LearnerConfig
+from mmrlhf_ray.data.batching import Shard
+from mmrlhf_ray.data.collate import rollout_rows
+from mmrlhf_ray.data.encode import load_encoder
+from mmrlhf_ray.data.features import read_features
+from mmrlhf_ray.models import checkpoint_name, export_model
+from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
+from mmrlhf_ray.training.engine import TrainEngine, init_process_group
+from mmrlhf_ray.training.objectives import Objective
+from mmrlhf_ray.training.passes import Passes, train_step
+from mmrlhf_ray.workers.buckets import checksums, combine, pack
+from mmrlhf_ray.workers.servers import Answer, per_token
+
+_EXPORT_BUCKET_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """What one rank needs to know."""
+
+    model: ModelConfig
+    learner: LearnerConfig
+    optimizer_steps: int
+    rank: int
+    world_size: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the group pushed, as its first rank saw it; the other ranks report nothing sent."""
+
+    checksum: str
+    names: frozenset[str]
+    nbytes: int
+
+
+class Learner:
+    """Consumes ROLLOUT and EXPERIENCE tables with their FEATURES. Every method but rendezvous() is a collective:
+    it must be called on all ranks of the group.
+    """
+
+    def __init__(self, spec: LearnerSpec, objective: Objective):
+        self._spec = spec
+        self._objective = objective
+        self._device = torch.device(spec.device)
+        self._encoder = load_encoder(spec.model.path)
+
+    def rendezvous(self) -> tuple[str, int]:
+        """This node's address and a free port, where the other ranks find the first."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def join(self, address: str, port: int) -> None:
+        """Join the group and load the model."""
+        spec, dtype = self._spec, getattr(torch, self._spec.model.dtype)
+        init_process_group(spec.rank, spec.world_size, address, port, self._device)
+        model = self._objective.load(self._encoder, Path(spec.model.path), dtype)
+        self._engine = TrainEngine(
+            model, spec.learner.engine, spec.learner.optimizer, spec.optimizer_steps, dtype, self._device
+        )
+        self._engine.train(False)
+        self._passes = Passes(self._engine, self._encoder, self._device)
+
+    def infer(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+        """`old_logprobs` (policy) or `values` (critic) of the shard's rows under the current weights."""
+        start = time.monotonic()
+        table = check(rollouts, ROLLOUT, "Learner.infer").take(list(shard.rows))
+        answers = per_token(
+            self._passes, table, features, shard, lambda o, b: self._objective.read(self._encoder, o, b)
+        )
+        return answers, time.monotonic() - start
+
+    def update(
+        self, experience: pa.Table, features: pa.Table, shard: Shard, denominators: Sequence[int]
+    ) -> tuple[dict[str, float], float]:
+        """The shard's optimizer steps. `denominators`: response tokens of each step over all ranks.
+
+        Returns sums over tokens and ranks (`_max`: maxima) with `grad_norm` and `lr`, and the seconds it took.
+        """
+        start = time.monotonic()
+        table = check(experience, EXPERIENCE, "Learner.update").take(list(shard.rows))
+        rows, arrays = rollout_rows(table, with_facts=False), read_features(features)
+        self._engine.train()
+        stats, norms = [], []
+        for step, denominator in zip(shard.steps, denominators, strict=True):
+            loss = self._objective.loss(self._encoder, table, denominator)
+            stats.append(train_step(self._engine, self._passes, rows, arrays, step, loss))
+            norms.append(self._engine.grad_norm)
+        self._engine.train(False)
+        merged = {k: float(v) for k, v in self._engine.merge_over_ranks(merge_stats(stats)).items()}
+        return merged | {"grad_norm": float(np.mean(norms)), "lr": self._engine.lr}, time.monotonic() - start
+
+    def push_weights(self, generators: Sequence[Any], bucket_bytes: int, deadline_s: float) -> Sent:
+        """Send all weights to all generators, bucket by bucket, at most two in flight."""
+        sums: dict[str, str] = {}
+        nbytes = 0
+        in_flight: list[list[ray.ObjectRef]] = []
+        for bucket in self._engine.buckets(bucket_bytes):
+            if not bucket:  # only the first rank holds what was gathered
+                continue
+            layout, payload = pack([(checkpoint_name(self._encoder.adapter, name), t) for name, t in bucket])
+            sums |= checksums(layout, payload)
+            nbytes += payload.nbytes
+            reference = ray.put(payload)
+            in_flight.append([g.receive_bucket.remote(layout, reference) for g in generators])
+            if len(in_flight) == 2:
+                ray.get(in_flight.pop(0), timeout=deadline_s)
+        for references in in_flight:
+            ray.get(references, timeout=deadline_s)
+        return Sent(combine(sums), frozenset(sums), nbytes)
+
+    def perturb(self, prefix: str, scale: float, seed: int) -> int:
+        """Add noise to the parameters whose name starts with `prefix`; how many there were. For checks of the push."""
+        return self._engine.perturb(prefix, scale, seed)
+
+    def export(self, directory: str) -> None:
+        """Write the model as a Hugging Face directory; the first rank writes."""
+        tensors = dict(item for bucket in self._engine.buckets(_EXPORT_BUCKET_BYTES) for item in bucket)
+        if self._engine.rank == 0:
+            source = Path(self._spec.model.path)
+            export_model(self._encoder.adapter, source, Path(directory), tensors, scalar=self._objective.scalar)
+
+    def save(self, directory: str) -> None:
+        """Checkpoint of this group."""
+        self._engine.save(Path(directory))
+
+    def load(self, directory: str) -> None:
+        """The inverse of save(), with as many ranks."""
+        self._engine.load(Path(directory))

@@ -1,0 +1,98 @@
+"""Actors that only answer: reward-model scorers and the reference policy's KL server."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from mmrlhf_ray.algorithms.logprobs import token_logprobs
+from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.data.batching import Shard
+from mmrlhf_ray.data.collate import Batch, rollout_rows
+from mmrlhf_ray.data.encode import load_encoder
+from mmrlhf_ray.data.features import read_features
+from mmrlhf_ray.models import load_policy, load_scalar
+from mmrlhf_ray.schema import ROLLOUT, check
+from mmrlhf_ray.training.passes import Inference, Passes
+
+Answer = tuple[list[np.ndarray], float]
+"""One float32 array per row of the shard, in the shard's order, and the seconds it took."""
+
+
+def split_rows(values: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
+    """[N] cut into rows of the given lengths."""
+    return [part.numpy() for part in values.split(list(lengths))]
+
+
+class Scorer:
+    """A reward model that sees the media. Consumes ROLLOUT rows with their FEATURES; one score per response."""
+
+    def __init__(self, model: ModelConfig, device: str):
+        encoder = load_encoder(model.path)
+        scalar = load_scalar(encoder.adapter, Path(model.path), getattr(torch, model.dtype), new_head=False)
+        self._passes = Passes(Inference(scalar, torch.device(device)), encoder, torch.device(device))
+
+    def ready(self) -> None:
+        """Answers when the model is loaded."""
+
+    def score(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+        """Scores of the shard's rows, each an array of one."""
+        start = time.monotonic()
+        table = check(rollouts, ROLLOUT, "Scorer.score").take(list(shard.rows))
+        rows = rollout_rows(table, with_facts=True)
+        answers: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
+        for micro_batch, values in self._passes.infer(
+            rows, read_features(features), shard.steps[0], lambda output, _: output[:, 0], at_last=True
+        ):
+            for row, value in zip(micro_batch.rows, split_rows(values, [1] * len(micro_batch.rows)), strict=True):
+                answers[row] = value
+        return answers, time.monotonic() - start
+
+
+class Reference:
+    """The policy as it was at the start. Consumes ROLLOUT rows with their FEATURES; `ref_logprobs` of each token."""
+
+    def __init__(self, model: ModelConfig, temperature: float, device: str):
+        encoder = load_encoder(model.path)
+        policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.dtype))
+        self._banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=device)
+        self._temperature = temperature
+        self._passes = Passes(Inference(policy, torch.device(device)), encoder, torch.device(device))
+
+    def ready(self) -> None:
+        """Answers when the model is loaded."""
+
+    def logprobs(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+        """log p of the response tokens of the shard's rows under the sampling distribution."""
+        start = time.monotonic()
+        table = check(rollouts, ROLLOUT, "Reference.logprobs").take(list(shard.rows))
+        answers = policy_logprobs(self._passes, table, features, shard, self._temperature, self._banned)
+        return answers, time.monotonic() - start
+
+
+def policy_logprobs(
+    passes: Passes, table: pa.Table, features: pa.Table, shard: Shard, temperature: float, banned: Tensor
+) -> list[np.ndarray]:
+    """log p of each response token, row by row. `table` holds the shard's own rows."""
+
+    def read(output: Tensor, batch: Batch) -> Tensor:
+        return token_logprobs(output, batch.response_tokens, temperature, banned)
+
+    return per_token(passes, table, features, shard, read)
+
+
+def per_token(
+    passes: Passes, table: pa.Table, features: pa.Table, shard: Shard, read: Callable[[Tensor, Batch], Tensor]
+) -> list[np.ndarray]:
+    """One value per response token from `read(output, batch)`, cut into rows."""
+    rows = rollout_rows(table, with_facts=False)
+    answers: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
+    for micro_batch, values in passes.infer(rows, read_features(features), shard.steps[0], read):
+        lengths = [len(rows[i].response) for i in micro_batch.rows]
+        for row, value in zip(micro_batch.rows, split_rows(values, lengths), strict=True):
+            answers[row] = value
+    return answers

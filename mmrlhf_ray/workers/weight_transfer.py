@@ -1,0 +1,78 @@
+"""vLLM's receiving end for weights that arrive through the Ray object store.
+
+Registered with vLLM's own engine factory; a bucket is a packed buffer and the layout of the tensors in it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from mmrlhf_ray.workers.buckets import TensorLayout, unpack
+
+OBJECT_STORE = "mmrlhf_object_store"
+
+
+@dataclass
+class ObjectStoreInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on: every bucket describes itself."""
+
+
+@dataclass
+class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
+    """One bucket."""
+
+    layout: list[TensorLayout]
+    payload: Any
+    """uint8 array of all tensors, back to back."""
+
+
+class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
+    """Loads buckets in checkpoint format through vLLM's layer-wise reload."""
+
+    init_info_cls = ObjectStoreInitInfo
+    update_info_cls = ObjectStoreUpdateInfo
+
+    def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
+        """No connection is needed."""
+
+    def start_weight_update(self) -> None:
+        self._loaded: set[str] = set()
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class synchronises an accelerator, which a CPU build does not have.
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
+        """Raises ValueError when the model takes no parameter from some tensor of the bucket."""
+        for name, tensor in unpack(update_info.layout, update_info.payload):
+            loaded = self.model.load_weights([(name, tensor.to(self.device))])
+            if not loaded:
+                raise ValueError(f"weight push: the sampler's {type(self.model).__name__} has no place for {name!r}")
+            self._loaded |= loaded
+
+    def finish_weight_update(self) -> None:
+        """Raises ValueError when some parameter of the model got no weight in this session."""
+        silent = {name for name, _ in self.model.named_parameters()} - self._loaded
+        if silent:
+            raise ValueError(f"weight push: the learner sent nothing for the sampler's {sorted(silent)[:5]} …")
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """Nothing is held open."""
+
+
+def register() -> None:
+    """Make the engine known to vLLM in this process."""
+    if OBJECT_STORE not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(OBJECT_STORE, ObjectStoreWeightTransferEngine)

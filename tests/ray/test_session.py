@@ -1,0 +1,188 @@
+"""ray_session and deadline_get on a real private Ray; what is left of a session after each way to end it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from mmrlhf_ray.runtime import processes
+from mmrlhf_ray.runtime.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.runtime.session import SessionInfo, ray_session
+from mmrlhf_ray.runtime.waits import deadline_get
+
+DRIVER = """
+import os, subprocess, sys, time
+import ray
+from mmrlhf_ray.runtime import processes
+from mmrlhf_ray.runtime.session import ray_session
+
+@ray.remote(num_cpus=0)
+class Actor:
+    def orphan(self):
+        # In its own session, as a runaway data loader would be: Ray itself does not know of it.
+        subprocess.Popen(["sleep", "1000"], start_new_session=True)
+
+with ray_session(num_cpus=1):
+    ray.get(Actor.remote().orphan.remote())
+    print(os.environ[processes.MARK], ray._private.worker._global_node.get_temp_dir_path(), flush=True)
+    if sys.argv[1] == "raise":
+        raise RuntimeError("on purpose")
+    if sys.argv[1] == "wait":
+        time.sleep(1000)
+"""
+
+
+@ray.remote(num_cpus=0)
+class Worker:
+    def __init__(self, fail: bool = False) -> None:
+        if fail:
+            raise ValueError("no such model")
+
+    def answer(self) -> int:
+        return 7
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def hang(self) -> None:
+        time.sleep(1000)
+
+    def refuse(self) -> None:
+        raise RunError("row 3 is bad")
+
+    def crash(self) -> None:
+        os._exit(1)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[SessionInfo]:
+    with ray_session(num_cpus=2) as info:
+        yield info
+
+
+def test_private_session_is_on_loopback_with_token_authentication(session: SessionInfo) -> None:
+    assert session.started_here
+    assert session.dashboard_url is not None
+    assert session.dashboard_url.startswith("http://127.0.0.1:")
+    assert session.resources["CPU"] == 2
+    environment = deadline_get(Worker.remote().environment.remote(), 60, "environment")
+    assert environment["RAY_AUTH_MODE"] == "token"
+    assert environment["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "1")
+    assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+def test_the_dashboard_refuses_who_has_no_token(session: SessionInfo) -> None:
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    with pytest.raises(HTTPError) as caught:
+        urlopen(f"{session.dashboard_url}/api/jobs/", timeout=30)
+    assert caught.value.code in (401, 403)
+
+
+def test_a_second_session_in_the_process_is_refused(session: SessionInfo) -> None:
+    with pytest.raises(RunError, match="already open"), ray_session():
+        pass
+
+
+def test_deadline_get_keeps_order_and_takes_one_or_several(session: SessionInfo) -> None:
+    worker = Worker.remote()
+    assert deadline_get(worker.answer.remote(), 60, "answer") == 7
+    assert deadline_get([ray.put(i) for i in range(5)], 60, "numbers") == [0, 1, 2, 3, 4]
+
+
+def test_deadline_names_the_stage_and_who_is_silent(session: SessionInfo) -> None:
+    quick, slow = Worker.options(name="scorer-0").remote(), Worker.options(name="scorer-1").remote()
+    deadline_get([quick.answer.remote(), slow.answer.remote()], 60, "start")
+    with pytest.raises(DeadlineExceeded) as caught:
+        deadline_get([quick.answer.remote(), slow.hang.remote()], 1, "scoring")
+    message = str(caught.value)
+    assert message.startswith("scoring: no answer within 1 s from scorer-1 (1 of 2 answered)")
+    assert "scorer-0" not in message
+    ray.kill(slow)
+
+
+def test_the_first_failure_is_raised_as_itself_while_others_hang(session: SessionInfo) -> None:
+    slow, bad = Worker.remote(), Worker.remote()
+    with pytest.raises(RunError) as caught:
+        deadline_get([slow.hang.remote(), bad.refuse.remote()], 600, "update", ["a", "b"])
+    assert type(caught.value) is RunError
+    assert str(caught.value) == "row 3 is bad"
+    ray.kill(slow)
+
+
+def test_a_dead_actor_is_named(session: SessionInfo) -> None:
+    with pytest.raises(RunError, match="^update: learner-1 died"):
+        deadline_get(Worker.remote().crash.remote(), 60, "update", ["learner-1"])
+
+
+def test_a_failed_start_says_why_in_one_line(session: SessionInfo) -> None:
+    with pytest.raises(RunError) as caught:
+        deadline_get(Worker.remote(fail=True).answer.remote(), 60, "start", ["generator-0"])
+    assert str(caught.value) == "start: generator-0 died: ValueError: no such model"
+
+
+def _driver(tmp_path: Path, ending: str) -> tuple["subprocess.Popen[str]", str, Path]:
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    driver = subprocess.Popen(
+        [sys.executable, str(script), ending], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert driver.stdout is not None
+    line = driver.stdout.readline().split()
+    if len(line) != 2:
+        raise AssertionError(f"driver did not start: {driver.communicate()}")
+    return driver, line[0], Path(line[1])
+
+
+@pytest.mark.parametrize(
+    ("ending", "signum", "returncode"),
+    [
+        ("return", None, 0),
+        ("raise", None, 1),
+        ("wait", signal.SIGINT, -signal.SIGINT),
+        ("wait", signal.SIGTERM, 128 + signal.SIGTERM),
+        ("wait", signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_nothing_is_left(tmp_path: Path, ending: str, signum: int | None, returncode: int) -> None:
+    driver, mark, directory = _driver(tmp_path, ending)
+    if signum is not None:
+        assert processes.marked(mark)  # otherwise the check below would prove nothing
+        driver.send_signal(signum)
+    _, errors = driver.communicate(timeout=120)
+    assert driver.returncode == returncode, errors
+    if signum == signal.SIGKILL:
+        until = time.monotonic() + 120
+        while processes.marked(mark) and time.monotonic() < until:
+            time.sleep(0.2)
+    assert processes.marked(mark) == []
+    logs_kept = ending == "raise" or signum == signal.SIGKILL
+    assert directory.exists() == logs_kept
+    if ending == "raise":
+        assert f"logs of this run are kept in {directory}" in errors
+    subprocess.run(["rm", "-rf", str(directory)], check=True)
+
+
+def test_an_address_where_nobody_answers_is_one_clear_error() -> None:
+    code = (
+        "from mmrlhf_ray.runtime.session import ray_session\n"
+        "from mmrlhf_ray.runtime.errors import RunError\n"
+        "try:\n with ray_session(): pass\nexcept RunError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("no Ray cluster answers at RAY_ADDRESS=127.0.0.1:1")

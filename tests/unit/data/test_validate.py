@@ -1,0 +1,183 @@
+"""One row to one record, or the reason why not."""
+
+import json
+
+import pytest
+
+from mmrlhf_ray.data.errors import RowError
+from mmrlhf_ray.data.validate import MediaPart, Shown, build_record, conversation, parse_json, same_prompt
+from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, PROMPT
+
+USER = {"role": "user", "content": "Hello"}
+
+
+def record(raw, schema=PROMPT, media_ids=(), **kwargs):
+    messages, parts = conversation(raw)
+    ids = media_ids or [f"m{i}" for i in range(len(parts))]
+    shown = [Shown(part.kind, i, i) for part, i in zip(parts, ids, strict=True)]
+    return build_record(raw, schema, messages, shown, **kwargs)
+
+
+# Conversations
+
+
+def test_text_becomes_parts_for_users_and_stays_text_for_others():
+    messages, parts = conversation(
+        {
+            "messages": [
+                {"role": "system", "content": [{"type": "text", "text": "Be "}, {"type": "text", "text": "brief."}]},
+                USER,
+                {"role": "assistant", "content": "Hi"},
+                {"role": "user", "content": [{"type": "image", "image": "a.png", "text": None}, {"type": "audio"}]},
+            ]
+        }
+    )
+    assert messages == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Hello"}]},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "user", "content": [{"type": "image"}, {"type": "audio"}]},
+    ]
+    assert parts == [MediaPart("image", "a.png"), MediaPart("audio", None)]
+
+
+def test_messages_may_be_json_text():
+    assert conversation({"messages": json.dumps([USER])}) == conversation({"messages": [USER]})
+
+
+def test_prompt_without_placeholders_shows_media_before_the_text():
+    messages, parts = conversation({"prompt": "What?", "audios": ["s.wav"], "images": ["a.png", "b.png"]})
+    kinds = ["image", "image", "audio"]
+    assert messages[0]["content"] == [*({"type": kind} for kind in kinds), {"type": "text", "text": "What?"}]
+    assert [part.kind for part in parts] == kinds
+
+
+def test_prompt_with_placeholders_shows_media_there():
+    messages, _ = conversation({"prompt": "<image> or <image>, and <audio>?"})
+    types = [part.get("text", part["type"]) for part in messages[0]["content"]]
+    assert types == ["image", " or ", "image", ", and ", "audio", "?"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ({}, "expected messages or prompt, got neither"),
+        ({"messages": [USER], "prompt": "a"}, "got both"),
+        ({"prompt": 3}, "prompt is a int, expected text"),
+        ({"prompt": ""}, r"messages\[0\].content is empty"),
+        ({"prompt": "a", "images": "a.png"}, "images is a str, expected a list"),
+        ({"prompt": "a", "images": [1]}, r"images\[0\] is a int"),
+        ({"prompt": "half \ud83d"}, "prompt holds half a character at 5"),
+        ({"messages": []}, "messages is empty"),
+        ({"messages": "{"}, "messages is not JSON"),
+        ({"messages": ["a"]}, r"messages\[0\] is a str"),
+        ({"messages": [{"role": "user"}]}, r"messages\[0\] is \['role'\]"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "role is 'tool'"),
+        ({"messages": [USER, {"role": "system", "content": "a"}, USER]}, r"messages\[1\].role is 'system'"),
+        ({"messages": [USER, {"role": "assistant", "content": "a"}]}, "the last message is from assistant"),
+        ({"messages": [{"role": "user", "content": 3}]}, "content is a int"),
+        ({"messages": [{"role": "user", "content": []}]}, "content is empty"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": ""}]}]}, "content is empty"),
+        ({"messages": [{"role": "user", "content": ["a"]}]}, r"content\[0\] has no type"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "type 'image_url', expected one of"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"content\[0\] has keys \['type'\]"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "url": "a"}]}]}, r"keys \['type', 'url'\]"),
+        ({"messages": [{"role": "system", "content": [{"type": "image"}]}, USER]}, r"\(system\) shows a image"),
+    ],
+)
+def test_bad_conversations(raw, reason):
+    with pytest.raises(RowError, match=reason):
+        conversation(raw)
+
+
+# Records
+
+
+def test_defaults():
+    row = record({"prompt": "Hello"})
+    assert row["task"] == "default"
+    assert row["modality"] == "text"
+    assert row["extras"] == "{}"
+    assert json.loads(row["messages"]) == [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
+    assert len(row["prompt_id"]) == 32
+
+
+def test_prompt_id_follows_the_content_and_not_the_form():
+    same = [record({"prompt": "Hello"}), record({"messages": [USER]})]
+    assert same[0]["prompt_id"] == same[1]["prompt_id"]
+    others = [
+        record({"prompt": "Hello!"}),
+        record({"prompt": "Hello", "task": "t"}),
+        record({"prompt": "<image>Hello"}, media_ids=["m1"]),
+        record({"prompt": "<image>Hello"}, media_ids=["m2"]),
+    ]
+    assert len({row["prompt_id"] for row in [*same, *others]}) == 5
+
+
+def test_facts_make_another_prompt_only_where_the_prompt_is_all_there_is():
+    for schema, same in ((PROMPT, False), (DEMONSTRATION, True)):
+        a, b = (record({"prompt": "a", "response": "b", "extras": {"by": by}}, schema) for by in "xy")
+        assert (a["prompt_id"] == b["prompt_id"]) is same
+        assert same_prompt(a, b, schema) is same
+    assert not same_prompt(record({"prompt": "a"}), record({"prompt": "b"}), PREFERENCE)
+
+
+def test_modality_lists_kinds_in_one_order():
+    assert record({"prompt": "<audio><image><audio>"})["modality"] == "image+audio"
+    assert record({"prompt": "<video>", "modality": "video"})["modality"] == "video"
+
+
+def test_other_columns_go_to_extras():
+    row = record({"prompt": "a", "extras": {"facts": "3"}, "level": 2, "images": []})
+    assert json.loads(row["extras"]) == {"facts": "3", "level": 2}
+
+
+def test_answers():
+    assert record({"prompt": "a", "response": "b"}, DEMONSTRATION)["response"] == "b"
+    row = record({"prompt": "a", "chosen": "b", "rejected": ""}, PREFERENCE)
+    assert (row["chosen"], row["rejected"], row["margin"]) == ("b", "", 0.0)
+    assert record({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2}, PREFERENCE)["margin"] == 2.0
+    # Read as prompts, such rows keep their answers among the extras.
+    assert json.loads(record({"prompt": "a", "response": "b"})["extras"]) == {"response": "b"}
+
+
+@pytest.mark.parametrize(
+    ("raw", "schema", "reason"),
+    [
+        ({"prompt_id": 3}, PROMPT, "prompt_id is a int"),
+        ({"prompt_id": ""}, PROMPT, "prompt_id is empty"),
+        ({"task": ["a"]}, PROMPT, "task is a list"),
+        ({"modality": "video"}, PROMPT, "modality is 'video' but the messages show text"),
+        ({"extras": [1]}, PROMPT, "extras is a list"),
+        ({"extras": "{"}, PROMPT, "extras is not JSON"),
+        ({"extras": {"a": 1}, "a": 2}, PROMPT, "a stands in the row and in its extras"),
+        ({"note": "\ud800"}, PROMPT, "extras holds half a character"),
+        ({"note": float("nan")}, PROMPT, "extras cannot be stored as JSON"),
+        ({"note": b"bytes"}, PROMPT, "extras cannot be stored as JSON"),
+        ({}, DEMONSTRATION, "response is missing"),
+        ({"response": ""}, DEMONSTRATION, "response is empty"),
+        ({"response": 3}, DEMONSTRATION, "response is a int"),
+        ({"chosen": "a"}, PREFERENCE, "rejected is missing"),
+        ({"chosen": "a", "rejected": "a"}, PREFERENCE, "chosen and rejected are the same"),
+        ({"chosen": "a", "rejected": "b", "margin": "1"}, PREFERENCE, "margin is '1'"),
+        ({"chosen": "a", "rejected": "b", "margin": True}, PREFERENCE, "margin is True"),
+        ({"chosen": "a", "rejected": "b", "margin": float("inf")}, PREFERENCE, "margin is inf"),
+    ],
+)
+def test_bad_records(raw, schema, reason):
+    with pytest.raises(RowError, match=reason):
+        record({"prompt": "a"} | raw, schema)
+
+
+def test_facts_column_must_be_text():
+    assert record({"prompt": "a", "gold": "seven"}, facts_column="gold")
+    with pytest.raises(RowError, match=r"facts_column 'facts' is missing, expected text; extras has \['gold'\]"):
+        record({"prompt": "a", "gold": "seven"}, facts_column="facts")
+    with pytest.raises(RowError, match="facts_column 'gold' is a int"):
+        record({"prompt": "a", "gold": 7}, facts_column="gold")
+
+
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", "[" * 200_000, "1" * 5_000, b"\xff"])
+def test_json_that_is_refused(text):
+    with pytest.raises(RowError, match=r"the line is not (JSON|UTF-8)"):
+        parse_json(text, "the line")

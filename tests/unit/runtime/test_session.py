@@ -1,0 +1,67 @@
+"""What of a session can be seen without starting Ray; the rest is in tests/ray."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from mmrlhf_ray.runtime import session
+from mmrlhf_ray.runtime.errors import RunError
+
+
+def test_the_token_is_made_once_and_for_its_owner_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    session._ensure_token()
+    path = tmp_path / ".ray" / "auth_token"
+    token = path.read_text()
+    assert len(token) == 64
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    session._ensure_token()
+    assert path.read_text() == token
+
+
+def test_a_given_token_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 40)
+    session._ensure_token()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_users_environment_wins_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with session._environment(session.WORKER_ENV):
+        assert os.environ["OMP_NUM_THREADS"] == "4"
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert os.environ["OMP_NUM_THREADS"] == "4"
+    assert "HF_HUB_OFFLINE" not in os.environ
+
+
+def test_logs_are_kept_after_an_error_and_removed_after_success() -> None:
+    with session._private_directory() as directory:
+        assert directory.is_dir()
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert not directory.exists()
+    with pytest.raises(KeyError) as caught, session._private_directory() as directory:
+        raise KeyError("x")
+    assert directory.is_dir()
+    assert str(directory) in caught.value.__notes__[0]
+    directory.rmdir()
+
+
+def test_job_submission_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(RunError, match="mmrlhf submit"), session.ray_session():
+        pass
+
+
+def test_variables_of_the_job_are_not_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert session._job_env_vars() == {}
+    config = {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": "2"}}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(config))
+    assert session._job_env_vars() == {"OMP_NUM_THREADS": "2"}

@@ -1,0 +1,77 @@
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmrlhf_ray.config import ConfigError
+from mmrlhf_ray.runtime import submit
+from mmrlhf_ray.runtime.errors import RunError
+
+JOB = """
+job: sft
+name: tiny
+model: {path: runs/base}
+data: {path: /shared/data}
+eval_data: {path: runs/held-out}
+steps: 3
+"""
+LOCAL = "http://127.0.0.1:8265"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "tiny.yaml").write_text(JOB)
+    return tmp_path
+
+
+def test_relative_paths_become_absolute_and_absolute_ones_stay(checkout: Path) -> None:
+    job = submit.prepare(Path("jobs/tiny.yaml"), ["engine.zero_stage=1"], LOCAL, root=Path("/mnt/team"), resume=True)
+    assert shlex.split(job.entrypoint) == [
+        sys.executable, "-m", "mmrlhf_ray.cli", "sft", "jobs/tiny.yaml", "engine.zero_stage=1",
+        "output_dir=/mnt/team/runs", "model.path=/mnt/team/runs/base", "eval_data.path=/mnt/team/runs/held-out",
+        "--resume",
+    ]  # fmt: skip
+    assert job.working_dir == checkout
+
+
+def test_the_root_is_the_current_directory_and_a_remote_cluster_has_its_own_python(checkout: Path) -> None:
+    job = submit.prepare(Path("jobs/tiny.yaml"), [], "http://head.example:8265")
+    assert job.entrypoint.startswith("python -m mmrlhf_ray.cli sft jobs/tiny.yaml ")
+    assert f"output_dir={checkout}/runs" in shlex.split(job.entrypoint)
+
+
+def test_a_wrong_job_is_refused_before_the_cluster_is_asked(checkout: Path) -> None:
+    with pytest.raises(ConfigError, match="zero_stag"):
+        submit.prepare(Path("jobs/tiny.yaml"), ["engine.zero_stag=1"], LOCAL)
+    (checkout.parent / "outside.yaml").write_text(JOB)
+    with pytest.raises(ConfigError, match="outside"):
+        submit.prepare(checkout.parent / "outside.yaml", [], LOCAL)
+
+
+def test_values_of_the_environment_are_passed_on_but_not_shown(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEAM_KEY", "s3cret")
+    job = submit.prepare(Path("jobs/tiny.yaml"), [], LOCAL, env=["TEAM_KEY"])
+    assert job.env_vars == {"TEAM_KEY": "s3cret"}
+    assert "s3cret" not in repr(job)
+    with pytest.raises(RunError, match="NOT_THERE"):
+        submit.prepare(Path("jobs/tiny.yaml"), [], LOCAL, env=["TEAM_KEY", "NOT_THERE"])
+
+
+def test_an_upload_that_is_too_large_names_what_is_large(checkout: Path) -> None:
+    for name in ("runs", ".venv", "data"):
+        (checkout / name).mkdir()
+        (checkout / name / "blob").write_bytes(b"x" * 3000)
+    assert submit.check_size(checkout, limit=4000) == 3000 + len(JOB)
+    with pytest.raises(RunError, match=r"largest: data \(.*move data below runs/"):
+        submit.check_size(checkout, limit=2000)
+
+
+def test_no_cluster_is_one_clear_error(checkout: Path) -> None:
+    job = submit.prepare(Path("jobs/tiny.yaml"), [], LOCAL)
+    with pytest.raises(RunError, match="no Ray dashboard answers at http://127.0.0.1:1"):
+        submit.submit(job, "http://127.0.0.1:1")

@@ -1,0 +1,116 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray.exceptions import RayTaskError
+
+from mmrlhf_ray import cli
+from mmrlhf_ray.config import ConfigError
+from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.schema import SchemaError
+
+
+def _mmrlhf(*args: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "mmrlhf_ray.cli", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_help_shows_every_command() -> None:
+    done = _mmrlhf("--help")
+    assert done.returncode == 0
+    for command in ("demo", "sft", "reward-model", "ppo", "evaluate", "parity", "doctor", "submit"):
+        assert f"\n  {command} " in done.stdout
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import mmrlhf_ray.cli, sys; print([m for m in ('torch', 'ray', 'vllm', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_mistake_is_one_message_on_stderr_and_status_2(tmp_path: Path) -> None:
+    missing = tmp_path / "none.yaml"
+    done = _mmrlhf("ppo", str(missing))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: {missing}")
+    assert "Traceback" not in done.stderr
+
+
+def test_every_unknown_key_is_named_before_anything_starts(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("job: sft\nname: x\nmodel: {path: m}\ndata: {path: d}\nsteps: 1\nbatch_sise: 4\n")
+    done = _mmrlhf("sft", str(job))
+    assert done.returncode == 2
+    assert "batch_sise" in done.stderr
+    assert "batch_size" in done.stderr
+
+
+def test_wrong_use_is_status_2() -> None:
+    assert _mmrlhf("train").returncode == 2
+    assert _mmrlhf("ppo").returncode == 2
+
+
+def _main_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    cli.main()
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError, RunError, SchemaError])
+def test_errors_of_the_user_lose_their_traceback(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        _main_with(kind("row 3: too long"), monkeypatch)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: row 3: too long\n"
+
+
+def test_errors_of_ours_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ZeroDivisionError):
+        _main_with(ZeroDivisionError("x"), monkeypatch)
+
+
+def test_what_ray_wrapped_is_unwrapped() -> None:
+    cause = DataError("row 3: too long")
+    wrapped = RayTaskError("f", "remote traceback", cause).as_instanceof_cause()
+    assert isinstance(wrapped, DataError)
+    assert cli.user_error(wrapped) is cause
+
+    class GroupError(Exception):
+        """As Ray Train's: failures by rank."""
+
+        __module__ = "ray.train.v2.api.exceptions"
+
+        def __init__(self) -> None:
+            self.worker_failures = {1: wrapped}
+
+    assert cli.user_error(GroupError()) is cause
+    assert cli.user_error(RayTaskError("f", "remote traceback", KeyError("x"))) is None
+
+
+def test_the_outermost_error_of_the_user_is_shown() -> None:
+    try:
+        try:
+            raise DataError("inner")
+        except DataError as inner:
+            raise RunError("outer") from inner
+    except RunError as outer:
+        assert cli.user_error(outer) is outer
+
+
+def test_ctrl_c_is_status_130() -> None:
+    code = (
+        "import mmrlhf_ray.cli as cli\n"
+        "@cli.app.command()\n"
+        "def stop():\n    raise KeyboardInterrupt\n"
+        "import sys; sys.argv = ['mmrlhf', 'stop']; cli.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
