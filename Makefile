@@ -41,18 +41,19 @@ $(READY): pyproject.toml constraints.txt mmrlhf_ray/runtime/torchvision_shim.py 
 	    fi; \
 	    $(PIP) install --quiet "$${wheels[@]}" torch==$(TORCH); \
 	fi; \
-	$(PIP) install --quiet "$${wheels[@]}" --editable ".[$(EXTRA),dev]" --constraint constraints.txt
+	$(PIP) install "$${wheels[@]}" --editable ".[$(EXTRA),dev]" --constraint constraints.txt \
+	    | awk '/^Collecting/ && ++n % 25 == 0 { print "setup: " n " packages found" } \
+	           /^Installing collected/ { print "setup: installing them" } { fflush() }'
 	@$(BIN)/mmrlhf doctor --fix
 	@touch $@
 
 # Debian ships venv without pip unless python3-venv is there; then pip comes from its authors' own installer.
 $(BIN)/python:
 	@[[ -n "$(PYTHON)" ]] || { echo "setup: Python 3.11 not found; install it or pass PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@rm -rf $(VENV)
 	@if "$(PYTHON)" -c 'import ensurepip' 2>/dev/null; then \
-	    "$(PYTHON)" -m venv $(VENV); \
+	    "$(PYTHON)" -m venv --clear $(VENV); \
 	else \
-	    "$(PYTHON)" -m venv --without-pip $(VENV); \
+	    "$(PYTHON)" -m venv --clear --without-pip $(VENV); \
 	    if "$(PYTHON)" -c 'import pip' 2>/dev/null; then \
 	        "$(PYTHON)" -m pip --python $(VENV)/bin/python install --quiet pip; \
 	    else \

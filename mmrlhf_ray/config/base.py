@@ -64,6 +64,8 @@ class EngineConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     micro_batch_tokens: PositiveInt = 4096
     """Most tokens (padding and media tokens counted) in one forward pass of one rank."""
+    max_padding_share: float = Field(0.05, ge=0, lt=1)
+    """Rows join a pass only while at most this share of it is padding; fewer passes on small models want more."""
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
     """Keep optimizer state in host memory (GPU only)."""
@@ -130,6 +132,8 @@ class TrainJobConfig(RunConfig):
     steps: PositiveInt | None = None
     """Exactly one of `epochs` and `steps`."""
     log_every_steps: PositiveInt = 10
+    eval_every_steps: PositiveInt | None = None
+    """Evaluate on `eval_data` that often; none = at the end only."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainJobConfig":

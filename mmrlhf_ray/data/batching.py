@@ -5,6 +5,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class PassBudget:
+    """How large a pass may be."""
+
+    tokens: int
+    """Positions of one rank, padding and media tokens counted."""
+    max_padding_share: float = 0.05
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """One forward pass of one rank."""
 
@@ -34,25 +43,20 @@ def plan_shards(
     kinds: Sequence[frozenset[str]],
     steps: Sequence[Sequence[int]],
     n_ranks: int,
-    micro_batch_tokens: int,
+    budget: PassBudget,
 ) -> list[Shard]:
     """Divide rows among ranks and passes.
 
     lengths: tokens of each row, media tokens counted. kinds: media kinds of each row. steps: the rows of each
-    optimizer step. A pass holds at most `micro_batch_tokens` tokens, padding counted.
+    optimizer step.
 
     Raises ValueError for a row that is longer than a whole pass.
     """
-    for row, length in enumerate(lengths):
-        if length > micro_batch_tokens:
-            raise ValueError(
-                f"row {row} has {length} tokens, more than engine.micro_batch_tokens={micro_batch_tokens}; "
-                f"raise it to at least {length} or lower the prompt and response limits"
-            )
+    check_lengths(lengths, budget)
     own: list[list[int]] = [[] for _ in range(n_ranks)]
     plans: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(n_ranks)]
     for step in steps:
-        passes = [fill_passes(share, lengths, micro_batch_tokens) for share in _balance(step, lengths, n_ranks)]
+        passes = [fill_passes(share, lengths, budget) for share in _balance(step, lengths, n_ranks)]
         present = [[present_kinds(rows, kinds) for rows in of_rank] for of_rank in passes]
         for rank in range(n_ranks):
             plans[rank].append(tuple(_local(p, own[rank]) for p in align_passes(passes[rank], present, rank)))
@@ -70,15 +74,30 @@ def _balance(rows: Sequence[int], lengths: Sequence[int], n_ranks: int) -> list[
     return shares
 
 
-def fill_passes(rows: Sequence[int], lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows of like length together, so that little is padding."""
+def check_lengths(lengths: Sequence[int], budget: PassBudget) -> None:
+    """Raise ValueError for a row that is longer than a whole pass."""
+    longest = max(lengths, default=0)
+    if longest > budget.tokens:
+        raise ValueError(
+            f"row {lengths.index(longest)} has {longest} tokens, more than micro_batch_tokens={budget.tokens}; "
+            f"raise it to at least {longest} or lower the prompt and response limits"
+        )
+
+
+def fill_passes(rows: Sequence[int], lengths: Sequence[int], budget: PassBudget) -> list[list[int]]:
+    """Rows of like length together, longest first, while the budget holds."""
     passes: list[list[int]] = []
+    used = 0
     for row in sorted(rows, key=lambda r: (-lengths[r], r)):
-        longest = lengths[passes[-1][0]] if passes else 0
-        if passes and longest * (len(passes[-1]) + 1) <= budget:
-            passes[-1].append(row)
-        else:
-            passes.append([row])
+        if passes:
+            positions = lengths[passes[-1][0]] * (len(passes[-1]) + 1)
+            tokens = used + lengths[row]
+            if positions <= budget.tokens and positions - tokens <= budget.max_padding_share * positions:
+                passes[-1].append(row)
+                used = tokens
+                continue
+        passes.append([row])
+        used = lengths[row]
     return passes
 
 
@@ -110,10 +129,10 @@ def _local(micro_batch: MicroBatch, own: list[int]) -> MicroBatch:
 
 
 def one_pass_plan(
-    lengths: Sequence[int], kinds: Sequence[frozenset[str]], n_ranks: int, micro_batch_tokens: int
+    lengths: Sequence[int], kinds: Sequence[frozenset[str]], n_ranks: int, budget: PassBudget
 ) -> list[Shard]:
     """plan_shards() for work without optimizer steps: every row once."""
-    return plan_shards(lengths, kinds, [range(len(lengths))], n_ranks, micro_batch_tokens)
+    return plan_shards(lengths, kinds, [range(len(lengths))], n_ranks, budget)
 
 
 def media_kinds(modality: str) -> frozenset[str]:

@@ -35,7 +35,7 @@ class BadRow:
         # Editors count the lines of a text file from 1.
         place = f"line {self.row + 1}" if self.file.endswith(".jsonl") else f"row {self.row}"
         record = f" ({self.record_id})" if self.record_id else ""
-        return f"{self.file}, {place}{record}: {self.reason}. {self.remedy}."
+        return f"{self.file}, {place}{record}: {self.reason}; {self.remedy}"
 
 
 def bad_rows_error(bad: Sequence[BadRow], headline: str, shown: int = _SHOWN) -> DataError:

@@ -137,7 +137,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniConfig:
         "window_size": SIDE,
         "fullatt_block_indexes": [0, 1],
         "out_hidden_size": _HIDDEN,
-        "initializer_range": 0.05,
+        "initializer_range": 0.1,
     }
     audio = {
         "num_mel_bins": _MEL_BINS,

@@ -110,7 +110,7 @@ class Plan:
 def shard_by_tokens(experience: pa.Table, rollouts: Rollouts, group: LearnerGroup, steps: list[list[int]]) -> Plan:
     """Divide the rows of each optimizer step among the ranks, so that each has about as many tokens."""
     lengths = rollouts.lengths
-    shards = plan_shards(lengths, rollouts.kinds, steps, len(group.group), group.micro_batch_tokens)
+    shards = plan_shards(lengths, rollouts.kinds, steps, len(group.group), group.budget)
     tokens = [sum(row) for row in experience.column("response_mask").to_pylist()]
     return Plan(shards, [sum(tokens[row] for row in step) for step in steps], padding_share(shards, lengths))
 

@@ -63,8 +63,9 @@ class MetricsWriter:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of one step; they are on disk on return.
 
-        Values that are not finite become null in the JSON and don't reach Ray's gauges. Raises ValueError for a step that is not later than
-        the last one (all metrics of a step go in one call) and for metrics named `step` or `time`.
+        Values that are not finite become null in the JSON and don't reach Ray's gauges. Raises ValueError for a step
+        that is not later than the last one (all metrics of a step go in one call) and for metrics named `step` or
+        `time`.
         """
         if step <= self._last_step:
             raise ValueError(

@@ -56,7 +56,12 @@ def _reservation(role: str, key: str, placed: Resources) -> Reservation:
 
 
 def check_fits(cfg: RunConfig, cluster_cpus: float, cluster_gpus: float) -> None:
-    """Raise PlacementError, with need, have and the key to change, unless the cluster holds the job."""
+    """Raise PlacementError, with need, have and the key to change, unless the cluster holds the job.
+
+    A PPO job whose keys contradict each other raises ConfigError first, as no cluster could mend that.
+    """
+    if isinstance(cfg, PPOConfig):
+        check_consistent(cfg)
     roles = reservations(cfg)
     problems = []
     for name, attribute, have in (("CPU", "num_cpus", cluster_cpus), ("GPU", "num_gpus", cluster_gpus)):

@@ -15,6 +15,7 @@ from mmrlhf_ray.schema.tables import (
     ROLLOUT,
     SCHEMA_VERSION,
     TABLES,
+    TRAINING_ROW,
 )
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "SCHEMA_VERSION",
     "SchemaError",
     "TABLES",
+    "TRAINING_ROW",
     "check",
 ]

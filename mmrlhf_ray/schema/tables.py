@@ -61,6 +61,21 @@ ENCODED_PROMPT = _schema(
     ("media_ids", _STRINGS),
 )
 
+# A demonstration or preference after the processor, as Ray Data hands it to the training workers.
+TRAINING_ROW = _schema(
+    "TRAINING_ROW",
+    ("row", pa.int64()),  # number in the records that were read
+    ("prompt_id", pa.string()),
+    ("task", pa.string()),
+    ("modality", pa.string()),
+    ("context_token_ids", _TOKENS),  # facts if asked for, then the processor-expanded prompt
+    ("responses_token_ids", pa.list_(_TOKENS)),  # the demonstration, or chosen and rejected
+    ("margin", pa.float32()),
+    ("media_ids", _STRINGS),
+    ("features", pa.large_binary()),  # FEATURES of the row's media as an Arrow IPC stream
+    ("problem", pa.string()),  # why the row cannot be used, or ""
+)
+
 DEMONSTRATION = _schema("DEMONSTRATION", *_PROMPT_FIELDS, ("response", pa.string()))
 
 PREFERENCE = _schema(
@@ -142,4 +157,5 @@ TABLES = {
     "ROLLOUT": ROLLOUT,
     "EXPERIENCE": EXPERIENCE,
     "RESPONSE": RESPONSE,
+    "TRAINING_ROW": TRAINING_ROW,
 }

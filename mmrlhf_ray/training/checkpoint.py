@@ -28,9 +28,14 @@ class Manifest(BaseModel):
     """Relative path → sha256."""
 
 
+def staging_path(run_dir: Path, step: int) -> Path:
+    """Where a checkpoint is written before it is published."""
+    return run_dir / _DIRECTORY / f".step-{step:08d}.partial"
+
+
 def stage(run_dir: Path, step: int) -> Path:
     """An empty directory to write a checkpoint into; nobody resumes from it yet."""
-    path = run_dir / _DIRECTORY / f".step-{step:08d}.partial"
+    path = staging_path(run_dir, step)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path

@@ -28,10 +28,15 @@ class NonFiniteLoss(ArithmeticError):
 
 
 def init_process_group(rank: int, world_size: int, address: str, port: int, device: torch.device) -> None:
-    """Join the ranks of one learner group. Where a group exists already (Ray Train), it is used."""
+    """Join the ranks of one learner group; each rank sees one device."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", MASTER_ADDR=address, MASTER_PORT=str(port)
     )
+    adopt_process_group(device)
+
+
+def adopt_process_group(device: torch.device) -> None:
+    """Let DeepSpeed use the process group that exists (Ray Train's) or that the environment describes."""
     deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
 
 

@@ -1,6 +1,5 @@
 """The prompt encoder: the one actor that holds the prompts and runs their processor."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from mmrlhf_ray.config.base import DataConfig
 from mmrlhf_ray.data.cache import PromptCache
 from mmrlhf_ray.data.encode import EncodedPrompt, RawMedia, encode_facts, encode_prompt, load_encoder
 from mmrlhf_ray.data.errors import BadRow
+from mmrlhf_ray.data.extras import facts_of
 from mmrlhf_ray.data.features import feature_bytes, features_table
 from mmrlhf_ray.data.quarantine import Rejected, settle
 from mmrlhf_ray.data.readers import Records
@@ -122,10 +122,3 @@ class PromptEncoder:
             processor_calls=self._cache.misses - misses,
         )
         return pa.Table.from_pylist(encoded, schema=ENCODED_PROMPT), media, table, stats
-
-
-def facts_of(extras: str, column: str | None) -> str:
-    """The text of `extras[column]`, or "" where no column is configured. Raises KeyError where it is missing."""
-    if column is None:
-        return ""
-    return str(json.loads(extras)[column])

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from mmrlhf_ray.data.batching import Shard, media_kinds, one_pass_plan
+from mmrlhf_ray.data.batching import PassBudget, Shard, media_kinds, one_pass_plan
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.waits import deadline_get
@@ -122,13 +122,13 @@ class Servers:
 
     group: ActorGroup
     method: str
-    micro_batch_tokens: int
+    budget: PassBudget
     deadline_s: float
 
     def ask(self, rollouts: Rollouts, extra_tokens: Sequence[int] | None = None) -> Pending:
         """Divide the rows by tokens and ask; nothing blocks. `extra_tokens`: of each row, read beside the prompt."""
         lengths = [n + e for n, e in zip(rollouts.lengths, extra_tokens or [0] * len(rollouts.table), strict=True)]
-        shards = one_pass_plan(lengths, rollouts.kinds, len(self.group), self.micro_batch_tokens)
+        shards = one_pass_plan(lengths, rollouts.kinds, len(self.group), self.budget)
         refs = [
             getattr(handle, self.method).remote(rollouts.reference, rollouts.features, shard)
             for handle, shard in zip(self.group.handles, shards, strict=True)
@@ -141,12 +141,12 @@ class LearnerGroup:
     """The ranks of one DeepSpeed group."""
 
     group: ActorGroup
-    micro_batch_tokens: int
+    budget: PassBudget
     deadline_s: float
 
     def infer(self, rollouts: Rollouts) -> Pending:
         """`old_logprobs` of the policy, `values` of the critic."""
-        return Servers(self.group, "infer", self.micro_batch_tokens, self.deadline_s).ask(rollouts)
+        return Servers(self.group, "infer", self.budget, self.deadline_s).ask(rollouts)
 
     def update(
         self, experience: ray.ObjectRef, features: ray.ObjectRef, shards: Sequence[Shard], denominators: Sequence[int]

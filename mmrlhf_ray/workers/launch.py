@@ -9,6 +9,7 @@ from ray.util.placement_group import PlacementGroup
 
 from mmrlhf_ray.config.base import ModelConfig, Resources, RolePlacement
 from mmrlhf_ray.config.jobs import GeneratorConfig, LearnerConfig, PPOConfig, SamplingConfig
+from mmrlhf_ray.data.batching import PassBudget
 from mmrlhf_ray.data.readers import Records
 from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
@@ -151,15 +152,20 @@ def _fleet(
     policy: ActorGroup,
     critic: ActorGroup,
 ) -> Fleet:
-    stage_s, tokens = cfg.deadlines.stage_s, cfg.score_micro_batch_tokens
-    policy_group = LearnerGroup(policy, cfg.learner.engine.micro_batch_tokens, stage_s)
+    stage_s = cfg.deadlines.stage_s
+    answering = PassBudget(cfg.score_micro_batch_tokens, cfg.learner.engine.max_padding_share)
+    policy_group = LearnerGroup(policy, _budget(cfg.learner), stage_s)
     generator_group = Generators(generators, stage_s)
     return Fleet(
         prompts=PromptServer(encoder, stage_s),
         generators=generator_group,
-        scorers=Servers(scorers, "score", tokens, stage_s),
-        reference=Servers(reference, "logprobs", tokens, stage_s),
+        scorers=Servers(scorers, "score", answering, stage_s),
+        reference=Servers(reference, "logprobs", answering, stage_s),
         policy=policy_group,
-        critic=LearnerGroup(critic, cfg.critic.engine.micro_batch_tokens, stage_s),
+        critic=LearnerGroup(critic, _budget(cfg.critic), stage_s),
         weight_sync=WeightSync(policy_group, generator_group, cfg.generator.bucket_mb << 20),
     )
+
+
+def _budget(learner: LearnerConfig) -> PassBudget:
+    return PassBudget(learner.engine.micro_batch_tokens, learner.engine.max_padding_share)

@@ -214,6 +214,20 @@ def test_audio_length_is_limited_by_header_and_by_count(wav, tone):
         decode_audio(unknown, 8_000, MediaLimits(seconds=1))
 
 
+def test_audio_without_a_declared_length_is_counted(tone):
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm", options={"live": "1"}) as container:
+        stream = container.add_stream("libopus", rate=48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone(440, 48_000, seconds=2)[None], format="flt", layout="mono")
+        frame.sample_rate = 48_000
+        for block in av.AudioResampler(format=stream.format, frame_size=960).resample(frame):
+            container.mux(stream.encode(block))
+        container.mux(stream.encode(None))
+    assert abs(len(decode_audio(buffer.getvalue(), 16_000)) - 32_000) < 1_000
+    with pytest.raises(ValueError, match=r"audio/webm has 1\.\d+ seconds, the limit is 1"):
+        decode_audio(buffer.getvalue(), 16_000, MediaLimits(seconds=1))
+
+
 def test_absurd_sampling_rate(wav, tone):
     data = wav(tone(440, 8_000), 8_000)
     with pytest.raises(ValueError, match="expected 1 to 64 of 1 to 768000 Hz"):
@@ -286,6 +300,14 @@ def test_video_limits(clip, colours, limits, message, form, codec):
     # A webm header tells no number of frames, so there the decoder counts.
     with pytest.raises(ValueError, match=message):
         decode_video(clip(colours, form, codec), limits)
+
+
+def test_video_is_refused_by_its_header_before_a_frame_is_decoded(clip, colours):
+    data = bytearray(clip(colours, "avi", "mpeg4"))
+    frames = data.index(b"strh") + 8 + 32  # dwLength of the stream header
+    data[frames : frames + 4] = struct.pack("<I", 5_000)
+    with pytest.raises(ValueError, match="video has 5000 frames, the limit is 1024"):
+        decode_video(bytes(data), MediaLimits(seconds=1e6))
 
 
 def test_video_is_turned_upright(clip):

@@ -189,7 +189,13 @@ def test_media_that_cannot_be_decoded(read, folder, wav):
     message = str(caught.value)
     assert "2 of 3 rows" in message
     assert "line 1 (p1): image cut.png: image/png has a broken header" in message
-    assert "line 2: audio none.wav: audio has no samples. replace the file" in message
+    assert "line 2: audio none.wav: audio has no samples; replace the file" in message
+
+
+def test_bad_rows_are_named_in_the_order_of_the_file(read, folder):
+    (folder / "cut.png").write_bytes((folder / "pics/red.png").read_bytes()[:50])
+    with pytest.raises(DataError, match=r"(?s)line 1:.*cut.png.*line 2:.*prompt is a int.*line 3:.*cut.png"):
+        read(image_row("cut.png"), {"prompt": 3}, image_row("cut.png"))
 
 
 def test_limits_are_kept(read):
@@ -298,7 +304,7 @@ def test_later_checks_can_add_to_the_quarantine(read, tmp_path):
     for _ in range(2):
         settle([Rejected(row, {"prompt_id": "p"})], 1, found.file, "quarantine", tmp_path / "run")
     assert [entry["row"] for entry in quarantined(tmp_path)] == [0, 1]
-    with pytest.raises(DataError, match=r"line 2 \(p\): prompt has 9 tokens, the limit is 8. shorten it."):
+    with pytest.raises(DataError, match=r"line 2 \(p\): prompt has 9 tokens, the limit is 8; shorten it"):
         settle([Rejected(row, {})], 1, found.file, "fail", tmp_path / "run")
 
 

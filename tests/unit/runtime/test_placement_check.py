@@ -86,3 +86,8 @@ def test_all_contradictions_come_at_once():
 
 def test_the_defaults_agree():
     check_consistent(ppo())
+
+
+def test_contradictions_come_before_need_and_have():
+    with pytest.raises(ConfigError, match="nccl"):
+        check_fits(ppo("generator.weight_transfer=nccl"), 1, 0)

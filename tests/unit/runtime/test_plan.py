@@ -109,12 +109,20 @@ def test_contradictions_are_refused():
         plan_ppo(config("generator.tensor_parallel_size=2"))
 
 
-def test_render_shows_everything():
+def test_render_shows_placement_memory_and_batch():
     text = render(plan_ppo(config(*GPUS, "placement.policy.replicas=16")))
+    words = [line.split() for line in text.splitlines()]
     assert "Nothing was started" in text
-    assert "  total            21" in text.replace("total             ", "total            ")
+    assert ["policy", "16", "1", "1", "16", "16"] in words
+    assert ["total", "22", "22", "21"] in words
     assert "64 prompts × 1 = 64" in text
     assert "policy: about 4 responses per rank" in text
-    assert "to" in text
-    for item in ("parameters", "gradients", "optimizer", "activations", "logits", "kv_cache", "usable"):
-        assert item in text
+    head = next(line for line in words if "usable" in line)
+    assert " ".join(head) == "role on parameters gradients optimizer buffers activations logits kv_cache total usable"
+    # 2 bytes × 1e9 parameters.
+    assert next(line for line in words if line[:2] == ["policy", "GPU"])[2] == "1.86"
+
+
+def test_nodes_that_are_alike_are_listed_together():
+    text = render(plan_ppo(config(*GPUS, "placement.policy.replicas=32"), gpus_per_node=4))
+    assert "2 to 8, each: 4 GPUs, 4 CPUs: 4 policy" in text

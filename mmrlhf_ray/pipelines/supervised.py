@@ -1,0 +1,215 @@
+"""What SFT and reward-model training share: records to Ray Data, Ray Train workers, progress."""
+
+import threading
+from collections.abc import Iterator
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import ray.train
+from ray.train import RunConfig as TrainRunConfig
+from ray.train import ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from mmrlhf_ray.config.base import DataConfig, TrainJobConfig
+from mmrlhf_ray.data.errors import BadRow
+from mmrlhf_ray.data.quarantine import Rejected, settle
+from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.training_rows import EncodeRecords
+from mmrlhf_ray.pipelines.run_dir import check_models, run_directory
+from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
+from mmrlhf_ray.runtime.placement_check import check_fits
+from mmrlhf_ray.runtime.progress import Progress
+from mmrlhf_ray.runtime.session import ray_session
+from mmrlhf_ray.runtime.waits import unwrap
+from mmrlhf_ray.training.checkpoint import discard
+from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
+from mmrlhf_ray.training.tasks import SupervisedTask
+from mmrlhf_ray.workers.launch import absolute, device_of
+
+_ENCODE_ROWS = 64
+_POLL_SECONDS = 1.0
+
+
+def run_supervised(cfg: TrainJobConfig, task: SupervisedTask, schema: pa.Schema, job: str, resume: bool) -> Path:
+    """Train on `cfg.data` and export to `<run>/model`. Raises as pipelines.ppo.run()."""
+    check_models(cfg.model.path)
+    with run_directory(cfg) as run_dir:
+        read = {name: read_records(data, schema, run_dir) for name, data in _data(cfg).items()}
+        with ray_session() as session:
+            check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
+            datasets = {name: _encode(cfg, _data(cfg)[name], records, run_dir) for name, records in read.items()}
+            rows = datasets["train"].count()
+            if rows < cfg.batch_size:
+                raise RunError(f"data.path has {rows} usable rows, fewer than batch_size={cfg.batch_size}; lower it")
+            total = cfg.steps or cfg.epochs * (rows // cfg.batch_size)
+            plan = WorkerPlan(
+                cfg=cfg,
+                task=task,
+                model_path=absolute(cfg.model).path,
+                run_dir=run_dir.resolve(),
+                total_steps=total,
+                resume=resume,
+                device=device_of(cfg.workers, cfg.device),
+            )
+            if not resume:
+                discard(run_dir)
+            _fit(plan, job, datasets)
+    return run_dir
+
+
+def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
+    return {"train": cfg.data} | ({"eval": cfg.eval_data} if cfg.eval_data else {})
+
+
+def _encode(cfg: TrainJobConfig, data: DataConfig, records: Any, run_dir: Path) -> ray.data.Dataset:
+    """Records through the processor, once. Bad rows are dealt with as `on_bad_row` says."""
+    numbered = records.records.append_column("row", pa.array(range(len(records.records)), pa.int64()))
+    encoded = (
+        ray.data.from_arrow(numbered)
+        .map_batches(
+            EncodeRecords,
+            batch_size=_ENCODE_ROWS,
+            batch_format="pyarrow",
+            concurrency=1,
+            fn_constructor_kwargs={
+                "model_path": absolute(cfg.model).path,
+                "media": records.media,
+                "facts_column": data.facts_column,
+                "max_prompt_tokens": data.max_prompt_tokens,
+            },
+        )
+        .materialize()
+    )
+    table = pa.concat_tables(ray.get(encoded.to_arrow_refs()))
+    bad = table.filter(pc.not_equal(table.column("problem"), "")).select(["row", "prompt_id", "problem"]).to_pylist()
+    originals = records.records.to_pylist() if bad else []
+    rejected = [
+        Rejected(
+            BadRow(records.file, records.rows[r["row"]], r["prompt_id"], r["problem"], "Mend it or leave it out"),
+            originals[r["row"]],
+        )
+        for r in bad
+    ]
+    settle(rejected, len(table) - len(bad), records.file, data.on_bad_row, run_dir)
+    return ray.data.from_arrow(table.filter(pc.equal(table.column("problem"), ""))) if bad else encoded
+
+
+def _fit(plan: WorkerPlan, job: str, datasets: dict[str, ray.data.Dataset]) -> None:
+    """Run the workers while the driver shows what they write down. Raises RunError with a worker's own error."""
+    workers = plan.cfg.workers
+    resources = {k: v for k, v in (("CPU", workers.num_cpus), ("GPU", workers.num_gpus)) if v}
+    trainer = TorchTrainer(
+        _worker_loop,
+        train_loop_config={"plan": plan, "job": job},
+        torch_config=TorchConfig(backend="gloo" if plan.device == "cpu" else "nccl"),
+        scaling_config=ScalingConfig(
+            num_workers=workers.replicas, use_gpu=bool(workers.num_gpus), resources_per_worker=resources
+        ),
+        run_config=TrainRunConfig(name="ray_train", storage_path=str(plan.run_dir)),
+        datasets=datasets,
+    )
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # handed to the driver's thread, which raises it
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    _show(plan, job, thread)
+    if failure:
+        raise RunError(f"{job}: {_cause(failure[0])}") from failure[0]
+
+
+def _cause(error: BaseException) -> str:
+    """The first worker's own words."""
+    failures = getattr(error, "worker_failures", {})
+    for rank, cause in sorted(failures.items()):
+        return f"worker {rank}: {type(unwrap(cause)).__name__}: {unwrap(cause)}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _show(plan: WorkerPlan, job: str, thread: threading.Thread) -> None:
+    batch, seen = plan.cfg.batch_size, -1
+    with Progress(job, plan.total_steps, "step") as progress:
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+            rows = read_metrics(plan.run_dir) if (plan.run_dir / "metrics.jsonl").exists() else []
+            if rows and rows[-1]["step"] > seen:
+                shown = {k: v for k, v in rows[-1].items() if k in ("loss", "pair_accuracy", "eval_pair_accuracy")}
+                progress.update(rows[-1]["step"] + 1, (rows[-1]["step"] - max(seen, 0)) * batch, **shown)
+                seen = rows[-1]["step"]
+
+
+def _worker_loop(config: dict[str, Any]) -> None:
+    """One Ray Train worker."""
+    plan: WorkerPlan = config["plan"]
+    context = ray.train.get_context()
+    rank, cfg = context.get_world_rank(), plan.cfg
+    worker = SupervisedWorker(plan, rank, context.get_world_size())
+    first = worker.restore()
+    writer = MetricsWriter(plan.run_dir, config["job"], resume_step=first if plan.resume else None)
+    batches = _batches(cfg, context.get_world_size(), first)
+    sums: dict[str, float] = {}
+    with writer if rank == 0 else _Nobody() as log:
+        for step, table in zip(range(first, plan.total_steps), batches, strict=False):
+            metrics = worker.step(table)
+            done = step + 1
+            if done % cfg.log_every_steps == 0 or done == plan.total_steps:
+                if cfg.eval_data and (done == plan.total_steps or _due(done, cfg.eval_every_steps)):
+                    metrics |= worker.evaluate(_eval_tables(cfg))
+                if log is not None:
+                    log.log(step, metrics)
+            if done % cfg.checkpoint.every_steps == 0 and done < plan.total_steps:
+                worker.save(done)
+        worker.export()
+    ray.train.report(sums)
+
+
+def _due(done: int, every: int | None) -> bool:
+    return every is not None and done % every == 0
+
+
+class _Nobody:
+    """Ranks that do not log."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _batches(cfg: TrainJobConfig, world_size: int, first: int) -> Iterator[pa.Table]:
+    """This rank's share of each batch, from step `first` on: epoch after epoch, each with a shuffle of its own."""
+    shard = ray.train.get_dataset_shard("train")
+    size = cfg.batch_size // world_size
+
+    def epoch(number: int) -> Iterator[pa.Table]:
+        return iter(
+            shard.iter_batches(
+                batch_size=size,
+                batch_format="pyarrow",
+                local_shuffle_buffer_size=64 * size,
+                local_shuffle_seed=cfg.seed + number,
+                drop_last=True,
+            )
+        )
+
+    stream = chain.from_iterable(epoch(n) for n, _ in enumerate(repeat(None)))
+    for _ in range(first):
+        next(stream)
+    return stream
+
+
+def _eval_tables(cfg: TrainJobConfig) -> Iterator[pa.Table]:
+    shard = ray.train.get_dataset_shard("eval")
+    return iter(shard.iter_batches(batch_size=cfg.batch_size, batch_format="pyarrow"))

@@ -1,0 +1,30 @@
+"""What others rely on by name: tables, exported names, the command's subcommands."""
+
+import importlib
+import json
+import pkgutil
+
+import mmrlhf_ray
+from tests.contracts import schema
+
+
+def test_tables_are_as_in_the_snapshot() -> None:
+    assert schema.current() == json.loads(schema.SNAPSHOT.read_text()), (
+        "the data contract changed; if that is meant, raise SCHEMA_VERSION and run python -m tests.contracts.schema"
+    )
+
+
+def test_every_exported_name_exists_once() -> None:
+    packages = [m.name for m in pkgutil.iter_modules(mmrlhf_ray.__path__, "mmrlhf_ray.") if m.ispkg]
+    assert packages
+    for package in map(importlib.import_module, packages):
+        names = getattr(package, "__all__", [])
+        assert len(names) == len(set(names)), package.__name__
+        assert [name for name in names if not hasattr(package, name)] == [], package.__name__
+
+
+def test_the_commands_are_those_of_the_readme() -> None:
+    from mmrlhf_ray.cli import app
+
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert names == {"demo", "sft", "reward-model", "ppo", "evaluate", "parity", "doctor", "submit"}
