@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A Ray head on this machine, reachable from this machine only, with token authentication. Runs in the foreground;
-# Ctrl-C ends it and everything on it. From another terminal: mmrlhf submit FILE --address http://127.0.0.1:8265
+# A Ray head on this machine: dashboard and job submission on the loopback interface, every port behind the token.
+# Runs in the foreground; Ctrl-C ends it and everything on it. From another terminal: mmrlhf submit FILE --address http://127.0.0.1:8265
 #
 #   cluster/local.sh [more options of `ray start`, e.g. --num-cpus 2]
 #
@@ -18,6 +18,6 @@ umask 077
 ray get-auth-token --generate > /dev/null 2>&1
 
 exec ray start --head --block \
-    --node-ip-address 127.0.0.1 --port "${RAY_PORT:-6379}" \
+    --port "${RAY_PORT:-6379}" \
     --include-dashboard true --dashboard-host 127.0.0.1 --dashboard-port "${DASHBOARD_PORT:-8265}" \
     --disable-usage-stats "$@"

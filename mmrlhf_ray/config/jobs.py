@@ -145,5 +145,6 @@ class EvaluateConfig(RunConfig):
     generator: GeneratorConfig = GeneratorConfig()
     score_micro_batch_tokens: PositiveInt = 8192
     placement: Placement = Placement()
+    n_samples_per_prompt: PositiveInt = 1
     ablate_media: bool = True
     """Also answer with each prompt's media swapped for another prompt's of the same task."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import ray
 
 from mmrlhf_ray.data.encode import Encoder, RawMedia, encode_facts, encode_prompt, encode_response, load_encoder
 from mmrlhf_ray.data.extras import facts_of
@@ -28,13 +29,15 @@ def features_from_bytes(streams: Sequence[bytes]) -> dict[str, Any]:
 
 
 class EncodeRecords:
-    """Callable on batches of DEMONSTRATION or PREFERENCE rows with a column `row`. A row that cannot be encoded comes
+    """Callable on batches of DEMONSTRATION or PREFERENCE rows with a column `row`; `media` refers to MEDIA tables. A row that cannot be encoded comes
     back with its `problem`, so that one bad row does not end the pipeline and all of them can be reported together.
     """
 
-    def __init__(self, model_path: str, media: pa.Table, facts_column: str | None, max_prompt_tokens: int):
+    def __init__(self, model_path: str, media: Sequence[ray.ObjectRef], facts_column: str | None, max_prompt_tokens: int):
         self._encoder: Encoder = load_encoder(model_path)
-        self._clips = {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in media.to_pylist()}
+        tables = [ray.get(reference) for reference in media]
+        rows = [row for table in tables for row in table.to_pylist()]
+        self._clips = {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in rows}
         self._facts_column = facts_column
         self._max_prompt_tokens = max_prompt_tokens
 

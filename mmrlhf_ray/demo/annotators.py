@@ -44,11 +44,11 @@ class Annotator:
 
 
 ANNOTATORS = (
-    Annotator("ann-1", temperature=0.10, side_bias=0.00, length_bias=0.000, tie_margin=0.10),
-    Annotator("ann-2", temperature=0.15, side_bias=0.05, length_bias=0.005, tie_margin=0.05),
-    Annotator("ann-3", temperature=0.20, side_bias=0.00, length_bias=-0.005, tie_margin=0.00),
-    Annotator("ann-4", temperature=0.30, side_bias=-0.05, length_bias=0.010, tie_margin=0.10),
-    Annotator("ann-5", temperature=0.50, side_bias=0.10, length_bias=0.000, tie_margin=0.00),
+    Annotator("ann-1", temperature=0.15, side_bias=0.00, length_bias=0.000, tie_margin=0.10),
+    Annotator("ann-2", temperature=0.25, side_bias=0.05, length_bias=0.005, tie_margin=0.05),
+    Annotator("ann-3", temperature=0.35, side_bias=0.00, length_bias=-0.005, tie_margin=0.00),
+    Annotator("ann-4", temperature=0.50, side_bias=-0.05, length_bias=0.010, tie_margin=0.10),
+    Annotator("ann-5", temperature=0.70, side_bias=0.10, length_bias=0.000, tie_margin=0.00),
 )
 
 

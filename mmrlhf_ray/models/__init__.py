@@ -2,13 +2,13 @@
 
 from mmrlhf_ray.models.adapter import (
     ModelAdapter,
-    ModelError,
     adapter_for,
     banned_token_ids,
     eos_token_ids,
     load_processor,
     read_config,
 )
+from mmrlhf_ray.models.errors import ModelError
 from mmrlhf_ray.models.export import export_model
 from mmrlhf_ray.models.headed import HeadedModel, checkpoint_name, load_policy, load_scalar
 

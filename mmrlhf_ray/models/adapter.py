@@ -8,9 +8,7 @@ from typing import Any, Protocol
 import torch
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
-
-class ModelError(ValueError):
-    """A model directory cannot be used; the message says what was expected and what to do."""
+from mmrlhf_ray.models.errors import ModelError
 
 
 class ModelAdapter(Protocol):

@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmrlhf_ray.models.adapter import ModelAdapter, ModelError
+from mmrlhf_ray.models.adapter import ModelAdapter
+from mmrlhf_ray.models.errors import ModelError
 
 HEAD = "head."
 """Prefix of the head's parameters in a HeadedModel."""

@@ -1,5 +1,6 @@
 """PPO: the driver. It holds references and token-level tables; media and weights never pass through it."""
 
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +11,17 @@ import pyarrow.parquet as pq
 
 from mmrlhf_ray.algorithms.kl import AdaptiveKL
 from mmrlhf_ray.config import PPOConfig
-from mmrlhf_ray.data.encode import Encoder, decode_response, load_encoder
+from mmrlhf_ray.data.encode import Encoder, load_encoder
 from mmrlhf_ray.data.readers import read_records
 from mmrlhf_ray.pipelines.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
+from mmrlhf_ray.pipelines.responses import response_table
 from mmrlhf_ray.pipelines.run_dir import MODEL_DIR, check_models, run_directory
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.metrics import MetricsWriter
 from mmrlhf_ray.runtime.placement_check import check_fits
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
-from mmrlhf_ray.schema import PROMPT, RESPONSE
+from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.training.checkpoint import Manifest, discard, newest_complete, publish, stage
 from mmrlhf_ray.workers.fleet import Fleet, Prompts, Rollouts
 from mmrlhf_ray.workers.launch import launch_ppo
@@ -127,26 +129,11 @@ def _critic_metrics(stats: Mapping[str, float]) -> dict[str, float]:
 
 def write_rollouts(run_dir: Path, step: int, encoder: Encoder, experience: Experience, most: int) -> None:
     """Responses of a step as a RESPONSE table, for people to look at."""
-    rows = experience.table.slice(0, most).to_pylist()
-    responses = [
-        {
-            "step": step,
-            "policy": "ppo",
-            "media": "own",
-            "prompt_id": row["prompt_id"],
-            "task": row["task"],
-            "modality": row["modality"],
-            "text": decode_response(encoder, row["response_token_ids"]),
-            "finish_reason": row["finish_reason"],
-            "response_tokens": len(row["response_token_ids"]),
-            "score": row["score"],
-            "kl": float(kl),
-        }
-        for row, kl in zip(rows, experience.response_kl, strict=False)
-    ]
+    scores = experience.table.column("score").to_pylist()
+    table = response_table(encoder, experience.table, "ppo", step, scores, experience.response_kl.tolist())
     directory = run_dir / ROLLOUTS_DIR
     directory.mkdir(exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(responses, schema=RESPONSE), directory / f"step-{step:06d}.parquet")
+    pq.write_table(table.slice(0, most), directory / f"step-{step:06d}.parquet")
 
 
 def run(cfg: PPOConfig, resume: bool = False) -> Path:
@@ -171,6 +158,7 @@ def _train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, resume: bool) -> None:
     first, kl = _restore(cfg, fleet, run_dir, kl) if resume else (0, kl)
     if not first:
         discard(run_dir)
+        shutil.rmtree(run_dir / ROLLOUTS_DIR, ignore_errors=True)
     encoder = load_encoder(cfg.policy.path)
     samples = a.prompts_per_step * a.n_samples_per_prompt
     with (

@@ -69,6 +69,9 @@ def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
 
 def _encode(cfg: TrainJobConfig, data: DataConfig, records: Any, run_dir: Path) -> ray.data.Dataset:
     """Records through the processor, once. Bad rows are dealt with as `on_bad_row` says."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # the driver shows its own
+    context.execution_options.preserve_order = True  # a resumed run must see the rows in the same order
     numbered = records.records.append_column("row", pa.array(range(len(records.records)), pa.int64()))
     encoded = (
         ray.data.from_arrow(numbered)
@@ -76,10 +79,10 @@ def _encode(cfg: TrainJobConfig, data: DataConfig, records: Any, run_dir: Path) 
             EncodeRecords,
             batch_size=_ENCODE_ROWS,
             batch_format="pyarrow",
-            concurrency=1,
+            compute=ray.data.ActorPoolStrategy(size=1),
             fn_constructor_kwargs={
                 "model_path": absolute(cfg.model).path,
-                "media": records.media,
+                "media": [ray.put(records.media)],
                 "facts_column": data.facts_column,
                 "max_prompt_tokens": data.max_prompt_tokens,
             },

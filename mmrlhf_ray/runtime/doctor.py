@@ -16,6 +16,7 @@ from typing import Literal
 from packaging.specifiers import SpecifierSet
 
 from mmrlhf_ray.runtime import torchvision_shim
+from mmrlhf_ray.runtime.session import token_path
 
 Status = Literal["ok", "warn", "fail"]
 _GIB = 1024**3
@@ -97,7 +98,7 @@ def fix() -> list[str]:
     if shim_needed() and not shim_installed():
         install_shim()
         done.append(f"import shim written to {site_packages()}")
-    token = _token_path()
+    token = token_path()
     if token.exists() and token.stat().st_mode & 0o077:
         token.chmod(0o600)
         done.append(f"{token} made readable by its owner only")
@@ -275,16 +276,12 @@ def check_ray_token() -> Finding:
         return Finding(name, "warn", f"RAY_AUTH_MODE={mode}", remedy)
     if os.environ.get("RAY_AUTH_TOKEN"):
         return Finding(name, "ok", "from RAY_AUTH_TOKEN")
-    path = _token_path()
+    path = token_path()
     if not path.exists():
         return Finding(name, "ok", f"none yet; the first run writes {path}")
     if path.stat().st_mode & 0o077:
         return Finding(name, "warn", f"{path} is readable by others", "mmrlhf doctor --fix", fixable=True)
     return Finding(name, "ok", str(path))
-
-
-def _token_path() -> Path:
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def _memory_available() -> int:

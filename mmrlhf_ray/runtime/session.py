@@ -62,24 +62,28 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
     then carries a note that says where.
 
     num_cpus: of the private cluster; default all cores. log_to_driver: show what workers print.
+    Where this process is connected to Ray already, as in a session within a session, that connection is used and left.
 
     Raises RunError where Ray cannot be reached or started.
     """
     import ray
 
     if ray.is_initialized():
-        raise RunError("a Ray session is already open in this process; close it before opening another")
+        yield SessionInfo(ray.get_runtime_context().gcs_address, None, False, ray.cluster_resources())
+        return
     address = os.environ.get("RAY_ADDRESS", "local")
     with ExitStack() as stack:
         stack.enter_context(_environment(WORKER_ENV))
         if address == "local":
             _ensure_token()
+            _use_token()
             stack.enter_context(_environment(_PRIVATE_ENV))
             directory = stack.enter_context(_private_directory())
             stack.enter_context(_nothing_left())
             stack.callback(ray.shutdown)
             context = _start(num_cpus, directory, log_to_driver)
         else:
+            _use_token()
             stack.callback(ray.shutdown)
             context = _connect(address, log_to_driver)
         stack.enter_context(_terminate_as_exit())
@@ -92,8 +96,6 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
 def _start(num_cpus: int | None, directory: Path, log_to_driver: bool) -> Any:
     import ray
 
-    # Ray turns token authentication on by itself and warns that it did.
-    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     try:
         return ray.init(
             address="local",
@@ -130,7 +132,10 @@ def _connect(address: str, log_to_driver: bool) -> Any:
             runtime_env={"env_vars": env_vars},
         )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise RunError(f"cannot use the Ray cluster at RAY_ADDRESS={address}: {_first_line(error)}") from error
+        raise RunError(
+            f"cannot use the Ray cluster at RAY_ADDRESS={address}: {_first_line(error)}; "
+            f"is it a Ray {ray.__version__}, and is its token the one in RAY_AUTH_TOKEN or {token_path()}?"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -164,13 +169,24 @@ def _object_store_bytes() -> int | None:
     return min(_LOCAL_OBJECT_STORE_BYTES, max(128 * 1024**2, int(0.8 * shutil.disk_usage("/dev/shm").free)))
 
 
+def token_path() -> Path:
+    """Where Ray looks for the token of token authentication, unless RAY_AUTH_TOKEN holds it."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def read_token() -> str | None:
+    """The token for Ray clusters, or None. It is a secret: show it to nobody."""
+    given = os.environ.get("RAY_AUTH_TOKEN")
+    if given:
+        return given
+    return token_path().read_text().strip() if token_path().is_file() else None
+
+
 def _ensure_token() -> None:
     """A token of this user's, as `ray get-auth-token --generate` makes it, but readable by nobody else."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or token_path().exists():
         return
-    path = Path.home() / ".ray" / "auth_token"
-    if path.exists():
-        return
+    path = token_path()
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         descriptor, draft = tempfile.mkstemp(dir=path.parent)
@@ -179,6 +195,17 @@ def _ensure_token() -> None:
         os.replace(draft, path)
     except OSError as error:
         raise RunError(f"cannot write Ray's token to {path}: {error}; set RAY_AUTH_TOKEN_PATH to a file") from error
+
+
+def _use_token() -> None:
+    """Token authentication for this process, where there is a token and RAY_AUTH_MODE does not say otherwise.
+
+    Ray reads RAY_AUTH_MODE when it is imported, which is too early for us to set it; this is what it calls itself.
+    """
+    from ray._private.authentication import authentication_token_setup as setup
+
+    setup.logger.setLevel(logging.ERROR)  # it warns that authentication is on
+    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 @contextmanager

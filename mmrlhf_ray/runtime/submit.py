@@ -7,6 +7,7 @@ that every node sees; by default the current directory, which is right for a clu
 
 import asyncio
 import fnmatch
+import logging
 import os
 import shlex
 import sys
@@ -28,6 +29,7 @@ from mmrlhf_ray.config import (
     read_job_kind,
 )
 from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.runtime.session import read_token
 
 # Patterns as in .gitignore; a name without a slash is left out wherever it is.
 EXCLUDES = (
@@ -105,8 +107,9 @@ def submit(job: Job, address: str, *, wait: bool = True) -> bool:
         print(f"\nthe job goes on; end it with: ray job stop --address {address} {job_id}", file=sys.stderr)
         raise
     info = client.get_job_info(job_id)
-    print(f"{job_id}: {info.status}{f': {info.message}' if info.message else ''}", file=sys.stderr)
-    return str(info.status.value) == "SUCCEEDED"
+    reason = (info.message or "").split(", last available logs", 1)[0]  # the log was shown
+    print(f"{job_id}: {info.status.value}. {reason}", file=sys.stderr)
+    return info.status.value == "SUCCEEDED"
 
 
 def absolute_paths(values: Mapping[str, Any], root: Path, prefix: str = "") -> Iterator[str]:
@@ -153,14 +156,22 @@ def _python_for(address: str) -> str:
 
 
 def _client(address: str) -> Any:
+    import ray
     from ray.job_submission import JobSubmissionClient
 
+    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+    token = read_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        return JobSubmissionClient(address)
+        return JobSubmissionClient(address, headers=headers)
+    except ray.exceptions.AuthenticationError as error:
+        has = "another token than this machine's" if token else "token authentication on, and there is no token here"
+        raise RunError(
+            f"the cluster at {address} has {has}: put the cluster's token into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"no Ray dashboard answers at {address}: {error}; start a cluster (cluster/local.sh), "
-            "or correct --address; with token authentication the token must be in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+            f"no Ray dashboard answers at {address}: {error}; start a cluster (cluster/local.sh), or correct --address"
         ) from error
 
 

@@ -86,9 +86,11 @@ def test_the_dashboard_refuses_who_has_no_token(session: SessionInfo) -> None:
     assert caught.value.code in (401, 403)
 
 
-def test_a_second_session_in_the_process_is_refused(session: SessionInfo) -> None:
-    with pytest.raises(RunError, match="already open"), ray_session():
-        pass
+def test_a_session_within_a_session_is_the_same_and_leaves_it_open(session: SessionInfo) -> None:
+    with ray_session() as inner:
+        assert inner.address == session.address
+        assert not inner.started_here
+    assert deadline_get(Worker.remote().answer.remote(), 60, "answer") == 7
 
 
 def test_deadline_get_keeps_order_and_takes_one_or_several(session: SessionInfo) -> None:

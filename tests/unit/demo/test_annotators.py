@@ -70,7 +70,7 @@ def test_each_vote_is_a_row_by_another_annotator():
     assert votes["responses"][0].as_py() == [GROUNDED.text, WRONG.text]
     # These people are noisy, but not blind.
     right = sum(r == [1, 2] for r in votes["ranks"].to_pylist()) / 1200
-    assert 0.95 < right < 1.0
+    assert 0.9 < right < 1.0
 
 
 def test_seeded():

@@ -51,9 +51,7 @@ def test_a_wrong_job_is_refused_before_the_cluster_is_asked(checkout: Path) -> N
         submit.prepare(checkout.parent / "outside.yaml", [], LOCAL)
 
 
-def test_values_of_the_environment_are_passed_on_but_not_shown(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values_of_the_environment_are_passed_on_but_not_shown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEAM_KEY", "s3cret")
     job = submit.prepare(Path("jobs/tiny.yaml"), [], LOCAL, env=["TEAM_KEY"])
     assert job.env_vars == {"TEAM_KEY": "s3cret"}
