@@ -1,5 +1,6 @@
 """The `mmrlhf` command. Heavy imports happen inside the commands, so that `--help` is quick."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_OFFLINE": "1",  # models are directories; nothing is fetched behind the user's back
+}
+"""Environment in which libraries leave the terminal to us; what the user has set wins."""
 
 JobFile = Annotated[Path, typer.Argument(help="YAML file of the job, e.g. one of jobs/.")]
 Overrides = Annotated[
@@ -142,6 +150,7 @@ def submit(
 
 def main() -> None:
     """Entry point. Exit status: 0 done; 1 failed or a bar was missed; 2 a mistake of use or input; 130 Ctrl-C."""
+    os.environ.update(QUIET | os.environ)
     try:
         app()
     except Exception as error:

@@ -1,6 +1,8 @@
 """Demonstrations and preferences to TRAINING_ROW: the function that Ray Data maps over records."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -28,41 +30,57 @@ def features_from_bytes(streams: Sequence[bytes]) -> dict[str, Any]:
     return merged
 
 
-class EncodeRecords:
-    """Callable on batches of DEMONSTRATION or PREFERENCE rows with a column `row`; `media` refers to MEDIA tables. A row that cannot be encoded comes
-    back with its `problem`, so that one bad row does not end the pipeline and all of them can be reported together.
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How records become rows."""
+
+    model_path: str
+    facts_column: str | None
+    max_prompt_tokens: int
+
+
+def encode_records(batch: pa.Table, options: EncodeOptions, media: Sequence[ray.ObjectRef]) -> pa.Table:
+    """TRAINING_ROW of DEMONSTRATION or PREFERENCE rows with a column `row`; `media` refers to one MEDIA table.
+
+    A row that cannot be encoded comes back with its `problem`, so that one bad row does not end the pipeline and all
+    of them can be reported together.
     """
+    clips = _clips(media[0])
+    rows = [_row(row, _encoder(options.model_path), clips, options) for row in batch.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=TRAINING_ROW)
 
-    def __init__(self, model_path: str, media: Sequence[ray.ObjectRef], facts_column: str | None, max_prompt_tokens: int):
-        self._encoder: Encoder = load_encoder(model_path)
-        tables = [ray.get(reference) for reference in media]
-        rows = [row for table in tables for row in table.to_pylist()]
-        self._clips = {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in rows}
-        self._facts_column = facts_column
-        self._max_prompt_tokens = max_prompt_tokens
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._row(row) for row in batch.to_pylist()], schema=TRAINING_ROW)
+# A worker process maps many batches; it loads the processor and reads the media once.
+_encoder = lru_cache(maxsize=1)(load_encoder)
 
-    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        out = {name: row[name] for name in ("row", "prompt_id", "task", "modality", "media_ids")}
-        out |= {"margin": row.get("margin", 0.0), "problem": ""}
-        try:
-            return out | self._encoded(row)
-        except ValueError as error:
-            return out | {"context_token_ids": [], "responses_token_ids": [], "features": b"", "problem": str(error)}
 
-    def _encoded(self, row: dict[str, Any]) -> dict[str, Any]:
-        prompt = encode_prompt(self._encoder, row["messages"], [self._clips[m] for m in row["media_ids"]])
-        if len(prompt.token_ids) > self._max_prompt_tokens:
-            raise ValueError(
-                f"prompt has {len(prompt.token_ids)} tokens (media included), more than "
-                f"data.max_prompt_tokens={self._max_prompt_tokens}"
-            )
-        facts = encode_facts(self._encoder, facts_of(row["extras"], self._facts_column))
-        written = [row[name] for name in ("response", "chosen", "rejected") if name in row]
-        return {
-            "context_token_ids": facts + prompt.token_ids,
-            "responses_token_ids": [encode_response(self._encoder, text) for text in written],
-            "features": features_to_bytes(features_table(prompt.features)),
-        }
+@lru_cache(maxsize=1)
+def _clips(media: ray.ObjectRef) -> dict[str, RawMedia]:
+    return {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in ray.get(media).to_pylist()}
+
+
+def _row(row: dict[str, Any], encoder: Encoder, clips: dict[str, RawMedia], options: EncodeOptions) -> dict[str, Any]:
+    out = {name: row[name] for name in ("row", "prompt_id", "task", "modality", "media_ids")}
+    out |= {"margin": row.get("margin", 0.0), "problem": ""}
+    try:
+        return out | _encoded(row, encoder, clips, options)
+    except ValueError as error:
+        return out | {"context_token_ids": [], "responses_token_ids": [], "features": b"", "problem": str(error)}
+
+
+def _encoded(
+    row: dict[str, Any], encoder: Encoder, clips: dict[str, RawMedia], options: EncodeOptions
+) -> dict[str, Any]:
+    prompt = encode_prompt(encoder, row["messages"], [clips[m] for m in row["media_ids"]])
+    if len(prompt.token_ids) > options.max_prompt_tokens:
+        raise ValueError(
+            f"prompt has {len(prompt.token_ids)} tokens (media included), more than "
+            f"data.max_prompt_tokens={options.max_prompt_tokens}"
+        )
+    facts = encode_facts(encoder, facts_of(row["extras"], options.facts_column))
+    written = [row[name] for name in ("response", "chosen", "rejected") if name in row]
+    return {
+        "context_token_ids": facts + prompt.token_ids,
+        "responses_token_ids": [encode_response(encoder, text) for text in written],
+        "features": features_to_bytes(features_table(prompt.features)),
+    }

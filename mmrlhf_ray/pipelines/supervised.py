@@ -1,5 +1,6 @@
 """What SFT and reward-model training share: records to Ray Data, Ray Train workers, progress."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from itertools import chain, repeat
@@ -19,7 +20,7 @@ from mmrlhf_ray.config.base import DataConfig, TrainJobConfig
 from mmrlhf_ray.data.errors import BadRow
 from mmrlhf_ray.data.quarantine import Rejected, settle
 from mmrlhf_ray.data.readers import read_records
-from mmrlhf_ray.data.training_rows import EncodeRecords
+from mmrlhf_ray.data.training_rows import EncodeOptions, encode_records
 from mmrlhf_ray.pipelines.run_dir import check_models, run_directory
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
@@ -32,7 +33,7 @@ from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SupervisedTask
 from mmrlhf_ray.workers.launch import absolute, device_of
 
-_ENCODE_ROWS = 64
+_ENCODE_ROWS = 256
 _POLL_SECONDS = 1.0
 
 
@@ -69,23 +70,20 @@ def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
 
 def _encode(cfg: TrainJobConfig, data: DataConfig, records: Any, run_dir: Path) -> ray.data.Dataset:
     """Records through the processor, once. Bad rows are dealt with as `on_bad_row` says."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the driver shows its own
     context.execution_options.preserve_order = True  # a resumed run must see the rows in the same order
     numbered = records.records.append_column("row", pa.array(range(len(records.records)), pa.int64()))
+    options = EncodeOptions(absolute(cfg.model).path, data.facts_column, data.max_prompt_tokens)
     encoded = (
         ray.data.from_arrow(numbered)
+        .repartition(target_num_rows_per_block=_ENCODE_ROWS)
         .map_batches(
-            EncodeRecords,
+            encode_records,
             batch_size=_ENCODE_ROWS,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=1),
-            fn_constructor_kwargs={
-                "model_path": absolute(cfg.model).path,
-                "media": [ray.put(records.media)],
-                "facts_column": data.facts_column,
-                "max_prompt_tokens": data.max_prompt_tokens,
-            },
+            fn_kwargs={"options": options, "media": [ray.put(records.media)]},
         )
         .materialize()
     )

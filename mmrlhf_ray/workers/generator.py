@@ -81,6 +81,7 @@ class Generator:
             mm_processor_kwargs=self._encoder.adapter.processor_kwargs(self._encoder.processor),
             seed=seed,
             disable_log_stats=True,
+            use_tqdm_on_load=False,
         )
         self._policy_version = 0
         self._received: dict[str, str] = {}

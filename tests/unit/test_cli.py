@@ -95,13 +95,9 @@ def test_what_ray_wrapped_is_unwrapped() -> None:
 
 
 def test_the_outermost_error_of_the_user_is_shown() -> None:
-    try:
-        try:
-            raise DataError("inner")
-        except DataError as inner:
-            raise RunError("outer") from inner
-    except RunError as outer:
-        assert cli.user_error(outer) is outer
+    outer = RunError("outer")
+    outer.__cause__ = DataError("inner")
+    assert cli.user_error(outer) is outer
 
 
 def test_ctrl_c_is_status_130() -> None:
