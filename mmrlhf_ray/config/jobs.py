@@ -75,7 +75,6 @@ class GeneratorConfig(Section):
     max_num_seqs: PositiveInt = 128
     cpu_kv_cache_gb: PositiveInt = 1
     enforce_eager: bool = True
-    weight_transfer: Literal["object_store", "nccl"] = "object_store"
     bucket_mb: PositiveInt = 256
     """Most bytes of weights in flight at once."""
 

@@ -112,7 +112,11 @@ def _conclude(paths: Paths, profile: Profile, durations: dict[str, float]) -> bo
     held_out, train = _read(paths.data / "prompts_heldout"), _read(paths.data / "prompts_train")
     answers = {
         name: evaluate.read_responses(paths.root / "evaluate", policy, media)
-        for name, policy, media in (("sft", "baseline", "own"), ("ppo", "policy", "own"), ("swapped", "policy", "swapped"))
+        for name, policy, media in (
+            ("sft", "baseline", "own"),
+            ("ppo", "policy", "own"),
+            ("swapped", "policy", "swapped"),
+        )
     }
     verdict = judge(held_out.records, **answers)
     rollouts = [pq.read_table(f, schema=RESPONSE) for f in sorted((paths.root / "ppo" / ppo.ROLLOUTS_DIR).iterdir())]

@@ -23,8 +23,9 @@ class ModelAdapter(Protocol):
     packed_by: Mapping[str, str]
     """Features that are packed over items along dim 0 → the grid whose row products give the items' lengths."""
 
-    def load(self, path: Path, dtype: torch.dtype) -> PreTrainedModel:
-        """The causal language model with its media towers, in evaluation mode, on the CPU."""
+    def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
+        """The causal language model with its media towers, in evaluation mode; on the CPU, or spread over the
+        process's GPUs by `device_map="auto"`."""
 
     def processor_kwargs(self, processor: ProcessorMixin) -> dict[str, Any]:
         """Keyword arguments that learner and sampler both pass to the processor."""

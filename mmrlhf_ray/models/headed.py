@@ -42,19 +42,23 @@ def _split_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
     return model, head
 
 
-def load_policy(adapter: ModelAdapter, path: Path, dtype: torch.dtype) -> HeadedModel:
-    """The language model of a Hugging Face directory with its own vocabulary head."""
-    return HeadedModel(*_split_head(adapter.load(path, dtype)))
+def load_policy(adapter: ModelAdapter, path: Path, dtype: torch.dtype, device_map: str | None = None) -> HeadedModel:
+    """The language model of a Hugging Face directory with its own vocabulary head. `device_map` as in adapters."""
+    return HeadedModel(*_split_head(adapter.load(path, dtype, device_map)))
 
 
-def load_scalar(adapter: ModelAdapter, path: Path, dtype: torch.dtype, *, new_head: bool) -> HeadedModel:
+def load_scalar(
+    adapter: ModelAdapter, path: Path, dtype: torch.dtype, *, new_head: bool, device_map: str | None = None
+) -> HeadedModel:
     """A reward or value model. `new_head` starts from a language model with a head of zeros (first score: 0);
     otherwise the directory must hold a trained head.
 
     Raises ModelError where a head is expected and not there.
     """
-    backbone, vocabulary_head = _split_head(adapter.load(path, dtype))
-    head = nn.Linear(vocabulary_head.in_features, 1, bias=False, dtype=dtype)
+    backbone, vocabulary_head = _split_head(adapter.load(path, dtype, device_map))
+    # A spread backbone takes and returns tensors on the device of its first layer.
+    device = next(backbone.parameters()).device
+    head = nn.Linear(vocabulary_head.in_features, 1, bias=False, dtype=dtype, device=device)
     file = Path(path) / SCALAR_HEAD_FILE
     if new_head:
         nn.init.zeros_(head.weight)

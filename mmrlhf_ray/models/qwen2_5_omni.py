@@ -18,8 +18,11 @@ class Qwen2_5OmniAdapter:
     }
     packed_by: Mapping[str, str] = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
 
-    def load(self, path: Path, dtype: torch.dtype) -> PreTrainedModel:
-        return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(str(path), dtype=dtype).eval()
+    def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
+        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            str(path), dtype=dtype, device_map=device_map
+        )
+        return model.eval()
 
     def processor_kwargs(self, processor: ProcessorMixin) -> dict[str, Any]:
         # The processor class has a video size of its own that would win over the directory's.

@@ -47,21 +47,25 @@ class _Judges:
 def with_swapped_media(records: Records, seed: int) -> Records:
     """The prompts, and each prompt that shows media once more with those of another prompt of its task.
 
-    A policy that answers these as well as its own does not look. Prompts whose task has no other media stay out.
+    A policy that answers these as well as its own does not look. Prompts whose task has no other media of the same
+    kinds stay out.
     """
     rng = np.random.default_rng(seed)
+    kind_of = dict(zip(*(records.media.column(c).to_pylist() for c in ("media_id", "kind")), strict=True))
     rows = records.records.to_pylist()
-    by_task: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        by_task.setdefault((row["task"], row["modality"]), []).append(row)
-    swapped = []
-    for row in rows:
-        others = [o for o in by_task[row["task"], row["modality"]] if not set(o["media_ids"]) & set(row["media_ids"])]
-        if row["media_ids"] and others:
+        alike.setdefault((row["task"], *(kind_of[m] for m in row["media_ids"])), []).append(row)
+    swapped, places = [], list(records.rows)
+    for row, place in zip(rows, records.rows, strict=True):
+        media = row["media_ids"]
+        others = [o for o in alike[row["task"], *(kind_of[m] for m in media)] if not set(o["media_ids"]) & set(media)]
+        if media and others:
             donor = others[int(rng.integers(len(others)))]
             swapped.append(row | {"prompt_id": row["prompt_id"] + SWAPPED, "media_ids": donor["media_ids"]})
+            places.append(place)
     table = pa.concat_tables([records.records, pa.Table.from_pylist(swapped, schema=PROMPT)])
-    return replace(records, records=table, rows=tuple(range(len(table))))
+    return replace(records, records=table, rows=tuple(places))
 
 
 def run(cfg: EvaluateConfig, resume: bool = False) -> Path:
@@ -99,7 +103,7 @@ def _answers(
         quarantine_to=run_dir,
         seed=cfg.seed,
     )
-    (count,) = encoder.wait(encoder.call("count"), deadline.start_s, "checking prompts")
+    (count,) = encoder.wait(encoder.call("check_prompts"), deadline.start_s, "checking prompts")
     prompts, judges = PromptServer(encoder, deadline.stage_s), _judges(cfg, reserved)
     text = load_encoder(cfg.policy.path)
     for label, model in policies.items():
@@ -133,7 +137,9 @@ def _judges(cfg: EvaluateConfig, reserved: Reserved) -> _Judges:
     scorers = reference = None
     if cfg.reward_model:
         model, device = absolute(cfg.reward_model), device_of(place.scorer, cfg.device)
-        scorers = Servers(reserved.role("scorer", Scorer, model=model, device=device), "score", budget, deadline.stage_s)
+        scorers = Servers(
+            reserved.role("scorer", Scorer, model=model, device=device), "score", budget, deadline.stage_s
+        )
     if cfg.baseline:
         group = reserved.role(
             "reference",
@@ -171,12 +177,13 @@ def summary(responses: pa.Table) -> dict[str, Any]:
             rows = responses.filter(chosen)
             if not len(rows):
                 continue
-            values = rows.column("score").to_pylist()
+            values, kl = rows.column("score").to_pylist(), float(np.mean(rows.column("kl").to_pylist()))
             entry: dict[str, Any] = {
                 "responses": len(rows),
-                "kl": float(np.mean(rows.column("kl").to_pylist())),
                 "response_tokens": float(np.mean(rows.column("response_tokens").to_pylist())),
             }
+            if not math.isnan(kl):
+                entry["kl"] = kl
             if not math.isnan(values[0]):
                 entry["score"] = asdict(mean_interval(values))
                 if media == "own":

@@ -36,7 +36,7 @@ class Experience:
     metrics: dict[str, float]
 
 
-def _grid(rows: Sequence[np.ndarray] | Sequence[list[float]], width: int) -> Tensor:
+def _grid(rows: Sequence[Sequence[float] | np.ndarray], width: int) -> Tensor:
     """Ragged rows as [B, T] in float64, zero beyond their ends."""
     out = torch.zeros(len(rows), width, dtype=torch.float64)
     for i, row in enumerate(rows):

@@ -21,7 +21,7 @@ from mmrlhf_ray.algorithms.logprobs import token_logprobs
 from mmrlhf_ray.config import GeneratorConfig, ModelConfig, SamplingConfig
 from mmrlhf_ray.data.collate import collate, flat_column, rollout_rows
 from mmrlhf_ray.data.encode import Encoder, Features, RawMedia, encode_prompt, load_encoder
-from mmrlhf_ray.data.media import media_row
+from mmrlhf_ray.data.media import MediaRow, media_row
 from mmrlhf_ray.models import HeadedModel, load_policy
 from mmrlhf_ray.pipelines.run_dir import check_models
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA
@@ -97,7 +97,9 @@ def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> Iterato
 
 
 @torch.no_grad()
-def _difference(encoder: Encoder, model: HeadedModel, rollouts: pa.Table, features: dict[str, Features]) -> torch.Tensor:
+def _difference(
+    encoder: Encoder, model: HeadedModel, rollouts: pa.Table, features: dict[str, Features]
+) -> torch.Tensor:
     batch = collate(rollout_rows(rollouts, with_facts=False), [], features, encoder.eos_token_ids[0])
     output = model(batch.response_positions, **batch.inputs)
     banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long)
@@ -108,7 +110,9 @@ def _difference(encoder: Encoder, model: HeadedModel, rollouts: pa.Table, featur
 
 def _case(encoder: Encoder, name: str, kinds: Sequence[str], seed: int) -> Case:
     rng = np.random.default_rng(seed)
-    rows, clips, features = [], {}, {}
+    rows: list[dict[str, Any]] = []
+    clips: dict[str, MediaRow] = {}
+    features: dict[str, Features] = {}
     for number in range(_PROMPTS_PER_CASE):
         made = [media_row(kind, _MAKERS[kind](rng, encoder.sampling_rate)) for kind in kinds]
         clips |= {clip["media_id"]: clip for clip in made}

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def _encode(cfg: TrainJobConfig, data: DataConfig, records: Any, run_dir: Path) 
         ray.data.from_arrow(numbered)
         .repartition(target_num_rows_per_block=_ENCODE_ROWS)
         .map_batches(
-            encode_records,
+            encode_records,  # type: ignore[arg-type]  # Ray's annotation knows nothing of fn_kwargs
             batch_size=_ENCODE_ROWS,
             batch_format="pyarrow",
             fn_kwargs={"options": options, "media": [ray.put(records.media)]},
@@ -101,7 +101,7 @@ def _encode(cfg: TrainJobConfig, data: DataConfig, records: Any, run_dir: Path) 
     return ray.data.from_arrow(table.filter(pc.equal(table.column("problem"), ""))) if bad else encoded
 
 
-def _fit(plan: WorkerPlan, job: str, datasets: dict[str, ray.data.Dataset]) -> None:
+def _fit(plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset]) -> None:
     """Run the workers while the driver shows what they write down. Raises RunError with a worker's own error."""
     workers = plan.cfg.workers
     resources = {k: v for k, v in (("CPU", workers.num_cpus), ("GPU", workers.num_gpus)) if v}
@@ -113,14 +113,14 @@ def _fit(plan: WorkerPlan, job: str, datasets: dict[str, ray.data.Dataset]) -> N
             num_workers=workers.replicas, use_gpu=bool(workers.num_gpus), resources_per_worker=resources
         ),
         run_config=TrainRunConfig(name="ray_train", storage_path=str(plan.run_dir)),
-        datasets=datasets,
+        datasets=dict(datasets),
     )
     failure: list[BaseException] = []
 
     def fit() -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # handed to the driver's thread, which raises it
+        except BaseException as error:  # noqa: BLE001  handed to the driver's thread, which raises it
             failure.append(error)
 
     thread = threading.Thread(target=fit, daemon=True)

@@ -33,7 +33,8 @@ def reserve(seats: Sequence[Seat], strategy: str, deadlines: DeadlineConfig) -> 
     free = {k: ray.available_resources().get(k, 0.0) for k in ("CPU", "GPU")}
     raise PlacementError(
         f"placement: {len(seats)} actors need {need['CPU']:g} CPUs and {need['GPU']:g} GPUs ({strategy}); free are "
-        f"{free['CPU']:g} CPUs and {free['GPU']:g} GPUs; lower placement.*.num_cpus, .num_gpus or .replicas, or add nodes"
+        f"{free['CPU']:g} CPUs and {free['GPU']:g} GPUs; lower placement.*.num_cpus, .num_gpus or .replicas, "
+        "or add nodes"
     )
 
 
@@ -43,7 +44,7 @@ def _amounts(resources: Resources) -> dict[str, float]:
 
 def spawn(kind: type, seat: Seat, group: PlacementGroup, bundle: int, **arguments: Any) -> Any:
     """Start an actor of class `kind` on its seat. Its constructor runs in the background."""
-    actor = ray.remote(kind).options(
+    actor: Any = ray.remote(kind).options(
         name=seat.name,
         num_cpus=seat.resources.num_cpus,
         num_gpus=seat.resources.num_gpus,

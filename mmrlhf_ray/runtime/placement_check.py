@@ -108,10 +108,6 @@ def _generator_problems(cfg: PPOConfig) -> list[str]:
             f"generator.gpu_memory_utilization={cfg.generator.gpu_memory_utilization} is more than the share of a "
             f"GPU that placement.generator.num_gpus={gpus:g} reserves"
         )
-    if cfg.generator.weight_transfer == "nccl" and not (gpus and cfg.placement.policy.num_gpus):
-        problems.append(
-            "generator.weight_transfer=nccl needs GPUs for placement.generator and placement.policy; use object_store"
-        )
     return problems
 
 

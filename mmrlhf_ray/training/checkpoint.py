@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 MANIFEST = "manifest.json"
 _DIRECTORY = "checkpoints"
@@ -48,16 +48,20 @@ def publish(staged: Path, manifest: Manifest, keep: int) -> Path:
     final = staged.with_name(f"step-{manifest.step:08d}")
     shutil.rmtree(final, ignore_errors=True)
     staged.rename(final)
-    for old in _published(final.parent)[:-keep]:
-        shutil.rmtree(old)
+    published = _published(final.parent)
+    # Later ones are of a past that this run has left, by resuming from an earlier checkpoint.
+    kept = [path for path in published if path <= final][-keep:]
+    for path in published:
+        if path not in kept:
+            shutil.rmtree(path)
     return final
 
 
 def newest_complete(run_dir: Path) -> tuple[Path, Manifest] | None:
     """The newest checkpoint whose files all match their hashes, or None where there is none."""
     for path in reversed(_published(run_dir / _DIRECTORY)):
-        manifest = Manifest.model_validate_json((path / MANIFEST).read_text())
-        if all((path / f).is_file() and _sha256(path / f) == digest for f, digest in manifest.files.items()):
+        manifest = _manifest(path)
+        if manifest and _matches(path, manifest.files):
             return path, manifest
     return None
 
@@ -65,6 +69,17 @@ def newest_complete(run_dir: Path) -> tuple[Path, Manifest] | None:
 def discard(run_dir: Path) -> None:
     """Forget all checkpoints of a run that starts over."""
     shutil.rmtree(run_dir / _DIRECTORY, ignore_errors=True)
+
+
+def _manifest(path: Path) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json((path / MANIFEST).read_bytes())
+    except ValidationError:  # cut off or changed, like any other file
+        return None
+
+
+def _matches(path: Path, files: dict[str, str]) -> bool:
+    return all((path / name).is_file() and _sha256(path / name) == digest for name, digest in files.items())
 
 
 def _published(directory: Path) -> list[Path]:

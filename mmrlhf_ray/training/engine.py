@@ -10,13 +10,14 @@ if not torch.cuda.is_available():
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch.distributed as dist
 from torch import Tensor
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from mmrlhf_ray.algorithms.stats import Stats, merge_stats
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
@@ -57,6 +58,20 @@ def deepspeed_config(engine: EngineConfig, optimizer: OptimizerConfig, dtype: to
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
     }
+
+
+@contextmanager
+def partitioned_loading(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype) -> Iterator[None]:
+    """While models are loaded: under ZeRO-3 each rank keeps only its share, so no rank ever holds the whole model."""
+    if engine.zero_stage < 3:
+        yield
+        return
+    notice = HfDeepSpeedConfig(deepspeed_config(engine, optimizer, dtype))  # transformers looks for a live one
+    try:
+        yield
+    finally:
+        del notice
+        unset_hf_deepspeed_config()
 
 
 def lr_multiplier(optimizer: OptimizerConfig, total_steps: int) -> Callable[[int], float]:

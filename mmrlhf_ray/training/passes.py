@@ -86,8 +86,9 @@ def train_step(
 class Inference:
     """A model that only answers."""
 
-    def __init__(self, model: HeadedModel, device: torch.device):
-        self._model = model.to(device).eval()
+    def __init__(self, model: HeadedModel):
+        self._model = model.eval()
 
     def forward(self, select: Tensor, **inputs: Tensor) -> Tensor:
-        return self._model(select, **inputs)
+        output: Tensor = self._model(select, **inputs)
+        return output.to(select.device)

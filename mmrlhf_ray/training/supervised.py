@@ -26,7 +26,7 @@ from mmrlhf_ray.data.training_rows import features_from_bytes
 from mmrlhf_ray.models import export_model
 from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.checkpoint import Manifest, newest_complete, publish, stage, staging_path
-from mmrlhf_ray.training.engine import TrainEngine, adopt_process_group
+from mmrlhf_ray.training.engine import TrainEngine, adopt_process_group, partitioned_loading
 from mmrlhf_ray.training.passes import Passes, train_step
 from mmrlhf_ray.training.tasks import SupervisedTask
 
@@ -56,7 +56,8 @@ class SupervisedWorker:
         adopt_process_group(device)
         self._encoder = load_encoder(plan.model_path)
         dtype = getattr(torch, cfg.model.dtype)
-        model = plan.task.load(self._encoder, Path(plan.model_path), dtype)
+        with partitioned_loading(cfg.engine, cfg.optimizer, dtype):
+            model = plan.task.load(self._encoder, Path(plan.model_path), dtype)
         self._engine = TrainEngine(model, cfg.engine, cfg.optimizer, plan.total_steps, dtype, device)
         self._passes = Passes(self._engine, self._encoder, device)
         self._budget = PassBudget(cfg.engine.micro_batch_tokens, cfg.engine.max_padding_share)
@@ -86,9 +87,7 @@ class SupervisedWorker:
         if self._rank == 0:
             ranks = {"workers": self._world_size}
             cursor = done * cfg.batch_size
-            manifest = Manifest(
-                step=done, prompt_cursor=cursor, policy_version=done, seed=cfg.seed, ranks=ranks, kl={}
-            )
+            manifest = Manifest(step=done, prompt_cursor=cursor, policy_version=done, seed=cfg.seed, ranks=ranks, kl={})
             publish(staged, manifest, cfg.checkpoint.keep)
 
     def step(self, table: pa.Table) -> dict[str, float]:

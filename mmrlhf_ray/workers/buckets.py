@@ -43,7 +43,7 @@ def unpack(layout: Sequence[TensorLayout], payload: np.ndarray) -> Iterator[tupl
 def checksums(layout: Sequence[TensorLayout], payload: np.ndarray) -> dict[str, str]:
     """name → digest of the tensor's bytes."""
     return {
-        item.name: hashlib.blake2b(payload[item.offset : item.offset + item.nbytes], digest_size=8).hexdigest()
+        item.name: hashlib.blake2b(payload[item.offset : item.offset + item.nbytes].data, digest_size=8).hexdigest()
         for item in layout
     }
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mmrlhf_ray.config.base import DataConfig
 from mmrlhf_ray.data.cache import PromptCache
-from mmrlhf_ray.data.encode import EncodedPrompt, RawMedia, encode_facts, encode_prompt, load_encoder
+from mmrlhf_ray.data.encode import EncodedPrompt, Features, RawMedia, encode_facts, encode_prompt, load_encoder
 from mmrlhf_ray.data.errors import BadRow
 from mmrlhf_ray.data.extras import facts_of
 from mmrlhf_ray.data.features import feature_bytes, features_table
@@ -40,7 +40,16 @@ class PromptEncoder:
         self._clips = {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in records.media.to_pylist()}
         self._mimes = dict(zip(*(records.media.column(c).to_pylist() for c in ("media_id", "mime")), strict=True))
         self._cache = PromptCache(data.encoder_cache_mb << 20)
-        self._rows = self._usable(records, quarantine_to)
+        self._records, self._quarantine_to = records, quarantine_to
+        self._rows: list[dict[str, Any]] = []
+
+    def check_prompts(self) -> int:
+        """Run the processor on every prompt; returns how many can be used. Must come before any other call.
+
+        Bad ones (too long, wrong placeholders) are dealt with as `data.on_bad_row` says. Raises DataError.
+        """
+        self._rows = self._usable(self._records, self._quarantine_to)
+        return len(self._rows)
 
     def _usable(self, records: Records, quarantine_to: Path) -> list[dict[str, Any]]:
         good, rejected = [], []
@@ -71,10 +80,6 @@ class PromptEncoder:
         media = [self._clips[m] for m in row["media_ids"]]
         return self._cache.get(row["prompt_id"], lambda: encode_prompt(self._encoder, row["messages"], media))
 
-    def count(self) -> int:
-        """Usable prompts."""
-        return len(self._rows)
-
     def take(self, cursor: int, n: int) -> tuple[pa.Table, pa.Table, pa.Table, TakeStats]:
         """Prompts `cursor` … `cursor + n − 1` of an endless sequence of seeded shuffles of all prompts.
 
@@ -95,7 +100,8 @@ class PromptEncoder:
     def _serve(
         self, rows: list[dict[str, Any]], start: float, misses: int
     ) -> tuple[pa.Table, pa.Table, pa.Table, TakeStats]:
-        encoded, features = [], {}
+        encoded: list[dict[str, Any]] = []
+        features: dict[str, Features] = {}
         for row in rows:
             prompt = self._encode(row)
             features |= prompt.features

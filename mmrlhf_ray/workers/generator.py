@@ -59,9 +59,8 @@ class Generator:
         _environment(config)
         from vllm import LLM
 
-        from mmrlhf_ray.workers.weight_transfer import OBJECT_STORE, register
+        from mmrlhf_ray.workers.weight_transfer import OBJECT_STORE
 
-        register()
         self._encoder: Encoder = load_encoder(model.path)
         self._sampling = sampling
         self._seed = seed
@@ -77,7 +76,7 @@ class Generator:
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             weight_transfer_config={"backend": OBJECT_STORE},
-            limit_mm_per_prompt={kind: 16 for kind in self._encoder.adapter.placeholders},
+            limit_mm_per_prompt=dict.fromkeys(self._encoder.adapter.placeholders, 16),
             mm_processor_kwargs=self._encoder.adapter.processor_kwargs(self._encoder.processor),
             seed=seed,
             disable_log_stats=True,
@@ -125,7 +124,7 @@ class Generator:
             top_p=self._sampling.top_p,
             max_tokens=self._sampling.max_response_tokens,
             stop_token_ids=list(self._encoder.eos_token_ids),
-            logit_bias={i: -100.0 for i in self._encoder.banned_token_ids},
+            logit_bias=dict.fromkeys(self._encoder.banned_token_ids, -100.0),
             logprobs=0,
             detokenize=False,
             seed=(self._seed * 1_000_003 + seed) % 2**31,

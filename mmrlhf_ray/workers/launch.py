@@ -60,14 +60,14 @@ def generator_arguments(
     device: str,
 ) -> dict[str, Any]:
     """Constructor arguments of a Generator."""
-    return dict(
-        model=absolute(model),
-        config=config,
-        sampling=sampling,
-        max_prompt_tokens=max_prompt_tokens,
-        seed=seed,
-        device=device_of(placement, device),
-    )
+    return {
+        "model": absolute(model),
+        "config": config,
+        "sampling": sampling,
+        "max_prompt_tokens": max_prompt_tokens,
+        "seed": seed,
+        "device": device_of(placement, device),
+    }
 
 
 def absolute(model: ModelConfig) -> ModelConfig:
@@ -91,7 +91,7 @@ def launch_ppo(cfg: PPOConfig, records: Records, run_dir: Path) -> Fleet:
         quarantine_to=run_dir,
         seed=cfg.seed,
     )
-    encoder.wait(encoder.call("count"), deadline.start_s, "checking prompts")
+    encoder.wait(encoder.call("check_prompts"), deadline.start_s, "checking prompts")
     policy, reward_model = absolute(cfg.policy), absolute(cfg.reward_model)
     arguments = generator_arguments(
         policy, cfg.generator, cfg.sampling, cfg.data.max_prompt_tokens, cfg.seed, place.generator, cfg.device

@@ -21,7 +21,7 @@ from mmrlhf_ray.data.encode import load_encoder
 from mmrlhf_ray.data.features import read_features
 from mmrlhf_ray.models import checkpoint_name, export_model
 from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
-from mmrlhf_ray.training.engine import TrainEngine, init_process_group
+from mmrlhf_ray.training.engine import TrainEngine, init_process_group, partitioned_loading
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.training.passes import Passes, train_step
 from mmrlhf_ray.workers.buckets import checksums, combine, pack
@@ -72,7 +72,8 @@ class Learner:
         """Join the group and load the model."""
         spec, dtype = self._spec, getattr(torch, self._spec.model.dtype)
         init_process_group(spec.rank, spec.world_size, address, port, self._device)
-        model = self._objective.load(self._encoder, Path(spec.model.path), dtype)
+        with partitioned_loading(spec.learner.engine, spec.learner.optimizer, dtype):
+            model = self._objective.load(self._encoder, Path(spec.model.path), dtype)
         self._engine = TrainEngine(
             model, spec.learner.engine, spec.learner.optimizer, spec.optimizer_steps, dtype, self._device
         )

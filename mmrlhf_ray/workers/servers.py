@@ -28,13 +28,19 @@ def split_rows(values: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
     return [part.numpy() for part in values.split(list(lengths))]
 
 
+def device_map(device: str) -> str | None:
+    """On GPUs, spread the layers over all that the actor reserved: a large frozen model need not fit on one."""
+    return "auto" if device == "cuda" else None
+
+
 class Scorer:
     """A reward model that sees the media. Consumes ROLLOUT rows with their FEATURES; one score per response."""
 
     def __init__(self, model: ModelConfig, device: str):
         encoder = load_encoder(model.path)
-        scalar = load_scalar(encoder.adapter, Path(model.path), getattr(torch, model.dtype), new_head=False)
-        self._passes = Passes(Inference(scalar, torch.device(device)), encoder, torch.device(device))
+        dtype = getattr(torch, model.dtype)
+        scalar = load_scalar(encoder.adapter, Path(model.path), dtype, new_head=False, device_map=device_map(device))
+        self._passes = Passes(Inference(scalar), encoder, torch.device(device))
 
     def ready(self) -> None:
         """Answers when the model is loaded."""
@@ -58,10 +64,11 @@ class Reference:
 
     def __init__(self, model: ModelConfig, temperature: float, device: str):
         encoder = load_encoder(model.path)
-        policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.dtype))
+        dtype = getattr(torch, model.dtype)
+        policy = load_policy(encoder.adapter, Path(model.path), dtype, device_map(device))
         self._banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=device)
         self._temperature = temperature
-        self._passes = Passes(Inference(policy, torch.device(device)), encoder, torch.device(device))
+        self._passes = Passes(Inference(policy), encoder, torch.device(device))
 
     def ready(self) -> None:
         """Answers when the model is loaded."""

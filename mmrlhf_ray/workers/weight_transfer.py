@@ -73,6 +73,6 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
 
 
 def register() -> None:
-    """Make the engine known to vLLM in this process."""
+    """Make the engine known to vLLM. vLLM calls this in each of its processes, as the plugin of pyproject.toml."""
     if OBJECT_STORE not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(OBJECT_STORE, ObjectStoreWeightTransferEngine)

@@ -60,7 +60,6 @@ def test_an_unknown_job_is_a_programming_error():
         (["placement.generator.num_gpus=2"], "num_gpus=2 must equal generator.tensor_parallel_size=1"),
         (["generator.tensor_parallel_size=2"], "tensor_parallel_size=2 needs placement.generator.num_gpus=2, got 0"),
         (["placement.generator.num_gpus=0.5"], "gpu_memory_utilization=0.6 is more than the share"),
-        (["generator.weight_transfer=nccl"], "weight_transfer=nccl needs GPUs"),
         (["placement.policy.num_gpus=2"], "a learner rank drives one GPU; raise placement.policy.replicas"),
         (["critic.engine.offload_optimizer=true"], "offload_optimizer=true needs placement.critic.num_gpus"),
         (
@@ -78,10 +77,8 @@ def test_contradictions(overrides, message):
 
 
 def test_all_contradictions_come_at_once():
-    with pytest.raises(ConfigError, match=r"^3 contradictions"):
-        check_consistent(
-            ppo("generator={weight_transfer: nccl, tensor_parallel_size: 2}", "critic.engine.micro_batch_tokens=9")
-        )
+    with pytest.raises(ConfigError, match=r"^2 contradictions"):
+        check_consistent(ppo("generator.tensor_parallel_size=2", "critic.engine.micro_batch_tokens=9"))
 
 
 def test_the_defaults_agree():
@@ -89,5 +86,5 @@ def test_the_defaults_agree():
 
 
 def test_contradictions_come_before_need_and_have():
-    with pytest.raises(ConfigError, match="nccl"):
-        check_fits(ppo("generator.weight_transfer=nccl"), 1, 0)
+    with pytest.raises(ConfigError, match="tensor_parallel_size"):
+        check_fits(ppo("generator.tensor_parallel_size=2"), 1, 0)

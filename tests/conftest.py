@@ -1,0 +1,49 @@
+"""What tests with real actors share: a tiny model, a reward model, a little data. Made once, and only if asked for."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's untrained omni-modal model."""
+    from mmrlhf_ray.demo.model import build_model
+
+    path = tmp_path_factory.mktemp("model") / "base"
+    build_model(path, seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def reward_model_dir(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with a scalar head of random weights, as training would have exported it."""
+    import torch
+
+    from mmrlhf_ray.models import adapter_for, export_model, load_scalar
+
+    adapter = adapter_for(model_dir)
+    model = load_scalar(adapter, model_dir, torch.float32, new_head=True)
+    torch.nn.init.normal_(model.head.weight, std=0.05, generator=torch.Generator().manual_seed(0))
+    path = tmp_path_factory.mktemp("reward_model") / "model"
+    export_model(adapter, model_dir, path, {n: p.detach() for n, p in model.named_parameters()}, scalar=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Omni-Digits in small: data directories `demonstrations`, `prompts_train` and `prompts_heldout`."""
+    from mmrlhf_ray.demo.data import Sizes, build_data
+
+    path = tmp_path_factory.mktemp("data")
+    sizes = Sizes(
+        demonstrations=26,
+        prompts_train=39,
+        prompts_heldout=13,
+        tones=20,
+        tones_heldout=10,
+        clips=10,
+        clips_heldout=10,
+    )
+    build_data(path, 0, sizes)
+    return path

@@ -1,0 +1,50 @@
+"""Model directories, written once per session."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmrlhf_ray.data.encode import Encoder, load_encoder
+from mmrlhf_ray.demo.model import build_model
+from mmrlhf_ray.models import HeadedModel, load_policy
+from tests.unit.tiny import build_vl
+
+
+@pytest.fixture(scope="session")
+def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's untrained omni model."""
+    path = tmp_path_factory.mktemp("omni") / "model"
+    build_model(path, seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained Qwen2.5-VL."""
+    path = tmp_path_factory.mktemp("vl") / "model"
+    build_vl(path, seed=0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def omni_encoder(omni: Path) -> Encoder:
+    return load_encoder(omni)
+
+
+@pytest.fixture(scope="session")
+def vl_encoder(vl: Path) -> Encoder:
+    return load_encoder(vl)
+
+
+@pytest.fixture(scope="session", params=["omni", "vl"])
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    """Each family's."""
+    return request.getfixturevalue(f"{request.param}_encoder")
+
+
+@pytest.fixture(scope="session")
+def policy(encoder: Encoder, request: pytest.FixtureRequest) -> HeadedModel:
+    """The model that goes with `encoder`."""
+    family = {"qwen2_5_omni": "omni", "qwen2_5_vl": "vl"}[encoder.adapter.family]
+    return load_policy(encoder.adapter, request.getfixturevalue(family), torch.float32)
