@@ -1,9 +1,12 @@
 """What SFT and reward-model training share: records to Ray Data, Ray Train workers, progress."""
 
 import logging
+import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
-from itertools import chain, repeat
+from contextlib import nullcontext
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,8 @@ from mmrlhf_ray.data.quarantine import Rejected, settle
 from mmrlhf_ray.data.readers import read_records
 from mmrlhf_ray.data.training_rows import EncodeOptions, encode_records
 from mmrlhf_ray.pipelines.run_dir import check_models, run_directory
-from mmrlhf_ray.runtime.errors import RunError
-from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
+from mmrlhf_ray.runtime.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.placement_check import check_fits
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
@@ -35,6 +38,8 @@ from mmrlhf_ray.workers.launch import absolute, device_of
 
 _ENCODE_ROWS = 256
 _POLL_SECONDS = 1.0
+_RAY_TRAIN_DIR = "ray_train"
+_SHOWN = ("loss", "pair_accuracy", "eval_pair_accuracy")
 
 
 def run_supervised(cfg: TrainJobConfig, task: SupervisedTask, schema: pa.Schema, job: str, resume: bool) -> Path:
@@ -112,9 +117,11 @@ def _fit(plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset]) -
         scaling_config=ScalingConfig(
             num_workers=workers.replicas, use_gpu=bool(workers.num_gpus), resources_per_worker=resources
         ),
-        run_config=TrainRunConfig(name="ray_train", storage_path=str(plan.run_dir)),
+        run_config=TrainRunConfig(name=_RAY_TRAIN_DIR, storage_path=str(plan.run_dir)),
         datasets=dict(datasets),
     )
+    # Ray Train would take up an earlier run of that name; our own checkpoints say where to go on.
+    shutil.rmtree(plan.run_dir / _RAY_TRAIN_DIR, ignore_errors=True)
     failure: list[BaseException] = []
 
     def fit() -> None:
@@ -139,15 +146,24 @@ def _cause(error: BaseException) -> str:
 
 
 def _show(plan: WorkerPlan, job: str, thread: threading.Thread) -> None:
-    batch, seen = plan.cfg.batch_size, -1
+    """Progress until the workers are done. Raises DeadlineExceeded when they stop writing metrics."""
+    deadlines, started = plan.cfg.deadlines, time.time()
+    heard, patience, done = started, deadlines.start_s + deadlines.stage_s, 0
     with Progress(job, plan.total_steps, "step") as progress:
         while thread.is_alive():
             thread.join(_POLL_SECONDS)
-            rows = read_metrics(plan.run_dir) if (plan.run_dir / "metrics.jsonl").exists() else []
-            if rows and rows[-1]["step"] > seen:
-                shown = {k: v for k, v in rows[-1].items() if k in ("loss", "pair_accuracy", "eval_pair_accuracy")}
-                progress.update(rows[-1]["step"] + 1, (rows[-1]["step"] - max(seen, 0)) * batch, **shown)
-                seen = rows[-1]["step"]
+            rows = [row for row in _metrics(plan) if row["time"] >= started]
+            if rows and rows[-1]["step"] + 1 > done:
+                fresh = rows[-1]["step"] + 1
+                shown = {k: v for k, v in rows[-1].items() if k in _SHOWN}
+                progress.update(fresh, (fresh - done) * plan.cfg.batch_size, **shown)
+                heard, patience, done = time.time(), deadlines.stage_s, fresh
+            if time.time() - heard > patience:
+                raise DeadlineExceeded(f"{job}: the workers wrote no metrics for {patience:g} s after step {done}")
+
+
+def _metrics(plan: WorkerPlan) -> list[dict[str, Any]]:
+    return read_metrics(plan.run_dir) if (plan.run_dir / FILE_NAME).exists() else []
 
 
 def _worker_loop(config: dict[str, Any]) -> None:
@@ -159,8 +175,7 @@ def _worker_loop(config: dict[str, Any]) -> None:
     first = worker.restore()
     writer = MetricsWriter(plan.run_dir, config["job"], resume_step=first if plan.resume else None)
     batches = _batches(cfg, context.get_world_size(), first)
-    sums: dict[str, float] = {}
-    with writer if rank == 0 else _Nobody() as log:
+    with writer if rank == 0 else nullcontext() as log:
         for step, table in zip(range(first, plan.total_steps), batches, strict=False):
             metrics = worker.step(table)
             done = step + 1
@@ -172,21 +187,11 @@ def _worker_loop(config: dict[str, Any]) -> None:
             if done % cfg.checkpoint.every_steps == 0 and done < plan.total_steps:
                 worker.save(done)
         worker.export()
-    ray.train.report(sums)
+    ray.train.report({})
 
 
 def _due(done: int, every: int | None) -> bool:
     return every is not None and done % every == 0
-
-
-class _Nobody:
-    """Ranks that do not log."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
 
 
 def _batches(cfg: TrainJobConfig, world_size: int, first: int) -> Iterator[pa.Table]:
@@ -205,7 +210,7 @@ def _batches(cfg: TrainJobConfig, world_size: int, first: int) -> Iterator[pa.Ta
             )
         )
 
-    stream = chain.from_iterable(epoch(n) for n, _ in enumerate(repeat(None)))
+    stream = chain.from_iterable(epoch(number) for number in count())
     for _ in range(first):
         next(stream)
     return stream

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import soundfile
 import torch
 from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -24,7 +25,6 @@ from mmrlhf_ray.data.collate import TokenRow
 from mmrlhf_ray.data.encode import EncodedPrompt, Encoder, Features, RawMedia, encode_prompt
 from mmrlhf_ray.data.media import media_id
 from mmrlhf_ray.demo.clips import DIRECTIONS, clip_webm
-from mmrlhf_ray.demo.tones import tone_wav
 from mmrlhf_ray.schema import ROLLOUT
 
 SIDE = 16
@@ -56,12 +56,20 @@ def picture(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> bytes:
     return buffer.getvalue()
 
 
+def noise(seed: int, seconds: float, rate: int = 16_000) -> bytes:
+    """A WAV of noise."""
+    samples = np.random.default_rng(seed).normal(0.0, 0.2, int(seconds * rate)).astype(np.float32)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
 def raw(kind: str, seed: int) -> RawMedia:
     """One clip of `kind`; other seeds give other clips."""
     if kind == "image":
         data = picture(seed)
     elif kind == "audio":
-        data = tone_wav(seed % 10, np.random.default_rng(seed), 0.1)
+        data = noise(seed, seconds=0.15 + 0.05 * (seed % 5))
     else:
         data = clip_webm(seed, DIRECTIONS[seed % 4])
     return RawMedia(media_id(data), kind, data)
@@ -89,13 +97,27 @@ def token_rows(
     return rows, features
 
 
-def mixed_rows(encoder: Encoder) -> tuple[list[TokenRow], dict[str, Features]]:
-    """Rows of every modality the family has, of different lengths."""
+def mixed_media(encoder: Encoder) -> list[list[RawMedia]]:
+    """What five prompts show: nothing, one clip, two pictures, another kind, all kinds the family has."""
     kinds = list(encoder.adapter.placeholders)
-    shown = [[], [raw(kinds[0], 1)], [raw("image", 2), raw("image", 3)], [raw(kinds[-1], 4)], [raw(k, 5) for k in kinds]]
+    return [
+        [],
+        [raw(kinds[-1], 1)],
+        [raw("image", 2), raw("image", 3)],
+        [raw(kinds[1], 4)],
+        [raw(kind, 5) for kind in kinds],
+    ]
+
+
+def mixed_responses(encoder: Encoder) -> list[list[int]]:
+    """Plain tokens, two to four to a response."""
     first = len(encoder.tokenizer) - 12
-    responses = [[first + (3 * i + k) % 12 for k in range(2 + i % 3)] for i in range(len(shown))]
-    return token_rows(encoder, shown, responses)
+    return [[first + (5 * i + k) % 12 for k in range(2 + i % 3)] for i in range(5)]
+
+
+def mixed_rows(encoder: Encoder) -> tuple[list[TokenRow], dict[str, Features]]:
+    """Rows of every modality, of different lengths."""
+    return token_rows(encoder, mixed_media(encoder), mixed_responses(encoder))
 
 
 def rollout_table(rows: Sequence[TokenRow], facts: Sequence[Sequence[int]] | None = None, **columns: list) -> pa.Table:
@@ -137,7 +159,7 @@ def build_vl(path: Path, seed: int) -> None:
     vision = {"size": size, "patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**vision),
-        video_processor=Qwen2VLVideoProcessor(**vision, do_sample_frames=False),
+        video_processor=Qwen2VLVideoProcessor(**vision, cap_pixels_per_frame=False, do_sample_frames=False),
         tokenizer=fast,
         chat_template=_VL_TEMPLATE,
     )
