@@ -1,9 +1,11 @@
 """Processor features as Arrow rows: written once per clip, read by every role without a copy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmrlhf_ray.schema import FEATURES, check
 
@@ -30,14 +32,23 @@ def read_features(table: pa.Table) -> dict[str, dict[str, np.ndarray]]:
     check(table, FEATURES, "read_features")
     out: dict[str, dict[str, np.ndarray]] = {}
     for batch in table.to_batches():
-        data = batch.column("data")
+        parts = _views(batch.column("data"))
         columns = [batch.column(name).to_pylist() for name in ("media_id", "key", "dtype", "shape")]
-        for row, (media_id, key, dtype, shape) in enumerate(zip(*columns, strict=True)):
-            flat = np.frombuffer(data[row].as_buffer(), dtype=dtype)
-            out.setdefault(media_id, {})[key] = flat.reshape(shape)
+        for part, media_id, key, dtype, shape in zip(parts, *columns, strict=True):
+            out.setdefault(media_id, {})[key] = part.view(dtype).reshape(shape)
     return out
+
+
+def _views(data: pa.LargeBinaryArray) -> Iterator[np.ndarray]:
+    """Each value's bytes where they lie; Arrow's own accessors for one value copy it."""
+    _, offsets, values = data.buffers()
+    ends = np.frombuffer(offsets, np.int64)[data.offset : data.offset + len(data) + 1]
+    flat = np.frombuffer(values, np.uint8) if values is not None else np.empty(0, np.uint8)
+    flat.flags.writeable = False  # one table serves every role
+    for first, last in pairwise(ends):
+        yield flat[first:last]
 
 
 def feature_bytes(table: pa.Table) -> int:
     """Bytes of the features themselves."""
-    return sum(len(value.as_buffer()) for value in table.column("data"))
+    return pc.sum(pc.binary_length(table.column("data"))).as_py() or 0

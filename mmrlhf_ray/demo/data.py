@@ -21,7 +21,7 @@ _MIME = {"image": "image/png", "audio": "audio/wav", "video": "video/webm"}
 _NOISE = (0.2, 0.8)
 
 # How people demonstrate, and how often. Most of the room that preference learning has comes from here.
-STYLES = {"grounded": 0.40, "terse": 0.32, "hallucinated": 0.14, "wrong": 0.14}
+STYLES = {"grounded": 0.30, "terse": 0.46, "hallucinated": 0.12, "wrong": 0.12}
 
 
 @dataclass(frozen=True)

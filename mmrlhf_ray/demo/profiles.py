@@ -82,7 +82,7 @@ class Profile:
 
 
 FULL_PROFILE = Profile(
-    "full", FULL, sft_steps=400, pairs_per_prompt=1, reward_model_epochs=4, ppo_steps=120, prompts_per_step=64
+    "full", FULL, sft_steps=400, pairs_per_prompt=2, reward_model_epochs=3, ppo_steps=150, prompts_per_step=64
 )
 FAST_PROFILE = Profile(
     "fast", FAST, sft_steps=60, pairs_per_prompt=1, reward_model_epochs=1, ppo_steps=6, prompts_per_step=32
@@ -140,7 +140,7 @@ def reward_model(paths: Paths, profile: Profile, seed: int) -> RewardModelConfig
         eval_data=_prompts(paths.preferences_heldout),
         eval_every_steps=50,
         engine=_ENGINE,
-        optimizer=OptimizerConfig(lr=5e-4, warmup_steps=20, schedule="cosine", weight_decay=0.01),
+        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=20, schedule="cosine", weight_decay=0.01),
         workers=_PAIR,
         batch_size=64,
         epochs=profile.reward_model_epochs,
@@ -163,14 +163,14 @@ def ppo(paths: Paths, profile: Profile, seed: int) -> PPOConfig:
         steps=profile.ppo_steps,
         algorithm=AlgorithmConfig(
             kl_coef=0.05,
-            kl_target=4.0,
+            kl_target=2.0,
             kl_horizon=2000.0,
             prompts_per_step=profile.prompts_per_step,
             n_samples_per_prompt=2,
             mini_batch_size=profile.prompts_per_step,
             critic_warmup_steps=2,
         ),
-        learner=LearnerConfig(engine=_ENGINE, optimizer=OptimizerConfig(lr=3e-4, warmup_steps=5)),
+        learner=LearnerConfig(engine=_ENGINE, optimizer=OptimizerConfig(lr=2e-4, warmup_steps=5)),
         critic=LearnerConfig(engine=_ENGINE, optimizer=OptimizerConfig(lr=5e-4, warmup_steps=5)),
         placement=_PLACEMENT,
         deadlines=_DEADLINES,

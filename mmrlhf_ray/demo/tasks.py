@@ -143,9 +143,9 @@ class Case:
 
     @property
     def facts(self) -> str:
-        """What is in the media, as a short text for a reward model."""
+        """What is in the media, as a short text for a reward model, worded as claims are."""
         said = (
-            f"{slot} {item.digit}" + (f" moves {item.direction}" if item.direction else "")
+            f"{CLAIMS[slot]} {item.digit}" + (f" moves {item.direction}" if item.direction else "")
             for (slot, _), item in zip(self.task.slots, self.items, strict=True)
         )
         return " , ".join(said)

@@ -24,6 +24,9 @@ from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
 from mmrlhf_ray.models import HeadedModel
 
 
+_TAG = "state"
+
+
 class NonFiniteLoss(ArithmeticError):
     """A loss is NaN or infinite on some rank; nothing was applied."""
 
@@ -119,6 +122,7 @@ class TrainEngine:
         )
         self.device = device
         self._zero_stage = engine.zero_stage
+        self._plain_norm = 0.0
 
     @property
     def rank(self) -> int:
@@ -135,7 +139,8 @@ class TrainEngine:
     @property
     def grad_norm(self) -> float:
         """Norm over all ranks before clipping, of the last optimizer step."""
-        return float(self._engine.get_global_grad_norm() or 0.0)
+        norm = self._engine.get_global_grad_norm()
+        return float(self._plain_norm if norm is None else norm)
 
     def forward(self, select: Tensor, **inputs: Tensor) -> Tensor:
         """HeadedModel.forward() of the trained model."""
@@ -157,6 +162,9 @@ class TrainEngine:
         self._engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages over ranks; the loss is already a share of the whole.
         self._engine.backward(loss * self.world_size)
+        if last and self._zero_stage == 0:  # DeepSpeed clips plain optimizers without keeping the norm
+            gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
+            self._plain_norm = float(torch.nn.utils.get_total_norm(gradients))
         self._engine.step()
 
     def merge_over_ranks(self, stats: Stats) -> Stats:
@@ -206,10 +214,9 @@ class TrainEngine:
 
     def save(self, directory: Path) -> None:
         """Parameters, optimizer and schedule of all ranks. A collective."""
-        self._engine.save_checkpoint(str(directory), tag="state")
+        self._engine.save_checkpoint(str(directory), tag=_TAG)
 
     def load(self, directory: Path) -> None:
         """The inverse of save(), with the same number of ranks. Raises FileNotFoundError."""
-        loaded, _ = self._engine.load_checkpoint(str(directory), tag="state")
-        if loaded is None:
+        if not (directory / _TAG).is_dir() or self._engine.load_checkpoint(str(directory), tag=_TAG)[0] is None:
             raise FileNotFoundError(f"{directory}: expected a DeepSpeed checkpoint, found none")

@@ -11,11 +11,12 @@ import pyarrow as pa
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.encode import Encoder, RawMedia, load_encoder, media_arguments
+from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, ROLLOUT, check
 from mmrlhf_ray.workers.buckets import TensorLayout, checksums, combine
 
 
-class PromptMismatch(ValueError):
+class PromptMismatch(RunError):
     """The sampler expanded a prompt differently from the processor: training on it would be wrong."""
 
 
@@ -154,7 +155,7 @@ class Generator:
         self._received = {}
 
     def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
-        """Load one bucket. Raises ValueError for a name the model does not have."""
+        """Load one bucket. Raises RunError for a name the model does not have."""
         self._llm.update_weights({"update_info": {"layout": layout, "payload": payload}})
         self._received |= checksums(layout, payload)
 

@@ -15,9 +15,11 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.workers.buckets import TensorLayout, unpack
 
 OBJECT_STORE = "mmrlhf_object_store"
+_WHY = 200  # characters of vLLM's own words, which may list every parameter
 
 
 @dataclass
@@ -54,18 +56,31 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
-        """Raises ValueError when the model takes no parameter from some tensor of the bucket."""
+        """Raises RunError when the model takes no parameter from some tensor of the bucket."""
         for name, tensor in unpack(update_info.layout, update_info.payload):
-            loaded = self.model.load_weights([(name, tensor.to(self.device))])
+            try:
+                loaded = self.model.load_weights([(name, tensor.to(self.device))])
+            except (ValueError, KeyError, AssertionError, RuntimeError) as error:  # what vLLM's loaders raise
+                raise self._refused(name, tensor, f": {error}") from error
             if not loaded:
-                raise ValueError(f"weight push: the sampler's {type(self.model).__name__} has no place for {name!r}")
+                raise self._refused(name, tensor, "")
             self._loaded |= loaded
 
+    def _refused(self, name: str, tensor: torch.Tensor, why: str) -> RunError:
+        return RunError(
+            f"weight push: the sampler's {type(self.model).__name__} has no place for {name!r} {list(tensor.shape)}; "
+            "use versions of transformers and vLLM that name this model's weights alike (constraints.txt), or mend "
+            f"checkpoint_name() of its family in mmrlhf_ray/models{why[:_WHY]}"
+        )
+
     def finish_weight_update(self) -> None:
-        """Raises ValueError when some parameter of the model got no weight in this session."""
+        """Raises RunError when some parameter of the model got no weight in this session."""
         silent = {name for name, _ in self.model.named_parameters()} - self._loaded
         if silent:
-            raise ValueError(f"weight push: the learner sent nothing for the sampler's {sorted(silent)[:5]} …")
+            raise RunError(
+                f"weight push: the learner sent nothing for {len(silent)} of the sampler's parameters: "
+                f"{', '.join(sorted(silent)[:5])} …; mend checkpoint_name() of the family in mmrlhf_ray/models"
+            )
         finalize_layerwise_reload(self.model, self.model_config)
 
     def shutdown(self) -> None:

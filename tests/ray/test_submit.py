@@ -1,22 +1,16 @@
 """Jobs on a cluster started by cluster/local.sh, with a token of its own."""
 
-import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mmrlhf_ray.runtime import processes
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.submit import Job, submit
+from tests.cluster import ROOT, local_cluster
 
-ROOT = Path(__file__).parents[2]
 DRIVER = """
 import os, ray
 from mmrlhf_ray.runtime.session import ray_session
@@ -36,49 +30,13 @@ with ray_session() as session:
 """
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """A head as cluster/local.sh starts it; gives the dashboard's address, ends it, and checks that nothing is left."""
-    ports = {name: _free_port() for name in ("RAY_PORT", "DASHBOARD_PORT", "client", "agent")}
-    mark = f"cluster-{os.getpid()}-{time.monotonic_ns()}"
-    with tempfile.TemporaryDirectory(prefix="mmrlhf-", dir="/tmp") as directory, pytest.MonkeyPatch.context() as patch:
-        token = Path(directory) / "token"
-        token.write_text("c" * 64)
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    """The dashboard's address of a cluster that does not know what is in this process's environment."""
+    with local_cluster() as started, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(started.token_file))
         patch.setenv("TEAM_KEY", "s3cret")
-        environment = {
-            **{k: v for k, v in os.environ.items() if k not in ("TEAM_KEY", "RAY_ADDRESS")},
-            **{name: str(port) for name, port in ports.items() if name.isupper()},
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1",
-            processes.MARK: mark,
-        }
-        options = ["--num-cpus", "2", "--temp-dir", directory, "--object-store-memory", "200000000"]
-        options += ["--ray-client-server-port", str(ports["client"])]
-        options += ["--dashboard-agent-listen-port", str(ports["agent"])]
-        log = Path(directory) / "local.log"
-        with log.open("w") as out:
-            head = subprocess.Popen(
-                [str(ROOT / "cluster" / "local.sh"), *options], env=environment, stdout=out, stderr=subprocess.STDOUT
-            )
-        try:
-            until = time.monotonic() + 120
-            while "Ray runtime started" not in log.read_text():
-                assert head.poll() is None, log.read_text()
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.2)
-            yield f"http://127.0.0.1:{ports['DASHBOARD_PORT']}"
-        finally:
-            head.send_signal(signal.SIGTERM)
-            head.wait(timeout=60)
-            left = processes.end_marked(mark, 30)
-        assert left == []
+        yield started.url
 
 
 def test_a_job_runs_the_uploaded_code_on_the_cluster(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
-from mmrlhf_ray.config import AlgorithmConfig, EngineConfig, LearnerConfig, ModelConfig, OptimizerConfig
+from mmrlhf_ray.config import AlgorithmConfig, DataConfig, EngineConfig, LearnerConfig, ModelConfig, OptimizerConfig
 from mmrlhf_ray.data.batching import MicroBatch, Shard, align_passes, media_kinds, present_kinds
 from mmrlhf_ray.data.encode import load_encoder
 from mmrlhf_ray.data.features import read_features
@@ -50,7 +50,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(str(model_dir), dtype=torch.float32).eval()
-    prompts, _, features = encoded_prompts(model_dir, data_dir / "prompts_train", tmp_path_factory.mktemp("scratch"))
+    prompts, _, features = encoded_prompts(model_dir, DataConfig(path=str(data_dir / "prompts_train")), tmp_path_factory.mktemp("scratch"))
     experience = _experience(model, model_dir, prompts, features)
     start = {f"thinker.{n}": p.detach().clone() for n, p in model.named_parameters()}
     _one_process(model, model_dir, experience, features)

@@ -119,7 +119,8 @@ def test_dummies_change_neither_logprobs_nor_gradients(encoder: Encoder, policy:
     torch.testing.assert_close(values, same_values, atol=1e-5, rtol=0)
     silent = {n for n, _ in policy.named_parameters()} - set(gradients)
     assert bool(silent) == ("audio" in encoder.adapter.placeholders)  # the audio tower did not run without dummies
-    assert set(same_gradients) == {n for n, _ in policy.named_parameters()}, "dummies reach every tower"
+    unreached = {n for n, _ in policy.named_parameters()} - set(same_gradients)
+    assert unreached <= {"backbone.audio_tower.audio_bos_eos_token.weight"}, "which transformers' class never uses"
     for name, gradient in same_gradients.items():
         want = gradients.get(name, torch.zeros_like(gradient))
         torch.testing.assert_close(gradient, want, atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")

@@ -45,9 +45,9 @@ def test_every_option_can_be_drawn_and_the_right_response_has_full_gold(task):
 
 def test_facts_name_every_slot_and_the_direction():
     case = draw_case(BY_NAME["image_tone_larger"], POOLS, "tone", np.random.default_rng(0))
-    assert case.facts == f"image {case.items[0].digit} , tone {case.items[1].digit}"
+    assert case.facts == f"the image shows {case.items[0].digit} , the tone says {case.items[1].digit}"
     clip = draw_case(BY_NAME["clip_direction"], POOLS, "up", np.random.default_rng(0))
-    assert clip.facts == f"clip {clip.items[0].digit} moves up"
+    assert clip.facts == f"the clip shows {clip.items[0].digit} moves up"
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)

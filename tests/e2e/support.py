@@ -1,0 +1,110 @@
+"""The `mmrlhf` command as a user runs it, and the proof that it leaves no process behind."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+COMMAND = str(Path(sys.executable).with_name("mmrlhf"))
+_MARK = "MMRLHF_TEST"
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended."""
+
+    returncode: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """A command at work; what it starts can be told by `mark`, whatever becomes of it."""
+
+    process: "subprocess.Popen[str]"
+    mark: str
+
+    def processes(self) -> dict[int, str]:
+        """Process id → command line of everything that the command started and that is alive, itself included."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                environment = (entry / "environ").read_bytes()
+                command = (entry / "cmdline").read_bytes()
+            except OSError:  # ended meanwhile, or another user's
+                continue
+            if f"{_MARK}={self.mark}".encode() in environment.split(b"\0"):
+                found[int(entry.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+        return found
+
+    def finish(self, timeout_s: float) -> Finished:
+        """Wait for its end, by `timeout_s` at the latest; then nothing of it may be left."""
+        try:
+            out, err = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.terminate()
+            out, err = self.process.communicate(timeout=_PATIENCE_S)
+            raise AssertionError(f"no end within {timeout_s} s\n{out}\n{err}") from None
+        self.assert_nothing_left(0.0)
+        return Finished(self.process.returncode, out, err)
+
+    def assert_nothing_left(self, patience_s: float = _PATIENCE_S) -> None:
+        """No process of the command is alive, after at most `patience_s`."""
+        until = time.monotonic() + patience_s
+        while (left := self.processes()) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert left == {}
+
+    def ray_directory(self) -> Path:
+        """Where the command's private Ray keeps its files."""
+        found = {match for line in self.processes().values() for match in re.findall(r"/tmp/mmrlhf-\w+", line)}
+        assert len(found) == 1, found
+        return Path(found.pop())
+
+
+def start(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> Running:
+    """`mmrlhf <arguments>` in a directory."""
+    mark = uuid4().hex
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {_MARK: mark} | (env or {})
+    process = subprocess.Popen(
+        [COMMAND, *arguments], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    return Running(process, mark)
+
+
+def mmrlhf(*arguments: str, cwd: Path, timeout_s: float = 180.0) -> Finished:
+    """Run the command to its end."""
+    return start(*arguments, cwd=cwd).finish(timeout_s)
+
+
+def refused(finished: Finished, *expected: str) -> None:
+    """The command ended as a mistake of its user does, and said each of `expected`; nothing of Ray's or Python's."""
+    shown = f"{finished.out}\n{finished.err}"
+    assert finished.returncode == 2, shown
+    assert finished.err.count("error: ") == 1, shown
+    for words in expected:
+        assert words in finished.err, f"{words!r} is missing in\n{shown}"
+    for noise in ("Traceback", "ray::", "RayTaskError", "RayActorError", "site-packages", "(raylet)", "(pid="):
+        assert noise not in shown, shown
+    remove_kept_logs(finished)
+
+
+def remove_kept_logs(finished: Finished) -> None:
+    """After an error the logs of the private Ray are kept, and the message says where."""
+    for directory in re.findall(r"logs of this run are kept in (/tmp/mmrlhf-\w+)", finished.err):
+        shutil.rmtree(directory)
+
+
+def overrides(**values: object) -> Sequence[str]:
+    """`a__b=1` → `a.b=1`."""
+    return [f"{key.replace('__', '.')}={value}" for key, value in values.items()]

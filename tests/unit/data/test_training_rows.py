@@ -1,0 +1,94 @@
+"""Records to TRAINING_ROW. The object store's part, handing over the media table, is done without a cluster."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmrlhf_ray.data import training_rows
+from mmrlhf_ray.data.encode import Encoder, encode_facts, encode_response
+from mmrlhf_ray.data.features import features_table
+from mmrlhf_ray.data.training_rows import EncodeOptions, encode_records, features_from_bytes, features_to_bytes
+from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PREFERENCE, TRAINING_ROW, check
+from tests.unit.tiny import encode, messages, raw
+
+CLIP = raw("image", 1)
+
+
+class Reference:
+    """Stands for an object reference: it can be hashed, and resolves to a table."""
+
+    def __init__(self, table: pa.Table):
+        self.table = table
+
+
+@pytest.fixture
+def media(monkeypatch: pytest.MonkeyPatch) -> Reference:
+    monkeypatch.setattr(training_rows.ray, "get", lambda reference: reference.table)
+    row = {"media_id": CLIP.media_id, "kind": "image", "mime": "image/png", "data": CLIP.data}
+    return Reference(pa.Table.from_pylist([row], schema=MEDIA))
+
+
+def record(**changes: object) -> dict[str, object]:
+    return {
+        "prompt_id": "p",
+        "messages": messages(["image"]),
+        "media_ids": [CLIP.media_id],
+        "task": "t",
+        "modality": "image",
+        "extras": json.dumps({"facts": "image 7"}),
+    } | changes
+
+
+def numbered(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=schema).append_column("row", pa.array(range(len(rows)), pa.int64()))
+
+
+def test_a_demonstration(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
+    batch = numbered([record(response="answer : 7")], DEMONSTRATION)
+    table = encode_records(batch, EncodeOptions(str(omni), None, 512), [media])
+    (row,) = check(table, TRAINING_ROW, "test").to_pylist()
+    want = encode(omni_encoder, [CLIP])
+    assert row["context_token_ids"] == want.token_ids
+    assert row["responses_token_ids"] == [encode_response(omni_encoder, "answer : 7")]
+    assert (row["problem"], row["margin"], row["row"]) == ("", 0.0, 0)
+    features = features_from_bytes([row["features"]])
+    assert np.array_equal(features[CLIP.media_id]["pixel_values"], want.features[CLIP.media_id]["pixel_values"])
+
+
+def test_a_preference_reads_facts_before_the_prompt(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
+    batch = numbered([record(chosen="answer : 7", rejected="answer : 3", margin=0.5)], PREFERENCE)
+    table = encode_records(batch, EncodeOptions(str(omni), "facts", 512), [media])
+    (row,) = table.to_pylist()
+    facts = encode_facts(omni_encoder, "image 7")
+    assert facts
+    assert row["context_token_ids"] == facts + encode(omni_encoder, [CLIP]).token_ids
+    assert row["responses_token_ids"] == [encode_response(omni_encoder, f"answer : {d}") for d in (7, 3)]
+    assert row["margin"] == 0.5
+
+
+def test_bad_rows_come_back_with_their_problem(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
+    rows = [
+        record(response="answer : 7"),
+        record(response="answer : 7", messages=messages([])),
+        record(response="answer : 7", messages=messages(["image"], "read <|IMAGE|>")),
+    ]
+    longest = len(encode(omni_encoder, [CLIP]).token_ids)
+    table = encode_records(numbered(rows, DEMONSTRATION), EncodeOptions(str(omni), None, longest), [media])
+    good, mismatch, control = table.to_pylist()
+    assert good["problem"] == ""
+    assert "0 image placeholder(s) for 1 image clip(s)" in mismatch["problem"]
+    assert "control token" in control["problem"]
+    assert (mismatch["context_token_ids"], mismatch["features"]) == ([], b"")
+    short = encode_records(numbered(rows[:1], DEMONSTRATION), EncodeOptions(str(omni), None, longest - 1), [media])
+    assert short.column("problem").to_pylist() == [
+        f"prompt has {longest} tokens (media included), more than data.max_prompt_tokens={longest - 1}"
+    ]
+
+
+def test_streams_of_several_rows_are_merged() -> None:
+    streams = [features_to_bytes(features_table({name: {"x": np.array([i])}})) for i, name in enumerate("ab")]
+    merged = features_from_bytes([*streams, features_to_bytes(features_table({}))])
+    assert {name: f["x"].tolist() for name, f in merged.items()} == {"a": [0], "b": [1]}

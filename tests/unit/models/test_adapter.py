@@ -1,0 +1,96 @@
+"""Families are told apart, and their parameters are named as checkpoints name them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmrlhf_ray.config import ConfigError
+from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.models import (
+    HeadedModel,
+    ModelError,
+    adapter_for,
+    banned_token_ids,
+    checkpoint_name,
+    eos_token_ids,
+    load_processor,
+    read_config,
+)
+
+# Where the names of released checkpoints begin; also what vLLM's loaders take.
+RELEASED = {
+    "qwen2_5_omni": {"thinker.audio_tower", "thinker.lm_head", "thinker.model", "thinker.visual"},
+    "qwen2_5_vl": {"lm_head", "model.embed_tokens", "model.layers", "model.norm", "visual.blocks", "visual.merger"}
+    | {"visual.patch_embed"},
+}
+
+
+def test_the_family_is_read_from_the_configuration(omni: Path, vl: Path) -> None:
+    assert adapter_for(omni).family == "qwen2_5_omni"
+    assert adapter_for(vl).family == "qwen2_5_vl"
+
+
+def test_an_unknown_family_is_named_with_those_known(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(ModelError, match=r"model_type is 'llama'; families with an adapter: qwen2_5_omni, qwen2_5_vl"):
+        adapter_for(tmp_path)
+
+
+def test_a_directory_without_a_configuration(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="found no config.json") as error:
+        read_config(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert isinstance(error.value, ConfigError)
+
+
+def test_names_are_those_of_the_written_checkpoint(encoder: Encoder, policy: HeadedModel, omni: Path, vl: Path) -> None:
+    path = {"qwen2_5_omni": omni, "qwen2_5_vl": vl}[encoder.adapter.family]
+    saved = load_file(path / "model.safetensors")
+    named = {checkpoint_name(encoder.adapter, name): p for name, p in policy.named_parameters()}
+    assert set(named) == set(saved)
+    assert all(torch.equal(parameter.detach(), saved[name]) for name, parameter in named.items())
+
+
+def test_names_are_those_of_released_checkpoints(encoder: Encoder, policy: HeadedModel) -> None:
+    names = {checkpoint_name(encoder.adapter, name) for name, _ in policy.named_parameters()}
+    assert {".".join(name.split(".")[:2]).removesuffix(".weight") for name in names} == RELEASED[encoder.adapter.family]
+
+
+@pytest.mark.parametrize(
+    ("learner", "checkpoint"),
+    [
+        ("backbone.model.language_model.layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
+        ("backbone.model.language_model.embed_tokens.weight", "model.embed_tokens.weight"),
+        ("backbone.model.visual.blocks.0.norm1.weight", "visual.blocks.0.norm1.weight"),
+        ("head.weight", "lm_head.weight"),
+    ],
+)
+def test_names_of_qwen2_5_vl(vl: Path, learner: str, checkpoint: str) -> None:
+    assert checkpoint_name(adapter_for(vl), learner) == checkpoint
+
+
+@pytest.mark.parametrize(("written", "read"), [(7, [7]), ([7, 8], [7, 8])])
+def test_eos_is_a_number_or_a_list(tmp_path: Path, written: object, read: list[int]) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": written}))
+    assert eos_token_ids(tmp_path) == read
+
+
+@pytest.mark.parametrize("content", [None, {}, {"eos_token_id": None}])
+def test_eos_must_be_there(tmp_path: Path, content: object) -> None:
+    if content is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"generation_config.json: expected eos_token_id .* add it"):
+        eos_token_ids(tmp_path)
+
+
+def test_control_tokens_cannot_be_sampled_but_the_end_can(omni: Path, vl: Path) -> None:
+    for path in (omni, vl):
+        processor = load_processor(path)
+        banned = [processor.tokenizer.convert_ids_to_tokens(i) for i in banned_token_ids(processor, path)]
+        placeholders = [getattr(processor, a) for a in adapter_for(path).placeholders.values()]
+        assert {*placeholders, "<|im_start|>", "<|endoftext|>"} <= set(banned)
+        assert "<|im_end|>" not in banned
+        assert all(token.startswith("<") for token in banned), "no plain word is banned"

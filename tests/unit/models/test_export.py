@@ -1,0 +1,111 @@
+"""What is exported loads again, in transformers too, with the trained numbers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoProcessor,
+    GenerationConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+)
+
+from mmrlhf_ray.data.collate import collate
+from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.models import HeadedModel, export_model, load_policy, load_scalar
+from mmrlhf_ray.models.headed import SCALAR_HEAD_FILE
+from tests.unit.tiny import mixed_rows
+
+CLASSES = {
+    "qwen2_5_omni": Qwen2_5OmniThinkerForConditionalGeneration,
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+}
+
+
+@pytest.fixture
+def directory(encoder: Encoder, omni: Path, vl: Path) -> Path:
+    return {"qwen2_5_omni": omni, "qwen2_5_vl": vl}[encoder.adapter.family]
+
+
+def trained(model: HeadedModel) -> dict[str, torch.Tensor]:
+    """Its parameters after something that changed each of them."""
+    noise = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.01)
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+@torch.no_grad()
+def test_a_policy_loads_in_transformers(encoder: Encoder, directory: Path, tmp_path: Path) -> None:
+    model, target = load_policy(encoder.adapter, directory, torch.float32), tmp_path / "out" / "model"
+    export_model(encoder.adapter, directory, target, trained(model), scalar=False)
+    whole, report = CLASSES[encoder.adapter.family].from_pretrained(target, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    rows, features = mixed_rows(encoder)
+    batch = collate(rows[:2], [], features, 0)
+    want = model(torch.arange(batch.inputs["input_ids"].numel()), **batch.inputs)
+    inputs = batch.inputs | ({"mm_token_type_ids": kinds(encoder, batch.inputs["input_ids"])})
+    got = whole.eval()(**(inputs if encoder.adapter.family == "qwen2_5_vl" else batch.inputs)).logits.flatten(0, 1)
+    real = batch.inputs["attention_mask"].flatten().bool()
+    torch.testing.assert_close(got[real], want[real], atol=1e-5, rtol=1e-5)
+    assert AutoProcessor.from_pretrained(target).chat_template == encoder.processor.chat_template
+    assert GenerationConfig.from_pretrained(target).eos_token_id == encoder.eos_token_ids[0]
+
+
+def kinds(encoder: Encoder, ids: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(encoder.processor.create_mm_token_type_ids(ids.tolist()))
+
+
+def test_names_and_files_are_those_of_the_source(encoder: Encoder, directory: Path, tmp_path: Path) -> None:
+    model = load_policy(encoder.adapter, directory, torch.float32)
+    export_model(encoder.adapter, directory, tmp_path / "model", dict(model.named_parameters()), scalar=False)
+    assert {p.name for p in (tmp_path / "model").iterdir()} == {p.name for p in directory.iterdir()}
+    source, target = (load_file(p / "model.safetensors") for p in (directory, tmp_path / "model"))
+    assert set(source) == set(target)
+    assert all(torch.equal(source[name], target[name]) for name in source)
+
+
+def test_a_scalar_model_comes_back_with_its_head(encoder: Encoder, directory: Path, tmp_path: Path) -> None:
+    tensors = trained(load_scalar(encoder.adapter, directory, torch.float32, new_head=True))
+    export_model(encoder.adapter, directory, tmp_path / "model", tensors, scalar=True)
+    again = load_scalar(encoder.adapter, tmp_path / "model", torch.float32, new_head=False)
+    back = dict(again.named_parameters())
+    assert set(back) == set(tensors)
+    assert all(torch.equal(back[name].detach(), tensor) for name, tensor in tensors.items())
+    assert set(load_file(tmp_path / "model" / SCALAR_HEAD_FILE)) == {"weight"}
+
+
+def test_a_policy_from_a_reward_models_directory_has_no_scalar_head(
+    omni_encoder: Encoder, omni: Path, tmp_path: Path
+) -> None:
+    tensors = dict(load_scalar(omni_encoder.adapter, omni, torch.float32, new_head=True).named_parameters())
+    export_model(omni_encoder.adapter, omni, tmp_path / "reward", tensors, scalar=True)
+    policy = dict(load_policy(omni_encoder.adapter, omni, torch.float32).named_parameters())
+    export_model(omni_encoder.adapter, tmp_path / "reward", tmp_path / "policy", policy, scalar=False)
+    assert not (tmp_path / "policy" / SCALAR_HEAD_FILE).exists()
+
+
+def test_an_earlier_export_and_what_was_cut_short_are_replaced(
+    omni_encoder: Encoder, omni: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "model"
+    for leftover in (target, tmp_path / ".model.new", tmp_path / ".model.old"):
+        leftover.mkdir()
+        (leftover / "stale.safetensors").write_text("stale")
+    tensors = dict(load_policy(omni_encoder.adapter, omni, torch.float32).named_parameters())
+    export_model(omni_encoder.adapter, omni, target, tensors, scalar=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert not (target / "stale.safetensors").exists()
+
+
+def test_a_failed_export_leaves_the_earlier_one(omni_encoder: Encoder, omni: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "kept").write_text("kept")
+    with pytest.raises(AttributeError):
+        export_model(omni_encoder.adapter, omni, target, {"head.weight": None}, scalar=False)  # type: ignore[dict-item]
+    assert (target / "kept").read_text() == "kept"

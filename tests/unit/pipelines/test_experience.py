@@ -1,0 +1,198 @@
+"""EXPERIENCE against a computation row by row and token by token in plain Python."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from mmrlhf_ray.config import AlgorithmConfig
+from mmrlhf_ray.data.batching import PassBudget
+from mmrlhf_ray.data.collate import TokenRow
+from mmrlhf_ray.pipelines.experience import Answers, make_experience, mini_batches, shard_by_tokens
+from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.schema import EXPERIENCE, check
+from mmrlhf_ray.workers.fleet import LearnerGroup, Rollouts
+from tests.unit.tiny import rollout_table
+
+LENGTHS = (3, 1, 5, 2)
+NOWHERE = ray.ObjectRef.nil()
+
+
+def numbers(seed: int, scale: float = 1.0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.normal(0.0, scale, n).astype(np.float32) for n in LENGTHS]
+
+
+def rollouts(**columns: Any) -> Rollouts:
+    rows = [TokenRow([9] * (i + 1), list(range(n)), []) for i, n in enumerate(LENGTHS)]
+    given: dict[str, Any] = {"rollout_logprobs": [r.tolist() for r in numbers(5)]} | columns
+    return Rollouts(rollout_table(rows, **given), NOWHERE, NOWHERE, 0.0)
+
+
+def answers(**changes: Any) -> Answers:
+    made: dict[str, Any] = {
+        "scores": [np.array([s], np.float32) for s in (1.5, -2.0, 0.25, 4.0)],
+        "ref_logprobs": numbers(1),
+        "old_logprobs": numbers(2),
+        "values": numbers(3),
+    }
+    return Answers(**made | changes)
+
+
+def naive(answers: Answers, kl_coef: float, algorithm: AlgorithmConfig) -> dict[str, list[list[float]]]:
+    """Rewards, advantages (not whitened) and returns of each row, from the definitions."""
+    out: dict[str, list[list[float]]] = {"rewards": [], "advantages": [], "returns": []}
+    for score, ref, old, values in zip(
+        answers.scores, answers.ref_logprobs, answers.old_logprobs, answers.values, strict=True
+    ):
+        d = [float(o) - float(r) for o, r in zip(old, ref, strict=True)]
+        kl = {
+            "k1": d,
+            "k2": [x * x / 2 for x in d],
+            "k3": [math.exp(-x) - 1 + x for x in d],
+        }[algorithm.kl_estimator]
+        rewards = [-kl_coef * k for k in kl]
+        clip = algorithm.score_clip
+        rewards[-1] += float(score[0]) if clip is None else max(-clip, min(clip, float(score[0])))
+        # A_t = Σ_l (γλ)^l δ_{t+l}
+        following = [*map(float, values), 0.0]
+        deltas = [r + algorithm.gamma * after - v for r, (v, after) in zip(rewards, pairwise(following), strict=True)]
+        decay = algorithm.gamma * algorithm.gae_lambda
+        advantages = [sum(decay**k * d for k, d in enumerate(deltas[t:])) for t in range(len(deltas))]
+        out["rewards"].append(rewards)
+        out["advantages"].append(advantages)
+        out["returns"].append([a + float(v) for a, v in zip(advantages, values, strict=True)])
+    return out
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_against_the_definitions(estimator: str, clip: float | None) -> None:
+    algorithm = AlgorithmConfig.model_validate(
+        {"gamma": 0.9, "gae_lambda": 0.8, "kl_estimator": estimator, "score_clip": clip, "whiten_advantages": False}
+    )
+    made = make_experience(rollouts(), answers(), 0.3, algorithm)
+    table = check(made.table, EXPERIENCE, "test")
+    for name, want in naive(answers(), 0.3, algorithm).items():
+        got = table.column(name).to_pylist()
+        assert [len(row) for row in got] == list(LENGTHS)
+        for got_row, want_row in zip(got, want, strict=True):
+            assert got_row == pytest.approx(want_row, abs=1e-5)
+    for name in ("ref_logprobs", "old_logprobs", "values"):
+        assert table.column(name).to_pylist() == [row.tolist() for row in getattr(answers(), name)]
+    want_scores = [1.5, -2.0, 0.25, 4.0] if clip is None else [1.0, -1.0, 0.25, 1.0]
+    assert table.column("score").to_pylist() == want_scores
+    assert made.metrics["score"] == pytest.approx((1.5 - 2.0 + 0.25 + 4.0) / 4), "reported before clipping"
+
+
+def test_whitening_is_over_all_tokens_of_the_step() -> None:
+    plain = naive(answers(), 0.3, AlgorithmConfig())["advantages"]
+    flat = np.concatenate([np.array(row) for row in plain])
+    got = make_experience(rollouts(), answers(), 0.3, AlgorithmConfig()).table.column("advantages").to_pylist()
+    assert np.concatenate(got) == pytest.approx((flat - flat.mean()) / flat.std(), abs=1e-4)
+
+
+def test_the_same_policy_and_reference_leave_the_score_at_the_last_token() -> None:
+    made = make_experience(rollouts(), answers(ref_logprobs=numbers(2)), 10.0, AlgorithmConfig())
+    assert made.metrics["kl"] == 0.0
+    assert made.response_kl.tolist() == [0.0] * 4
+    scores = [float(s[0]) for s in answers().scores]
+    assert made.table.column("rewards").to_pylist() == [
+        [0.0] * (n - 1) + [score] for n, score in zip(LENGTHS, scores, strict=True)
+    ]
+    assert made.metrics["reward"] == pytest.approx(made.metrics["score"])
+
+
+def test_kl_is_summed_over_a_response() -> None:
+    made = make_experience(rollouts(), answers(), 0.3, AlgorithmConfig(kl_estimator="k3"))
+    want = [float((o - r).sum()) for o, r in zip(answers().old_logprobs, answers().ref_logprobs, strict=True)]
+    assert made.response_kl.tolist() == pytest.approx(want, abs=1e-5)
+    assert made.metrics["kl"] == pytest.approx(np.mean(want), abs=1e-5)
+
+
+def test_the_rest_of_what_is_reported() -> None:
+    sampled = [row.tolist() for row in numbers(2)]
+    sampled[2][4] += 0.25
+    made = make_experience(
+        rollouts(rollout_logprobs=sampled, finish_reason=["stop", "length", "stop", "length"]),
+        answers(),
+        0.3,
+        AlgorithmConfig(),
+    ).metrics
+    tokens = sum(LENGTHS)
+    assert made["mismatch_max"] == pytest.approx(0.25, abs=1e-6)
+    assert made["mismatch_mean"] == pytest.approx(0.25 / tokens, abs=1e-6)
+    assert made["unfinished"] == 0.5
+    assert made["response_tokens"] == tokens / 4
+    assert made["entropy"] == pytest.approx(-np.concatenate(numbers(2)).mean(), abs=1e-6)
+    assert made["score_std"] == pytest.approx(np.std([1.5, -2.0, 0.25, 4.0]))
+
+
+@pytest.mark.parametrize("name", ["ref_logprobs", "old_logprobs", "values"])
+def test_an_answer_of_another_length_is_named(name: str) -> None:
+    wrong = numbers(4)
+    wrong[2] = wrong[2][:-1]
+    with pytest.raises(ValueError, match=f"{name}: row 2 has 4 numbers for 5 response tokens"):
+        make_experience(rollouts(), answers(**{name: wrong}), 0.1, AlgorithmConfig())
+
+
+def test_a_missing_answer_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"scores|shorter|longer"):
+        make_experience(rollouts(), answers(scores=answers().scores[:-1]), 0.1, AlgorithmConfig())
+    with pytest.raises(ValueError, match=r"values|shorter|longer"):
+        make_experience(rollouts(), answers(values=numbers(3)[:-1]), 0.1, AlgorithmConfig())
+
+
+def test_a_response_without_tokens_has_no_place_for_its_score() -> None:
+    table = rollout_table([TokenRow([9], [], []), TokenRow([9], [1], [])])
+    empty, one = np.empty(0, np.float32), np.zeros(1, np.float32)
+    made = Answers([one, one], [empty, one], [empty, one], [empty, one])
+    with pytest.raises(ValueError, match=r"at least one response token in every row; rows \[0\]"):
+        make_experience(Rollouts(table, NOWHERE, NOWHERE, 0.0), made, 0.1, AlgorithmConfig())
+
+
+@pytest.mark.parametrize(("rows", "size", "epochs"), [(12, 4, 1), (12, 12, 3), (10, 4, 2), (3, 8, 2)])
+def test_mini_batches_are_every_row_once_an_epoch(rows: int, size: int, epochs: int) -> None:
+    steps = mini_batches(rows, size, epochs, np.random.default_rng(0))
+    per_epoch = math.ceil(rows / size)
+    assert len(steps) == epochs * per_epoch
+    for epoch in range(epochs):
+        of_epoch = steps[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert Counter(row for step in of_epoch for row in step) == Counter(range(rows))
+        assert all(len(step) == size for step in of_epoch[:-1])
+
+
+def test_epochs_are_shuffled_anew_and_by_the_seed() -> None:
+    first, second = mini_batches(20, 20, 2, np.random.default_rng(0))
+    assert first != second
+    assert [first, second] == mini_batches(20, 20, 2, np.random.default_rng(0))
+    assert [first, second] != mini_batches(20, 20, 2, np.random.default_rng(1))
+
+
+def test_steps_are_divided_among_ranks_with_their_token_counts() -> None:
+    group = LearnerGroup(ActorGroup(("policy-0", "policy-1"), (None, None)), PassBudget(100), 1.0)
+    masks = [[True] * n for n in LENGTHS]
+    masks[2][0] = False
+    sampled = rollouts(response_mask=masks)
+    experience = make_experience(sampled, answers(), 0.1, AlgorithmConfig()).table
+    plan = shard_by_tokens(experience, sampled, group, [[0, 2], [3, 1]])
+    assert plan.denominators == [3 + 4, 2 + 1], "tokens that are trained on"
+    assert len(plan.shards) == 2
+    for number, step in enumerate(([0, 2], [3, 1])):
+        done = [s.rows[row] for s in plan.shards for m in s.steps[number] for row in m.rows]
+        assert sorted(done) == sorted(step)
+    assert 0.0 <= plan.padding_share <= 0.05
+
+
+def test_lengths_count_prompt_and_response() -> None:
+    assert rollouts().lengths == [i + 1 + n for i, n in enumerate(LENGTHS)]
+    assert rollouts(modality=["text", "image", "image+audio", "video"]).kinds == [
+        frozenset(),
+        {"image"},
+        {"image", "audio"},
+        {"video"},
+    ]

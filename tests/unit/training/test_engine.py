@@ -1,0 +1,183 @@
+"""DeepSpeed does what torch does, and its settings are what the configuration says. (Several ranks: tests/ray.)"""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.models import HeadedModel
+from mmrlhf_ray.training.engine import NonFiniteLoss, TrainEngine, deepspeed_config, lr_multiplier
+
+CPU = torch.device("cpu")
+OPTIMIZER = OptimizerConfig(lr=0.05, weight_decay=0.1, max_grad_norm=0.3, warmup_steps=2, schedule="linear")
+STEPS = 4
+
+
+class Output:
+    def __init__(self, logits: Tensor):
+        self.logits = logits
+
+
+class Backbone(nn.Module):
+    """Two layers over float inputs; called as transformers' models are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 8)
+        self.second = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, use_cache: bool) -> Output:
+        return Output(self.second(torch.tanh(self.first(x))))
+
+
+def model() -> HeadedModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return HeadedModel(Backbone(), nn.Linear(4, 1, bias=False))
+
+
+def passes(step: int) -> list[Tensor]:
+    """Inputs [1, L, 3] of the two passes of a step."""
+    noise = torch.Generator().manual_seed(step)
+    return [torch.randn(1, length, 3, generator=noise) for length in (5, 2)]
+
+
+def loss_of(output: Tensor) -> Tensor:
+    return (output - 1.0).square().sum() / 7
+
+
+def train(engine: TrainEngine, steps: range) -> list[float]:
+    norms = []
+    for step in steps:
+        for number, x in enumerate(passes(step)):
+            engine.backward(loss_of(engine.forward(torch.arange(x.shape[1]), x=x)), last=number == 1)
+        norms.append(engine.grad_norm)
+    return norms
+
+
+def parameters(engine: TrainEngine) -> dict[str, Tensor]:
+    return {name: tensor for bucket in engine.buckets(1 << 20) for name, tensor in bucket}
+
+
+def plain_torch() -> tuple[dict[str, Tensor], list[float], list[float]]:
+    """Parameters, gradient norms and learning rates of the same training without DeepSpeed."""
+    net, norms, rates = model(), [], []
+    adamw = torch.optim.AdamW(net.parameters(), lr=0.05, betas=OPTIMIZER.betas, eps=OPTIMIZER.eps, weight_decay=0.1)
+    for step, factor in zip(range(STEPS), (0.5, 1.0, 1.0, 0.5), strict=True):  # 2 of warm-up, then down over 2
+        adamw.param_groups[0]["lr"] = 0.05 * factor
+        rates.append(0.05 * factor)
+        adamw.zero_grad()
+        sum(loss_of(net(torch.arange(x.shape[1]), x=x)) for x in passes(step)).backward()
+        norms.append(float(nn.utils.clip_grad_norm_(net.parameters(), OPTIMIZER.max_grad_norm)))
+        adamw.step()
+    return {n: p.detach() for n, p in net.named_parameters()}, norms, rates
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_training_equals_plain_torch(process_group: None, stage: int) -> None:
+    engine = TrainEngine(model(), EngineConfig(zero_stage=stage), OPTIMIZER, STEPS, torch.float32, CPU)
+    rates, norms = [], []
+    for step in range(STEPS):
+        rates.append(engine.lr)
+        norms += train(engine, range(step, step + 1))
+    want, want_norms, want_rates = plain_torch()
+    assert max(want_norms) > OPTIMIZER.max_grad_norm, "clipping must have something to do"
+    got = parameters(engine)
+    assert set(got) == set(want)
+    for name, tensor in want.items():
+        torch.testing.assert_close(got[name], tensor, atol=1e-6, rtol=1e-6)
+    assert rates == pytest.approx(want_rates)
+    assert norms == pytest.approx(want_norms, rel=1e-5)
+
+
+def test_a_checkpoint_goes_on_where_it_was(process_group: None, tmp_path: Path) -> None:
+    def fresh() -> TrainEngine:
+        return TrainEngine(model(), EngineConfig(zero_stage=2), OPTIMIZER, STEPS, torch.float32, CPU)
+
+    straight = fresh()
+    train(straight, range(2))
+    straight.save(tmp_path / "state")
+    train(straight, range(2, STEPS))
+    resumed = fresh()
+    resumed.load(tmp_path / "state")
+    assert resumed.lr == pytest.approx(0.05)
+    train(resumed, range(2, STEPS))
+    want = parameters(straight)
+    assert all(torch.equal(tensor, want[name]) for name, tensor in parameters(resumed).items())
+
+
+def test_loading_from_nowhere_is_an_error(process_group: None, tmp_path: Path) -> None:
+    engine = TrainEngine(model(), EngineConfig(zero_stage=0), OPTIMIZER, STEPS, torch.float32, CPU)
+    with pytest.raises(FileNotFoundError, match="expected a DeepSpeed checkpoint, found none"):
+        engine.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_never_applied(process_group: None, bad: float) -> None:
+    engine = TrainEngine(model(), EngineConfig(zero_stage=0), OPTIMIZER, STEPS, torch.float32, CPU)
+    before = parameters(engine)
+    x = passes(0)[0]
+    with pytest.raises(NonFiniteLoss, match="rank 0"):
+        engine.backward(loss_of(engine.forward(torch.arange(5), x=x)) * bad, last=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in parameters(engine).items())
+
+
+def test_buckets_hold_everything_once_within_their_size(process_group: None) -> None:
+    net = model()
+    engine = TrainEngine(net, EngineConfig(zero_stage=0), OPTIMIZER, STEPS, torch.float32, CPU)
+    sizes = {name: p.numel() * 4 for name, p in net.named_parameters()}
+    limit = 100  # bytes; the largest tensor has more
+    assert max(sizes.values()) > limit
+    buckets = list(engine.buckets(limit))
+    assert [name for bucket in buckets for name, _ in bucket] == list(sizes)
+    assert all(len(bucket) == 1 or sum(sizes[name] for name, _ in bucket) <= limit for bucket in buckets)
+    assert any(len(bucket) > 1 for bucket in buckets)
+
+
+def test_perturbing_reaches_the_named_parameters_only(process_group: None) -> None:
+    engine = TrainEngine(model(), EngineConfig(zero_stage=0), OPTIMIZER, STEPS, torch.float32, CPU)
+    before = parameters(engine)
+    assert engine.perturb("backbone.second", 0.1, seed=1) == 2
+    changed = {name for name, tensor in parameters(engine).items() if not torch.equal(tensor, before[name])}
+    assert changed == {"backbone.second.weight", "backbone.second.bias"}
+
+
+def test_merging_over_one_rank_changes_nothing(process_group: None) -> None:
+    engine = TrainEngine(model(), EngineConfig(zero_stage=0), OPTIMIZER, STEPS, torch.float32, CPU)
+    merged = engine.merge_over_ranks({"tokens": torch.tensor(3), "ratio_max": torch.tensor(1.5)})
+    assert {k: float(v) for k, v in merged.items()} == {"tokens": 3.0, "ratio_max": 1.5}
+
+
+def schedule(steps: int, **config: object) -> list[float]:
+    factor = lr_multiplier(OptimizerConfig.model_validate(config), steps)
+    return [factor(step) for step in range(steps + 1)]
+
+
+def test_learning_rate_schedules() -> None:
+    assert schedule(3, schedule="constant") == [1.0] * 4
+    assert schedule(4, schedule="linear") == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
+    assert schedule(4, schedule="cosine") == pytest.approx([1.0, 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0.1464466, 0.0])
+    assert schedule(4, schedule="constant", warmup_steps=3) == pytest.approx([1 / 3, 2 / 3, 1.0, 1.0, 1.0])
+    assert schedule(6, schedule="linear", warmup_steps=2) == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0])
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_the_rate_stays_at_zero_past_the_last_step(name: str) -> None:
+    factor = lr_multiplier(OptimizerConfig(schedule=name), 4)
+    assert factor(9) == pytest.approx(0.0)
+    assert lr_multiplier(OptimizerConfig(schedule=name, warmup_steps=5), 5)(5) == pytest.approx(1.0)
+
+
+def test_deepspeed_is_configured_as_asked() -> None:
+    plain = deepspeed_config(EngineConfig(zero_stage=1), OptimizerConfig(max_grad_norm=0.5), torch.float32)
+    assert plain["zero_optimization"] == {"stage": 1}
+    assert plain["gradient_clipping"] == 0.5
+    assert plain["gradient_accumulation_steps"] == 1
+    assert plain["bf16"] == {"enabled": False}
+    large = deepspeed_config(EngineConfig(zero_stage=3, offload_optimizer=True), OptimizerConfig(), torch.bfloat16)
+    assert large["bf16"] == {"enabled": True}
+    assert large["zero_optimization"]["stage"] == 3
+    assert large["zero_optimization"]["offload_optimizer"]["device"] == "cpu"

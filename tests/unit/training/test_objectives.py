@@ -1,0 +1,122 @@
+"""What the PPO learners read and minimise, against sums by hand."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+
+from mmrlhf_ray.config import AlgorithmConfig
+from mmrlhf_ray.data.collate import Batch, TokenRow, collate
+from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.schema import EXPERIENCE
+from mmrlhf_ray.training.objectives import CriticObjective, PolicyObjective
+from tests.unit.tiny import rollout_table
+
+RESPONSES = [[20, 21, 22], [23], [24, 25]]
+TEMPERATURE = 0.7
+
+
+def experience(**columns: list[list[float]]) -> pa.Table:
+    table = rollout_table([TokenRow([20], r, []) for r in RESPONSES])
+    given = {"score": [0.0] * len(RESPONSES)} | columns
+    for name in EXPERIENCE.names[len(table.column_names) :]:
+        values = given.get(name, [[0.0] * len(r) for r in RESPONSES])
+        table = table.append_column(EXPERIENCE.field(name), pa.array(values, EXPERIENCE.field(name).type))
+    return table
+
+
+def batch(rows: tuple[int, ...]) -> Batch:
+    return collate([TokenRow([20], RESPONSES[i], []) for i in rows], [], {}, 0)
+
+
+def logits(encoder: Encoder, tokens: int) -> Tensor:
+    return torch.randn(tokens, len(encoder.tokenizer), generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+
+def sampling_logprobs(encoder: Encoder, output: Tensor, tokens: list[int]) -> tuple[list[float], list[float]]:
+    """log p and entropy of each row of logits, banned tokens left out, in plain Python."""
+    logprobs, entropies = [], []
+    for row, token in zip(output.tolist(), tokens, strict=True):
+        allowed = {i: z / TEMPERATURE for i, z in enumerate(row) if i not in encoder.banned_token_ids}
+        total = math.log(sum(math.exp(z) for z in allowed.values()))
+        logprobs.append(allowed[token] - total)
+        entropies.append(-sum(math.exp(z - total) * (z - total) for z in allowed.values()))
+    return logprobs, entropies
+
+
+def test_the_policy_reads_the_sampling_distribution(omni_encoder: Encoder) -> None:
+    output = logits(omni_encoder, 3)
+    got = PolicyObjective(AlgorithmConfig(), TEMPERATURE).read(omni_encoder, output, batch((1, 2)))
+    want, _ = sampling_logprobs(omni_encoder, output, [23, 24, 25])
+    assert got.tolist() == pytest.approx(want, rel=1e-5)
+
+
+def test_the_policy_loss_takes_the_rows_of_its_pass(omni_encoder: Encoder) -> None:
+    rows = (2, 1)  # in the pass's order, not the table's
+    output = logits(omni_encoder, 3)
+    current, _ = sampling_logprobs(omni_encoder, output, [24, 25, 23])
+    old = [[0.0] * 3, [current[2] - math.log(1.1)], [current[0], current[1] - math.log(1.5)]]
+    advantages = [[9.0] * 3, [-2.0], [1.0, 3.0]]
+    objective = PolicyObjective(AlgorithmConfig(clip_range=0.2), TEMPERATURE)
+    loss, stats = objective.loss(omni_encoder, experience(old_logprobs=old, advantages=advantages), 10)(
+        output, batch(rows), rows
+    )
+    # Ratios 1, 1.5 (clipped to 1.2) and 1.1 (within the range).
+    assert loss.item() == pytest.approx(-(1.0 * 1.0 + 3.0 * 1.2 - 2.0 * 1.1) / 10, rel=1e-4)
+    assert float(stats["tokens"]) == 3
+    assert float(stats["clip_fraction"]) == 1
+    assert float(stats["ratio_max"]) == pytest.approx(1.5, rel=1e-4)
+
+
+def test_tokens_outside_the_mask_do_not_count(omni_encoder: Encoder) -> None:
+    table = experience(advantages=[[1.0, 100.0, 1.0], [0.0], [0.0, 0.0]])
+    mask = pa.array([[True, False, True], [True], [True, True]], EXPERIENCE.field("response_mask").type)
+    place = table.column_names.index("response_mask")
+    table = table.set_column(place, EXPERIENCE.field("response_mask"), mask)
+    output = logits(omni_encoder, 3)
+    loss, stats = PolicyObjective(AlgorithmConfig(), TEMPERATURE).loss(omni_encoder, table, 2)(
+        output, batch((0,)), (0,)
+    )
+    assert float(stats["tokens"]) == 2
+    loss.backward()
+    assert output.grad is not None
+    assert float(output.grad[1].abs().max()) == 0.0
+    assert float(output.grad[0].abs().max()) > 0.0
+
+
+def test_the_entropy_bonus_lowers_the_loss(omni_encoder: Encoder) -> None:
+    output = logits(omni_encoder, 3)
+    logprobs, entropies = sampling_logprobs(omni_encoder, output, RESPONSES[0])
+    table = experience(old_logprobs=[logprobs, [0.0], [0.0, 0.0]], advantages=[[1.0, 2.0, 3.0], [0.0], [0.0, 0.0]])
+    objective = PolicyObjective(AlgorithmConfig(entropy_coef=0.5), TEMPERATURE)
+    loss, stats = objective.loss(omni_encoder, table, 4)(output, batch((0,)), (0,))
+    assert float(stats["entropy"]) == pytest.approx(sum(entropies), rel=1e-5)
+    assert loss.item() == pytest.approx((-6.0 - 0.5 * sum(entropies)) / 4, rel=1e-4)
+
+
+def test_the_critic_reads_its_one_output_and_scales_its_loss(omni_encoder: Encoder) -> None:
+    output = torch.tensor([[1.0], [2.0], [0.5]], requires_grad=True)
+    returns = [[0.0], [3.0], [1.0, 0.5]]
+    table = experience(values=[[0.0] * 3, [1.0], [2.0, 0.5]], returns=[[0.0] * 3, *returns[1:]])
+    objective = CriticObjective(AlgorithmConfig(vf_coef=2.0, value_clip_range=0.2))
+    assert objective.read(omni_encoder, output, batch((1, 2))).tolist() == [1.0, 2.0, 0.5]
+    loss, stats = objective.loss(omni_encoder, table, 5)(output, batch((1, 2)), (1, 2))
+    errors = np.array([1.0 - 3.0, 2.0 - 1.0, 0.5 - 0.5])
+    assert loss.item() == pytest.approx(2.0 * 0.5 * float((errors**2).sum()) / 5)
+    assert float(stats["value_tokens"]) == 3
+
+
+def test_a_pass_without_rows_adds_nothing(omni_encoder: Encoder) -> None:
+    empty = collate([], [TokenRow([20], [], [])], {}, 0)
+    for objective, width in (
+        (PolicyObjective(AlgorithmConfig(), 1.0), len(omni_encoder.tokenizer)),
+        (PolicyObjective(AlgorithmConfig(entropy_coef=0.1), 1.0), len(omni_encoder.tokenizer)),
+        (CriticObjective(AlgorithmConfig()), 1),
+    ):
+        output = torch.zeros(0, width, requires_grad=True)
+        loss, _ = objective.loss(omni_encoder, experience(), 7)(output, empty, ())
+        assert loss.item() == 0.0
+        loss.backward()
