@@ -75,7 +75,7 @@ def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
 
 def _encode(cfg: TrainJobConfig, data: DataConfig, records: Any, run_dir: Path) -> ray.data.Dataset:
     """Records through the processor, once. Bad rows are dealt with as `on_bad_row` says."""
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the driver shows its own
     context.execution_options.preserve_order = True  # a resumed run must see the rows in the same order

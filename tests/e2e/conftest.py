@@ -57,7 +57,7 @@ def ppo_job(
     directory = tmp_path_factory.mktemp("job")
     _with_bad_rows(data_dir / "prompts_train", directory / "prompts")
     small, pair = {"num_cpus": 0.2}, {"num_cpus": 0.2, "replicas": 2}
-    learner = {"engine": {"zero_stage": 2, "max_padding_share": 0.3}, "optimizer": {"lr": 1e-3}}
+    learner = {"engine": {"zero_stage": 2, "max_padding_share": 0.3}, "optimizer": {"lr": 2e-4}}
     job: dict[str, Any] = {
         "job": "ppo",
         "name": "run",

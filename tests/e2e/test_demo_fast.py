@@ -1,0 +1,52 @@
+"""`mmrlhf demo --fast`: every stage of the main job, on the real vLLM and DeepSpeed."""
+
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from mmrlhf_ray.runtime.metrics import read_metrics
+from mmrlhf_ray.schema import ANNOTATION, RESPONSE
+from tests.e2e.support import mmrlhf
+
+STAGES = (
+    "data and base model",
+    "SFT",
+    "responses for annotators",
+    "annotation",
+    "reward model",
+    "PPO",
+    "evaluation",
+)
+
+pytestmark = pytest.mark.e2e
+
+
+def test_every_stage_runs_and_leaves_its_results(tmp_path: Path) -> None:
+    demo = tmp_path / "demo"
+    finished = mmrlhf("demo", "--fast", "--output", str(demo), cwd=tmp_path, timeout_s=800)
+    assert finished.returncode == 0, finished.err[-4000:]
+    assert re.findall(r"── (.+): \d", finished.err) == list(STAGES)
+    assert "Traceback" not in finished.err
+
+    for row in ("gold reward", "accuracy", "grounded", "KL", "tokens"):
+        assert row in finished.out, finished.out
+    assert str(demo / "report.html") in finished.out.replace("\n", "")
+    report = (demo / "report.html").read_text()
+    for part in ("data:image/png", "data:audio/wav", "data:video/webm", "<svg"):
+        assert part in report, part
+    assert not re.search(r"""(src|href)=["']https?://""", report)  # no network is needed to view it
+
+    for stage in ("sft", "reward-model", "ppo"):
+        assert (demo / stage / "config.yaml").is_file()
+        assert (demo / stage / "model" / "model.safetensors").is_file()
+        assert any((demo / stage / "tensorboard").iterdir())
+        assert read_metrics(demo / stage)
+    assert "eval_pair_accuracy" in read_metrics(demo / "reward-model")[-1]
+    annotations = pq.read_table(demo / "data" / "annotations.parquet")
+    assert annotations.schema.equals(ANNOTATION)
+    assert len(set(annotations.column("annotator_id").to_pylist())) > 1
+    answers = pq.read_table(demo / "evaluate" / "responses.parquet", schema=RESPONSE)
+    asked = set(zip(answers.column("policy").to_pylist(), answers.column("media").to_pylist(), strict=True))
+    assert asked == {(policy, media) for policy in ("policy", "baseline") for media in ("own", "swapped")}
