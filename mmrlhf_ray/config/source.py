@@ -119,7 +119,8 @@ def _put(source: Source, key: str, value: Any, text: str) -> None:
         if not isinstance(inner, dict):
             where = source.origin(name)
             raise ConfigError(f"override {text}: {name} is the value {inner!r} ({where}), not a section with keys")
-        values = inner
+        # A copy: sections that a file writes once and refers to again (&name, *name) must not change together.
+        values[section] = values = dict(inner)
     values[leaf] = value
     source.origins = {k: v for k, v in source.origins.items() if not k.startswith(key + ".")}
     source.origins[key] = f"override {text}"

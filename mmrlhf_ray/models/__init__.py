@@ -10,7 +10,7 @@ from mmrlhf_ray.models.adapter import (
 )
 from mmrlhf_ray.models.errors import ModelError
 from mmrlhf_ray.models.export import export_model
-from mmrlhf_ray.models.headed import HeadedModel, checkpoint_name, load_policy, load_scalar
+from mmrlhf_ray.models.headed import HeadedModel, checkpoint_name, load_policy, load_scalar, scalar_head_file
 
 __all__ = [
     "HeadedModel",
@@ -25,4 +25,5 @@ __all__ = [
     "load_processor",
     "load_scalar",
     "read_config",
+    "scalar_head_file",
 ]

@@ -59,16 +59,21 @@ def load_scalar(
     # A spread backbone takes and returns tensors on the device of its first layer.
     device = next(backbone.parameters()).device
     head = nn.Linear(vocabulary_head.in_features, 1, bias=False, dtype=dtype, device=device)
-    file = Path(path) / SCALAR_HEAD_FILE
     if new_head:
         nn.init.zeros_(head.weight)
-    elif file.is_file():
-        head.load_state_dict(load_file(file))
     else:
+        head.load_state_dict(load_file(scalar_head_file(path)))
+    return HeadedModel(backbone, head)
+
+
+def scalar_head_file(path: str | Path) -> Path:
+    """The file that makes a directory a reward model. Raises ModelError where it is not there."""
+    file = Path(path) / SCALAR_HEAD_FILE
+    if not file.is_file():
         raise ModelError(
             f"{path}: expected a reward model with {SCALAR_HEAD_FILE}, found none; run mmrlhf reward-model"
         )
-    return HeadedModel(backbone, head)
+    return file
 
 
 def checkpoint_name(adapter: ModelAdapter, name: str) -> str:

@@ -19,7 +19,7 @@ from mmrlhf_ray.data.batching import PassBudget
 from mmrlhf_ray.data.encode import Encoder, load_encoder
 from mmrlhf_ray.data.readers import Records, read_records
 from mmrlhf_ray.pipelines.responses import SWAPPED, response_table
-from mmrlhf_ray.pipelines.run_dir import check_models, run_directory
+from mmrlhf_ray.pipelines.run_dir import check_models, check_reward_model, run_directory
 from mmrlhf_ray.runtime.actors import Seat, reserve
 from mmrlhf_ray.runtime.placement_check import check_fits
 from mmrlhf_ray.runtime.progress import Progress
@@ -73,7 +73,9 @@ def run(cfg: EvaluateConfig, resume: bool = False) -> Path:
     resume: an evaluation starts over. Raises as pipelines.ppo.run().
     """
     policies = {"policy": cfg.policy} | ({"baseline": cfg.baseline} if cfg.baseline else {})
-    check_models(*(m.path for m in (*policies.values(), *([cfg.reward_model] if cfg.reward_model else []))))
+    check_models(*(model.path for model in policies.values()))
+    if cfg.reward_model:
+        check_reward_model(cfg.reward_model.path)
     with run_directory(cfg) as run_dir:
         records = read_records(cfg.data, PROMPT, run_dir)
         if cfg.ablate_media:

@@ -15,10 +15,10 @@ from mmrlhf_ray.data.encode import Encoder, load_encoder
 from mmrlhf_ray.data.readers import read_records
 from mmrlhf_ray.pipelines.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
 from mmrlhf_ray.pipelines.responses import response_table
-from mmrlhf_ray.pipelines.run_dir import MODEL_DIR, check_models, run_directory
+from mmrlhf_ray.pipelines.run_dir import MODEL_DIR, check_models, check_reward_model, run_directory
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.metrics import MetricsWriter
-from mmrlhf_ray.runtime.placement_check import check_fits
+from mmrlhf_ray.runtime.placement_check import check_consistent, check_fits
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT
@@ -141,7 +141,9 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
 
     Raises ConfigError, DataError, ModelError, PlacementError before anything expensive starts.
     """
-    check_models(cfg.policy.path, cfg.reward_model.path)
+    check_consistent(cfg)
+    check_models(cfg.policy.path)
+    check_reward_model(cfg.reward_model.path)
     with run_directory(cfg) as run_dir:
         records = read_records(cfg.data, PROMPT, run_dir)
         with ray_session() as session:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmrlhf_ray.config import RunConfig, save_config
-from mmrlhf_ray.models import ModelError, read_config
+from mmrlhf_ray.models import ModelError, read_config, scalar_head_file
 from mmrlhf_ray.runtime.errors import RunError
 
 CONFIG_FILE = "config.yaml"
@@ -38,3 +38,9 @@ def check_models(*paths: str) -> None:
         if not Path(path).is_dir():
             raise ModelError(f"{path}: no such model directory; check the path (models are not downloaded)")
         read_config(Path(path))
+
+
+def check_reward_model(path: str) -> None:
+    """check_models() for a directory that must score responses. Raises ModelError where it has no scalar head."""
+    check_models(path)
+    scalar_head_file(path)

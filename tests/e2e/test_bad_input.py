@@ -35,7 +35,7 @@ def _jsonl(path: Path, *rows: Mapping[str, Any]) -> Path:
         ("algorithm.mini_batch_size=7", ("algorithm.mini_batch_size=7", "must be a multiple")),
         ("sampling.max_response_tokens=5000", ("learner.engine.micro_batch_tokens=4096 is less than",)),
         ("reward_model.path={model_dir}", ("scalar_head.safetensors", "mmrlhf reward-model")),
-        ("placement.policy.replicas=24", ("needs 5.8 CPUs", "lower placement.policy.num_cpus")),
+        ("placement.policy.replicas=24", ("needs 6 CPUs", "lower placement.policy.num_cpus")),
     ],
 )
 def test_wrong_keys(ppo_job: Path, model_dir: Path, tmp_path: Path, wrong: str, expected: tuple[str, ...]) -> None:
@@ -69,7 +69,7 @@ def test_rows_that_cannot_be_used_are_named_with_what_to_do(ppo_job: Path, tmp_p
         "line 2 (one-too-few): ",
         "line 3 (half): image half.png: ",
         "line 4 (silent): audio silence.wav: ",
-        "line 5 (gone): gone.png",
+        "line 5 (gone): 'gone.png' cannot be opened",
         "replace the file",
     )
     assert "(fine)" not in finished.err
