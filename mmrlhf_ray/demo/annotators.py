@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmrlhf_ray.demo.gold import gold_reward
+from mmrlhf_ray.demo.tasks import SENTENCE_END
 from mmrlhf_ray.schema import ANNOTATION, PROMPT, check
 
 
@@ -63,6 +64,25 @@ def _choose(who: Annotator, values: Sequence[float], tokens: Sequence[int], rng:
     if abs(difference) < who.tie_margin:
         return [1, 1]
     return [1, 2] if difference > 0 else [2, 1]
+
+
+def choose_pairs(
+    prompt_id: str, responses: Sequence[Response], count: int, rng: np.random.Generator
+) -> list[ResponsePair]:
+    """At most `count` pairs of different responses to ask about, those of as many sentences first.
+
+    Between a bare answer and one with evidence the form decides. What a reward model cannot learn from such pairs is
+    whether the evidence is true, so pairs of one form, long before short, are asked about before mixed ones.
+    """
+    distinct = list({response.text: response for response in responses}.values())
+    order = [distinct[i] for i in rng.permutation(len(distinct))]
+    pairs = [ResponsePair(prompt_id, a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
+
+    def form(pair: ResponsePair) -> tuple[bool, int]:
+        first, second = (r.text.count(SENTENCE_END) for r in (pair.first, pair.second))
+        return first != second, -max(first, second)
+
+    return sorted(pairs, key=form)[:count]
 
 
 def annotate(

@@ -21,7 +21,7 @@ _MIME = {"image": "image/png", "audio": "audio/wav", "video": "video/webm"}
 _NOISE = (0.2, 0.8)
 
 # How people demonstrate, and how often. Most of the room that preference learning has comes from here.
-STYLES = {"grounded": 0.30, "terse": 0.46, "hallucinated": 0.12, "wrong": 0.12}
+STYLES = {"grounded": 0.36, "terse": 0.28, "hallucinated": 0.18, "wrong": 0.18}
 
 
 @dataclass(frozen=True)

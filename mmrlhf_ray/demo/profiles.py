@@ -75,6 +75,8 @@ class Profile:
     name: str
     sizes: Sizes
     sft_steps: int
+    samples_per_prompt: int
+    """Responses to each training prompt, of which pairs are chosen."""
     pairs_per_prompt: int
     reward_model_epochs: int
     ppo_steps: int
@@ -82,10 +84,24 @@ class Profile:
 
 
 FULL_PROFILE = Profile(
-    "full", FULL, sft_steps=400, pairs_per_prompt=2, reward_model_epochs=3, ppo_steps=150, prompts_per_step=64
+    "full",
+    FULL,
+    sft_steps=400,
+    samples_per_prompt=8,
+    pairs_per_prompt=3,
+    reward_model_epochs=2,
+    ppo_steps=150,
+    prompts_per_step=64,
 )
 FAST_PROFILE = Profile(
-    "fast", FAST, sft_steps=60, pairs_per_prompt=1, reward_model_epochs=1, ppo_steps=6, prompts_per_step=32
+    "fast",
+    FAST,
+    sft_steps=60,
+    samples_per_prompt=4,
+    pairs_per_prompt=2,
+    reward_model_epochs=1,
+    ppo_steps=6,
+    prompts_per_step=32,
 )
 
 
@@ -123,7 +139,7 @@ def sample(paths: Paths, profile: Profile, seed: int) -> EvaluateConfig:
         sampling=_SAMPLING,
         placement=_PLACEMENT,
         deadlines=_DEADLINES,
-        n_samples_per_prompt=2 * profile.pairs_per_prompt,
+        n_samples_per_prompt=profile.samples_per_prompt,
         ablate_media=False,
     )
 
@@ -162,8 +178,8 @@ def ppo(paths: Paths, profile: Profile, seed: int) -> PPOConfig:
         sampling=_SAMPLING,
         steps=profile.ppo_steps,
         algorithm=AlgorithmConfig(
-            kl_coef=0.05,
-            kl_target=2.0,
+            kl_coef=0.1,
+            kl_target=3.0,
             kl_horizon=2000.0,
             prompts_per_step=profile.prompts_per_step,
             n_samples_per_prompt=2,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.data.preferences import preferences_from_annotations
 from mmrlhf_ray.data.readers import Records, read_records, write_records
 from mmrlhf_ray.demo import profiles
-from mmrlhf_ray.demo.annotators import Response, ResponsePair, annotate
+from mmrlhf_ray.demo.annotators import Response, annotate, choose_pairs
 from mmrlhf_ray.demo.data import build_data
 from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.demo.profiles import FAST_PROFILE, FULL_PROFILE, Paths, Profile
@@ -65,7 +66,7 @@ def _stages(paths: Paths, profile: Profile, seed: int) -> dict[str, Callable[[],
         "data and base model": lambda: _make(paths, profile, seed),
         "SFT": lambda: sft.run(profiles.sft(paths, profile, seed)),
         "responses for annotators": lambda: evaluate.run(profiles.sample(paths, profile, seed)),
-        "annotation": lambda: _annotate(paths, seed),
+        "annotation": lambda: _annotate(paths, profile.pairs_per_prompt, seed),
         "reward model": lambda: reward_model.run(profiles.reward_model(paths, profile, seed)),
         "PPO": lambda: ppo.run(profiles.ppo(paths, profile, seed)),
         "evaluation": lambda: evaluate.run(profiles.evaluate(paths, profile, seed)),
@@ -81,7 +82,7 @@ def _read(path: Path) -> Records:
     return read_records(DataConfig(path=str(path)), PROMPT, path)
 
 
-def _annotate(paths: Paths, seed: int) -> None:
+def _annotate(paths: Paths, pairs_per_prompt: int, seed: int) -> None:
     """Pairs of the SFT policy's own responses, the annotators' votes on them, and preferences derived from these."""
     records = _read(paths.data / "prompts_train")
     responses = evaluate.read_responses(paths.root / "sample", "policy").to_pylist()
@@ -89,12 +90,8 @@ def _annotate(paths: Paths, seed: int) -> None:
     for r in responses:
         response = Response(r["text"], r["finish_reason"], r["response_tokens"])
         by_prompt.setdefault(r["prompt_id"], []).append(response)
-    pairs = [
-        ResponsePair(prompt_id, first, second)
-        for prompt_id, given in by_prompt.items()
-        for first, second in zip(given[::2], given[1::2], strict=True)
-        if first.text != second.text
-    ]
+    rng = np.random.default_rng([seed, 11])
+    pairs = [p for prompt_id, given in by_prompt.items() for p in choose_pairs(prompt_id, given, pairs_per_prompt, rng)]
     annotations = annotate(records.records, pairs, seed)
     pq.write_table(annotations, paths.annotations)
     preferences = preferences_from_annotations(annotations, records.records)

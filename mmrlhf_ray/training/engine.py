@@ -23,7 +23,6 @@ from mmrlhf_ray.algorithms.stats import Stats, merge_stats
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
 from mmrlhf_ray.models import HeadedModel
 
-
 _TAG = "state"
 
 

@@ -50,9 +50,7 @@ def _with_bad_rows(source: Path, target: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def ppo_job(
-    model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def ppo_job(model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """job.yaml of a PPO run of 5 steps on prompts of all modalities, two of them bad, in a directory of its own."""
     directory = tmp_path_factory.mktemp("job")
     _with_bad_rows(data_dir / "prompts_train", directory / "prompts")

@@ -63,7 +63,9 @@ def test_sampler_and_learner_agree_at_every_step_while_the_policy_moves(submitte
     assert all(0 <= row["padding_share"] <= 0.3 for row in rows)
 
 
-def test_media_travel_once_however_many_responses_there_are(submitted: Submitted, model_dir: Path, tmp_path: Path) -> None:
+def test_media_travel_once_however_many_responses_there_are(
+    submitted: Submitted, model_dir: Path, tmp_path: Path
+) -> None:
     cfg = load_config(submitted.run_dir / "config.yaml", [], PPOConfig)
     prompts, media, features = encoded_prompts(model_dir, cfg.data, tmp_path)
     size = {row["media_id"]: len(row["data"]) for row in media.to_pylist()}

@@ -50,7 +50,9 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Scene:
     model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(str(model_dir), dtype=torch.float32).eval()
-    prompts, _, features = encoded_prompts(model_dir, DataConfig(path=str(data_dir / "prompts_train")), tmp_path_factory.mktemp("scratch"))
+    prompts, _, features = encoded_prompts(
+        model_dir, DataConfig(path=str(data_dir / "prompts_train")), tmp_path_factory.mktemp("scratch")
+    )
     experience = _experience(model, model_dir, prompts, features)
     start = {f"thinker.{n}": p.detach().clone() for n, p in model.named_parameters()}
     _one_process(model, model_dir, experience, features)
@@ -58,9 +60,7 @@ def scene(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFact
     return Scene(model_dir, experience, features, expected, start)
 
 
-def _experience(
-    model: torch.nn.Module, model_dir: Path, prompts: pa.Table, features: pa.Table
-) -> pa.Table:
+def _experience(model: torch.nn.Module, model_dir: Path, prompts: pa.Table, features: pa.Table) -> pa.Table:
     rng = np.random.default_rng(0)
     encoder = load_encoder(model_dir)
     allowed = [i for i in range(len(encoder.tokenizer)) if i not in encoder.banned_token_ids]
@@ -70,7 +70,9 @@ def _experience(
         of_kind = by_kind["text" if number in TEXT_ROWS else "image"]
         prompt = of_kind[number % len(of_kind)]
         length = int(rng.integers(3, 9))
-        row = {k: prompt[k] for k in ("prompt_id", "task", "modality", "prompt_token_ids", "facts_token_ids", "media_ids")}
+        row = {
+            k: prompt[k] for k in ("prompt_id", "task", "modality", "prompt_token_ids", "facts_token_ids", "media_ids")
+        }
         row |= {
             "sample_id": str(number),
             "policy_version": 0,

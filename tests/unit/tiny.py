@@ -146,7 +146,8 @@ def rollout_table(rows: Sequence[TokenRow], facts: Sequence[Sequence[int]] | Non
 
 def build_vl(path: Path, seed: int) -> None:
     """Write an untrained Qwen2.5-VL of a few thousand parameters, as save_pretrained() writes it."""
-    words = ["user", "assistant", "system", *"which digit is written ? read the image .".split(), *"0123456789"]
+    sentence = ("which", "digit", "is", "written", "?", "read", "the", "image", ".")
+    words = ["user", "assistant", "system", *sentence, *"0123456789"]
     ids = {token: i for i, token in enumerate(dict.fromkeys([*_VL_SPECIAL, "\n", *words, *(f" {w}" for w in words)]))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n| ?[^ \n]+"), behavior="isolated")
