@@ -2,10 +2,11 @@ import json
 import math
 from collections import Counter
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmrlhf_ray.demo.annotators import ANNOTATORS, Annotator, Response, ResponsePair, annotate
+from mmrlhf_ray.demo.annotators import ANNOTATORS, Annotator, Response, ResponsePair, annotate, choose_pairs
 from mmrlhf_ray.schema import ANNOTATION, PROMPT, check
 
 TRUTH = {"answer": "odd", "evidence": {"image": "7"}}
@@ -84,3 +85,27 @@ def test_errors_name_the_pair():
         annotate(PROMPTS, [ResponsePair("q", TERSE, WRONG)], seed=0)
     with pytest.raises(ValueError, match="votes_per_pair=6"):
         annotate(PROMPTS, [], seed=0, votes_per_pair=6)
+
+
+def _responses(*texts):
+    return [Response(text, "stop", len(text.split()) + 1) for text in texts]
+
+
+def test_pairs_of_one_form_are_asked_about_first():
+    long, other, bare, same = (
+        "the image shows 7 . answer : 7",
+        "the image shows 1 . answer : 1",
+        "answer : 7",
+        "answer : 1",
+    )
+    pairs = choose_pairs("p", _responses(bare, long, same, other, long), 6, np.random.default_rng(0))
+    texts = [{pair.first.text, pair.second.text} for pair in pairs]
+    assert texts[:2] == [{long, other}, {bare, same}]
+    assert len(texts) == 6
+    assert len({frozenset(t) for t in texts}) == 6
+    assert all(len(t) == 2 for t in texts)
+
+
+def test_no_more_pairs_than_wanted_and_none_of_one_text():
+    assert len(choose_pairs("p", _responses("a", "b", "c"), 2, np.random.default_rng(0))) == 2
+    assert choose_pairs("p", _responses("a", "a"), 2, np.random.default_rng(0)) == []
