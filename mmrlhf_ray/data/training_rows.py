@@ -37,6 +37,8 @@ class EncodeOptions:
     model_path: str
     facts_column: str | None
     max_prompt_tokens: int
+    micro_batch_tokens: int
+    """A row goes through the model whole, so its responses must fit into one pass together."""
 
 
 def encode_records(batch: pa.Table, options: EncodeOptions, media: Sequence[ray.ObjectRef]) -> pa.Table:
@@ -79,8 +81,15 @@ def _encoded(
         )
     facts = encode_facts(encoder, facts_of(row["extras"], options.facts_column))
     written = [row[name] for name in ("response", "chosen", "rejected") if name in row]
+    context, responses = facts + prompt.token_ids, [encode_response(encoder, text) for text in written]
+    needed = len(responses) * (len(context) + max(map(len, responses)))
+    if needed > options.micro_batch_tokens:
+        raise ValueError(
+            f"the row takes {needed} tokens (prompt, media and responses), more than "
+            f"engine.micro_batch_tokens={options.micro_batch_tokens}"
+        )
     return {
-        "context_token_ids": facts + prompt.token_ids,
-        "responses_token_ids": [encode_response(encoder, text) for text in written],
+        "context_token_ids": context,
+        "responses_token_ids": responses,
         "features": features_to_bytes(features_table(prompt.features)),
     }

@@ -80,7 +80,9 @@ def _encode(cfg: TrainJobConfig, data: DataConfig, records: Any, run_dir: Path) 
     context.enable_progress_bars = False  # the driver shows its own
     context.execution_options.preserve_order = True  # a resumed run must see the rows in the same order
     numbered = records.records.append_column("row", pa.array(range(len(records.records)), pa.int64()))
-    options = EncodeOptions(absolute(cfg.model).path, data.facts_column, data.max_prompt_tokens)
+    options = EncodeOptions(
+        absolute(cfg.model).path, data.facts_column, data.max_prompt_tokens, cfg.engine.micro_batch_tokens
+    )
     encoded = (
         ray.data.from_arrow(numbered)
         .repartition(target_num_rows_per_block=_ENCODE_ROWS)

@@ -42,6 +42,7 @@ class PromptEncoder:
         self._cache = PromptCache(data.encoder_cache_mb << 20)
         self._records, self._quarantine_to = records, quarantine_to
         self._rows: list[dict[str, Any]] = []
+        self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def check_prompts(self) -> int:
         """Run the processor on every prompt; returns how many can be used. Must come before any other call.
@@ -95,7 +96,10 @@ class PromptEncoder:
 
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, len(self._rows))
-        return int(np.random.default_rng((self._seed, epoch)).permutation(len(self._rows))[offset])
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._rows))
+        return int(self._order[offset])
 
     def _serve(
         self, rows: list[dict[str, Any]], start: float, misses: int

@@ -48,7 +48,7 @@ def numbered(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
 
 def test_a_demonstration(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
     batch = numbered([record(response="answer : 7")], DEMONSTRATION)
-    table = encode_records(batch, EncodeOptions(str(omni), None, 512), [media])
+    table = encode_records(batch, EncodeOptions(str(omni), None, 512, 4096), [media])
     (row,) = check(table, TRAINING_ROW, "test").to_pylist()
     want = encode(omni_encoder, [CLIP])
     assert row["context_token_ids"] == want.token_ids
@@ -60,7 +60,7 @@ def test_a_demonstration(omni: Path, omni_encoder: Encoder, media: Reference) ->
 
 def test_a_preference_reads_facts_before_the_prompt(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
     batch = numbered([record(chosen="answer : 7", rejected="answer : 3", margin=0.5)], PREFERENCE)
-    table = encode_records(batch, EncodeOptions(str(omni), "facts", 512), [media])
+    table = encode_records(batch, EncodeOptions(str(omni), "facts", 512, 4096), [media])
     (row,) = table.to_pylist()
     facts = encode_facts(omni_encoder, "image 7")
     assert facts
@@ -76,13 +76,15 @@ def test_bad_rows_come_back_with_their_problem(omni: Path, omni_encoder: Encoder
         record(response="answer : 7", messages=messages(["image"], "read <|IMAGE|>")),
     ]
     longest = len(encode(omni_encoder, [CLIP]).token_ids)
-    table = encode_records(numbered(rows, DEMONSTRATION), EncodeOptions(str(omni), None, longest), [media])
+    table = encode_records(numbered(rows, DEMONSTRATION), EncodeOptions(str(omni), None, longest, 4096), [media])
     good, mismatch, control = table.to_pylist()
     assert good["problem"] == ""
     assert "0 image placeholder(s) for 1 image clip(s)" in mismatch["problem"]
     assert "control token" in control["problem"]
     assert (mismatch["context_token_ids"], mismatch["features"]) == ([], b"")
-    short = encode_records(numbered(rows[:1], DEMONSTRATION), EncodeOptions(str(omni), None, longest - 1), [media])
+    short = encode_records(
+        numbered(rows[:1], DEMONSTRATION), EncodeOptions(str(omni), None, longest - 1, 4096), [media]
+    )
     assert short.column("problem").to_pylist() == [
         f"prompt has {longest} tokens (media included), more than data.max_prompt_tokens={longest - 1}"
     ]
@@ -92,3 +94,9 @@ def test_streams_of_several_rows_are_merged() -> None:
     streams = [features_to_bytes(features_table({name: {"x": np.array([i])}})) for i, name in enumerate("ab")]
     merged = features_from_bytes([*streams, features_to_bytes(features_table({}))])
     assert {name: f["x"].tolist() for name, f in merged.items()} == {"a": [0], "b": [1]}
+
+
+def test_a_row_that_no_pass_can_hold_is_named(media: Reference, omni: Path) -> None:
+    rows = numbered([record(response="7 " * 40)], DEMONSTRATION)
+    (row,) = encode_records(rows, EncodeOptions(str(omni), None, 512, 40), [media]).to_pylist()
+    assert "more than engine.micro_batch_tokens=40" in row["problem"]

@@ -44,12 +44,16 @@ def test_other_runs_are_free(tmp_path: Path) -> None:
         pass
 
 
-def test_the_lock_falls_with_the_process_that_held_it(tmp_path: Path) -> None:
+def test_the_lock_is_between_processes_and_falls_with_its_holder(tmp_path: Path) -> None:
+    with run_directory(config(tmp_path)) as path:
+        pass
+    # Another process that holds the run, without the seconds that importing everything takes.
     held = (
-        "import sys; from mmrlhf_ray.config import RunConfig; from mmrlhf_ray.pipelines.run_dir import run_directory\n"
-        f"with run_directory(RunConfig(name='run', output_dir={str(tmp_path / 'out')!r})):\n"
-        "    print('held', flush=True)\n"
-        "    sys.stdin.read()\n"
+        "import fcntl, sys\n"
+        f"lock = open({str(path / '.lock')!r}, 'w')\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX)\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
     )
     with subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
