@@ -36,7 +36,7 @@ def _free_port() -> int:
 
 @contextmanager
 def local_cluster(extra: Mapping[str, str] | None = None) -> Iterator[Cluster]:
-    """Start it on free ports with a token of its own and `extra` in its environment; at the end it must leave nothing."""
+    """A head on free ports with a token of its own and `extra` in its environment; at the end it must leave nothing."""
     ports = {name: _free_port() for name in ("RAY_PORT", "DASHBOARD_PORT", "client", "agent")}
     mark = f"cluster-{os.getpid()}-{time.monotonic_ns()}"
     with tempfile.TemporaryDirectory(prefix="mmrlhf-", dir="/tmp") as name:

@@ -90,7 +90,7 @@ FULL_PROFILE = Profile(
     samples_per_prompt=8,
     pairs_per_prompt=3,
     reward_model_epochs=2,
-    ppo_steps=150,
+    ppo_steps=100,
     prompts_per_step=64,
 )
 FAST_PROFILE = Profile(

@@ -12,8 +12,7 @@ from tests.e2e.support import mmrlhf, start
 
 KILL_AFTER_STEP = 2
 CHECKPOINT_STEP = 2  # the last one before that, as one is made every two steps
-# Sums over tokens are cut in another order when the same rows meet in other batches of the sampler.
-CLOSE = 1e-7
+CLOSE = 1e-6  # prompts, samples, weights and optimizer state are the same
 
 pytestmark = pytest.mark.e2e
 
