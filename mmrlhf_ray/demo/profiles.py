@@ -90,7 +90,7 @@ FULL_PROFILE = Profile(
     samples_per_prompt=8,
     pairs_per_prompt=3,
     reward_model_epochs=2,
-    ppo_steps=100,
+    ppo_steps=80,
     prompts_per_step=64,
 )
 FAST_PROFILE = Profile(
@@ -179,7 +179,7 @@ def ppo(paths: Paths, profile: Profile, seed: int) -> PPOConfig:
         steps=profile.ppo_steps,
         algorithm=AlgorithmConfig(
             kl_coef=0.1,
-            kl_target=3.0,
+            kl_target=1.0,
             kl_horizon=2000.0,
             prompts_per_step=profile.prompts_per_step,
             n_samples_per_prompt=2,

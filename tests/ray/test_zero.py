@@ -24,7 +24,8 @@ from tests.ray.support import ANSWER_S, encoded_prompts, end, start_learners
 TOLERANCE = 1e-5
 TEMPERATURE = 0.7
 CLIP_RANGE = 0.2
-OPTIMIZER = OptimizerConfig(lr=1e-3, weight_decay=0.01, max_grad_norm=3.0)
+# With an eps below the gradients' rounding errors, AdamW makes full steps of these where the gradient is nothing else.
+OPTIMIZER = OptimizerConfig(lr=1e-3, eps=1e-5, weight_decay=0.01, max_grad_norm=3.0)
 # Of every optimizer step, the rows of each pass of each rank: in the first two one pass, then several, of which the
 # ranks have different numbers, so that one of them runs a pass without a row of its own.
 STEPS = (
@@ -180,7 +181,8 @@ def test_two_ranks_learn_what_one_process_learns(stage: int, scene: Scene, tmp_p
     got = load_file(tmp_path / "model" / "model.safetensors")
     assert got.keys() == scene.expected.keys()
     off = {name: float((got[name] - scene.expected[name]).abs().max()) for name in got}
-    assert max(off.values()) <= TOLERANCE, sorted(off.items(), key=lambda item: -item[1])[:5]
+    worst = max(off, key=off.__getitem__)
+    assert off[worst] <= TOLERANCE, worst
     moved = {prefix: _moved(scene, prefix) for prefix in ("thinker.visual.", "thinker.model.", "thinker.lm_head.")}
     assert min(moved.values()) > 100 * TOLERANCE, moved
     assert stats == of_other_rank
