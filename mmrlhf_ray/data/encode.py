@@ -14,6 +14,9 @@ from mmrlhf_ray.models import ModelAdapter, adapter_for, banned_token_ids, eos_t
 
 Features = dict[str, np.ndarray]
 
+CLIP_FPS = 2.0
+"""Frames per second that clips are taken to have; Qwen's processors assume the same where nothing is said."""
+
 
 @dataclass(frozen=True)
 class RawMedia:
@@ -72,6 +75,18 @@ def media_arguments(encoder: Encoder, media: Sequence[RawMedia]) -> dict[str, li
     return decoded
 
 
+def clip_metadata(frames: np.ndarray) -> dict[str, Any]:
+    """What processor and sampler are told of a decoded clip [frames, height, width, 3]: every frame was kept."""
+    count = len(frames)
+    return {
+        "total_num_frames": count,
+        "fps": CLIP_FPS,
+        "duration": count / CLIP_FPS,
+        "frames_indices": list(range(count)),
+        "video_backend": "pyav",
+    }
+
+
 def encode_prompt(encoder: Encoder, messages: str, media: Sequence[RawMedia]) -> EncodedPrompt:
     """Run the processor on one prompt. `messages`: JSON as in the PROMPT table; `media` in prompt order.
 
@@ -85,9 +100,11 @@ def encode_prompt(encoder: Encoder, messages: str, media: Sequence[RawMedia]) ->
     _check_placeholders(encoder, collapsed, media)
     decoded = media_arguments(encoder, media)
     arguments = {"image": "images", "audio": "audio", "video": "videos"}
+    about = [clip_metadata(clip) for clip in decoded.get("video", [])] if encoder.adapter.video_metadata else []
     outputs = encoder.processor(
         text=[rendered],
         **{arguments[kind]: items for kind, items in decoded.items()},
+        **({"video_metadata": about} if about else {}),
         **encoder.adapter.processor_kwargs(encoder.processor),
         return_tensors="np",
     )

@@ -17,6 +17,7 @@ class Qwen2_5OmniAdapter:
         "video": ("pixel_values_videos", "video_grid_thw", "video_second_per_grid"),
     }
     packed_by: Mapping[str, str] = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
+    video_metadata = False
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
         model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
-from mmrlhf_ray.data.encode import Encoder, RawMedia, load_encoder, media_arguments
+from mmrlhf_ray.data.encode import Encoder, RawMedia, clip_metadata, load_encoder, media_arguments
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, ROLLOUT, check
 from mmrlhf_ray.workers.buckets import TensorLayout, checksums, combine
@@ -182,7 +182,10 @@ def _requests(encoder: Encoder, rows: list[dict[str, Any]], media: pa.Table) -> 
             if media_id not in decoded:
                 decoded[media_id] = media_arguments(encoder, [clip])[clip.kind][0]
             item = decoded[media_id]
-            item = (item, encoder.sampling_rate) if clip.kind == "audio" else item
+            if clip.kind == "audio":
+                item = (item, encoder.sampling_rate)
+            elif clip.kind == "video":
+                item = (item, clip_metadata(item))
             request.setdefault("multi_modal_data", {}).setdefault(clip.kind, []).append(item)
             request.setdefault("multi_modal_uuids", {}).setdefault(clip.kind, []).append(media_id)
         requests.append(request)

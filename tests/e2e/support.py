@@ -63,7 +63,7 @@ class Running:
         until = time.monotonic() + patience_s
         while (left := self.processes()) and time.monotonic() < until:
             time.sleep(0.2)
-        assert left == {}
+        assert left == {}, f"left behind: {left}"
 
     def ray_directory(self) -> Path:
         """Where the command's private Ray keeps its files."""
