@@ -11,7 +11,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5OmniThinkerF
 
 from mmrlhf_ray.data.collate import TokenRow, collate, flat_column, rollout_rows
 from mmrlhf_ray.data.dummy import dummy_rows
-from mmrlhf_ray.data.encode import Encoder, RawMedia, media_arguments
+from mmrlhf_ray.data.encode import Encoder, RawMedia, clip_metadata, media_arguments
 from mmrlhf_ray.models import HeadedModel
 from tests.unit.tiny import messages, mixed_media, mixed_responses, mixed_rows, raw, rollout_table, token_rows
 
@@ -35,9 +35,12 @@ def naive_logprobs(model: torch.nn.Module, encoder: Encoder, media: list[RawMedi
     chat = json.loads(messages([m.kind for m in media]))
     text = encoder.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     names = {"image": "images", "audio": "audio", "video": "videos"}
+    decoded = media_arguments(encoder, media)
+    clips = [clip_metadata(clip) for clip in decoded.get("video", [])]
     inputs = encoder.processor(
         text=[text],
-        **{names[kind]: items for kind, items in media_arguments(encoder, media).items()},
+        **{names[kind]: items for kind, items in decoded.items()},
+        **({"video_metadata": clips} if clips and encoder.adapter.video_metadata else {}),
         **encoder.adapter.processor_kwargs(encoder.processor),
         return_tensors="pt",
     )
