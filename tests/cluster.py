@@ -50,6 +50,7 @@ def local_cluster(extra: Mapping[str, str] | None = None) -> Iterator[Cluster]:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "OMP_NUM_THREADS": "1",
             processes.MARK: mark,
+            "SPT_NOENV": "1",  # so that no process title is written over the mark
             **(extra or {}),
         }
         options = ["--num-cpus", "2", "--temp-dir", name, "--object-store-memory", "200000000"]

@@ -36,7 +36,11 @@ WORKER_ENV: Mapping[str, str] = {
 }
 
 # Ray's own processes of a private cluster.
-_PRIVATE_ENV: Mapping[str, str] = {"RAY_USAGE_STATS_ENABLED": "0"}
+_PRIVATE_ENV: Mapping[str, str] = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's agents write their title over the start of their environment, where by chance our mark may be.
+    "SPT_NOENV": "1",
+}
 
 
 @dataclass(frozen=True)

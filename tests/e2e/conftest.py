@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,10 @@ def _gauges(cluster: Cluster) -> dict[str, float]:
     targets = [t for entry in json.loads(discovery.read_text()) for t in entry["targets"]] if discovery.exists() else []
     found: dict[str, float] = {}
     for target in targets:
-        with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
+        try:
+            with urllib.request.urlopen(f"http://{target}/metrics", timeout=30) as answer:
+                text = answer.read().decode()
+        except urllib.error.URLError:  # Ray publishes the address before its agent listens; it is asked again
+            continue
         found |= {k: float(v) for k, v in re.findall(r"^ray_(mmrlhf_\w+)\{.*\} (\S+)$", text, flags=re.MULTILINE)}
     return found

@@ -14,6 +14,7 @@ from uuid import uuid4
 COMMAND = str(Path(sys.executable).with_name("mmrlhf"))
 _MARK = "MMRLHF_TEST"
 _PATIENCE_S = 60.0
+_SOON_S = 5.0  # helpers of Python's own end when they notice that their parent has
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Running:
             self.process.terminate()
             out, err = self.process.communicate(timeout=_PATIENCE_S)
             raise AssertionError(f"no end within {timeout_s} s\n{out}\n{err}") from None
-        self.assert_nothing_left(0.0)
+        self.assert_nothing_left(_SOON_S)
         return Finished(self.process.returncode, out, err)
 
     def assert_nothing_left(self, patience_s: float = _PATIENCE_S) -> None:

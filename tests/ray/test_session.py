@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -75,6 +77,20 @@ def test_private_session_is_on_loopback_with_token_authentication(session: Sessi
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "1")
     assert environment["HF_HUB_OFFLINE"] == "1"
+
+
+def test_titles_of_processes_are_not_written_over_their_mark(session: SessionInfo) -> None:
+    until = time.monotonic() + 120
+    titled: dict[str, int] = {}
+    while len(titled) < 2 and time.monotonic() < until:
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                title = " ".join(child.cmdline()).strip()
+                titled |= {title: child.pid} if title.endswith("Agent") else {}
+        time.sleep(0.2)
+    assert titled.keys() == {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
+    for name, pid in titled.items():
+        assert not Path(f"/proc/{pid}/environ").read_bytes().startswith(b"\0"), name
 
 
 def test_the_dashboard_refuses_who_has_no_token(session: SessionInfo) -> None:
