@@ -52,6 +52,13 @@ def test_file_with_overrides(ppo_file):
     assert (cfg.critic.optimizer.lr, cfg.critic.optimizer.eps) == (1.0, 1e-9)
 
 
+def test_an_override_leaves_other_uses_of_the_same_yaml_anchor_alone(tmp_path):
+    path = tmp_path / "ppo.yaml"
+    path.write_text(PPO + "placement: {policy: &two {replicas: 2, num_cpus: 0.5}, critic: *two}\n")
+    placement = load_config(path, ["placement.policy.replicas=3"], PPOConfig).placement
+    assert (placement.policy.replicas, placement.critic.replicas) == (3, 2)
+
+
 def test_overrides_alone():
     cfg = load_config(None, [*SFT, "optimizer.lr=2e-5", "eval_data=null"], SFTConfig)
     assert cfg.optimizer.lr == 2e-5
