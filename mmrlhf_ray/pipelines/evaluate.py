@@ -25,10 +25,9 @@ from mmrlhf_ray.runtime.placement_check import check_fits
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT, RESPONSE
-from mmrlhf_ray.workers.encoder import PromptEncoder
-from mmrlhf_ray.workers.fleet import Generators, PromptServer, Rollouts, Servers
+from mmrlhf_ray.workers.fleet import Generators, Rollouts, Servers
 from mmrlhf_ray.workers.generator import Generator
-from mmrlhf_ray.workers.launch import Reserved, absolute, device_of, generator_arguments, seats
+from mmrlhf_ray.workers.launch import Reserved, absolute, device_of, generator_arguments, seats, start_encoder
 from mmrlhf_ray.workers.servers import Reference, Scorer
 
 RESPONSES_FILE = "responses.parquet"
@@ -96,17 +95,8 @@ def _answers(
     everyone += seats("scorer", place.scorer) if cfg.reward_model else []
     everyone += seats("reference", place.reference) if cfg.baseline else []
     reserved = Reserved(reserve(everyone, place.strategy, deadline), tuple(everyone))
-    encoder = reserved.role(
-        "encoder",
-        PromptEncoder,
-        model_path=absolute(cfg.policy).path,
-        data=cfg.data,
-        records=records,
-        quarantine_to=run_dir,
-        seed=cfg.seed,
-    )
-    (count,) = encoder.wait(encoder.call("check_prompts"), deadline.start_s, "checking prompts")
-    prompts, judges = PromptServer(encoder, deadline.stage_s), _judges(cfg, reserved)
+    prompts, count = start_encoder(cfg, reserved, records, run_dir)
+    judges = _judges(cfg, reserved)
     text = load_encoder(cfg.policy.path)
     for label, model in policies.items():
         arguments = generator_arguments(

@@ -8,7 +8,7 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from mmrlhf_ray.config.base import ModelConfig, Resources, RolePlacement
-from mmrlhf_ray.config.jobs import GeneratorConfig, LearnerConfig, PPOConfig, SamplingConfig
+from mmrlhf_ray.config.jobs import EvaluateConfig, GeneratorConfig, LearnerConfig, PPOConfig, SamplingConfig
 from mmrlhf_ray.data.batching import PassBudget
 from mmrlhf_ray.data.readers import Records
 from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
@@ -75,6 +75,23 @@ def absolute(model: ModelConfig) -> ModelConfig:
     return model.model_copy(update={"path": os.path.abspath(model.path)})
 
 
+def start_encoder(
+    cfg: PPOConfig | EvaluateConfig, reserved: Reserved, records: Records, run_dir: Path
+) -> tuple[PromptServer, int]:
+    """Start the encoder on its seat and have it check every prompt; returns how many can be used. Raises DataError."""
+    encoder = reserved.role(
+        "encoder",
+        PromptEncoder,
+        model_path=absolute(cfg.policy).path,
+        data=cfg.data,
+        records=records,
+        quarantine_to=run_dir.resolve(),
+        seed=cfg.seed,
+    )
+    (count,) = encoder.wait(encoder.call("check_prompts"), cfg.deadlines.start_s, "checking prompts")
+    return PromptServer(encoder, cfg.deadlines.stage_s), count
+
+
 def launch_ppo(cfg: PPOConfig, records: Records, run_dir: Path) -> Fleet:
     """Reserve all places, start the encoder (which checks every prompt), then everybody else; wait until all answer."""
     place, deadline = cfg.placement, cfg.deadlines
@@ -82,16 +99,7 @@ def launch_ppo(cfg: PPOConfig, records: Records, run_dir: Path) -> Fleet:
     for role in ("generator", "scorer", "reference", "policy", "critic"):
         everyone += seats(role, getattr(place, role))
     reserved = Reserved(reserve(everyone, place.strategy, deadline), tuple(everyone))
-    encoder = reserved.role(
-        "encoder",
-        PromptEncoder,
-        model_path=absolute(cfg.policy).path,
-        data=cfg.data,
-        records=records,
-        quarantine_to=run_dir,
-        seed=cfg.seed,
-    )
-    encoder.wait(encoder.call("check_prompts"), deadline.start_s, "checking prompts")
+    prompts, _ = start_encoder(cfg, reserved, records, run_dir)
     policy, reward_model = absolute(cfg.policy), absolute(cfg.reward_model)
     arguments = generator_arguments(
         policy, cfg.generator, cfg.sampling, cfg.data.max_prompt_tokens, cfg.seed, place.generator, cfg.device
@@ -113,7 +121,7 @@ def launch_ppo(cfg: PPOConfig, records: Records, run_dir: Path) -> Fleet:
         group.wait(group.call(method), deadline.start_s, f"starting {method}")
     for group, refs in zip((policy_ranks, critic_ranks), joining, strict=True):
         group.wait(refs, deadline.start_s, "joining the learner group")
-    return _fleet(cfg, encoder, generators, scorers, reference, policy_ranks, critic_ranks)
+    return _fleet(cfg, prompts, generators, scorers, reference, policy_ranks, critic_ranks)
 
 
 def _start_ranks(
@@ -145,7 +153,7 @@ def _join(ranks: ActorGroup, seconds: float) -> list[Any]:
 
 def _fleet(
     cfg: PPOConfig,
-    encoder: ActorGroup,
+    prompts: PromptServer,
     generators: ActorGroup,
     scorers: ActorGroup,
     reference: ActorGroup,
@@ -157,7 +165,7 @@ def _fleet(
     policy_group = LearnerGroup(policy, _budget(cfg.learner), stage_s)
     generator_group = Generators(generators, stage_s)
     return Fleet(
-        prompts=PromptServer(encoder, stage_s),
+        prompts=prompts,
         generators=generator_group,
         scorers=Servers(scorers, "score", answering, stage_s),
         reference=Servers(reference, "logprobs", answering, stage_s),

@@ -18,7 +18,12 @@ PATHS = Paths(Path("runs/demo"))
         ("demo-sft.yaml", SFTConfig, profiles.sft(PATHS, FULL_PROFILE, 0)),
         ("demo-reward-model.yaml", RewardModelConfig, profiles.reward_model(PATHS, FULL_PROFILE, 0)),
         ("demo-ppo.yaml", PPOConfig, profiles.ppo(PATHS, FULL_PROFILE, 0)),
-        ("demo-ppo-fast.yaml", PPOConfig, profiles.ppo(PATHS, FAST_PROFILE, 0)),
+        (
+            "demo-ppo-fast.yaml",
+            PPOConfig,
+            # A name of its own, so that it does not replace the demo's run.
+            profiles.ppo(PATHS, FAST_PROFILE, 0).model_copy(update={"name": "ppo-fast"}),
+        ),
         ("demo-evaluate.yaml", EvaluateConfig, profiles.evaluate(PATHS, FULL_PROFILE, 0)),
     ],
 )
