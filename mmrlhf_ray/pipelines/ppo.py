@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf_ray.algorithms.kl import AdaptiveKL
@@ -75,7 +74,8 @@ def _gate(step: int, experience: Experience, cfg: PPOConfig) -> None:
     if step:
         return
     table = experience.table
-    ratio = max(abs(np.expm1(np.subtract(o, r))).max() for o, r in zip(*_lists(table, "old_logprobs", "ref_logprobs")))
+    old, ref = (table.column(name).to_pylist() for name in ("old_logprobs", "ref_logprobs"))
+    ratio = max(abs(np.expm1(np.subtract(o, r))).max() for o, r in zip(old, ref, strict=True))
     for what, gap in (
         ("sampler and learner logprobs", experience.metrics["mismatch_max"]),
         ("policy/reference ratio", ratio),
@@ -85,10 +85,6 @@ def _gate(step: int, experience: Experience, cfg: PPOConfig) -> None:
                 f"step 0: {what} differ by {gap:.2e}, more than parity_gate={cfg.parity_gate:g}; training would start "
                 "from a wrong KL. Run `mmrlhf parity` on the policy, or raise parity_gate for low precision"
             )
-
-
-def _lists(table: pa.Table, *names: str) -> list[list[list[float]]]:
-    return [table.column(name).to_pylist() for name in names]
 
 
 def _learn(step: int, fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, experience: Experience) -> dict[str, float]:

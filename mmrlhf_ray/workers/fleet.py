@@ -111,10 +111,6 @@ class Generators:
         table = check(pa.concat_tables([t for t, _ in answers]), ROLLOUT, "Generators").combine_chunks()
         return Rollouts(table, ray.put(table), prompts.features, max(seconds for _, seconds in answers))
 
-    def heartbeat(self) -> list[float]:
-        """Seconds that each takes for one token."""
-        return self.group.wait(self.group.call("heartbeat"), self.deadline_s, "heartbeat")
-
 
 @dataclass(frozen=True)
 class Servers:

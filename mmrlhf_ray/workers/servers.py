@@ -77,19 +77,10 @@ class Reference:
         """log p of the response tokens of the shard's rows under the sampling distribution."""
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Reference.logprobs").take(list(shard.rows))
-        answers = policy_logprobs(self._passes, table, features, shard, self._temperature, self._banned)
-        return answers, time.monotonic() - start
+        return per_token(self._passes, table, features, shard, self._read), time.monotonic() - start
 
-
-def policy_logprobs(
-    passes: Passes, table: pa.Table, features: pa.Table, shard: Shard, temperature: float, banned: Tensor
-) -> list[np.ndarray]:
-    """log p of each response token, row by row. `table` holds the shard's own rows."""
-
-    def read(output: Tensor, batch: Batch) -> Tensor:
-        return token_logprobs(output, batch.response_tokens, temperature, banned)
-
-    return per_token(passes, table, features, shard, read)
+    def _read(self, output: Tensor, batch: Batch) -> Tensor:
+        return token_logprobs(output, batch.response_tokens, self._temperature, self._banned)
 
 
 def per_token(
