@@ -55,13 +55,35 @@ def sft(file: JobFile, overrides: Overrides = None, resume: Resume = False) -> N
 
 @app.command(name="reward-model")
 def reward_model(file: JobFile, overrides: Overrides = None, resume: Resume = False) -> None:
-    """Train a reward model on preferences."""
+    """Train a reward model on preferences, rankings or ratings."""
     from mmrlhf_ray.config import RewardModelConfig, load_config
 
     cfg = load_config(file, overrides or [], RewardModelConfig)
     from mmrlhf_ray.pipelines import reward_model as pipeline
 
     print(pipeline.run(cfg, resume=resume))
+
+
+@app.command()
+def preference(file: JobFile, overrides: Overrides = None, resume: Resume = False) -> None:
+    """Train a policy on preferences without a reward model: DPO, IPO, KTO, ORPO, SimPO, BCO, MPO."""
+    from mmrlhf_ray.config import PreferenceConfig, load_config
+
+    cfg = load_config(file, overrides or [], PreferenceConfig)
+    from mmrlhf_ray.pipelines import preference as pipeline
+
+    print(pipeline.run(cfg, resume=resume))
+
+
+@app.command(name="probe-reward")
+def probe_reward(file: JobFile, overrides: Overrides = None) -> None:
+    """Score adversarial responses beside honest ones: which of them fool the rewards?"""
+    from mmrlhf_ray.config import ProbeRewardConfig, load_config
+
+    cfg = load_config(file, overrides or [], ProbeRewardConfig)
+    from mmrlhf_ray.pipelines import probe_reward as pipeline
+
+    _exit_by(pipeline.run(cfg))
 
 
 @app.command()

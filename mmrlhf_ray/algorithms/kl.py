@@ -8,6 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mmrlhf_ray.algorithms.checks import check_denominator, check_tokens
+from mmrlhf_ray.algorithms.stats import Stats
+
 KLEstimator = Literal["k1", "k2", "k3"]
 
 _ERROR_CLIP = 0.2
@@ -41,6 +44,28 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLEstimator) -> Te
     if kind not in _ESTIMATORS:
         raise ValueError(f"kind expects one of {sorted(_ESTIMATORS)}, got {kind!r}")
     return _ESTIMATORS[kind](logprobs - ref_logprobs)
+
+
+def kl_loss(
+    logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, weights: Tensor, kind: KLEstimator, denominator: float
+) -> tuple[Tensor, Stats]:
+    """Σ over masked tokens of w·`kl_estimate` / denominator; add kl_coef times it to the loss.
+
+    All tensors [B, T], mask bool; gradient flows to `logprobs` only. `weights` and `denominator` as in `PolicyLoss`.
+    Statistics: `kl_loss`, the weighted sum, nats.
+
+    The gradient of an estimate is not the estimate of the gradient. For tokens drawn from the current policy, given
+    what precedes them, the expected gradient is: k1: zero, so it only adds noise; k2: that of KL(policy ‖ reference);
+    k3: that of KL(reference ‖ policy). Once the policy has left the one that sampled, each is an approximation.
+    Source: Tang & Munos 2025, "On a few pitfalls in KL divergence gradient estimation for RL".
+    """
+    check_tokens(mask, logprobs=logprobs, ref_logprobs=ref_logprobs, weights=weights)
+    check_denominator(denominator)
+    zeros = torch.zeros_like(logprobs)
+    # Masked before the estimate, so that padding can neither overflow nor put NaN into the gradient.
+    estimate = kl_estimate(torch.where(mask, logprobs, zeros), torch.where(mask, ref_logprobs.detach(), zeros), kind)
+    total = (torch.where(mask, weights.detach().to(zeros.dtype), zeros) * estimate).sum()
+    return total / denominator, {"kl_loss": total.detach()}
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,11 @@ def mean_interval(x: ArrayLike, seed: int = 0, confidence: float = 0.95) -> Inte
     return _percentiles(float(values.mean()), np.concatenate(means), confidence)
 
 
-def wilson_interval(k: int, n: int, confidence: float = 0.95) -> Interval:
-    """Share k/n of successes with Wilson's score interval (Wilson 1927); stays within [0, 1] at k = 0 and k = n."""
+def wilson_interval(k: float, n: int, confidence: float = 0.95) -> Interval:
+    """Share k/n of successes with Wilson's score interval (Wilson 1927); stays within [0, 1] at k = 0 and k = n.
+
+    A tie may count one half in k.
+    """
     if n <= 0 or not 0 <= k <= n:
         raise ValueError(f"k and n expect 0 <= k <= n and n > 0, got k={k}, n={n}")
     z = NormalDist().inv_cdf(0.5 + confidence / 2)

@@ -1,11 +1,13 @@
 """Run configurations: one frozen pydantic model per job, YAML plus dotted overrides."""
 
+from mmrlhf_ray.config.algorithm import AlgorithmConfig, DynamicSamplingConfig, MismatchConfig, OverlongConfig
 from mmrlhf_ray.config.base import (
     CheckpointConfig,
     DataConfig,
     DeadlineConfig,
     EngineConfig,
     LearnerPlacement,
+    LoRAConfig,
     ModelConfig,
     ModelShape,
     OptimizerConfig,
@@ -17,36 +19,63 @@ from mmrlhf_ray.config.base import (
 )
 from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.jobs import (
-    AlgorithmConfig,
+    CriticConfig,
     EvaluateConfig,
     GeneratorConfig,
     LearnerConfig,
     Placement,
     PPOConfig,
+    PreferenceConfig,
+    ProbeRewardConfig,
     RewardModelConfig,
     SamplingConfig,
     SFTConfig,
 )
 from mmrlhf_ray.config.load import JobKind, dotted_keys, load_config, read_job_kind, save_config
+from mmrlhf_ray.config.rewards import (
+    CostConfig,
+    FluencyReward,
+    FunctionReward,
+    JudgeReward,
+    ModelReward,
+    RemoteReward,
+    Reward,
+    RewardComponent,
+)
 
 __all__ = [
     "AlgorithmConfig",
     "CheckpointConfig",
     "ConfigError",
+    "CostConfig",
+    "CriticConfig",
     "DataConfig",
     "DeadlineConfig",
+    "DynamicSamplingConfig",
     "EngineConfig",
     "EvaluateConfig",
+    "FluencyReward",
+    "FunctionReward",
     "GeneratorConfig",
+    "JudgeReward",
     "JobKind",
     "LearnerConfig",
     "LearnerPlacement",
+    "LoRAConfig",
+    "MismatchConfig",
     "ModelConfig",
+    "ModelReward",
     "ModelShape",
     "OptimizerConfig",
+    "OverlongConfig",
     "PPOConfig",
     "Placement",
+    "PreferenceConfig",
+    "ProbeRewardConfig",
+    "RemoteReward",
     "Resources",
+    "Reward",
+    "RewardComponent",
     "RewardModelConfig",
     "RolePlacement",
     "RunConfig",

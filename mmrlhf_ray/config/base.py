@@ -71,6 +71,18 @@ class EngineConfig(Section):
     """Keep optimizer state in host memory (GPU only)."""
 
 
+class LoRAConfig(Section):
+    """A low-rank adapter (Hu et al. 2021)."""
+
+    rank: int = Field(16, ge=1, le=512)
+    """vLLM reserves for the next of 1, 8, 16, 32, 64, 128, 256, 320, 512."""
+    alpha: PositiveFloat = 32.0
+    """The adapter's output is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the language model's linear layers; media towers stay as they are."""
+
+
 class Resources(Section):
     """What one actor reserves."""
 
@@ -118,13 +130,15 @@ class RunConfig(Section):
 
 
 class TrainJobConfig(RunConfig):
-    """Keys of the Ray Train jobs (SFT, reward model)."""
+    """Keys of the Ray Train jobs (SFT, reward model, preference)."""
 
     model: ModelConfig
     data: DataConfig
     eval_data: DataConfig | None = None
     engine: EngineConfig = EngineConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoRAConfig | None = None
+    """Train a low-rank adapter beside frozen weights; none = all weights."""
     workers: LearnerPlacement = LearnerPlacement()
     batch_size: PositiveInt = 64
     """Rows per optimizer step over all workers."""

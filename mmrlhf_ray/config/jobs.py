@@ -4,10 +4,12 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.config.base import (
     DataConfig,
     EngineConfig,
     LearnerPlacement,
+    LoRAConfig,
     ModelConfig,
     OptimizerConfig,
     Resources,
@@ -16,18 +18,103 @@ from mmrlhf_ray.config.base import (
     Section,
     TrainJobConfig,
 )
+from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
+
+
+def _refuse_facts(cfg: TrainJobConfig) -> None:
+    for key, data in (("data", cfg.data), ("eval_data", cfg.eval_data)):
+        if data is not None and data.facts_column is not None:
+            raise ValueError(
+                f"{key}.facts_column={data.facts_column} is for reward models; a policy never sees facts, leave it out"
+            )
 
 
 class SFTConfig(TrainJobConfig):
     """Supervised fine-tuning on DEMONSTRATION records."""
 
+    feedback_coef: NonNegativeFloat = 0.0
+    """λ of L′ = L + λH: how much rows with feedback ±1 count beside demonstrations; at 0 they count nothing."""
+
+    @model_validator(mode="after")
+    def _without_facts(self) -> "SFTConfig":
+        _refuse_facts(self)
+        return self
+
 
 class RewardModelConfig(TrainJobConfig):
-    """Bradley–Terry reward model on PREFERENCE records."""
+    """A reward model on PREFERENCE (bradley_terry) or RANKING records (plackett_luce, rating)."""
 
+    objective: Literal["bradley_terry", "plackett_luce", "rating"] = "bradley_terry"
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    center_coef: float = Field(0.0, ge=0)
+    margin_coef: NonNegativeFloat = 0.0
+    """How far apart scores must be, times the record's `margin` (bradley_terry)."""
+    center_coef: NonNegativeFloat = 0.0
     """Weight of (r_chosen + r_rejected)², which keeps scores near zero (Eisenstein et al. 2023)."""
+    aspects: dict[str, float] = Field(default_factory=dict)
+    """Aspect of the ratings → its weight in the score; each gets a head of its own (rating)."""
+    ensemble: PositiveInt = 1
+    """Heads that each learn from their own resampling of the rows; their spread is the uncertainty."""
+
+    @model_validator(mode="after")
+    def _fits_objective(self) -> "RewardModelConfig":
+        if (self.objective == "rating") != bool(self.aspects):
+            raise ValueError(
+                f"aspects belong to objective=rating; got objective={self.objective}, aspects={self.aspects}"
+            )
+        for key in ("label_smoothing", "margin_coef", "center_coef"):
+            if self.objective != "bradley_terry" and getattr(self, key):
+                raise ValueError(f"{key} belongs to objective=bradley_terry, not {self.objective}; leave it out")
+        return self
+
+
+class PreferenceConfig(TrainJobConfig):
+    """Direct preference training of a policy, without a reward model."""
+
+    objective: Literal["dpo", "ipo", "kto", "orpo", "simpo", "bco", "mpo"] = "dpo"
+    reference: ModelConfig | None = None
+    """none = `model` as it is at the start. orpo and simpo have none."""
+    beta: PositiveFloat = 0.1
+    """Inverse temperature of the implicit reward; the weight of the odds ratio in orpo."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of labels believed wrong (cDPO)."""
+    simpo_margin: NonNegativeFloat = 0.5
+    """γ of SimPO."""
+    sft_coef: NonNegativeFloat = 0.0
+    """Weight of the chosen response's mean negative log-likelihood (dpo, ipo, simpo)."""
+    desirable_weight: PositiveFloat = 1.0
+    undesirable_weight: PositiveFloat = 1.0
+    """λ_D and λ_U of KTO."""
+    mpo_weights: tuple[float, float, float] = (0.8, 0.2, 1.0)
+    """Of DPO, BCO and SFT in mpo."""
+    changed_token_weight: PositiveFloat | None = None
+    """dpo: tokens that differ between chosen and rejected count this much, common ones 1 (RLHF-V); none = sums."""
+    margin_scale: NonNegativeFloat = 0.0
+    """dpo: β grows with the record's margin m to β·(1 + margin_scale·(1 − exp(−margin_rate·m))) (MM-RLHF)."""
+    margin_rate: PositiveFloat = 1.0
+    unpaired: bool = False
+    """kto, bco: read DEMONSTRATION records with feedback ±1 instead of PREFERENCE records."""
+
+    @model_validator(mode="after")
+    def _fits_objective(self) -> "PreferenceConfig":
+        _refuse_facts(self)
+        given = self.model_fields_set
+        belongs = {
+            "label_smoothing": {"dpo"},
+            "simpo_margin": {"simpo"},
+            "sft_coef": {"dpo", "ipo", "simpo"},
+            "desirable_weight": {"kto"},
+            "undesirable_weight": {"kto"},
+            "mpo_weights": {"mpo"},
+            "changed_token_weight": {"dpo"},
+            "margin_scale": {"dpo"},
+            "unpaired": {"kto", "bco"},
+            "reference": {"dpo", "ipo", "kto", "bco", "mpo"},
+        }
+        for key, objectives in belongs.items():
+            default = type(self).model_fields[key].default
+            if key in given and getattr(self, key) != default and self.objective not in objectives:
+                raise ValueError(f"{key} belongs to objective {' or '.join(sorted(objectives))}, not {self.objective}")
+        return self
 
 
 class SamplingConfig(Section):
@@ -36,37 +123,16 @@ class SamplingConfig(Section):
     max_response_tokens: PositiveInt = 64
 
 
-class AlgorithmConfig(Section):
-    """PPO. Names are those of the glossary."""
-
-    gamma: float = Field(1.0, ge=0, le=1)
-    gae_lambda: float = Field(0.95, ge=0, le=1)
-    kl_coef: NonNegativeFloat = 0.05
-    kl_target: PositiveFloat | None = None
-    """KL per response in nats that the adaptive controller steers to; none = fixed `kl_coef`."""
-    kl_horizon: PositiveFloat = 10_000.0
-    """Samples over which the adaptive controller reacts (Ziegler et al. 2019)."""
-    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
-    clip_range: float = Field(0.2, gt=0, lt=1)
-    value_clip_range: PositiveFloat = 0.2
-    vf_coef: PositiveFloat = 1.0
-    """Factor on the value loss. The critic has an optimizer of its own, so it scales the critic's gradient only."""
-    entropy_coef: NonNegativeFloat = 0.0
-    whiten_advantages: bool = True
-    score_clip: PositiveFloat | None = None
-    """Scores are clipped to ± this."""
-    n_samples_per_prompt: PositiveInt = 1
-    prompts_per_step: PositiveInt = 64
-    ppo_epochs: PositiveInt = 1
-    mini_batch_size: PositiveInt = 64
-    """Responses per optimizer step over all ranks."""
-    critic_warmup_steps: int = Field(0, ge=0)
-    """Steps in which only the critic learns."""
-
-
 class LearnerConfig(Section):
     engine: EngineConfig = EngineConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoRAConfig | None = None
+    """Train a low-rank adapter beside frozen weights; none = all weights."""
+
+
+class CriticConfig(LearnerConfig):
+    model: ModelConfig | None = None
+    """Reward model that the critic starts from; none = the first of `rewards`, else the policy with a new head."""
 
 
 class GeneratorConfig(Section):
@@ -85,24 +151,52 @@ class Placement(Section):
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     generator: RolePlacement = RolePlacement()
     scorer: RolePlacement = RolePlacement()
+    functions: Resources = Resources()
+    """Reward functions, remote rewards and judges; one actor."""
     reference: RolePlacement = RolePlacement()
     policy: LearnerPlacement = LearnerPlacement()
     critic: LearnerPlacement = LearnerPlacement()
     encoder: Resources = Resources()
 
 
-class PPOConfig(RunConfig):
+class RewardedConfig(RunConfig):
+    """Keys of the jobs that score responses with a mixture of rewards."""
+
+    rewards: tuple[Reward, ...] = ()
+
+    @property
+    def model_rewards(self) -> tuple[ModelReward, ...]:
+        return tuple(r for r in self.rewards if isinstance(r, ModelReward))
+
+    @property
+    def function_rewards(self) -> tuple[FunctionReward | RemoteReward | JudgeReward, ...]:
+        """What the `functions` actor computes."""
+        return tuple(r for r in self.rewards if isinstance(r, FunctionReward | RemoteReward | JudgeReward))
+
+    @model_validator(mode="after")
+    def _one_name_each(self) -> "RewardedConfig":
+        names = [r.name for r in self.rewards]
+        if len(set(names)) < len(names):
+            raise ValueError(f"rewards: names must be unique, got {names}")
+        return self
+
+
+class PPOConfig(RewardedConfig):
+    """Online training of a policy: PPO, GRPO and every other choice of `algorithm`."""
+
     policy: ModelConfig
-    """Where the policy starts; also the reference."""
-    reward_model: ModelConfig
-    """Scores responses; the critic starts from it."""
+    """Where the policy starts; also the reference, unless `reference` is given."""
+    reference: ModelConfig | None = None
+    """Another model to stay close to: a teacher, for on-policy distillation."""
+    rewards: tuple[Reward, ...] = ()
+    """What scores responses; may be empty for distillation, where the KL to the reference is all there is."""
     data: DataConfig
     steps: PositiveInt = 100
     algorithm: AlgorithmConfig = AlgorithmConfig()
     sampling: SamplingConfig = SamplingConfig()
     generator: GeneratorConfig = GeneratorConfig()
     learner: LearnerConfig = LearnerConfig()
-    critic: LearnerConfig = LearnerConfig()
+    critic: CriticConfig = CriticConfig()
     score_micro_batch_tokens: PositiveInt = 8192
     """Most tokens in one forward pass of a scorer or reference server."""
     placement: Placement = Placement()
@@ -111,8 +205,30 @@ class PPOConfig(RunConfig):
     parity_gate: PositiveFloat = 1e-4
     """At step 0 the sampler's and the learner's logprobs may differ by at most this (use 0.1 in bfloat16)."""
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that this job has actors for."""
+        has = {
+            "encoder": True,
+            "generator": True,
+            "scorer": bool(self.model_rewards),
+            "functions": bool(self.function_rewards),
+            # With an adapter the policy itself answers for the reference: the adapter is switched off.
+            "reference": self.learner.lora is None,
+            "policy": True,
+            "critic": self.algorithm.has_critic,
+        }
+        return tuple(role for role, wanted in has.items() if wanted)
+
+    @property
+    def critic_model(self) -> ModelConfig:
+        """Where the critic starts: a reward model, or the policy where there is none."""
+        if self.critic.model is not None:
+            return self.critic.model
+        return self.model_rewards[0].model if self.model_rewards else self.policy
+
     @model_validator(mode="after")
-    def _arithmetic(self) -> "PPOConfig":
+    def _agrees(self) -> "PPOConfig":
         a = self.algorithm
         samples = a.prompts_per_step * a.n_samples_per_prompt
         if samples % a.mini_batch_size:
@@ -120,13 +236,24 @@ class PPOConfig(RunConfig):
                 f"algorithm.prompts_per_step × n_samples_per_prompt = {samples} must be a multiple of "
                 f"algorithm.mini_batch_size={a.mini_batch_size}"
             )
-        for role in ("policy", "critic"):
+        for role in set(self.roles) & {"policy", "critic"}:
             ranks = getattr(self.placement, role).replicas
             if a.mini_batch_size < ranks:
                 raise ValueError(
                     f"algorithm.mini_batch_size={a.mini_batch_size} gives some of the "
                     f"placement.{role}.replicas={ranks} ranks no response"
                 )
+        if not self.rewards and (self.reference is None or not a.kl_coef):
+            raise ValueError("rewards is empty: give a reward, or a `reference` to distil from and a kl_coef above 0")
+        if a.dynamic_sampling and all(isinstance(r, FluencyReward) for r in self.rewards):
+            raise ValueError("algorithm.dynamic_sampling needs a reward other than fluency, which always differs")
+        if self.reference is not None and self.learner.lora is not None:
+            raise ValueError("learner.lora makes the adapter-less policy the reference; leave `reference` out")
+        if a.overlong and a.overlong.buffer_tokens >= self.sampling.max_response_tokens:
+            raise ValueError(
+                f"algorithm.overlong.buffer_tokens={a.overlong.buffer_tokens} must be below "
+                f"sampling.max_response_tokens={self.sampling.max_response_tokens}"
+            )
         if self.sampling.top_p != 1.0:
             raise ValueError(f"sampling.top_p={self.sampling.top_p}: the learner models top_p=1 only; set it to 1")
         return self
@@ -138,6 +265,8 @@ class EvaluateConfig(RunConfig):
     policy: ModelConfig
     baseline: ModelConfig | None = None
     """Policy to compare with, usually the SFT model."""
+    reference: ModelConfig | None = None
+    """Policy to which the KL is measured; none = `baseline`."""
     reward_model: ModelConfig | None = None
     data: DataConfig
     sampling: SamplingConfig = SamplingConfig()
@@ -147,3 +276,38 @@ class EvaluateConfig(RunConfig):
     n_samples_per_prompt: PositiveInt = 1
     ablate_media: bool = True
     """Also answer with each prompt's media swapped for another prompt's of the same task."""
+
+    @property
+    def kl_reference(self) -> ModelConfig | None:
+        """What the KL is measured to."""
+        return self.reference or self.baseline
+
+
+class ProbeRewardConfig(RewardedConfig):
+    """Adversarial responses through rewards: which of them score above honest ones?"""
+
+    policy: ModelConfig
+    """Whose tokenizer and processor read prompts and responses; `fluency` is computed under it."""
+    rewards: tuple[Reward, ...] = Field(min_length=1)
+    data: DataConfig
+    """DEMONSTRATION records; their responses are the honest ones. Those with feedback below 0 are not used."""
+    where: dict[str, str] = Field(default_factory=dict)
+    """Key in `extras` → the text that it must have for a record to be used, where not all responses are honest."""
+    prompts: PositiveInt = 64
+    """How many records are used."""
+    max_response_tokens: int = Field(64, ge=2)
+    """Of any response; the very long ones have as many."""
+    tolerated_share: float = Field(0.05, ge=0, le=1)
+    """A probe passes when at most this share of its responses scores above the honest one."""
+    score_micro_batch_tokens: PositiveInt = 8192
+    placement: Placement = Placement()
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that this job has actors for."""
+        has = {
+            "scorer": bool(self.model_rewards),
+            "functions": bool(self.function_rewards),
+            "reference": any(isinstance(r, FluencyReward) for r in self.rewards),
+        }
+        return tuple(role for role, wanted in has.items() if wanted)

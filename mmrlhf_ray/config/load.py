@@ -18,7 +18,14 @@ from pydantic_core import ErrorDetails
 
 from mmrlhf_ray.config.base import RunConfig
 from mmrlhf_ray.config.errors import ConfigError
-from mmrlhf_ray.config.jobs import EvaluateConfig, PPOConfig, RewardModelConfig, SFTConfig
+from mmrlhf_ray.config.jobs import (
+    EvaluateConfig,
+    PPOConfig,
+    PreferenceConfig,
+    ProbeRewardConfig,
+    RewardModelConfig,
+    SFTConfig,
+)
 from mmrlhf_ray.config.source import Source, read_source
 
 C = TypeVar("C", bound=RunConfig)
@@ -29,6 +36,8 @@ class JobKind(StrEnum):
 
     SFT = "sft"
     REWARD_MODEL = "reward-model"
+    PREFERENCE = "preference"
+    PROBE_REWARD = "probe-reward"
     PPO = "ppo"
     EVALUATE = "evaluate"
 
@@ -41,6 +50,8 @@ class JobKind(StrEnum):
 _CONFIGS: dict[JobKind, type[RunConfig]] = {
     JobKind.SFT: SFTConfig,
     JobKind.REWARD_MODEL: RewardModelConfig,
+    JobKind.PREFERENCE: PreferenceConfig,
+    JobKind.PROBE_REWARD: ProbeRewardConfig,
     JobKind.PPO: PPOConfig,
     JobKind.EVALUATE: EvaluateConfig,
 }
@@ -62,7 +73,7 @@ def load_config(path: Path | None, overrides: Sequence[str], kind: type[C]) -> C
             cfg = kind.model_validate_json(json.dumps(values, default=str), strict=True)
             break
         except ValidationError as error:
-            details = error.errors(include_url=False)
+            details = [_untagged(detail, source.values) for detail in error.errors(include_url=False)]
         problems += [_problem(detail, source, kind) for detail in details]
         unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
         if len(unknown) < len(details):
@@ -138,6 +149,9 @@ def _problem(detail: ErrorDetails, source: Source, kind: type[BaseModel]) -> str
         return f"{key}: required, but not given"
     if detail["type"] == "value_error":
         return head + str(detail["ctx"]["error"])
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        known = detail["ctx"].get("expected_tags", "those in docs/rewards.md")
+        return f"{head}`kind` must be one of {known}, got {detail['ctx'].get('tag', 'none')}"
     got = detail["input"]
     shown = json.dumps(got, ensure_ascii=False, default=str)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
@@ -182,6 +196,24 @@ def _nearest(key: str, kind: type[BaseModel]) -> str:
         return f"the nearest is {' or '.join(close[:3])}"
     where = f"keys of {prefix}" if prefix else "top-level keys"
     return f"{where} are {', '.join(k.rpartition('.')[2] for k in siblings)}"
+
+
+def _untagged(detail: ErrorDetails, values: dict[str, Any]) -> ErrorDetails:
+    """pydantic puts the `kind` of a list's item into the path to it, where the file has no such level."""
+    path: list[int | str] = []
+    here: Any = values
+    for part in detail["loc"]:
+        if path and isinstance(path[-1], int) and isinstance(here, dict) and part == here.get("kind"):
+            # Only once: the item may have a key of the same name.
+            here = {key: value for key, value in here.items() if key != "kind"}
+            continue
+        path.append(part)
+        here = here[part] if _holds(here, part) else None
+    return {**detail, "loc": tuple(path)}
+
+
+def _holds(values: Any, part: int | str) -> bool:
+    return part in values if isinstance(values, dict) else isinstance(values, list) and isinstance(part, int)
 
 
 def _drop(values: dict[str, Any], loc: Sequence[int | str]) -> None:

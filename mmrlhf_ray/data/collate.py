@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from mmrlhf_ray.data.encode import Features
 
@@ -59,6 +60,15 @@ def flat_column(table: pa.Table, name: str, rows: Sequence[int]) -> np.ndarray:
     """A per-token column of the given rows, concatenated: [N]."""
     lists = table.column(name).combine_chunks().take(pa.array(rows, pa.int64()))
     return lists.flatten().to_numpy(zero_copy_only=False)
+
+
+def pad_rows(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """[N] as [rows, longest], zero (False) beyond each row's end. Without any row: one of one padding position, since
+    a rank that only keeps the others company has none.
+    """
+    if not lengths:
+        return torch.cat([values, values.new_zeros(1)])[None]
+    return pad_sequence(list(values.split(list(lengths))), batch_first=True)
 
 
 def collate(

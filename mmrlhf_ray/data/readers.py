@@ -1,10 +1,10 @@
-"""Records of prompts, demonstrations and preferences from files, every row checked; and back to files."""
+"""Records of prompts, demonstrations, preferences and rankings from files, every row checked; and back to files."""
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ RECORDS_FILE = "records.parquet"
 MEDIA_FILE = "media.parquet"
 
 _MEDIA_ROWS_PER_GROUP = 1024
+_TABLES = ("PROMPT", "DEMONSTRATION", "PREFERENCE", "RANKING")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Records:
     """Rows that passed every check, with their media."""
 
     records: pa.Table
-    """PROMPT, DEMONSTRATION or PREFERENCE."""
+    """PROMPT, DEMONSTRATION, PREFERENCE or RANKING."""
     media: pa.Table
     """MEDIA: what the records show, each media_id once."""
     bad_rows: int
@@ -39,6 +40,11 @@ class Records:
     """What was read."""
     rows: tuple[int, ...]
     """Index in `file` of each record, for messages about it."""
+
+    def kept(self, wanted: Sequence[bool]) -> "Records":
+        """The records for which `wanted` is true."""
+        places = tuple(place for place, keep in zip(self.rows, wanted, strict=True) if keep)
+        return replace(self, records=self.records.filter(pa.array(wanted, pa.bool_())), rows=places)
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ def read_records(
 ) -> Records:
     """Read and check `config.path`: a .jsonl file, a .parquet file of records, or a directory with records.parquet.
 
-    `schema` is PROMPT, DEMONSTRATION or PREFERENCE. All media are decoded once. Raises DataError for a file that
-    cannot be read, for bad rows if `config.on_bad_row` is "fail", and if no row is left; see docs/data.md.
+    `schema` is PROMPT, DEMONSTRATION, PREFERENCE or RANKING. All media are decoded once. Raises DataError for a file
+    that cannot be read, for bad rows if `config.on_bad_row` is "fail", and if no row is left; see docs/data.md.
     """
     path = _records_file(Path(config.path))
     source: MediaSource
@@ -90,8 +96,8 @@ def write_records(path: Path, records: pa.Table, media: pa.Table) -> None:
     something that `records` show or has it twice.
     """
     table = (records.schema.metadata or {}).get(b"mmrlhf.table", b"").decode()
-    if table not in ("PROMPT", "DEMONSTRATION", "PREFERENCE"):
-        raise DataError(f"write_records expects PROMPT, DEMONSTRATION or PREFERENCE, got {table or 'no metadata'!r}")
+    if table not in _TABLES:
+        raise DataError(f"write_records expects one of {', '.join(_TABLES)}, got {table or 'no metadata'!r}")
     check(records, TABLES[table], "write_records")
     check(media, MEDIA, "write_records")
     ids = media.column("media_id").to_pylist()

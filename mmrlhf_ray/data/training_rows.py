@@ -1,5 +1,7 @@
-"""Demonstrations and preferences to TRAINING_ROW: the function that Ray Data maps over records."""
+"""Demonstrations, preferences and rankings to TRAINING_ROW: the function that Ray Data maps over records."""
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,10 +41,17 @@ class EncodeOptions:
     max_prompt_tokens: int
     micro_batch_tokens: int
     """A row goes through the model whole, so its responses must fit into one pass together."""
+    aspects: tuple[str, ...] = ()
+    """Which ratings are read, in the order of `ratings`."""
+    sampled_only: bool = False
+    """Refuse responses with tokens that are never sampled: a policy gives them probability 0, at infinite loss."""
 
 
 def encode_records(batch: pa.Table, options: EncodeOptions, media: Sequence[ray.ObjectRef]) -> pa.Table:
-    """TRAINING_ROW of DEMONSTRATION or PREFERENCE rows with a column `row`; `media` refers to one MEDIA table.
+    """TRAINING_ROW of DEMONSTRATION, PREFERENCE or RANKING rows with a column `row`; `media` refers to one MEDIA table.
+
+    A column `mismatched`, where there is one, holds a response to another prompt: it becomes the row's last response,
+    with feedback 0.
 
     A row that cannot be encoded comes back with its `problem`, so that one bad row does not end the pipeline and all
     of them can be reported together.
@@ -63,11 +72,12 @@ def _clips(media: ray.ObjectRef) -> dict[str, RawMedia]:
 
 def _row(row: dict[str, Any], encoder: Encoder, clips: dict[str, RawMedia], options: EncodeOptions) -> dict[str, Any]:
     out = {name: row[name] for name in ("row", "prompt_id", "task", "modality", "media_ids")}
-    out |= {"margin": row.get("margin", 0.0), "problem": ""}
+    out |= {"margin": row.get("margin", 0.0), "ref_logprobs": [], "problem": ""}
     try:
-        return out | _encoded(row, encoder, clips, options)
+        return out | _encoded(row, encoder, clips, options) | _judgements(row, options.aspects)
     except ValueError as error:
-        return out | {"context_token_ids": [], "responses_token_ids": [], "features": b"", "problem": str(error)}
+        lists = ("context_token_ids", "responses_token_ids", "feedback", "ranks", "ratings")
+        return out | {name: [] for name in lists} | {"features": b"", "problem": str(error)}
 
 
 def _encoded(
@@ -80,8 +90,9 @@ def _encoded(
             f"data.max_prompt_tokens={options.max_prompt_tokens}"
         )
     facts = encode_facts(encoder, facts_of(row["extras"], options.facts_column))
-    written = [row[name] for name in ("response", "chosen", "rejected") if name in row]
-    context, responses = facts + prompt.token_ids, [encode_response(encoder, text) for text in written]
+    context, responses = facts + prompt.token_ids, [encode_response(encoder, text) for text in _texts(row)]
+    if options.sampled_only:
+        _refuse_banned(encoder, responses)
     needed = len(responses) * (len(context) + max(map(len, responses)))
     if needed > options.micro_batch_tokens:
         raise ValueError(
@@ -93,3 +104,38 @@ def _encoded(
         "responses_token_ids": responses,
         "features": features_to_bytes(features_table(prompt.features)),
     }
+
+
+def _texts(row: dict[str, Any]) -> list[str]:
+    own = [row[name] for name in ("response", "chosen", "rejected", "mismatched") if name in row]
+    return [*own, *row.get("responses", [])]
+
+
+def _refuse_banned(encoder: Encoder, responses: Sequence[Sequence[int]]) -> None:
+    banned = set(encoder.banned_token_ids)
+    for number, response in enumerate(responses):
+        found = banned.intersection(response)
+        if found:
+            token = encoder.tokenizer.convert_ids_to_tokens(min(found))
+            raise ValueError(f"response {number} contains the control token {token!r}, which is never sampled")
+
+
+def _judgements(row: dict[str, Any], aspects: Sequence[str]) -> dict[str, Any]:
+    """What people said of each response."""
+    count = len(_texts(row))
+    feedback = [1.0, -1.0] if "chosen" in row else [row.get("feedback", 0.0)]
+    return {
+        "feedback": feedback + [0.0] * (count - len(feedback)),
+        "ranks": row.get("ranks", []),
+        "ratings": _ratings(json.loads(row.get("aspects", "{}")), aspects, count),
+    }
+
+
+def _ratings(given: dict[str, list[float | None]], aspects: Sequence[str], count: int) -> list[list[float]]:
+    if not aspects:
+        return []
+    if not set(aspects) & given.keys():
+        raise ValueError(f"the row rates {sorted(given) or 'no aspect'}, none of aspects {sorted(aspects)}")
+    unrated: list[float | None] = [None] * count
+    by_aspect = [given.get(aspect, unrated) for aspect in aspects]
+    return [[math.nan if rating is None else rating for rating in of_one] for of_one in zip(*by_aspect, strict=True)]

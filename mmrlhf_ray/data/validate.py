@@ -1,17 +1,17 @@
-"""One row as it was read to one row of the PROMPT, DEMONSTRATION or PREFERENCE table, or a RowError."""
+"""One row as it was read to one row of the PROMPT, DEMONSTRATION, PREFERENCE or RANKING table, or a RowError."""
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.schema import PREFERENCE, PROMPT
+from mmrlhf_ray.schema import PREFERENCE, PROMPT, RANKING
 from mmrlhf_ray.schema.tables import MEDIA_KINDS
 
 MEDIA_LISTS = {"image": "images", "audio": "audios", "video": "videos"}
@@ -20,6 +20,8 @@ MEDIA_LISTS = {"image": "images", "audio": "audios", "video": "videos"}
 _ROLES = ("system", "user", "assistant")
 _PLACEHOLDER = re.compile(r"<(image|audio|video)>")
 _BLANK = {"type": "text", "text": ""}
+_LARGEST = float(np.finfo(np.float32).max)
+_LAST_RANK = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
@@ -242,14 +244,56 @@ def _answers(raw: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
     }
     if answers.get("response") == "":
         raise RowError("response is empty", "write what the model should answer")
-    if schema.equals(PREFERENCE):
-        if answers["chosen"] == answers["rejected"]:
-            raise RowError("chosen and rejected are the same text", "leave out pairs that prefer nothing")
-        answers["margin"] = _margin(raw.get("margin", 0.0))
-    return answers
+    if schema.equals(PREFERENCE) and answers["chosen"] == answers["rejected"]:
+        raise RowError("chosen and rejected are the same text", "leave out pairs that prefer nothing")
+    for key in ("margin", "feedback"):
+        if key in schema.names:
+            answers[key] = _number(raw.get(key, 0.0), key, f"give a number, or leave {key} out")
+    return answers | (_ranking(raw) if schema.equals(RANKING) else {})
 
 
-def _margin(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise RowError(f"margin is {value!r}, expected a finite number", "give a number, or leave margin out")
+def _number(value: Any, what: str, remedy: str) -> float:
+    """`value` if it is a finite number as float32 holds it."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _LARGEST:
+        raise RowError(f"{what} is {value!r}, expected a finite number", remedy)
     return float(value)
+
+
+def _ranking(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Responses with ranks, ratings by aspect, or both."""
+    responses = string_list(raw, "responses")
+    if len(responses) < 2:
+        raise RowError(f"responses has {len(responses)}, expected 2 or more", "give the responses that were compared")
+    if len(set(responses)) < len(responses):
+        twice = max(responses, key=responses.count)
+        raise RowError(f"responses has {twice[:40]!r} more than once", "leave repeated responses out")
+    ranks, aspects = _ranks(raw.get("ranks", []), len(responses)), _aspects(raw.get("aspects", {}), len(responses))
+    if not ranks and all(rating is None for ratings in aspects.values() for rating in ratings):
+        raise RowError("neither ranks nor a rating in aspects", "say what people thought of the responses")
+    return {"responses": responses, "ranks": ranks, "aspects": json.dumps(aspects, ensure_ascii=False)}
+
+
+def _ranks(value: Any, count: int) -> list[int]:
+    whole = isinstance(value, list) and all(type(rank) is int and 1 <= rank <= _LAST_RANK for rank in value)
+    if not whole or len(value) not in (0, count):
+        raise RowError(
+            f"ranks is {value!r}, expected a whole number from 1 for each of the {count} responses",
+            "write 1 for the best and equal numbers for ties, or leave ranks out",
+        )
+    return list(value)
+
+
+def _aspects(value: Any, count: int) -> dict[str, list[float | None]]:
+    if isinstance(value, str):
+        value = parse_json(value, "aspects")
+    if not isinstance(value, dict):
+        raise RowError(f"aspects is {_came(value)}, expected an object", 'write "aspects": {"aspect": [rating, …]}')
+    aspects: dict[str, list[float | None]] = {}
+    for aspect, ratings in value.items():
+        what = f"aspects[{text(aspect, 'an aspect')!r}]"
+        if not isinstance(ratings, list) or len(ratings) != count:
+            got = f"{len(ratings)} entries" if isinstance(ratings, list) else _came(ratings)
+            raise RowError(f"{what} is {got}, expected one for each of the {count} responses", "null = not rated")
+        remedy = "give a number, or null where nobody rated"
+        aspects[aspect] = [r if r is None else _number(r, f"{what}[{i}]", remedy) for i, r in enumerate(ratings)]
+    return aspects

@@ -152,7 +152,7 @@ def build_data(path: Path, seed: int, sizes: Sizes = FULL) -> DataPaths:
     demonstrations = []
     for i, case in enumerate(_cases(train, sizes.demonstrations, demo_rng)):
         style, response = demonstrate(case, demo_rng)
-        demonstrations.append(_prompt_row(case, f"demo-{i:05d}", style=style) | {"response": response})
+        demonstrations.append(_prompt_row(case, f"demo-{i:05d}", style=style) | {"response": response, "feedback": 0.0})
     asked = [_prompt_row(c, f"train-{i:05d}") for i, c in enumerate(_cases(train, sizes.prompts_train, train_rng))]
     held = [_prompt_row(c, f"held-{i:05d}") for i, c in enumerate(_cases(heldout, sizes.prompts_heldout, heldout_rng))]
     return DataPaths(

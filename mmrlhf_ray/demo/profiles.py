@@ -6,6 +6,7 @@ from pathlib import Path
 from mmrlhf_ray.config import (
     AlgorithmConfig,
     CheckpointConfig,
+    CriticConfig,
     DataConfig,
     DeadlineConfig,
     EngineConfig,
@@ -13,6 +14,7 @@ from mmrlhf_ray.config import (
     LearnerConfig,
     LearnerPlacement,
     ModelConfig,
+    ModelReward,
     OptimizerConfig,
     Placement,
     PPOConfig,
@@ -32,7 +34,13 @@ _ENGINE = EngineConfig(zero_stage=1, micro_batch_tokens=4096, max_padding_share=
 # Eight actors on two cores work in turns, so each reserves a fifth of one.
 _ONE, _PAIR = RolePlacement(num_cpus=0.2), LearnerPlacement(num_cpus=0.2, replicas=2)
 _PLACEMENT = Placement(
-    generator=_ONE, scorer=_ONE, reference=_ONE, policy=_PAIR, critic=_PAIR, encoder=Resources(num_cpus=0.2)
+    generator=_ONE,
+    scorer=_ONE,
+    functions=Resources(num_cpus=0.2),
+    reference=_ONE,
+    policy=_PAIR,
+    critic=_PAIR,
+    encoder=Resources(num_cpus=0.2),
 )
 _DEADLINES = DeadlineConfig(placement_s=60.0)
 
@@ -165,6 +173,11 @@ def reward_model(paths: Paths, profile: Profile, seed: int) -> RewardModelConfig
     )
 
 
+def proxy(paths: Paths) -> ModelReward:
+    """The reward model, a proxy for the gold reward."""
+    return ModelReward(name="reward_model", kind="model", model=paths.model("reward-model"))
+
+
 def ppo(paths: Paths, profile: Profile, seed: int) -> PPOConfig:
     """PPO of the SFT policy against the reward model."""
     return PPOConfig(
@@ -173,7 +186,7 @@ def ppo(paths: Paths, profile: Profile, seed: int) -> PPOConfig:
         seed=seed,
         device="cpu",
         policy=paths.model("sft"),
-        reward_model=paths.model("reward-model"),
+        rewards=(proxy(paths),),
         data=_prompts(paths.data / "prompts_train"),
         sampling=_SAMPLING,
         steps=profile.ppo_steps,
@@ -187,7 +200,7 @@ def ppo(paths: Paths, profile: Profile, seed: int) -> PPOConfig:
             critic_warmup_steps=2,
         ),
         learner=LearnerConfig(engine=_ENGINE, optimizer=OptimizerConfig(lr=2e-4, warmup_steps=5)),
-        critic=LearnerConfig(engine=_ENGINE, optimizer=OptimizerConfig(lr=5e-4, warmup_steps=5)),
+        critic=CriticConfig(engine=_ENGINE, optimizer=OptimizerConfig(lr=5e-4, warmup_steps=5)),
         placement=_PLACEMENT,
         deadlines=_DEADLINES,
         checkpoint=CheckpointConfig(every_steps=25, keep=2),

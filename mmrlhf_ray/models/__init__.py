@@ -9,21 +9,35 @@ from mmrlhf_ray.models.adapter import (
     read_config,
 )
 from mmrlhf_ray.models.errors import ModelError
-from mmrlhf_ray.models.export import export_model
-from mmrlhf_ray.models.headed import HeadedModel, checkpoint_name, load_policy, load_scalar, scalar_head_file
+from mmrlhf_ray.models.export import ADAPTER_DIR, export_lora, export_model
+from mmrlhf_ray.models.headed import HeadedModel, checkpoint_name, load_critic, load_policy, load_scalar
+from mmrlhf_ray.models.lora import Weight, add_lora, lora_off, merged_weights, trained_weights
+from mmrlhf_ray.models.scalar_head import ScalarHead, read_scalar_head, scalar_head_file
+from mmrlhf_ray.models.tokens import check_same_tokens
 
 __all__ = [
+    "ADAPTER_DIR",
     "HeadedModel",
     "ModelAdapter",
     "ModelError",
+    "ScalarHead",
+    "Weight",
     "adapter_for",
+    "add_lora",
     "banned_token_ids",
+    "check_same_tokens",
     "checkpoint_name",
     "eos_token_ids",
+    "export_lora",
     "export_model",
     "load_policy",
     "load_processor",
     "load_scalar",
+    "load_critic",
+    "lora_off",
+    "merged_weights",
     "read_config",
+    "read_scalar_head",
     "scalar_head_file",
+    "trained_weights",
 ]

@@ -24,6 +24,8 @@ class ModelAdapter(Protocol):
     """Features that are packed over items along dim 0 → the grid whose row products give the items' lengths."""
     video_metadata: bool
     """Whether the processor wants each clip's frame rate and frame numbers."""
+    language_model: str
+    """Regular expression of the language model's module name, in transformers' classes that read the directory."""
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
         """The causal language model with its media towers, in evaluation mode; on the CPU, or spread over the

@@ -8,30 +8,86 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmrlhf_ray.config.base import LoRAConfig
 from mmrlhf_ray.models.adapter import ModelAdapter
-from mmrlhf_ray.models.headed import HEAD, SCALAR_HEAD_FILE, checkpoint_name
+from mmrlhf_ray.models.headed import HEAD, checkpoint_name
+from mmrlhf_ray.models.lora import peft_config
+from mmrlhf_ray.models.scalar_head import LAYOUT_FILE, SCALAR_HEAD_FILE, ScalarHead, write_scalar_head
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
 
+ADAPTER_DIR = "adapter"
+"""Beside an exported model: what was trained of it, by itself."""
+
 
 def export_model(
-    adapter: ModelAdapter, source: Path, target: Path, tensors: Mapping[str, Tensor], *, scalar: bool
+    adapter: ModelAdapter,
+    source: Path,
+    target: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    scalar: bool,
+    layout: ScalarHead | None = None,
 ) -> None:
     """Write a HeadedModel's parameters to `target`, with all else that `source` has: processor, chat template,
-    generation config. A scalar head goes into a file of its own, a vocabulary head where the family keeps it.
+    generation config. A scalar head goes into files of its own with its `layout` (one output unless given), a
+    vocabulary head where the family keeps it.
 
     `target` appears whole or not at all; an earlier export is replaced.
     """
-    fresh = target.with_name(f".{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(*_WEIGHTS, ".*"))
+    fresh = _fresh(target)
+    shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(*_WEIGHTS, LAYOUT_FILE, ".*"))
     own_head = {n: t.contiguous() for n, t in tensors.items() if scalar and n.startswith(HEAD)}
     rest = {checkpoint_name(adapter, n): t.contiguous() for n, t in tensors.items() if n not in own_head}
     save_torch_state_dict(rest, fresh)
     if scalar:
-        save_file({name.removeprefix(HEAD): tensor for name, tensor in own_head.items()}, fresh / SCALAR_HEAD_FILE)
+        _write_head(fresh, own_head, layout)
     _replace(fresh, target)
+
+
+def export_lora(
+    adapter: ModelAdapter,
+    source: Path,
+    target: Path,
+    config: LoRAConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    layout: ScalarHead | None = None,
+) -> None:
+    """Write the trained_weights() of a HeadedModel to `target` as peft does: an adapter to the model in `source`. A
+    scalar head lies beside it, as in export_model(), and `target` is replaced likewise.
+
+    peft looks for the names of transformers' class and vLLM for the checkpoint's. Neither minds the other's, so the
+    file has both.
+    """
+    fresh = _fresh(target)
+    fresh.mkdir()
+    own_head = {n: t.contiguous() for n, t in tensors.items() if n.startswith(HEAD)}
+    both = {}
+    for name, tensor in tensors.items():
+        if name not in own_head:
+            for known_as in (name.removeprefix("backbone."), checkpoint_name(adapter, name)):
+                both[f"base_model.model.{known_as}"] = tensor.clone().contiguous()
+    save_file(both, fresh / "adapter_model.safetensors", metadata={"format": "pt"})
+    described = peft_config(adapter, config, str(source))
+    described.inference_mode = True
+    described.save_pretrained(str(fresh))
+    if own_head:
+        _write_head(fresh, own_head, layout)
+    _replace(fresh, target)
+
+
+def _write_head(directory: Path, tensors: Mapping[str, Tensor], layout: ScalarHead | None) -> None:
+    save_file({name.removeprefix(HEAD): tensor for name, tensor in tensors.items()}, directory / SCALAR_HEAD_FILE)
+    write_scalar_head(directory, layout or ScalarHead())
+
+
+def _fresh(target: Path) -> Path:
+    """Where `target` is written before it is published; its parent is there and nothing is in its way."""
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.parent.mkdir(parents=True, exist_ok=True)
+    return fresh
 
 
 def _replace(fresh: Path, target: Path) -> None:

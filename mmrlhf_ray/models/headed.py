@@ -8,11 +8,17 @@ from torch import Tensor, nn
 
 from mmrlhf_ray.models.adapter import ModelAdapter
 from mmrlhf_ray.models.errors import ModelError
+from mmrlhf_ray.models.scalar_head import (
+    LAYOUT_FILE,
+    SCALAR_HEAD_FILE,
+    ScalarHead,
+    new_weight,
+    read_scalar_head,
+    scalar_head_file,
+)
 
 HEAD = "head."
 """Prefix of the head's parameters in a HeadedModel."""
-SCALAR_HEAD_FILE = "scalar_head.safetensors"
-"""Beside a Hugging Face directory, turns it into a reward model: `weight` [1, hidden]."""
 
 
 class HeadedModel(nn.Module):
@@ -30,7 +36,7 @@ class HeadedModel(nn.Module):
     def forward(self, select: Tensor, **inputs: Tensor) -> Tensor:
         """`inputs`: the family's model inputs, [B, L] and features. `select` [N]: flat positions in B·L.
 
-        Returns the head's output, [N, vocabulary] or [N, 1].
+        Returns the head's output, [N, vocabulary] or [N, outputs].
         """
         hidden = self.backbone(**inputs, use_cache=False).logits
         return self.head(hidden.flatten(0, 1)[select])
@@ -48,32 +54,53 @@ def load_policy(adapter: ModelAdapter, path: Path, dtype: torch.dtype, device_ma
 
 
 def load_scalar(
-    adapter: ModelAdapter, path: Path, dtype: torch.dtype, *, new_head: bool, device_map: str | None = None
+    adapter: ModelAdapter,
+    path: Path,
+    dtype: torch.dtype,
+    *,
+    new_head: bool,
+    layout: ScalarHead | None = None,
+    seed: int = 0,
+    device_map: str | None = None,
 ) -> HeadedModel:
-    """A reward or value model. `new_head` starts from a language model with a head of zeros (first score: 0);
-    otherwise the directory must hold a trained head.
+    """A reward model. `new_head` starts from a language model with a head of that `layout` (one output unless given);
+    otherwise the directory must hold a trained head, whose layout read_scalar_head() tells.
 
-    Raises ModelError where a head is expected and not there.
+    Raises ModelError where a head is expected and not there, or is of another shape than its layout.
     """
     backbone, vocabulary_head = _split_head(adapter.load(path, dtype, device_map))
     # A spread backbone takes and returns tensors on the device of its first layer.
     device = next(backbone.parameters()).device
-    head = nn.Linear(vocabulary_head.in_features, 1, bias=False, dtype=dtype, device=device)
-    if new_head:
-        nn.init.zeros_(head.weight)
-    else:
-        head.load_state_dict(load_file(scalar_head_file(path)))
-    return HeadedModel(backbone, head)
+    hidden = vocabulary_head.in_features
+    weight = new_weight(layout or ScalarHead(), hidden, seed, dtype) if new_head else _trained_weight(path, hidden)
+    return HeadedModel(backbone, _linear(weight, dtype, device))
 
 
-def scalar_head_file(path: str | Path) -> Path:
-    """The file that makes a directory a reward model. Raises ModelError where it is not there."""
-    file = Path(path) / SCALAR_HEAD_FILE
-    if not file.is_file():
+def load_critic(adapter: ModelAdapter, path: Path, dtype: torch.dtype) -> HeadedModel:
+    """A value model, whose head has one output. A reward model's starts as its score, a language model's as zero."""
+    trained = (Path(path) / SCALAR_HEAD_FILE).is_file()
+    model = load_scalar(adapter, path, dtype, new_head=not trained)
+    weight = model.head.weight.detach()
+    if len(weight) > 1:
+        model.head = _linear(read_scalar_head(path).combined(weight), dtype, weight.device)
+    return model
+
+
+def _trained_weight(path: Path, hidden: int) -> Tensor:
+    weight, layout = load_file(scalar_head_file(path))["weight"], read_scalar_head(path)
+    if weight.shape != (layout.outputs, hidden):
         raise ModelError(
-            f"{path}: expected a reward model with {SCALAR_HEAD_FILE}, found none; run mmrlhf reward-model"
+            f"{path}/{SCALAR_HEAD_FILE}: weight expects shape {[layout.outputs, hidden]} for what {LAYOUT_FILE} says, "
+            f"got {list(weight.shape)}; export the model again"
         )
-    return file
+    return weight
+
+
+def _linear(weight: Tensor, dtype: torch.dtype, device: torch.device) -> nn.Linear:
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype, device=device)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+    return head
 
 
 def checkpoint_name(adapter: ModelAdapter, name: str) -> str:

@@ -18,6 +18,7 @@ class Qwen2_5OmniAdapter:
     }
     packed_by: Mapping[str, str] = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
     video_metadata = False
+    language_model = r"(thinker\.)?model"
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
         model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(

@@ -25,6 +25,7 @@ class Qwen2_5VLAdapter:
     }
     packed_by: Mapping[str, str] = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
     video_metadata = True
+    language_model = r"model\.language_model"
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(str(path), dtype=dtype, device_map=device_map)

@@ -18,6 +18,7 @@ from mmrlhf_ray.config import EvaluateConfig, ModelConfig
 from mmrlhf_ray.data.batching import PassBudget
 from mmrlhf_ray.data.encode import Encoder, load_encoder
 from mmrlhf_ray.data.readers import Records, read_records
+from mmrlhf_ray.models import check_same_tokens
 from mmrlhf_ray.pipelines.responses import SWAPPED, response_table
 from mmrlhf_ray.pipelines.run_dir import check_models, check_reward_model, run_directory
 from mmrlhf_ray.runtime.actors import Seat, reserve
@@ -72,9 +73,10 @@ def run(cfg: EvaluateConfig, resume: bool = False) -> Path:
     resume: an evaluation starts over. Raises as pipelines.ppo.run().
     """
     policies = {"policy": cfg.policy} | ({"baseline": cfg.baseline} if cfg.baseline else {})
-    check_models(*(model.path for model in policies.values()))
+    check_models(*(model.path for model in policies.values()), *([cfg.reference.path] if cfg.reference else []))
     if cfg.reward_model:
         check_reward_model(cfg.reward_model.path)
+        check_same_tokens(cfg.policy.path, cfg.reward_model.path)
     with run_directory(cfg) as run_dir:
         records = read_records(cfg.data, PROMPT, run_dir)
         if cfg.ablate_media:
@@ -93,7 +95,7 @@ def _answers(
     place, deadline = cfg.placement, cfg.deadlines
     everyone = [Seat("encoder-0", place.encoder), *seats("generator", place.generator)]
     everyone += seats("scorer", place.scorer) if cfg.reward_model else []
-    everyone += seats("reference", place.reference) if cfg.baseline else []
+    everyone += seats("reference", place.reference) if cfg.kl_reference else []
     reserved = Reserved(reserve(everyone, place.strategy, deadline), tuple(everyone))
     prompts, count = start_encoder(cfg, reserved, records, run_dir)
     judges = _judges(cfg, reserved)
@@ -128,15 +130,14 @@ def _judges(cfg: EvaluateConfig, reserved: Reserved) -> _Judges:
     budget = PassBudget(cfg.score_micro_batch_tokens)
     scorers = reference = None
     if cfg.reward_model:
-        model, device = absolute(cfg.reward_model), device_of(place.scorer, cfg.device)
-        scorers = Servers(
-            reserved.role("scorer", Scorer, model=model, device=device), "score", budget, deadline.stage_s
-        )
-    if cfg.baseline:
+        models, device = [absolute(cfg.reward_model)], device_of(place.scorer, cfg.device)
+        group = reserved.role("scorer", Scorer, models=models, device=device)
+        scorers = Servers(group, "score", budget, deadline.stage_s)
+    if cfg.kl_reference:
         group = reserved.role(
             "reference",
             Reference,
-            model=absolute(cfg.baseline),
+            model=absolute(cfg.kl_reference),
             temperature=cfg.sampling.temperature,
             device=device_of(place.reference, cfg.device),
         )

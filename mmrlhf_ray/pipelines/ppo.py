@@ -1,20 +1,30 @@
-"""PPO: the driver. It holds references and token-level tables; media and weights never pass through it."""
+"""Online training, PPO first of all: the driver. It holds references and token-level tables; media and weights never
+pass through it."""
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from mmrlhf_ray.algorithms.kl import AdaptiveKL
-from mmrlhf_ray.config import PPOConfig
+from mmrlhf_ray.config import AlgorithmConfig, FluencyReward, PPOConfig
+from mmrlhf_ray.config.algorithm import GROUPED
 from mmrlhf_ray.data.encode import Encoder, load_encoder
 from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.pipelines.driver_state import DriverState
 from mmrlhf_ray.pipelines.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
 from mmrlhf_ray.pipelines.responses import response_table
 from mmrlhf_ray.pipelines.run_dir import MODEL_DIR, check_models, check_reward_model, run_directory
+from mmrlhf_ray.pipelines.sampling import Sampled, sample
+from mmrlhf_ray.rewards.batch import Rows, extras_columns
+from mmrlhf_ray.rewards.check import check_rewards
+from mmrlhf_ray.rewards.mixture import mix
+from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.metrics import MetricsWriter
 from mmrlhf_ray.runtime.placement_check import check_consistent, check_fits
@@ -22,37 +32,47 @@ from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.training.checkpoint import Manifest, discard, newest_complete, publish, stage
-from mmrlhf_ray.workers.fleet import Fleet, Prompts, Rollouts
+from mmrlhf_ray.workers.fleet import Fleet, Rollouts
 from mmrlhf_ray.workers.launch import launch_ppo
 
 ROLLOUTS_DIR = "rollouts"
 _SHOWN = ("score", "kl", "response_tokens")
 
 
-def ppo_step(step: int, fleet: Fleet, cfg: PPOConfig, kl_coef: float) -> tuple[Rollouts, Experience, dict[str, float]]:
-    """One step of PPO: sample, ask every role, learn, push. Returns what was sampled and the step's metrics."""
-    started, algorithm = time.monotonic(), cfg.algorithm
-    prompts = fleet.prompts.take(step * algorithm.prompts_per_step, algorithm.prompts_per_step)
-    samples = algorithm.prompts_per_step * algorithm.n_samples_per_prompt
-    rollouts = fleet.generators.generate(prompts, algorithm.n_samples_per_prompt, seed_offset=step * samples)
+@dataclass(frozen=True)
+class Step:
+    """What one step leaves behind."""
 
-    facts = [len(f) for f in rollouts.table.column("facts_token_ids").to_pylist()]
-    pending_scores = fleet.scorers.ask(rollouts, extra_tokens=facts)  # four fan-outs, nothing blocks yet
-    pending_reference = fleet.reference.ask(rollouts)
+    experience: Experience
+    state: DriverState
+    metrics: dict[str, float]
+    warnings: tuple[str, ...]
+
+
+def ppo_step(step: int, fleet: Fleet, cfg: PPOConfig, state: DriverState) -> Step:
+    """One step: sample, ask every role, learn, push."""
+    started, algorithm = time.monotonic(), cfg.algorithm
+    sampled = sample(fleet, cfg, state)
+    rollouts = sampled.rollouts
+    pending_reference = fleet.reference.ask(rollouts)  # four fan-outs, scores are on their way already
     pending_policy = fleet.policy.infer(rollouts)
-    pending_critic = fleet.critic.infer(rollouts)
-    scores, score_s = pending_scores.result()
+    pending_critic = fleet.critic.infer(rollouts) if fleet.critic else None
+    scores, score_s = sampled.scores()
     ref_logprobs, reference_s = pending_reference.result()
     old_logprobs, policy_s = pending_policy.result()
-    values, critic_s = pending_critic.result()
+    values, critic_s = pending_critic.result() if pending_critic else (None, 0.0)
 
-    experience = make_experience(rollouts, Answers(scores, ref_logprobs, old_logprobs, values), kl_coef, algorithm)
+    answers_of = scores | _fluency(cfg, ref_logprobs)
+    mixed = mix(cfg.rewards, answers_of, Rows.of(rollouts.table), state.mixture)
+    answers = Answers(mixed.scores, ref_logprobs, old_logprobs, values)
+    rollouts, answers = drop_rows(rollouts, answers, comparable(rollouts, mixed.keep, algorithm))
+    longest = cfg.sampling.max_response_tokens
+    experience = make_experience(rollouts, answers, state.kl.kl_coef, algorithm, longest, state.moments)
     _gate(step, experience, cfg)
-    learned = _learn(step, fleet, cfg, rollouts, experience)
+    learned = _learn(step, fleet, cfg, rollouts, experience, state.kl.kl_coef)
     push_started = time.monotonic()
     pushed = fleet.weight_sync.push(policy_version=step + 1)
     seconds = {
-        "seconds_encode": prompts.stats.seconds,
         "seconds_generate": rollouts.seconds,
         "seconds_score": score_s,
         "seconds_reference": reference_s,
@@ -61,25 +81,69 @@ def ppo_step(step: int, fleet: Fleet, cfg: PPOConfig, kl_coef: float) -> tuple[R
         "seconds_push": time.monotonic() - push_started,
         "seconds_step": time.monotonic() - started,
     }
-    traffic = {"weight_bytes": float(pushed), "kl_coef": kl_coef, **_prompt_metrics(prompts)}
-    return rollouts, experience, experience.metrics | learned | seconds | traffic
+    rest = {
+        "weight_bytes": float(pushed),
+        "kl_coef": state.kl.kl_coef,
+        "responses": float(len(rollouts.table)),
+        "without_score": float(sampled.without_score + mixed.keep.count(False)),
+    }
+    state = DriverState(
+        cursor=sampled.cursor,
+        kl=state.kl.update(experience.metrics["kl"], len(rollouts.table)),
+        mixture=mixed.state,
+        moments=experience.moments,
+    )
+    metrics = experience.metrics | mixed.metrics | learned | _sampling_metrics(sampled) | seconds | rest
+    return Step(experience, state, metrics, (*sampled.warnings, *mixed.warnings))
 
 
-def _prompt_metrics(prompts: Prompts) -> dict[str, float]:
-    return {"media_bytes": float(prompts.stats.media_bytes), "processor_calls": float(prompts.stats.processor_calls)}
+def _sampling_metrics(sampled: Sampled) -> dict[str, float]:
+    return {
+        "seconds_encode": sampled.encoding.seconds,
+        "media_bytes": float(sampled.encoding.media_bytes),
+        "processor_calls": float(sampled.encoding.processor_calls),
+        "sampling_rounds": float(sampled.rounds),
+    }
+
+
+def _fluency(cfg: PPOConfig, ref_logprobs: Sequence[np.ndarray]) -> dict[str, ComponentScores]:
+    """Mean log p under the reference, for components that ask for it."""
+    means = [float(row.mean()) for row in ref_logprobs]
+    return {r.name: ComponentScores.of(means) for r in cfg.rewards if isinstance(r, FluencyReward)}
+
+
+def comparable(rollouts: Rollouts, keep: Sequence[bool], algorithm: AlgorithmConfig) -> list[bool]:
+    """Rows to keep of those with a score: a response that is left alone has no group to be compared with."""
+    if algorithm.advantage_estimator not in GROUPED:
+        return list(keep)
+    prompt_ids = rollouts.table.column("prompt_id").to_pylist()
+    sizes = Counter(prompt_id for prompt_id, kept in zip(prompt_ids, keep, strict=True) if kept)
+    return [kept and sizes[prompt_id] > 1 for prompt_id, kept in zip(prompt_ids, keep, strict=True)]
+
+
+def drop_rows(rollouts: Rollouts, answers: Answers, keep: Sequence[bool]) -> tuple[Rollouts, Answers]:
+    """Without the rows whose score is missing. Raises RunError where none is left."""
+    if all(keep):
+        return rollouts, answers
+    rows = [row for row, kept in enumerate(keep) if kept]
+    if not rows:
+        raise RunError(f"the rewards gave no score for any of the step's {len(keep)} responses; see the warnings above")
+    values = None if answers.values is None else [answers.values[row] for row in rows]
+    ref, old = ([column[row] for row in rows] for column in (answers.ref_logprobs, answers.old_logprobs))
+    return rollouts.select(rows), Answers([answers.scores[row] for row in rows], ref, old, values)
 
 
 def _gate(step: int, experience: Experience, cfg: PPOConfig) -> None:
     """Before the first update, sampler, learner and reference are the same model and must say so."""
     if step:
         return
-    table = experience.table
-    old, ref = (table.column(name).to_pylist() for name in ("old_logprobs", "ref_logprobs"))
-    ratio = max(abs(np.expm1(np.subtract(o, r))).max() for o, r in zip(old, ref, strict=True))
-    for what, gap in (
-        ("sampler and learner logprobs", experience.metrics["mismatch_max"]),
-        ("policy/reference ratio", ratio),
-    ):
+    gaps = {"sampler and learner logprobs": experience.metrics["mismatch_max"]}
+    if cfg.reference is None:
+        old, ref = (experience.table.column(name).to_pylist() for name in ("old_logprobs", "ref_logprobs"))
+        gaps["policy/reference ratio"] = max(
+            abs(np.expm1(np.subtract(o, r))).max() for o, r in zip(old, ref, strict=True)
+        )
+    for what, gap in gaps.items():
         if not gap <= cfg.parity_gate:
             raise RunError(
                 f"step 0: {what} differ by {gap:.2e}, more than parity_gate={cfg.parity_gate:g}; training would start "
@@ -87,29 +151,40 @@ def _gate(step: int, experience: Experience, cfg: PPOConfig) -> None:
             )
 
 
-def _learn(step: int, fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, experience: Experience) -> dict[str, float]:
+def _learn(
+    step: int, fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, experience: Experience, kl_coef: float
+) -> dict[str, float]:
     """Optimizer steps of critic and policy, side by side."""
     import ray
 
-    algorithm = cfg.algorithm
+    a, longest = cfg.algorithm, cfg.sampling.max_response_tokens
     rng = np.random.default_rng((cfg.seed, step))
-    steps = mini_batches(len(experience.table), algorithm.mini_batch_size, algorithm.ppo_epochs, rng)
+    count = a.prompts_per_step * a.n_samples_per_prompt // a.mini_batch_size
+    steps = mini_batches(len(experience.table), count, a.ppo_epochs, rng)
     table = ray.put(experience.table)
-    plan = shard_by_tokens(experience.table, rollouts, fleet.critic, steps)
-    critic = fleet.critic.update(table, rollouts.features, plan.shards, plan.denominators)
-    metrics = {"padding_share": plan.padding_share}
-    if step >= algorithm.critic_warmup_steps:
-        plan = shard_by_tokens(experience.table, rollouts, fleet.policy, steps)
-        policy = fleet.policy.update(table, rollouts.features, plan.shards, plan.denominators)
-        stats, seconds = fleet.policy.finish_update(policy)
-        metrics |= _policy_metrics(stats) | {"seconds_policy_update": seconds}
-    stats, seconds = fleet.critic.finish_update(critic)
-    return metrics | _critic_metrics(stats) | {"seconds_critic_update": seconds}
+    learning = {"critic": "token_mean"} if fleet.critic else {}
+    if step >= a.critic_warmup_steps:
+        learning["policy"] = a.aggregation
+    started, metrics = {}, {}
+    reports: dict[str, Callable[[Mapping[str, float]], dict[str, float]]] = {"critic": _critic_metrics}
+    for role, aggregation in learning.items():
+        group = fleet.learners[role]
+        plan = shard_by_tokens(experience.table, rollouts, group, steps, aggregation, longest)
+        started[role] = group.update(table, rollouts.features, plan.shards, plan.denominators, kl_coef)
+        metrics["padding_share"] = plan.padding_share
+        if role == "policy":
+            reports[role] = partial(_policy_metrics, denominator=sum(plan.denominators))
+    for role, refs in started.items():
+        stats, seconds = fleet.learners[role].finish_update(refs)
+        metrics |= reports[role](stats) | {f"seconds_{role}_update": seconds}
+    return metrics
 
 
-def _policy_metrics(stats: Mapping[str, float]) -> dict[str, float]:
-    means = {k: stats[k] / stats["tokens"] for k in ("policy_loss", "clip_fraction", "approx_kl", "ratio")}
-    return means | {"ratio_max": stats["ratio_max"], "grad_norm": stats["grad_norm"], "lr": stats["lr"]}
+def _policy_metrics(stats: Mapping[str, float], denominator: float) -> dict[str, float]:
+    """Losses as they were minimised; the rest per token."""
+    losses = {name: stats[name] / denominator for name in ("policy_loss", "kl_loss") if name in stats}
+    means = {name: stats[name] / stats["tokens"] for name in ("clip_fraction", "approx_kl", "ratio")}
+    return losses | means | {"ratio_max": stats["ratio_max"], "grad_norm": stats["grad_norm"], "lr": stats["lr"]}
 
 
 def _critic_metrics(stats: Mapping[str, float]) -> dict[str, float]:
@@ -138,10 +213,12 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
     Raises ConfigError, DataError, ModelError, PlacementError before anything expensive starts.
     """
     check_consistent(cfg)
-    check_models(cfg.policy.path)
-    check_reward_model(cfg.reward_model.path)
+    check_models(cfg.policy.path, *([cfg.reference.path] if cfg.reference else []))
+    for reward in cfg.model_rewards:
+        check_reward_model(reward.model.path)
     with run_directory(cfg) as run_dir:
         records = read_records(cfg.data, PROMPT, run_dir)
+        check_rewards(cfg.rewards, extras_columns(records.records))
         with ray_session() as session:
             check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
             fleet = launch_ppo(cfg, records, run_dir)
@@ -151,59 +228,55 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
 
 
 def _train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, resume: bool) -> None:
-    a = cfg.algorithm
-    kl = AdaptiveKL(a.kl_coef, a.kl_target, a.kl_horizon)
-    first, kl = _restore(cfg, fleet, run_dir, kl) if resume else (0, kl)
+    state = DriverState.start(cfg)
+    first, state = _restore(cfg, fleet, run_dir, state) if resume else (0, state)
     if not first:
         discard(run_dir)
         shutil.rmtree(run_dir / ROLLOUTS_DIR, ignore_errors=True)
     encoder = load_encoder(cfg.policy.path)
-    samples = a.prompts_per_step * a.n_samples_per_prompt
     with (
         MetricsWriter(run_dir, "ppo", resume_step=first if resume else None) as writer,
         Progress("PPO", cfg.steps, "step", start=first) as progress,
     ):
-        for step in range(first, cfg.steps):
-            _, experience, metrics = ppo_step(step, fleet, cfg, kl.kl_coef)
-            kl = kl.update(metrics["kl"], samples)
-            write_rollouts(run_dir, step, encoder, experience, cfg.rollouts_logged)
-            writer.log(step, metrics)
-            progress.update(step + 1, samples, **{name: metrics[name] for name in _SHOWN})
-            if (step + 1) % cfg.checkpoint.every_steps == 0 and step + 1 < cfg.steps:
-                _save(cfg, fleet, run_dir, step + 1, kl)
+        for number in range(first, cfg.steps):
+            step = ppo_step(number, fleet, cfg, state)
+            state = step.state
+            for warning in step.warnings:
+                progress.note(f"step {number}: {warning}")
+            write_rollouts(run_dir, number, encoder, step.experience, cfg.rollouts_logged)
+            writer.log(number, step.metrics)
+            shown = {name: step.metrics[name] for name in _SHOWN}
+            progress.update(number + 1, len(step.experience.table), **shown)
+            if (number + 1) % cfg.checkpoint.every_steps == 0 and number + 1 < cfg.steps:
+                _save(cfg, fleet, run_dir, number + 1, state)
 
 
-def _save(cfg: PPOConfig, fleet: Fleet, run_dir: Path, done: int, kl: AdaptiveKL) -> None:
+def _save(cfg: PPOConfig, fleet: Fleet, run_dir: Path, done: int, state: DriverState) -> None:
     staged = stage(run_dir, done)
-    for role, group in (("policy", fleet.policy), ("critic", fleet.critic)):
+    for role, group in fleet.learners.items():
         group.collective("save", str((staged / role).resolve()))
     manifest = Manifest(
         step=done,
-        prompt_cursor=done * cfg.algorithm.prompts_per_step,
+        prompt_cursor=state.cursor,
         policy_version=done,
         seed=cfg.seed,
-        ranks={"policy": len(fleet.policy.group), "critic": len(fleet.critic.group)},
-        kl=kl.to_dict(),
+        ranks={role: len(group.group) for role, group in fleet.learners.items()},
+        driver=state.to_dict(),
     )
     publish(staged, manifest, cfg.checkpoint.keep)
 
 
-def _restore(cfg: PPOConfig, fleet: Fleet, run_dir: Path, kl: AdaptiveKL) -> tuple[int, AdaptiveKL]:
+def _restore(cfg: PPOConfig, fleet: Fleet, run_dir: Path, state: DriverState) -> tuple[int, DriverState]:
     """Load the newest complete checkpoint. Without one the run starts at step 0."""
     found = newest_complete(run_dir)
     if found is None:
-        return 0, kl
+        return 0, state
     path, manifest = found
-    ranks = {"policy": len(fleet.policy.group), "critic": len(fleet.critic.group)}
-    cursor = manifest.step * cfg.algorithm.prompts_per_step
-    for key, was, now in (
-        ("seed", manifest.seed, cfg.seed),
-        ("learner ranks", manifest.ranks, ranks),
-        ("prompt cursor (algorithm.prompts_per_step)", manifest.prompt_cursor, cursor),
-    ):
+    ranks = {role: len(group.group) for role, group in fleet.learners.items()}
+    for key, was, now in (("seed", manifest.seed, cfg.seed), ("learner ranks", manifest.ranks, ranks)):
         if was != now:
             raise RunError(f"{path}: {key} was {was}, is now {now}; resume with what the run was started with")
-    for role, group in (("policy", fleet.policy), ("critic", fleet.critic)):
+    for role, group in fleet.learners.items():
         group.collective("load", str((path / role).resolve()))
     fleet.weight_sync.push(policy_version=manifest.policy_version)
-    return manifest.step, AdaptiveKL.from_dict(manifest.kl)
+    return manifest.step, DriverState.from_dict(manifest.driver)

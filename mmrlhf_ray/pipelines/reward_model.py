@@ -1,14 +1,41 @@
-"""Reward-model training on preferences."""
+"""Reward-model training on preferences, rankings or ratings, and its report on held-out ones."""
 
 from pathlib import Path
 
-from mmrlhf_ray.config import RewardModelConfig
-from mmrlhf_ray.pipelines.supervised import run_supervised
-from mmrlhf_ray.schema import PREFERENCE
-from mmrlhf_ray.training.tasks import RewardModelTask
+from mmrlhf_ray.config import DataConfig, RewardModelConfig
+from mmrlhf_ray.data.readers import Records
+from mmrlhf_ray.pipelines.reward_report import headline, write_report
+from mmrlhf_ray.pipelines.supervised import run_supervised, set_aside
+from mmrlhf_ray.schema import PREFERENCE, RANKING
+from mmrlhf_ray.training.reward_tasks import RewardModelTask
+
+_SCHEMAS = {"bradley_terry": PREFERENCE, "plackett_luce": RANKING, "rating": RANKING}
 
 
 def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
-    """Train and export to `<run>/model`; returns the run's directory. Raises as pipelines.ppo.run()."""
-    task = RewardModelTask(cfg.label_smoothing, cfg.center_coef)
-    return run_supervised(cfg, task, PREFERENCE, "reward_model", resume)
+    """Train and export to `<run>/model`; with `eval_data`, also write `eval_scores.parquet` (EVAL_SCORE),
+    `reward_model.json` and `report.html`, and print the report's headline. Returns the run's directory. Raises as
+    pipelines.ppo.run().
+    """
+    run_dir = run_supervised(
+        cfg,
+        RewardModelTask(cfg),
+        _SCHEMAS[cfg.objective],
+        "reward_model",
+        resume,
+        aspects=tuple(cfg.aspects),
+        prepare=ranked_only if cfg.objective == "plackett_luce" else None,
+    )
+    if cfg.eval_data:
+        print(headline(write_report(run_dir, cfg.name, cfg.objective, tuple(cfg.aspects))))
+    return run_dir
+
+
+def ranked_only(records: Records, data: DataConfig, run_dir: Path) -> Records:
+    """Without records that have ratings but no ranks, which are bad ones here."""
+    ranked = [bool(ranks) for ranks in records.records.column("ranks").to_pylist()]
+    bad = {number for number, there in enumerate(ranked) if not there}
+    if bad:
+        remedy = "Give ranks, leave the row out, or train with objective=rating"
+        set_aside(records, dict.fromkeys(bad, ("the responses have no ranks", remedy)), data, run_dir)
+    return records.kept(ranked)

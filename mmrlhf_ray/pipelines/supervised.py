@@ -1,11 +1,12 @@
-"""What SFT and reward-model training share: records to Ray Data, Ray Train workers, progress."""
+"""What SFT, reward-model and preference training share: records to Ray Data, Ray Train workers, progress."""
 
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from mmrlhf_ray.config.base import DataConfig, TrainJobConfig
 from mmrlhf_ray.data.errors import BadRow
 from mmrlhf_ray.data.quarantine import Rejected, settle
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.readers import Records, read_records
 from mmrlhf_ray.data.training_rows import EncodeOptions, encode_records
 from mmrlhf_ray.pipelines.run_dir import check_models, run_directory
 from mmrlhf_ray.runtime.errors import DeadlineExceeded, RunError
@@ -39,33 +40,54 @@ from mmrlhf_ray.workers.launch import absolute, device_of
 _ENCODE_ROWS = 256
 _POLL_SECONDS = 1.0
 _RAY_TRAIN_DIR = "ray_train"
-_SHOWN = ("loss", "pair_accuracy", "eval_pair_accuracy")
+_SHOWN = ("loss", "pair_accuracy", "preference_accuracy", "eval_pair_accuracy", "eval_preference_accuracy")
+
+Prepare = Callable[[Records, DataConfig, Path], Records]
+"""(what was read, where from, run directory) → what is used. Bad records are for set_aside()."""
+Complete = Callable[[str, pa.Table, Path], pa.Table]
+"""("train" or "eval", TRAINING_ROW, run directory) → the rows with what was left to compute. Ray is up."""
 
 
-def run_supervised(cfg: TrainJobConfig, task: SupervisedTask, schema: pa.Schema, job: str, resume: bool) -> Path:
-    """Train on `cfg.data` and export to `<run>/model`. Raises as pipelines.ppo.run()."""
+def run_supervised(
+    cfg: TrainJobConfig,
+    task: SupervisedTask,
+    schema: pa.Schema,
+    job: str,
+    resume: bool,
+    *,
+    aspects: tuple[str, ...] = (),
+    prepare: Prepare | None = None,
+    complete: Complete | None = None,
+) -> Path:
+    """Train on `cfg.data` and export to `<run>/model`. `aspects`: whose ratings the rows get.
+
+    Raises as pipelines.ppo.run().
+    """
     check_models(cfg.model.path)
     with run_directory(cfg) as run_dir:
         read = {name: read_records(data, schema, run_dir) for name, data in _data(cfg).items()}
+        if prepare:
+            read = {name: prepare(records, _data(cfg)[name], run_dir) for name, records in read.items()}
         with ray_session() as session:
             check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
-            datasets = {name: _encode(cfg, _data(cfg)[name], records, run_dir) for name, records in read.items()}
-            rows = datasets["train"].count()
-            if rows < cfg.batch_size:
-                raise RunError(f"data.path has {rows} usable rows, fewer than batch_size={cfg.batch_size}; lower it")
-            total = cfg.steps or cfg.epochs * (rows // cfg.batch_size)
+            options = partial(_options, cfg, aspects=aspects, sampled_only=not task.scalar)
+            rows = {name: _encode(read[name], data, options(data), run_dir) for name, data in _data(cfg).items()}
+            _check_rows(cfg, rows)
+            if complete:
+                rows = {name: complete(name, table, run_dir) for name, table in rows.items()}
             plan = WorkerPlan(
                 cfg=cfg,
                 task=task,
                 model_path=absolute(cfg.model).path,
                 run_dir=run_dir.resolve(),
-                total_steps=total,
+                total_steps=_total_steps(cfg, len(rows["train"])),
                 resume=resume,
                 device=device_of(cfg.workers, cfg.device),
             )
             if not resume:
                 discard(run_dir)
-            _fit(plan, job, datasets)
+            # Popped, so that no table stays in memory beside its copy.
+            _fit(plan, job, {name: _dataset(rows.pop(name)) for name in _data(cfg)})
     return run_dir
 
 
@@ -73,16 +95,36 @@ def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
     return {"train": cfg.data} | ({"eval": cfg.eval_data} if cfg.eval_data else {})
 
 
-def _encode(cfg: TrainJobConfig, data: DataConfig, records: Any, run_dir: Path) -> ray.data.Dataset:
-    """Records through the processor, once. Bad rows are dealt with as `on_bad_row` says."""
+def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sampled_only: bool) -> EncodeOptions:
+    path, tokens = absolute(cfg.model).path, cfg.engine.micro_batch_tokens
+    return EncodeOptions(path, data.facts_column, data.max_prompt_tokens, tokens, aspects, sampled_only)
+
+
+def _check_rows(cfg: TrainJobConfig, rows: Mapping[str, pa.Table]) -> None:
+    """Raise RunError where a batch, or a worker's share of the evaluation, would be empty."""
+    train, evaluated, workers = len(rows["train"]), rows.get("eval"), cfg.workers.replicas
+    if train < cfg.batch_size:
+        raise RunError(f"data.path has {train} usable rows, fewer than batch_size={cfg.batch_size}; lower it")
+    if evaluated is not None and len(evaluated) < workers:
+        raise RunError(
+            f"eval_data.path has {len(evaluated)} usable rows, fewer than workers.replicas={workers}; give more"
+        )
+
+
+def _total_steps(cfg: TrainJobConfig, rows: int) -> int:
+    if cfg.steps is not None:
+        return cfg.steps
+    assert cfg.epochs is not None, "the configuration has one of the two"
+    return cfg.epochs * (rows // cfg.batch_size)
+
+
+def _encode(records: Records, data: DataConfig, options: EncodeOptions, run_dir: Path) -> pa.Table:
+    """Records through the processor, once: TRAINING_ROW. Bad rows are dealt with as `on_bad_row` says."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the driver shows its own
     context.execution_options.preserve_order = True  # a resumed run must see the rows in the same order
     numbered = records.records.append_column("row", pa.array(range(len(records.records)), pa.int64()))
-    options = EncodeOptions(
-        absolute(cfg.model).path, data.facts_column, data.max_prompt_tokens, cfg.engine.micro_batch_tokens
-    )
     encoded = (
         ray.data.from_arrow(numbered)
         .repartition(target_num_rows_per_block=_ENCODE_ROWS)
@@ -95,17 +137,24 @@ def _encode(cfg: TrainJobConfig, data: DataConfig, records: Any, run_dir: Path) 
         .materialize()
     )
     table = pa.concat_tables(ray.get(encoded.to_arrow_refs()))
-    bad = table.filter(pc.not_equal(table.column("problem"), "")).select(["row", "prompt_id", "problem"]).to_pylist()
-    originals = records.records.to_pylist() if bad else []
-    rejected = [
-        Rejected(
-            BadRow(records.file, records.rows[r["row"]], r["prompt_id"], r["problem"], "Mend it or leave it out"),
-            originals[r["row"]],
-        )
-        for r in bad
-    ]
-    settle(rejected, len(table) - len(bad), records.file, data.on_bad_row, run_dir)
-    return ray.data.from_arrow(table.filter(pc.equal(table.column("problem"), ""))) if bad else encoded
+    problems = zip(table.column("row").to_pylist(), table.column("problem").to_pylist(), strict=True)
+    bad = {row: (problem, "Mend it or leave it out") for row, problem in problems if problem}
+    set_aside(records, bad, data, run_dir)
+    return table.filter(pc.equal(table.column("problem"), "")) if bad else table
+
+
+def set_aside(records: Records, bad: Mapping[int, tuple[str, str]], data: DataConfig, run_dir: Path) -> None:
+    """Deal with bad records, number → (reason, remedy), as `data.on_bad_row` says. Raises DataError as settle()."""
+    rejected = []
+    for number, (reason, remedy) in bad.items():
+        (original,) = records.records.slice(number, 1).to_pylist()
+        row = BadRow(records.file, records.rows[number], original["prompt_id"], reason, remedy)
+        rejected.append(Rejected(row, original))
+    settle(rejected, len(records.records) - len(bad), records.file, data.on_bad_row, run_dir)
+
+
+def _dataset(rows: pa.Table) -> ray.data.Dataset:
+    return ray.data.from_arrow([rows.slice(first, _ENCODE_ROWS) for first in range(0, len(rows), _ENCODE_ROWS)])
 
 
 def _fit(plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset]) -> None:
@@ -121,6 +170,8 @@ def _fit(plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset]) -
         ),
         run_config=TrainRunConfig(name=_RAY_TRAIN_DIR, storage_path=str(plan.run_dir)),
         datasets=dict(datasets),
+        # Ray's equal shares leave out what does not divide, and every held-out row counts: see _eval_tables().
+        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
     )
     # Ray Train would take up an earlier run of that name; our own checkpoints say where to go on.
     shutil.rmtree(plan.run_dir / _RAY_TRAIN_DIR, ignore_errors=True)
@@ -172,18 +223,18 @@ def _worker_loop(config: dict[str, Any]) -> None:
     """One Ray Train worker."""
     plan: WorkerPlan = config["plan"]
     context = ray.train.get_context()
-    rank, cfg = context.get_world_rank(), plan.cfg
-    worker = SupervisedWorker(plan, rank, context.get_world_size())
+    rank, world_size, cfg = context.get_world_rank(), context.get_world_size(), plan.cfg
+    worker = SupervisedWorker(plan, rank, world_size)
     first = worker.restore()
     writer = MetricsWriter(plan.run_dir, config["job"], resume_step=first if plan.resume else None)
-    batches = _batches(cfg, context.get_world_size(), first)
+    batches = _batches(cfg, world_size, first)
     with writer if rank == 0 else nullcontext() as log:
         for step, table in zip(range(first, plan.total_steps), batches, strict=False):
             metrics = worker.step(table)
             done = step + 1
             if done % cfg.log_every_steps == 0 or done == plan.total_steps:
                 if cfg.eval_data and (done == plan.total_steps or _due(done, cfg.eval_every_steps)):
-                    metrics |= worker.evaluate(_eval_tables(cfg))
+                    metrics |= worker.evaluate(_eval_tables(cfg, rank, world_size), record=done == plan.total_steps)
                 if log is not None:
                     log.log(step, metrics)
             if done % cfg.checkpoint.every_steps == 0 and done < plan.total_steps:
@@ -218,6 +269,8 @@ def _batches(cfg: TrainJobConfig, world_size: int, first: int) -> Iterator[pa.Ta
     return stream
 
 
-def _eval_tables(cfg: TrainJobConfig) -> Iterator[pa.Table]:
-    shard = ray.train.get_dataset_shard("eval")
-    return iter(shard.iter_batches(batch_size=cfg.batch_size, batch_format="pyarrow"))
+def _eval_tables(cfg: TrainJobConfig, rank: int, world_size: int) -> Iterator[pa.Table]:
+    """This rank's share of each batch of the held-out rows, of which every worker reads all."""
+    everything = ray.train.get_dataset_shard("eval")
+    for table in everything.iter_batches(batch_size=cfg.batch_size, batch_format="pyarrow"):
+        yield table.take(pa.array(range(rank, len(table), world_size), pa.int64()))

@@ -6,6 +6,7 @@ from mmrlhf_ray.config import (
     ConfigError,
     EvaluateConfig,
     PPOConfig,
+    ProbeRewardConfig,
     Resources,
     RolePlacement,
     RunConfig,
@@ -13,7 +14,9 @@ from mmrlhf_ray.config import (
 )
 from mmrlhf_ray.runtime.errors import PlacementError
 
-_LEARNERS = ("policy", "critic")
+_WITHOUT_MODEL = ("encoder", "functions")
+_LEARNERS = {"policy": "learner", "critic": "critic"}
+"""Learner role → its configuration section."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,10 @@ def reservations(cfg: RunConfig) -> tuple[Reservation, ...]:
     """Every role of a job and what it reserves."""
     if isinstance(cfg, TrainJobConfig):
         return (_reservation("workers", "workers", cfg.workers),)
-    if isinstance(cfg, PPOConfig):
-        roles = ["generator", "scorer", "reference", "policy", "critic", "encoder"]
+    if isinstance(cfg, PPOConfig | ProbeRewardConfig):
+        roles = list(cfg.roles)
     elif isinstance(cfg, EvaluateConfig):
-        roles = ["generator", *(["scorer"] if cfg.reward_model else []), *(["reference"] if cfg.baseline else [])]
+        roles = ["generator", *(["scorer"] if cfg.reward_model else []), *(["reference"] if cfg.kl_reference else [])]
         roles.append("encoder")
     else:
         raise TypeError(f"no roles are known for {type(cfg).__name__}")
@@ -86,7 +89,7 @@ def check_consistent(cfg: PPOConfig) -> None:
 
 
 def _device_problems(cfg: PPOConfig) -> list[str]:
-    models = [r for r in reservations(cfg) if r.role != "encoder"]
+    models = [r for r in reservations(cfg) if r.role not in _WITHOUT_MODEL]
     if cfg.device == "cpu":
         return [f"device=cpu, but {r.key}.num_gpus={r.num_gpus:g}; set it to 0" for r in models if r.num_gpus]
     if cfg.device == "cuda":
@@ -113,7 +116,9 @@ def _generator_problems(cfg: PPOConfig) -> list[str]:
 
 def _learner_problems(cfg: PPOConfig) -> list[str]:
     problems = []
-    for role, section in (("policy", "learner"), ("critic", "critic")):
+    for role, section in _LEARNERS.items():
+        if role not in cfg.roles:
+            continue
         gpus = getattr(cfg.placement, role).num_gpus
         engine = getattr(cfg, section).engine
         if gpus > 1:
@@ -131,7 +136,7 @@ def _token_problems(cfg: PPOConfig) -> list[str]:
     longest = cfg.data.max_prompt_tokens + cfg.sampling.max_response_tokens
     budgets = {
         "learner.engine.micro_batch_tokens": cfg.learner.engine.micro_batch_tokens,
-        "critic.engine.micro_batch_tokens": cfg.critic.engine.micro_batch_tokens,
+        **({"critic.engine.micro_batch_tokens": cfg.critic.engine.micro_batch_tokens} if "critic" in cfg.roles else {}),
         "score_micro_batch_tokens": cfg.score_micro_batch_tokens,
     }
     return [

@@ -86,11 +86,20 @@ def plan_ppo(cfg: PPOConfig, gpus_per_node: int = 8, cpus_per_node: float = 96.0
     check_consistent(cfg)
     roles = reservations(cfg)
     nodes = _pack(roles, cfg.placement.strategy, gpus_per_node, cpus_per_node)
-    sizes = {"policy": model_size(cfg.policy), "reward_model": model_size(cfg.reward_model)}
+    models = _models(cfg)
+    sizes = {key: model_size(model) for key, model in models.items()}
     _check_context(cfg, sizes["policy"])
-    memory = tuple(_memory(cfg, sizes["policy"], sizes["reward_model"], gpu_memory_gb * GIB))
-    warnings = (*_unknown(cfg, sizes), *_memory_warnings(cfg, memory, sizes["policy"]), *_sharing_warnings(cfg))
+    known = {key: size for key, size in sizes.items() if size is not None}
+    memory = tuple(_memory(cfg, known, gpu_memory_gb * GIB))
+    warnings = (*_unknown(models, sizes), *_memory_warnings(cfg, memory, sizes["policy"]), *_sharing_warnings(cfg))
     return Plan(cfg, roles, nodes, gpus_per_node, cpus_per_node, memory, _batch(cfg), warnings)
+
+
+def _models(cfg: PPOConfig) -> dict[str, ModelConfig]:
+    """Configuration key → every model that some role loads."""
+    found = {"policy": cfg.policy, "reference": cfg.reference or cfg.policy}
+    found |= {f"rewards.{reward.name}": reward.model for reward in cfg.model_rewards}
+    return found | ({"critic": cfg.critic_model} if "critic" in cfg.roles else {})
 
 
 def _pack(roles: tuple[Reservation, ...], strategy: str, gpus: int, cpus: float) -> tuple[NodeLoad, ...]:
@@ -143,7 +152,7 @@ def _response_tokens(cfg: PPOConfig, budget: int) -> int:
     return max(1, budget // (cfg.data.max_prompt_tokens + limit)) * limit
 
 
-def _memory(cfg: PPOConfig, policy: ModelSize | None, reward: ModelSize | None, gpu: float) -> Iterator[RoleMemory]:
+def _memory(cfg: PPOConfig, sizes: dict[str, ModelSize], gpu: float) -> Iterator[RoleMemory]:
     place, tokens = cfg.placement, cfg.score_micro_batch_tokens
 
     def of(role: str, items: dict[str, float]) -> RoleMemory:
@@ -155,26 +164,33 @@ def _memory(cfg: PPOConfig, policy: ModelSize | None, reward: ModelSize | None, 
         responses = _response_tokens(cfg, engine.micro_batch_tokens)
         return of(role, learner_bytes(size, model.dtype, engine, ranks, responses, vocabulary_head=role == "policy"))
 
-    if policy is not None:
+    def server(role: str, size: ModelSize, model: ModelConfig, responses: int) -> dict[str, float]:
+        devices = max(1, ceil(getattr(place, role).num_gpus))
+        return server_bytes(size, model.dtype, tokens, responses, devices, vocabulary_head=role == "reference")
+
+    if "policy" in sizes:
         on_gpu = gpu if place.generator.num_gpus else None
-        yield of("generator", generator_bytes(policy, cfg.policy.dtype, cfg.generator, on_gpu))
-    if reward is not None:
-        devices = max(1, ceil(place.scorer.num_gpus))
-        yield of("scorer", server_bytes(reward, cfg.reward_model.dtype, tokens, 0, devices, vocabulary_head=False))
-    if policy is not None:
-        devices, responses = max(1, ceil(place.reference.num_gpus)), _response_tokens(cfg, tokens)
-        items = server_bytes(policy, cfg.policy.dtype, tokens, responses, devices, vocabulary_head=True)
-        yield of("reference", items)
-        yield learner("policy", policy, cfg.policy, cfg.learner.engine)
-    if reward is not None:
-        yield learner("critic", reward, cfg.reward_model, cfg.critic.engine)
+        yield of("generator", generator_bytes(sizes["policy"], cfg.policy.dtype, cfg.generator, on_gpu))
+    scoring = [(sizes[key], r.model) for r in cfg.model_rewards if (key := f"rewards.{r.name}") in sizes]
+    if scoring:  # one actor holds them all
+        each = [server("scorer", size, model, 0) for size, model in scoring]
+        yield of("scorer", {name: sum(items[name] for items in each) for name in each[0]})
+    if "reference" in cfg.roles and "reference" in sizes:
+        responses = _response_tokens(cfg, tokens)
+        yield of("reference", server("reference", sizes["reference"], cfg.reference or cfg.policy, responses))
+    if "policy" in sizes:
+        yield learner("policy", sizes["policy"], cfg.policy, cfg.learner.engine)
+    if "critic" in sizes:
+        yield learner("critic", sizes["critic"], cfg.critic_model, cfg.critic.engine)
 
 
-def _unknown(cfg: PPOConfig, sizes: dict[str, ModelSize | None]) -> Iterator[str]:
+def _unknown(models: dict[str, ModelConfig], sizes: dict[str, ModelSize | None]) -> Iterator[str]:
+    told: set[str] = set()
     for key, size in sizes.items():
-        if size is None:
-            path = getattr(cfg, key).path
-            yield f"{key}.path={path} is not a directory here: its memory is left out; give {key}.shape to have it"
+        path = models[key].path
+        if size is None and path not in told:
+            told.add(path)
+            yield f"{key}: {path} is not a directory here: its memory is left out; give its `shape` to have it"
 
 
 def _memory_warnings(cfg: PPOConfig, memory: tuple[RoleMemory, ...], policy: ModelSize | None) -> Iterator[str]:
@@ -216,7 +232,7 @@ def _remedy(cfg: PPOConfig, role: RoleMemory) -> str:
 
 
 def _sharing_warnings(cfg: PPOConfig) -> Iterator[str]:
-    for role in ("policy", "critic"):
+    for role in sorted({"policy", "critic"} & set(cfg.roles)):
         placed = getattr(cfg.placement, role)
         if 0 < placed.num_gpus <= 0.5 and placed.replicas > 1:
             yield (
@@ -231,6 +247,8 @@ def _batch(cfg: PPOConfig) -> BatchPlan:
     longest = cfg.data.max_prompt_tokens + cfg.sampling.max_response_tokens
     per_rank, passes = {}, {}
     for role, engine in (("policy", cfg.learner.engine), ("critic", cfg.critic.engine)):
+        if role not in cfg.roles:
+            continue
         ranks = getattr(cfg.placement, role).replicas
         least, most = a.mini_batch_size // ranks, ceil(a.mini_batch_size / ranks)
         per_rank[role] = (least, most)
@@ -245,7 +263,7 @@ def _batch(cfg: PPOConfig) -> BatchPlan:
 def render(plan: Plan) -> str:
     """The plan as text for a terminal."""
     cfg = plan.cfg
-    lines = [f"Plan of {cfg.name}: {cfg.steps} PPO steps, device {cfg.device}. Nothing was started.", ""]
+    lines = [f"Plan of {cfg.name}: {cfg.steps} steps, device {cfg.device}. Nothing was started.", ""]
     lines += [f"Placement ({cfg.placement.strategy})", *_placement_table(plan), ""]
     if plan.memory:
         lines += ["Memory per rank or replica and device, GiB (estimates)", *_memory_table(plan.memory), ""]

@@ -67,6 +67,10 @@ class Progress:
             self._printed = now
             self._say(f"{self._stage}  {self._line()}")
 
+    def note(self, text: str) -> None:
+        """A line of its own, above the bar."""
+        self._say(f"{self._stage}  {text}")
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:

@@ -17,17 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from mmrlhf_ray.config import (
-    ConfigError,
-    EvaluateConfig,
-    JobKind,
-    PPOConfig,
-    RewardModelConfig,
-    RunConfig,
-    SFTConfig,
-    load_config,
-    read_job_kind,
-)
+from mmrlhf_ray.config import ConfigError, load_config, read_job_kind
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.session import read_token
 
@@ -38,12 +28,6 @@ EXCLUDES = (
 )  # fmt: skip
 MAX_UPLOAD_BYTES = 512 * 1024**2
 _MIB = 1024**2
-_CONFIGS: Mapping[JobKind, type[RunConfig]] = {
-    JobKind.SFT: SFTConfig,
-    JobKind.REWARD_MODEL: RewardModelConfig,
-    JobKind.PPO: PPOConfig,
-    JobKind.EVALUATE: EvaluateConfig,
-}
 
 
 @dataclass(frozen=True)
@@ -70,7 +54,7 @@ def prepare(
     Raises ConfigError for a wrong configuration, RunError where a variable is unset or the upload is too large.
     """
     kind = read_job_kind(file)
-    cfg = load_config(file, overrides, _CONFIGS[kind])
+    cfg = load_config(file, overrides, kind.config)
     working_dir = Path.cwd()
     try:
         relative = file.resolve().relative_to(working_dir)

@@ -5,7 +5,7 @@ T is the number of response tokens of the row. Token-level lists of one row all 
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 MEDIA_KINDS = ("image", "audio", "video")
 MODALITIES = ("text", "image", "audio", "image+audio", "video")
@@ -69,14 +69,23 @@ TRAINING_ROW = _schema(
     ("task", pa.string()),
     ("modality", pa.string()),
     ("context_token_ids", _TOKENS),  # facts if asked for, then the processor-expanded prompt
-    ("responses_token_ids", pa.list_(_TOKENS)),  # the demonstration, or chosen and rejected
+    ("responses_token_ids", pa.list_(_TOKENS)),  # a demonstration; chosen and rejected; or all ranked responses
     ("margin", pa.float32()),
+    ("feedback", _FLOATS),  # per response: chosen 1, rejected -1, a demonstration's own, 0 where nobody judged
+    ("ranks", pa.list_(pa.int32())),  # per response, 1 = best; empty where nobody ranked
+    ("ratings", pa.list_(_FLOATS)),  # per response, one for each aspect asked for, NaN = not rated; or empty
+    ("ref_logprobs", pa.list_(_FLOATS)),  # per response and token; empty until computed
     ("media_ids", _STRINGS),
     ("features", pa.large_binary()),  # FEATURES of the row's media as an Arrow IPC stream
     ("problem", pa.string()),  # why the row cannot be used, or ""
 )
 
-DEMONSTRATION = _schema("DEMONSTRATION", *_PROMPT_FIELDS, ("response", pa.string()))
+DEMONSTRATION = _schema(
+    "DEMONSTRATION",
+    *_PROMPT_FIELDS,
+    ("response", pa.string()),
+    ("feedback", pa.float32()),  # 1 liked, -1 disliked, fractions = weighted; 0 = a demonstration to imitate
+)
 
 PREFERENCE = _schema(
     "PREFERENCE",
@@ -84,6 +93,14 @@ PREFERENCE = _schema(
     ("chosen", pa.string()),
     ("rejected", pa.string()),
     ("margin", pa.float32()),  # 0 where the source has none
+)
+
+RANKING = _schema(
+    "RANKING",
+    *_PROMPT_FIELDS,
+    ("responses", _STRINGS),
+    ("ranks", pa.list_(pa.int32())),  # of each response, 1 = best, equal = tie; empty where there are ratings only
+    ("aspects", pa.string()),  # JSON: {aspect: [rating per response, null = not rated]}
 )
 
 # The canonical record of feedback; pairs are derived from it.
@@ -146,6 +163,35 @@ RESPONSE = _schema(
     ("kl", pa.float32()),  # sum over tokens of k1 to the reference, nats; NaN where none was asked
 )
 
+# What a reward model says of held-out responses, and what people said of them.
+EVAL_SCORE = _schema(
+    "EVAL_SCORE",
+    ("row", pa.int64()),  # number in the records that were read
+    ("prompt_id", pa.string()),
+    ("task", pa.string()),
+    ("modality", pa.string()),
+    ("response", pa.int32()),  # number in the row
+    ("score", pa.float32()),  # mean over the members of the ensemble
+    ("uncertainty", pa.float32()),  # standard deviation over them
+    ("members", _FLOATS),  # score by each of them
+    ("rank", pa.int32()),  # people's, 1 = best, equal = tie; 0 = nobody ranked
+    ("aspects", _FLOATS),  # the model's rating of each aspect; empty without aspects
+    ("ratings", _FLOATS),  # people's, NaN = not rated; empty without aspects
+)
+
+# Honest and adversarial responses, as rewards score them.
+PROBE = _schema(
+    "PROBE",
+    ("prompt_id", pa.string()),
+    ("task", pa.string()),
+    ("modality", pa.string()),
+    ("probe", pa.string()),  # honest, or how the response tries to fool
+    ("text", pa.string()),
+    ("response_tokens", pa.int32()),
+    ("score", pa.float32()),  # mixture; NaN where a component's missing number drops the row
+    ("scores", _FLOATS),  # by each component, in the order of `rewards`; NaN = none
+)
+
 TABLES = {
     "PROMPT": PROMPT,
     "MEDIA": MEDIA,
@@ -153,9 +199,12 @@ TABLES = {
     "ENCODED_PROMPT": ENCODED_PROMPT,
     "DEMONSTRATION": DEMONSTRATION,
     "PREFERENCE": PREFERENCE,
+    "RANKING": RANKING,
     "ANNOTATION": ANNOTATION,
     "ROLLOUT": ROLLOUT,
     "EXPERIENCE": EXPERIENCE,
     "RESPONSE": RESPONSE,
     "TRAINING_ROW": TRAINING_ROW,
+    "EVAL_SCORE": EVAL_SCORE,
+    "PROBE": PROBE,
 }

@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,8 +23,8 @@ class Manifest(BaseModel):
     seed: int
     ranks: dict[str, int]
     """Learner group → ranks that wrote it; the same number must read it."""
-    kl: dict[str, float | None]
-    """State of the KL controller."""
+    driver: dict[str, Any] = {}
+    """What the driver remembers between steps, e.g. the KL controller."""
     files: dict[str, str] = {}
     """Relative path → sha256."""
 

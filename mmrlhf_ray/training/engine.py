@@ -10,7 +10,7 @@ if not torch.cuda.is_available():
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from mmrlhf_ray.algorithms.stats import Stats, merge_stats
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
-from mmrlhf_ray.models import HeadedModel
+from mmrlhf_ray.models import HeadedModel, Weight, lora_off, merged_weights, trained_weights
 
 _TAG = "state"
+_GATHERED_BYTES = 1 << 30
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -92,7 +93,7 @@ def lr_multiplier(optimizer: OptimizerConfig, total_steps: int) -> Callable[[int
 
 
 class TrainEngine:
-    """One rank's share of a model that is being trained."""
+    """One rank's share of a model that is being trained, or of which the part that is not frozen is."""
 
     def __init__(
         self,
@@ -105,8 +106,9 @@ class TrainEngine:
     ):
         if engine.gradient_checkpointing:
             model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self._partly_frozen = not all(p.requires_grad for p in model.parameters())
         adamw = torch.optim.AdamW(
-            model.parameters(),
+            [p for p in model.parameters() if p.requires_grad],
             lr=optimizer.lr,
             betas=optimizer.betas,
             eps=optimizer.eps,
@@ -174,28 +176,37 @@ class TrainEngine:
         dist.all_gather(everyone, own)
         return merge_stats(dict(zip(keys, values.cpu(), strict=True)) for values in everyone)
 
-    def buckets(self, max_bytes: int) -> Iterator[list[tuple[str, Tensor]]]:
-        """All parameters on the host in groups of at most `max_bytes` (a larger tensor is a group of its own).
+    def adapter_off(self) -> AbstractContextManager[None]:
+        """Meanwhile forward() computes what the model did before lora was added. Raises ValueError without one."""
+        return lora_off(self._engine.module)
+
+    def buckets(self, max_bytes: int, *, trained_only: bool = False) -> Iterator[list[tuple[str, Tensor]]]:
+        """All weights on the host in groups of at most `max_bytes` (a larger one is a group of its own): the model as
+        it is without adapters, theirs merged; or `trained_only`, what is not frozen, adapters by themselves.
 
         A collective: every rank iterates to the end. Rank 0 gets (name, tensor); the others get empty groups.
         """
-        group: list[tuple[str, torch.nn.Parameter]] = []
+        weights = trained_weights if trained_only else merged_weights
+        group: list[Weight] = []
         size = 0
-        for name, parameter in self._engine.module.named_parameters():
-            elements = getattr(parameter, "ds_numel", parameter.numel())
-            if group and size + elements * parameter.element_size() > max_bytes:
+        for weight in weights(self._engine.module):
+            if group and size + weight.nbytes > max_bytes:
                 yield self._gather(group)
                 group, size = [], 0
-            group.append((name, parameter))
-            size += elements * parameter.element_size()
+            group.append(weight)
+            size += weight.nbytes
         if group:
             yield self._gather(group)
 
-    def _gather(self, group: list[tuple[str, torch.nn.Parameter]]) -> list[tuple[str, Tensor]]:
-        partitioned = self._zero_stage == 3
-        gathered = deepspeed.zero.GatheredParameters([p for _, p in group]) if partitioned else nullcontext()
+    def weights(self, *, trained_only: bool = False) -> dict[str, Tensor]:
+        """buckets() in one. A collective; rank 0 gets all, the others nothing."""
+        return dict(item for bucket in self.buckets(_GATHERED_BYTES, trained_only=trained_only) for item in bucket)
+
+    def _gather(self, group: list[Weight]) -> list[tuple[str, Tensor]]:
+        parameters = [p for weight in group for p in weight.parameters]
+        gathered = deepspeed.zero.GatheredParameters(parameters) if self._zero_stage == 3 else nullcontext()
         with gathered, torch.no_grad():
-            return [(name, p.detach().cpu().clone()) for name, p in group] if self.rank == 0 else []
+            return [(weight.name, weight.value().cpu().clone()) for weight in group] if self.rank == 0 else []
 
     def perturb(self, prefix: str, scale: float, seed: int) -> int:
         """Add seeded noise of size `scale` to parameters whose name starts with `prefix`; returns their number.
@@ -212,10 +223,23 @@ class TrainEngine:
         return len(chosen)
 
     def save(self, directory: Path) -> None:
-        """Parameters, optimizer and schedule of all ranks. A collective."""
-        self._engine.save_checkpoint(str(directory), tag=_TAG)
+        """Parameters (but frozen ones), optimizer and schedule of all ranks. A collective."""
+        self._engine.save_checkpoint(str(directory), tag=_TAG, exclude_frozen_parameters=self._partly_frozen)
 
     def load(self, directory: Path) -> None:
-        """The inverse of save(), with the same number of ranks. Raises FileNotFoundError."""
-        if not (directory / _TAG).is_dir() or self._engine.load_checkpoint(str(directory), tag=_TAG)[0] is None:
+        """The inverse of save(), with the same number of ranks. Raises FileNotFoundError; ValueError where something
+        else was trained."""
+        own_loader = {"custom_load_fn": _load_trained} if self._partly_frozen else {}
+        there = (directory / _TAG).is_dir()
+        if not there or self._engine.load_checkpoint(str(directory), tag=_TAG, **own_loader)[0] is None:
             raise FileNotFoundError(f"{directory}: expected a DeepSpeed checkpoint, found none")
+
+
+def _load_trained(src: dict[str, Tensor], dst: torch.nn.Module) -> None:
+    """Parameters that are not frozen, neither more nor fewer."""
+    buffers = {name for name, _ in dst.named_buffers()}
+    expected = {name for name, p in dst.named_parameters() if p.requires_grad}
+    odd = (src.keys() - buffers) ^ expected
+    if odd:
+        raise ValueError(f"the checkpoint is of another adapter; it differs in {', '.join(sorted(odd)[:5])}")
+    dst.load_state_dict(src, strict=False)

@@ -1,4 +1,4 @@
-"""What a PPO learner trains: the policy or the critic. The learner itself is the same."""
+"""What an online learner trains: the policy or the critic. The learner itself is the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,14 +9,17 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from mmrlhf_ray.algorithms.aggregation import token_weights
+from mmrlhf_ray.algorithms.kl import kl_loss
 from mmrlhf_ray.algorithms.logprobs import token_logprobs, token_logprobs_and_entropy
-from mmrlhf_ray.algorithms.policy_loss import entropy_bonus, ppo_policy_loss
+from mmrlhf_ray.algorithms.mismatch import mismatch_weights
+from mmrlhf_ray.algorithms.policy_loss import POLICY_LOSSES, Clip, entropy_bonus
 from mmrlhf_ray.algorithms.stats import Stats
 from mmrlhf_ray.algorithms.value_loss import ppo_value_loss
-from mmrlhf_ray.config.jobs import AlgorithmConfig
-from mmrlhf_ray.data.collate import Batch, flat_column
+from mmrlhf_ray.config.algorithm import AlgorithmConfig
+from mmrlhf_ray.data.collate import Batch, flat_column, pad_rows
 from mmrlhf_ray.data.encode import Encoder
-from mmrlhf_ray.models import HeadedModel, load_policy, load_scalar
+from mmrlhf_ray.models import HeadedModel, load_critic, load_policy
 from mmrlhf_ray.training.passes import LossFunction
 
 
@@ -31,12 +34,31 @@ class Objective(Protocol):
     def read(self, encoder: Encoder, output: Tensor, batch: Batch) -> Tensor:
         """One number per response token [N] from the head's output [N, ·]."""
 
-    def loss(self, encoder: Encoder, table: pa.Table, denominator: int) -> LossFunction:
-        """Loss over passes of EXPERIENCE rows; `denominator` is the step's response tokens over all ranks."""
+    def loss(self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float) -> LossFunction:
+        """Loss over passes of EXPERIENCE rows; `denominator` is that of the optimizer step over all ranks."""
 
 
-def _columns(table: pa.Table, rows: Sequence[int], device: torch.device, *names: str) -> list[Tensor]:
-    return [torch.from_numpy(flat_column(table, name, rows).copy()).to(device)[None] for name in names]
+@dataclass(frozen=True)
+class _Grids:
+    """Columns of a pass's rows as [B, T]."""
+
+    table: pa.Table
+    rows: Sequence[int]
+    device: torch.device
+
+    @property
+    def lengths(self) -> list[int]:
+        return [
+            len(r) for r in self.table.column("response_mask").combine_chunks().take(pa.array(self.rows, pa.int64()))
+        ]
+
+    def column(self, name: str) -> Tensor:
+        flat = torch.from_numpy(flat_column(self.table, name, self.rows).copy()).to(self.device)
+        return pad_rows(flat, self.lengths)
+
+    def grid(self, values: Tensor) -> Tensor:
+        """What was read of the pass, [N] as [B, T]."""
+        return pad_rows(values, self.lengths)
 
 
 def _banned(encoder: Encoder, device: torch.device) -> Tensor:
@@ -45,7 +67,7 @@ def _banned(encoder: Encoder, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class PolicyObjective:
-    """log p of the sampling distribution; PPO's clipped loss."""
+    """log p of the sampling distribution; the policy loss that `algorithm` names, with KL and entropy terms."""
 
     algorithm: AlgorithmConfig
     temperature: float
@@ -57,41 +79,68 @@ class PolicyObjective:
     def read(self, encoder: Encoder, output: Tensor, batch: Batch) -> Tensor:
         return token_logprobs(output, batch.response_tokens, self.temperature, _banned(encoder, output.device))
 
-    def loss(self, encoder: Encoder, table: pa.Table, denominator: int) -> LossFunction:
+    def loss(self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float) -> LossFunction:
+        algorithm, policy_loss = self.algorithm, POLICY_LOSSES[self.algorithm.policy_loss]
+        clip = policy_clip(algorithm)
+
         def loss(output: Tensor, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Stats]:
-            old, advantages, mask = _columns(table, rows, output.device, "old_logprobs", "advantages", "response_mask")
-            if not self.algorithm.entropy_coef:
-                logprobs = self.read(encoder, output, batch)
-                return ppo_policy_loss(logprobs[None], old, advantages, mask, self.algorithm.clip_range, denominator)
-            logprobs, entropy = token_logprobs_and_entropy(
-                output, batch.response_tokens, self.temperature, _banned(encoder, output.device)
-            )
-            bonus, entropy_stats = entropy_bonus(entropy[None], mask, denominator)
-            value, stats = ppo_policy_loss(
-                logprobs[None], old, advantages, mask, self.algorithm.clip_range, denominator
-            )
-            return value - self.algorithm.entropy_coef * bonus, stats | entropy_stats
+            grids = _Grids(table, rows, output.device)
+            mask, old = grids.column("response_mask"), grids.column("old_logprobs")
+            weights = self._weights(mask, old, grids.column("rollout_logprobs"))
+            if algorithm.entropy_coef:
+                flat, entropy = token_logprobs_and_entropy(
+                    output, batch.response_tokens, self.temperature, _banned(encoder, output.device)
+                )
+            else:
+                flat, entropy = self.read(encoder, output, batch), None
+            logprobs = grids.grid(flat)
+            total, stats = policy_loss(logprobs, old, grids.column("advantages"), mask, weights, clip, denominator)
+            if algorithm.kl_in == "loss" and kl_coef:
+                kl, kl_stats = kl_loss(
+                    logprobs, grids.column("ref_logprobs"), mask, weights, algorithm.kl_estimator, denominator
+                )
+                total, stats = total + kl_coef * kl, stats | kl_stats
+            if entropy is not None:
+                bonus, entropy_stats = entropy_bonus(grids.grid(entropy), mask, weights, denominator)
+                total, stats = total - algorithm.entropy_coef * bonus, stats | entropy_stats
+            return total, stats
 
         return loss
+
+    def _weights(self, mask: Tensor, old_logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
+        """How much each token counts: by the aggregation, and by how far sampler and learner differ on it."""
+        mismatch = self.algorithm.mismatch
+        corrected = mismatch_weights(
+            old_logprobs, rollout_logprobs, mask, mismatch.correction, mismatch.low, mismatch.high
+        )
+        return token_weights(mask, self.algorithm.aggregation, old_logprobs.dtype) * corrected
+
+
+def policy_clip(algorithm: AlgorithmConfig) -> Clip:
+    """The clip ranges of a configuration."""
+    low = algorithm.clip_range
+    return Clip(low, low if algorithm.clip_range_high is None else algorithm.clip_range_high, algorithm.dual_clip)
 
 
 @dataclass(frozen=True)
 class CriticObjective:
-    """V of the state before each response token; PPO's clipped value loss. Starts from a reward model."""
+    """V of the state before each response token; PPO's clipped value loss. Starts from a reward model, or from a
+    language model with a head of zeros."""
 
     algorithm: AlgorithmConfig
     scalar = True
 
     def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
-        return load_scalar(encoder.adapter, path, dtype, new_head=False)
+        return load_critic(encoder.adapter, path, dtype)
 
     def read(self, encoder: Encoder, output: Tensor, batch: Batch) -> Tensor:
         return output[:, 0].float()
 
-    def loss(self, encoder: Encoder, table: pa.Table, denominator: int) -> LossFunction:
+    def loss(self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float) -> LossFunction:
         def loss(output: Tensor, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Stats]:
-            old, returns, mask = _columns(table, rows, output.device, "values", "returns", "response_mask")
-            values = self.read(encoder, output, batch)[None]
+            grids = _Grids(table, rows, output.device)
+            values = grids.grid(self.read(encoder, output, batch))
+            old, returns, mask = (grids.column(name) for name in ("values", "returns", "response_mask"))
             value, stats = ppo_value_loss(values, old, returns, mask, self.algorithm.value_clip_range, denominator)
             return value * self.algorithm.vf_coef, stats
 

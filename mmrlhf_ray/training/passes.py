@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +60,20 @@ class Passes:
             # The anchor keeps the selection non-empty on ranks that have no row in this pass.
             output = self._model.forward(torch.cat([positions, batch.anchor_positions]), **batch.inputs)
             yield micro_batch, read(output[: len(positions)], batch).float().cpu()
+
+    def per_token(
+        self,
+        rows: Sequence[TokenRow],
+        features: Mapping[str, Features],
+        passes: Sequence[MicroBatch],
+        read: Callable[[Tensor, Batch], Tensor],
+    ) -> list[np.ndarray]:
+        """One value per response token from `read`, cut into rows; the passes must hold every row."""
+        answers: dict[int, np.ndarray] = {}
+        for micro_batch, values in self.infer(rows, features, passes, read):
+            parts = values.split([len(rows[i].response) for i in micro_batch.rows])
+            answers |= {row: part.numpy() for row, part in zip(micro_batch.rows, parts, strict=True)}
+        return [answers[row] for row in range(len(rows))]
 
 
 def train_step(

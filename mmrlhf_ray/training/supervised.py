@@ -1,13 +1,16 @@
-"""The loop that each Ray Train worker runs: SFT and reward model alike."""
+"""The loop that each Ray Train worker runs: SFT, reward model and preference training alike."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from mmrlhf_ray.algorithms.stats import Stats, merge_stats
 from mmrlhf_ray.config.base import TrainJobConfig
@@ -20,17 +23,17 @@ from mmrlhf_ray.data.batching import (
     media_kinds,
     present_kinds,
 )
-from mmrlhf_ray.data.collate import TokenRow
-from mmrlhf_ray.data.encode import load_encoder
+from mmrlhf_ray.data.collate import Batch, TokenRow
+from mmrlhf_ray.data.encode import Features, load_encoder
 from mmrlhf_ray.data.training_rows import features_from_bytes
-from mmrlhf_ray.models import export_model
+from mmrlhf_ray.models import ADAPTER_DIR, add_lora, export_lora, export_model
 from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.checkpoint import Manifest, newest_complete, publish, stage, staging_path
 from mmrlhf_ray.training.engine import TrainEngine, adopt_process_group, partitioned_loading
-from mmrlhf_ray.training.passes import Passes, train_step
-from mmrlhf_ray.training.tasks import SupervisedTask
+from mmrlhf_ray.training.passes import LossFunction, Passes, train_step
+from mmrlhf_ray.training.tasks import PassLoss, PassSums, SupervisedTask
 
-_EXPORT_BUCKET_BYTES = 1 << 30
+EVAL_SCORES_FILE = "eval_scores.parquet"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,22 @@ class WorkerPlan:
     device: str
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A rank's rows, laid out in passes. Their responses, one row's after the other's, are the sequences."""
+
+    rows: pa.Table
+    owners: list[int]
+    """Row of each sequence."""
+    sequences: list[TokenRow]
+    features: dict[str, Features]
+    passes: list[MicroBatch]
+
+    def rows_of(self, sequences: Sequence[int]) -> pa.Table:
+        """The rows of a pass, which holds them whole."""
+        return self.rows.take(pa.array(dict.fromkeys(self.owners[s] for s in sequences), pa.int64()))
+
+
 class SupervisedWorker:
     """One data-parallel rank."""
 
@@ -58,6 +77,8 @@ class SupervisedWorker:
         dtype = getattr(torch, cfg.model.dtype)
         with partitioned_loading(cfg.engine, cfg.optimizer, dtype):
             model = plan.task.load(self._encoder, Path(plan.model_path), dtype)
+        if cfg.lora:
+            add_lora(model, self._encoder.adapter, cfg.lora, train_head=plan.task.scalar, seed=cfg.seed)
         self._engine = TrainEngine(model, cfg.engine, cfg.optimizer, plan.total_steps, dtype, device)
         self._passes = Passes(self._engine, self._encoder, device)
         self._budget = PassBudget(cfg.engine.micro_batch_tokens, cfg.engine.max_padding_share)
@@ -87,68 +108,121 @@ class SupervisedWorker:
         if self._rank == 0:
             ranks = {"workers": self._world_size}
             cursor = done * cfg.batch_size
-            manifest = Manifest(step=done, prompt_cursor=cursor, policy_version=done, seed=cfg.seed, ranks=ranks, kl={})
+            manifest = Manifest(step=done, prompt_cursor=cursor, policy_version=done, seed=cfg.seed, ranks=ranks)
             publish(staged, manifest, cfg.checkpoint.keep)
 
     def step(self, table: pa.Table) -> dict[str, float]:
         """One optimizer step on this rank's rows. Metrics are over all ranks. A collective."""
-        task, rows = self._plan.task, _sequences(check(table, TRAINING_ROW, "SupervisedWorker"))
+        work, measured = self._prepared(check(table, TRAINING_ROW, "SupervisedWorker"))
+        denominators = self._totals(self._plan.task.weights(work.rows))
+        loss = _of_sequences(self._plan.task.loss(self._encoder, denominators, measured), work)
         self._engine.train()
-        loss = task.loss(self._encoder, table, self._total(task.weight(table)))
-        features = features_from_bytes(table.column("features").to_pylist())
         stats = train_step(
-            self._engine, self._passes, rows, features, self._plan_passes(table, rows), loss, at_last=task.scalar
+            self._engine,
+            self._passes,
+            work.sequences,
+            work.features,
+            work.passes,
+            loss,
+            at_last=self._plan.task.scalar,
         )
         self._engine.train(False)
         return self._report(stats) | {"grad_norm": self._engine.grad_norm, "lr": self._engine.lr}
 
-    def evaluate(self, tables: Iterator[pa.Table]) -> dict[str, float]:
-        """Metrics over all ranks' rows, without learning. A collective; every rank needs as many tables."""
-        task, parts = self._plan.task, []
+    def evaluate(self, tables: Iterator[pa.Table], *, record: bool = False) -> dict[str, float]:
+        """Metrics over all ranks' rows, without learning; a reference point is that of one table on all ranks.
+        `record` writes what the task records of them to `<run>/eval_scores.parquet`.
+        A collective; every rank needs as many tables."""
+        task, parts, recorded = self._plan.task, [], list[pa.Table]()
         for table in tables:
-            rows = _sequences(table)
-            features = features_from_bytes(table.column("features").to_pylist())
-            loss = task.loss(self._encoder, table, 1.0)
-            passes = self._plan_passes(table, rows)
-            parts += [self._loss_only(rows, features, p, loss) for p in passes]
+            work, measured = self._prepared(table)
+            loss = task.loss(self._encoder, dict.fromkeys(task.weights(work.rows), 1.0), measured)
+
+            def sums(output: Tensor, batch: Batch, rows: pa.Table, loss: PassLoss = loss) -> Stats:
+                if record and task.record is not None:
+                    recorded.append(task.record(output, rows))
+                return loss(output, batch, rows)[1]
+
+            parts.append(self._sums(work, sums))
+        if recorded:
+            self._write(pa.concat_tables(recorded))
         return {f"eval_{k}": v for k, v in self._report(merge_stats(parts)).items()}
 
+    def _write(self, recorded: pa.Table) -> None:
+        """What all ranks recorded, in the order of the records. A collective."""
+        everyone: list[Any] | None = [None] * self._world_size if self._rank == 0 else None
+        dist.gather_object(recorded, everyone)
+        if everyone is not None:
+            table = pa.concat_tables(everyone).sort_by([("row", "ascending"), ("response", "ascending")])
+            target = self._plan.run_dir / EVAL_SCORES_FILE
+            partial = target.with_name(target.name + ".partial")
+            pq.write_table(table, partial)
+            partial.replace(target)
+
+    def _prepared(self, table: pa.Table) -> tuple[_Work, dict[str, float]]:
+        """What is learnt from, and the sums of the task's reference point."""
+        point = self._plan.task.reference_point
+        if point is None:
+            return self._lay_out(table), {}
+        self._engine.train(False)
+        sums = self._sums(self._lay_out(point.measured(table)), point.sums(self._encoder))
+        merged = self._engine.merge_over_ranks(sums)
+        return self._lay_out(point.trained(table)), {k: float(v) for k, v in merged.items()}
+
     @torch.no_grad()
-    def _loss_only(self, rows: list[TokenRow], features: dict[str, Any], micro_batch: MicroBatch, loss: Any) -> Stats:
-        (batch,) = self._passes.batches(rows, features, [micro_batch])
-        positions = batch.last_positions if self._plan.task.scalar else batch.response_positions
-        output = self._engine.forward(torch.cat([positions, batch.anchor_positions]), **batch.inputs)
-        return loss(output[: len(positions)], batch, micro_batch.rows)[1]
+    def _sums(self, work: _Work, sums: PassSums) -> Stats:
+        """Statistics of this rank's rows, without learning."""
+        parts = []
+        batches = self._passes.batches(work.sequences, work.features, work.passes)
+        for micro_batch, batch in zip(work.passes, batches, strict=True):
+            positions = batch.last_positions if self._plan.task.scalar else batch.response_positions
+            output = self._engine.forward(torch.cat([positions, batch.anchor_positions]), **batch.inputs)
+            parts.append(sums(output[: len(positions)], batch, work.rows_of(micro_batch.rows)))
+        return merge_stats(parts)
 
     def export(self) -> None:
-        """Write `<run>/model`. A collective."""
-        tensors = dict(item for bucket in self._engine.buckets(_EXPORT_BUCKET_BYTES) for item in bucket)
+        """Write `<run>/model`, and an adapter beside it, too, to `<run>/adapter`. A collective."""
+        plan, adapter, lora, tensors = self._plan, self._encoder.adapter, self._plan.cfg.lora, self._engine.weights()
+        task = plan.task
+        trained = self._engine.weights(trained_only=True) if lora else {}
         if self._rank == 0:
-            source, target = Path(self._plan.model_path), self._plan.run_dir / "model"
-            export_model(self._encoder.adapter, source, target, tensors, scalar=self._plan.task.scalar)
+            source = Path(plan.model_path)
+            export_model(adapter, source, plan.run_dir / "model", tensors, scalar=task.scalar, layout=task.layout)
+            if lora:
+                export_lora(adapter, source, plan.run_dir / ADAPTER_DIR, lora, trained, layout=task.layout)
 
-    def _plan_passes(self, table: pa.Table, rows: list[TokenRow]) -> list[MicroBatch]:
-        """Rows stay whole: the sequences of a row share its pass."""
-        per_row = self._plan.task.responses_per_row
-        lengths = [per_row * max(map(len, rows[i * per_row : (i + 1) * per_row])) for i in range(len(table))]
+    def _lay_out(self, table: pa.Table) -> _Work:
+        """Rows stay whole: the sequences of a row share its pass. A collective."""
+        columns = [table.column(n).to_pylist() for n in ("context_token_ids", "responses_token_ids", "media_ids")]
+        by_row = [[TokenRow(context, r, media) for r in rs] for context, rs, media in zip(*columns, strict=True)]
+        lengths = [len(of_row) * max(map(len, of_row)) for of_row in by_row]
         check_lengths(lengths, self._budget)
         kinds = [media_kinds(m) for m in table.column("modality").to_pylist()]
         own = fill_passes(range(len(table)), lengths, self._budget)
         present: list[Any] = [None] * self._world_size
         dist.all_gather_object(present, [present_kinds(p, kinds) for p in own])
-        expanded = [[row * per_row + k for row in p for k in range(per_row)] for p in own]
-        return align_passes(expanded, present, self._rank)
+        owners = [row for row, of_row in enumerate(by_row) for _ in of_row]
+        first = [0, *accumulate(map(len, by_row))]
+        expanded = [[s for row in p for s in range(first[row], first[row + 1])] for p in own]
+        return _Work(
+            rows=table.drop_columns(["features"]),
+            owners=owners,
+            sequences=[sequence for of_row in by_row for sequence in of_row],
+            features=features_from_bytes(table.column("features").to_pylist()),
+            passes=align_passes(expanded, present, self._rank),
+        )
 
-    def _total(self, weight: int) -> float:
-        total = torch.tensor(float(weight), dtype=torch.float64)
-        dist.all_reduce(total)
-        return float(total)
+    def _totals(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """Sums over all ranks, which all hold the same keys. A collective."""
+        keys = sorted(weights)
+        totals = torch.tensor([weights[k] for k in keys], dtype=torch.float64, device=self._engine.device)
+        dist.all_reduce(totals)
+        return dict(zip(keys, totals.tolist(), strict=True))
 
     def _report(self, stats: Stats) -> dict[str, float]:
         merged = self._engine.merge_over_ranks(stats)
         return self._plan.task.metrics({k: float(v) for k, v in merged.items()})
 
 
-def _sequences(table: pa.Table) -> list[TokenRow]:
-    columns = [table.column(n).to_pylist() for n in ("context_token_ids", "responses_token_ids", "media_ids")]
-    return [TokenRow(context, r, media) for context, rs, media in zip(*columns, strict=True) for r in rs]
+def _of_sequences(loss: PassLoss, work: _Work) -> LossFunction:
+    return lambda output, batch, sequences: loss(output, batch, work.rows_of(sequences))

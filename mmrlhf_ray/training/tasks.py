@@ -1,6 +1,6 @@
-"""What a Ray Train job trains: a policy on demonstrations, or a reward model on preferences."""
+"""What a Ray Train job trains, and the first of its kinds: a policy on demonstrations."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,88 +9,138 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from mmrlhf_ray.algorithms.feedback_loss import feedback_loss
 from mmrlhf_ray.algorithms.logprobs import token_logprobs
-from mmrlhf_ray.algorithms.reward_loss import bradley_terry_loss
 from mmrlhf_ray.algorithms.sft_loss import sft_loss
 from mmrlhf_ray.algorithms.stats import Stats
-from mmrlhf_ray.data.collate import Batch
+from mmrlhf_ray.data.collate import Batch, pad_rows
 from mmrlhf_ray.data.encode import Encoder
-from mmrlhf_ray.models import HeadedModel, load_policy, load_scalar
-from mmrlhf_ray.training.passes import LossFunction
+from mmrlhf_ray.models import HeadedModel, ScalarHead, load_policy
+
+PassLoss = Callable[[Tensor, Batch, pa.Table], tuple[Tensor, Stats]]
+"""(head output at the selected positions, batch, the pass's TRAINING_ROW rows) → (loss, statistics to be summed).
+
+The sequences of the batch are the rows' responses, one row's after the other's. A pass without rows adds nothing, and
+its statistics have the same keys."""
+PassSums = Callable[[Tensor, Batch, pa.Table], Stats]
+"""Statistics of a pass without a loss."""
+
+
+PassRecord = Callable[[Tensor, pa.Table], pa.Table]
+"""(head output, the pass's rows) → what is written down of each response: columns `row`, `response` and others."""
+
+
+class ReferencePoint(Protocol):
+    """A statistic of the whole batch that a loss takes as a constant.
+
+    The worker runs the batch once without gradient and merges the sums over passes and ranks, so that neither sharding
+    nor micro-batching changes it.
+    """
+
+    def measured(self, rows: pa.Table) -> pa.Table:
+        """The rows with the responses that are run for it only."""
+
+    def trained(self, rows: pa.Table) -> pa.Table:
+        """The rows with the responses that are learnt from."""
+
+    def sums(self, encoder: Encoder) -> PassSums:
+        """What is summed over the measured responses; a loss gets it as `measured`."""
 
 
 class SupervisedTask(Protocol):
-    """One kind of supervised training."""
+    """One kind of supervised training. A row may have any number of responses; they go through the model together."""
 
-    scalar: bool
-    """Whether the head is a scalar one, read at each sequence's last token."""
-    responses_per_row: int
+    @property
+    def scalar(self) -> bool:
+        """Whether the head is a scalar one, read at each sequence's last token."""
+
+    @property
+    def layout(self) -> ScalarHead | None:
+        """Of a scalar head's outputs."""
+
+    @property
+    def record(self) -> PassRecord | None:
+        """What is kept of held-out responses when training has ended."""
+
+    @property
+    def reference_point(self) -> ReferencePoint | None:
+        """What must be measured before the loss."""
 
     def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel: ...
 
-    def weight(self, rows: pa.Table) -> int:
-        """What these rows add to the loss's denominator."""
+    def weights(self, rows: pa.Table) -> dict[str, float]:
+        """What these rows add to each of the loss's denominators; the same keys for all rows."""
 
-    def loss(self, encoder: Encoder, rows: pa.Table, denominator: float) -> LossFunction:
-        """Loss over passes whose sequences are the rows' responses, `responses_per_row` after one another."""
+    def loss(self, encoder: Encoder, denominators: Mapping[str, float], measured: Mapping[str, float]) -> PassLoss:
+        """`denominators`: weights() over all ranks and passes; a term whose denominator is 0 has no rows and adds
+        nothing. `measured`: the reference point's sums, empty without one."""
 
     def metrics(self, stats: Mapping[str, float]) -> dict[str, float]:
         """What to report of statistics merged over passes and ranks."""
 
 
+def response_lengths(rows: pa.Table) -> list[int]:
+    """Tokens of each response, one row's after the other's."""
+    return [len(response) for of_row in rows.column("responses_token_ids").to_pylist() for response in of_row]
+
+
+def feedback_of(rows: pa.Table, device: torch.device) -> Tensor:
+    """Feedback on each response [R], one row's after the other's."""
+    flat = [value for of_row in rows.column("feedback").to_pylist() for value in of_row]
+    return torch.tensor(flat, dtype=torch.float32, device=device)
+
+
+def response_logprobs(encoder: Encoder, output: Tensor, batch: Batch) -> Tensor:
+    """log p of every response token [N] under the distribution that is sampled from at temperature 1."""
+    banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=output.device)
+    return token_logprobs(output, batch.response_tokens, 1.0, banned)
+
+
+def mean(stats: Mapping[str, float], key: str, count: str) -> float:
+    """A sum over what it is a sum of; 0 for an empty sum."""
+    return stats[key] / stats[count] if stats[count] else 0.0
+
+
 @dataclass(frozen=True)
 class SFTTask:
-    """Negative log-likelihood of demonstrations."""
+    """L′ = L + λH: negative log-likelihood of demonstrations, and λ = feedback_coef times the human-feedback loss.
 
+    Rows with feedback 0 are demonstrations and make L, a mean over tokens; the others make H, a mean over responses.
+    """
+
+    feedback_coef: float = 0.0
     scalar = False
-    responses_per_row = 1
+    layout = None
+    record = None
+    reference_point = None
 
     def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
         return load_policy(encoder.adapter, path, dtype)
 
-    def weight(self, rows: pa.Table) -> int:
-        return sum(len(r) for responses in rows.column("responses_token_ids").to_pylist() for r in responses)
+    def weights(self, rows: pa.Table) -> dict[str, float]:
+        feedback = feedback_of(rows, torch.device("cpu")).tolist()
+        lengths = response_lengths(rows)
+        tokens = sum(length for length, judged in zip(lengths, feedback, strict=True) if not judged)
+        return {"tokens": tokens, "feedback_rows": sum(judged != 0 for judged in feedback)}
 
-    def loss(self, encoder: Encoder, rows: pa.Table, denominator: float) -> LossFunction:
-        def loss(output: Tensor, batch: Batch, _: Sequence[int]) -> tuple[Tensor, Stats]:
-            banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=output.device)
-            logprobs = token_logprobs(output, batch.response_tokens, 1.0, banned)[None]
-            return sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool), denominator)
-
-        return loss
-
-    def metrics(self, stats: Mapping[str, float]) -> dict[str, float]:
-        return {"loss": stats["nll"] / stats["tokens"], "response_tokens": stats["tokens"]}
-
-
-@dataclass(frozen=True)
-class RewardModelTask:
-    """Bradley–Terry on chosen and rejected responses."""
-
-    label_smoothing: float
-    center_coef: float
-    scalar = True
-    responses_per_row = 2
-
-    def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
-        return load_scalar(encoder.adapter, path, dtype, new_head=True)
-
-    def weight(self, rows: pa.Table) -> int:
-        return len(rows)
-
-    def loss(self, encoder: Encoder, rows: pa.Table, denominator: float) -> LossFunction:
-        def loss(output: Tensor, batch: Batch, sequences: Sequence[int]) -> tuple[Tensor, Stats]:
-            scores = output[:, 0].float()
-            return bradley_terry_loss(
-                scores[0::2],
-                scores[1::2],
-                denominator,
-                label_smoothing=self.label_smoothing,
-                center_coef=self.center_coef,
-            )
+    def loss(self, encoder: Encoder, denominators: Mapping[str, float], measured: Mapping[str, float]) -> PassLoss:
+        def loss(output: Tensor, batch: Batch, rows: pa.Table) -> tuple[Tensor, Stats]:
+            lengths, feedback = response_lengths(rows), feedback_of(rows, output.device)
+            flat = response_logprobs(encoder, output, batch)
+            logprobs, mask = pad_rows(flat, lengths), pad_rows(torch.ones_like(flat, dtype=torch.bool), lengths)
+            feedback = feedback if lengths else feedback.new_zeros(1)  # as pad_rows() makes a row where there is none
+            # Without a row in the whole batch a term is an empty sum, whatever it is divided by.
+            imitated, stats = sft_loss(logprobs, mask & (feedback == 0)[:, None], denominators["tokens"] or 1.0)
+            judged, judged_stats = feedback_loss(logprobs, mask, feedback, denominators["feedback_rows"] or 1.0)
+            return imitated + self.feedback_coef * judged, stats | judged_stats
 
         return loss
 
     def metrics(self, stats: Mapping[str, float]) -> dict[str, float]:
-        pairs = stats["pairs"]
-        return {"loss": stats["reward_loss"] / pairs, "pair_accuracy": stats["pair_accuracy"] / pairs}
+        nll = mean(stats, "nll", "tokens")
+        if not stats["feedback_rows"]:
+            return {"loss": nll, "response_tokens": stats["tokens"]}
+        judged = mean(stats, "feedback_loss", "feedback_rows")
+        sides = {f"{s}_logprobs": mean(stats, f"{s}_logprobs", s) for s in ("liked", "disliked") if stats[s]}
+        parts = {"loss": nll + self.feedback_coef * judged, "nll": nll, "feedback_loss": judged}
+        return parts | sides | {"response_tokens": stats["tokens"]}

@@ -1,4 +1,4 @@
-"""The roles of a PPO run as the driver sees them. Methods take and return references; nothing here does maths."""
+"""The roles of an online run as the driver sees them. Methods take and return references; nothing here does maths."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from mmrlhf_ray.config import ModelReward
 from mmrlhf_ray.data.batching import PassBudget, Shard, media_kinds, one_pass_plan
+from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.waits import deadline_get
@@ -44,6 +46,24 @@ class Rollouts:
     @property
     def kinds(self) -> list[frozenset[str]]:
         return [media_kinds(m) for m in self.table.column("modality").to_pylist()]
+
+    def select(self, rows: Sequence[int]) -> "Rollouts":
+        """These rows only, in this order."""
+        table = self.table.take(list(rows))
+        return Rollouts(table, ray.put(table), self.features, self.seconds)
+
+
+def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
+    """Rows of several rounds as one; features are joined where they lie, not in the driver."""
+    table = pa.concat_tables([part.table for part in parts]).combine_chunks()
+    features = _join_features.remote(*(part.features for part in parts))
+    return Rollouts(table, ray.put(table), features, sum(part.seconds for part in parts))
+
+
+@ray.remote(num_cpus=0)
+def _join_features(*tables: pa.Table) -> pa.Table:
+    """FEATURES of several rounds; a clip that was shown in two of them comes twice, which readers do not mind."""
+    return pa.concat_tables(tables)
 
 
 @dataclass(frozen=True)
@@ -133,6 +153,31 @@ class Servers:
 
 
 @dataclass(frozen=True)
+class PendingScores:
+    """Reward components at work."""
+
+    models: Pending | None
+    """Each row (score, uncertainty) of one model after the other."""
+    model_rewards: tuple[ModelReward, ...]
+    functions: ray.ObjectRef | None
+    deadline_s: float
+
+    def result(self) -> tuple[dict[str, ComponentScores], float]:
+        """Component → scores of all rows, and the seconds of the slowest actor."""
+        answers: dict[str, ComponentScores] = {}
+        slowest = 0.0
+        if self.models is not None:
+            rows, slowest = self.models.result()
+            for number, reward in enumerate(self.model_rewards):
+                scores = [float(r[2 * number] - reward.uncertainty_coef * r[2 * number + 1]) for r in rows]
+                answers[reward.name] = ComponentScores.of(scores)
+        if self.functions is not None:
+            computed, seconds = deadline_get(self.functions, self.deadline_s, "computing rewards", ["functions-0"])
+            answers, slowest = answers | computed, max(slowest, seconds)
+        return answers, slowest
+
+
+@dataclass(frozen=True)
 class LearnerGroup:
     """The ranks of one DeepSpeed group."""
 
@@ -145,11 +190,16 @@ class LearnerGroup:
         return Servers(self.group, "infer", self.budget, self.deadline_s).ask(rollouts)
 
     def update(
-        self, experience: ray.ObjectRef, features: ray.ObjectRef, shards: Sequence[Shard], denominators: Sequence[int]
+        self,
+        experience: ray.ObjectRef,
+        features: ray.ObjectRef,
+        shards: Sequence[Shard],
+        denominators: Sequence[float],
+        kl_coef: float,
     ) -> list[ray.ObjectRef]:
         """Start the optimizer steps on all ranks."""
         return [
-            handle.update.remote(experience, features, shard, list(denominators))
+            handle.update.remote(experience, features, shard, list(denominators), kl_coef)
             for handle, shard in zip(self.group.handles, shards, strict=True)
         ]
 
@@ -190,12 +240,32 @@ class WeightSync:
 
 @dataclass(frozen=True)
 class Fleet:
-    """All roles of a PPO run."""
+    """All roles of an online run."""
 
     prompts: PromptServer
     generators: Generators
-    scorers: Servers
+    scorers: Servers | None
+    """Reward models; None where no reward is one."""
+    model_rewards: tuple[ModelReward, ...]
+    """What the scorers hold, in this order."""
+    functions: ActorGroup | None
+    """The actor of computed rewards; None where no reward is one."""
     reference: Servers
     policy: LearnerGroup
-    critic: LearnerGroup
+    critic: LearnerGroup | None
     weight_sync: WeightSync
+
+    def ask_scores(self, rollouts: Rollouts) -> PendingScores:
+        """Ask every reward component; nothing blocks."""
+        models = functions = None
+        if self.scorers is not None:
+            facts = [len(f) for f in rollouts.table.column("facts_token_ids").to_pylist()]
+            models = self.scorers.ask(rollouts, extra_tokens=facts)
+        if self.functions is not None:
+            functions = self.functions.handles[0].score.remote(rollouts.reference)
+        return PendingScores(models, self.model_rewards, functions, self.prompts.deadline_s)
+
+    @property
+    def learners(self) -> dict[str, LearnerGroup]:
+        """Role → the learner groups there are."""
+        return {"policy": self.policy} | ({"critic": self.critic} if self.critic is not None else {})

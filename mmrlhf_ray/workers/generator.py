@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.encode import Encoder, RawMedia, clip_metadata, load_encoder, media_arguments
 from mmrlhf_ray.runtime.errors import RunError
@@ -56,10 +56,13 @@ class Generator:
         max_prompt_tokens: int,
         seed: int,
         device: str,
+        lora: LoRAConfig | None = None,
     ):
+        """With `lora` the generator has `model`'s weights for good, and pushes bring an adapter of this shape."""
         _environment(config)
         from vllm import LLM
 
+        from mmrlhf_ray.workers.receivers import AdapterReceiver, SessionReceiver, adapter_arguments
         from mmrlhf_ray.workers.weight_transfer import OBJECT_STORE
 
         self._encoder: Encoder = load_encoder(model.path)
@@ -82,6 +85,10 @@ class Generator:
             seed=seed,
             disable_log_stats=True,
             use_tqdm_on_load=False,
+            **(adapter_arguments(lora) if lora else {}),
+        )
+        self._receiver: AdapterReceiver | SessionReceiver = (
+            AdapterReceiver(self._llm, self._encoder.adapter, lora) if lora else SessionReceiver(self._llm)
         )
         self._policy_version = 0
         self._received: dict[str, str] = {}
@@ -109,7 +116,7 @@ class Generator:
         rows = prompts.to_pylist()
         requests = _requests(self._encoder, rows, media)
         params = [self._parameters(n_samples, seed_offset + i * n_samples, greedy) for i in range(len(rows))]
-        outputs = self._llm.generate(requests, params, use_tqdm=False)
+        outputs = self._llm.generate(requests, params, lora_request=self._receiver.lora_request, use_tqdm=False)
         samples = []
         for row, output in zip(rows, outputs, strict=True):
             _check_ids(row, output.prompt_token_ids)
@@ -151,17 +158,18 @@ class Generator:
 
     def start_weight_update(self) -> None:
         """Open a session; buckets follow."""
-        self._llm.start_weight_update()
+        self._receiver.start()
         self._received = {}
 
     def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
-        """Load one bucket. Raises RunError for a name the model does not have."""
-        self._llm.update_weights({"update_info": {"layout": layout, "payload": payload}})
+        """Take one bucket. Raises RunError for a name the model does not have."""
+        self._receiver.receive(layout, payload)
         self._received |= checksums(layout, payload)
 
     def finish_weight_update(self, policy_version: int) -> Pushed:
-        """Close the session and forget everything computed with the old weights."""
-        self._llm.finish_weight_update(str(policy_version))
+        """Close the session and forget everything computed with the old weights. Raises RunError for a weight that
+        did not come, and for an adapter's name that the model does not have."""
+        self._receiver.finish(policy_version)
         self._llm.reset_mm_cache()
         self._llm.llm_engine.engine_core.reset_encoder_cache()
         if not self._llm.reset_prefix_cache():

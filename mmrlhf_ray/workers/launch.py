@@ -15,6 +15,7 @@ from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
 from mmrlhf_ray.workers.encoder import PromptEncoder
 from mmrlhf_ray.workers.fleet import Fleet, Generators, LearnerGroup, PromptServer, Servers, WeightSync
+from mmrlhf_ray.workers.functions import RewardFunctions
 from mmrlhf_ray.workers.generator import Generator
 from mmrlhf_ray.workers.learner import Learner, LearnerSpec
 from mmrlhf_ray.workers.servers import Reference, Scorer
@@ -94,34 +95,68 @@ def start_encoder(
 
 def launch_ppo(cfg: PPOConfig, records: Records, run_dir: Path) -> Fleet:
     """Reserve all places, start the encoder (which checks every prompt), then everybody else; wait until all answer."""
-    place, deadline = cfg.placement, cfg.deadlines
-    everyone = [Seat("encoder-0", place.encoder)]
-    for role in ("generator", "scorer", "reference", "policy", "critic"):
-        everyone += seats(role, getattr(place, role))
-    reserved = Reserved(reserve(everyone, place.strategy, deadline), tuple(everyone))
+    everyone = [seat for role in cfg.roles for seat in _seats(cfg, role)]
+    reserved = Reserved(reserve(everyone, cfg.placement.strategy, cfg.deadlines), tuple(everyone))
     prompts, _ = start_encoder(cfg, reserved, records, run_dir)
-    policy, reward_model = absolute(cfg.policy), absolute(cfg.reward_model)
-    arguments = generator_arguments(
-        policy, cfg.generator, cfg.sampling, cfg.data.max_prompt_tokens, cfg.seed, place.generator, cfg.device
-    )
-    generators = reserved.role("generator", Generator, **arguments)
-    scorers = reserved.role("scorer", Scorer, model=reward_model, device=device_of(place.scorer, cfg.device))
-    reference = reserved.role(
-        "reference",
-        Reference,
-        model=policy,
-        temperature=cfg.sampling.temperature,
-        device=device_of(place.reference, cfg.device),
-    )
-    policy_objective = PolicyObjective(cfg.algorithm, cfg.sampling.temperature)
-    policy_ranks = _start_ranks(reserved, "policy", policy, cfg.learner, policy_objective, cfg)
-    critic_ranks = _start_ranks(reserved, "critic", reward_model, cfg.critic, CriticObjective(cfg.algorithm), cfg)
-    joining = [_join(policy_ranks, deadline.start_s), _join(critic_ranks, deadline.start_s)]
-    for group, method in ((generators, "heartbeat"), (scorers, "ready"), (reference, "ready")):
-        group.wait(group.call(method), deadline.start_s, f"starting {method}")
-    for group, refs in zip((policy_ranks, critic_ranks), joining, strict=True):
-        group.wait(refs, deadline.start_s, "joining the learner group")
-    return _fleet(cfg, prompts, generators, scorers, reference, policy_ranks, critic_ranks)
+    servers = _start_servers(cfg, reserved, records)
+    learners = _start_learners(cfg, reserved)
+    seconds = cfg.deadlines.start_s
+    joining = {role: _join(ranks, seconds) for role, ranks in learners.items()}
+    for role, group in servers.items():
+        method = "heartbeat" if role == "generator" else "ready"
+        group.wait(group.call(method), seconds, f"starting {role}")
+    for role, refs in joining.items():
+        learners[role].wait(refs, seconds, "joining the learner group")
+    return _fleet(cfg, prompts, servers, learners)
+
+
+def _seats(cfg: PPOConfig, role: str) -> list[Seat]:
+    placed = getattr(cfg.placement, role)
+    return seats(role, placed) if isinstance(placed, RolePlacement) else [Seat(f"{role}-0", placed)]
+
+
+def _start_servers(cfg: PPOConfig, reserved: Reserved, records: Records) -> dict[str, ActorGroup]:
+    """Everybody who only answers, by role."""
+    place, policy = cfg.placement, absolute(cfg.policy)
+    arguments: dict[str, tuple[type, dict[str, Any]]] = {
+        "generator": (
+            Generator,
+            generator_arguments(
+                policy, cfg.generator, cfg.sampling, cfg.data.max_prompt_tokens, cfg.seed, place.generator, cfg.device
+            )
+            | {"lora": cfg.learner.lora},
+        ),
+        "scorer": (
+            Scorer,
+            {
+                "models": [absolute(reward.model) for reward in cfg.model_rewards],
+                "device": device_of(place.scorer, cfg.device),
+            },
+        ),
+        "functions": (
+            RewardFunctions,
+            {"components": cfg.function_rewards, "prompts": records.records, "model_path": policy.path},
+        ),
+        "reference": (
+            Reference,
+            {
+                "model": absolute(cfg.reference or cfg.policy),
+                "temperature": cfg.sampling.temperature,
+                "device": device_of(place.reference, cfg.device),
+            },
+        ),
+    }
+    return {role: reserved.role(role, kind, **given) for role, (kind, given) in arguments.items() if role in cfg.roles}
+
+
+def _start_learners(cfg: PPOConfig, reserved: Reserved) -> dict[str, ActorGroup]:
+    """The ranks of each learner group, by role."""
+    policy = PolicyObjective(cfg.algorithm, cfg.sampling.temperature)
+    ranks = {"policy": _start_ranks(reserved, "policy", absolute(cfg.policy), cfg.learner, policy, cfg)}
+    if "critic" in cfg.roles:
+        critic = CriticObjective(cfg.algorithm)
+        ranks["critic"] = _start_ranks(reserved, "critic", absolute(cfg.critic_model), cfg.critic, critic, cfg)
+    return ranks
 
 
 def _start_ranks(
@@ -139,6 +174,7 @@ def _start_ranks(
             rank=rank,
             world_size=len(names),
             device=device_of(placement, cfg.device),
+            seed=cfg.seed,
         )
         handles.append(reserved.spawn(Learner, name, spec=spec, objective=objective))
     return ActorGroup(tuple(names), tuple(handles))
@@ -152,26 +188,26 @@ def _join(ranks: ActorGroup, seconds: float) -> list[Any]:
 
 
 def _fleet(
-    cfg: PPOConfig,
-    prompts: PromptServer,
-    generators: ActorGroup,
-    scorers: ActorGroup,
-    reference: ActorGroup,
-    policy: ActorGroup,
-    critic: ActorGroup,
+    cfg: PPOConfig, prompts: PromptServer, servers: dict[str, ActorGroup], learners: dict[str, ActorGroup]
 ) -> Fleet:
     stage_s = cfg.deadlines.stage_s
     answering = PassBudget(cfg.score_micro_batch_tokens, cfg.learner.engine.max_padding_share)
-    policy_group = LearnerGroup(policy, _budget(cfg.learner), stage_s)
-    generator_group = Generators(generators, stage_s)
+    policy = LearnerGroup(learners["policy"], _budget(cfg.learner), stage_s)
+    generators = Generators(servers["generator"], stage_s)
+    if "reference" in servers:
+        reference = Servers(servers["reference"], "logprobs", answering, stage_s)
+    else:  # the policy without its adapter
+        reference = Servers(learners["policy"], "reference_logprobs", policy.budget, stage_s)
     return Fleet(
         prompts=prompts,
-        generators=generator_group,
-        scorers=Servers(scorers, "score", answering, stage_s),
-        reference=Servers(reference, "logprobs", answering, stage_s),
-        policy=policy_group,
-        critic=LearnerGroup(critic, _budget(cfg.critic), stage_s),
-        weight_sync=WeightSync(policy_group, generator_group, cfg.generator.bucket_mb << 20),
+        generators=generators,
+        scorers=Servers(servers["scorer"], "score", answering, stage_s) if "scorer" in servers else None,
+        model_rewards=cfg.model_rewards,
+        functions=servers.get("functions"),
+        reference=reference,
+        policy=policy,
+        critic=LearnerGroup(learners["critic"], _budget(cfg.critic), stage_s) if "critic" in learners else None,
+        weight_sync=WeightSync(policy, generators, cfg.generator.bucket_mb << 20),
     )
 
 

@@ -19,15 +19,13 @@ from mmrlhf_ray.data.batching import Shard
 from mmrlhf_ray.data.collate import rollout_rows
 from mmrlhf_ray.data.encode import load_encoder
 from mmrlhf_ray.data.features import read_features
-from mmrlhf_ray.models import checkpoint_name, export_model
+from mmrlhf_ray.models import ADAPTER_DIR, add_lora, checkpoint_name, export_lora, export_model
 from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
 from mmrlhf_ray.training.engine import TrainEngine, init_process_group, partitioned_loading
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.training.passes import Passes, train_step
 from mmrlhf_ray.workers.buckets import checksums, combine, pack
 from mmrlhf_ray.workers.servers import Answer, per_token
-
-_EXPORT_BUCKET_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,8 @@ class LearnerSpec:
     rank: int
     world_size: int
     device: str
+    seed: int = 0
+    """Of a new adapter's weights."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ class Learner:
         init_process_group(spec.rank, spec.world_size, address, port, self._device)
         with partitioned_loading(spec.learner.engine, spec.learner.optimizer, dtype):
             model = self._objective.load(self._encoder, Path(spec.model.path), dtype)
+        if spec.learner.lora:
+            scalar = self._objective.scalar
+            add_lora(model, self._encoder.adapter, spec.learner.lora, train_head=scalar, seed=spec.seed)
         self._engine = TrainEngine(
             model, spec.learner.engine, spec.learner.optimizer, spec.optimizer_steps, dtype, self._device
         )
@@ -89,10 +92,18 @@ class Learner:
         )
         return answers, time.monotonic() - start
 
+    def reference_logprobs(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+        """`ref_logprobs` of the shard's rows: the policy without its adapter is what it was at the start.
+
+        Raises ValueError where `learner.lora` is not set.
+        """
+        with self._engine.adapter_off():
+            return self.infer(rollouts, features, shard)
+
     def update(
-        self, experience: pa.Table, features: pa.Table, shard: Shard, denominators: Sequence[int]
+        self, experience: pa.Table, features: pa.Table, shard: Shard, denominators: Sequence[float], kl_coef: float
     ) -> tuple[dict[str, float], float]:
-        """The shard's optimizer steps. `denominators`: response tokens of each step over all ranks.
+        """The shard's optimizer steps. `denominators`: of each step's loss, over all ranks.
 
         Returns sums over tokens and ranks (`_max`: maxima) with `grad_norm` and `lr`, and the seconds it took.
         """
@@ -102,7 +113,7 @@ class Learner:
         self._engine.train()
         stats, norms = [], []
         for step, denominator in zip(shard.steps, denominators, strict=True):
-            loss = self._objective.loss(self._encoder, table, denominator)
+            loss = self._objective.loss(self._encoder, table, denominator, kl_coef)
             stats.append(train_step(self._engine, self._passes, rows, arrays, step, loss))
             norms.append(self._engine.grad_norm)
         self._engine.train(False)
@@ -110,11 +121,12 @@ class Learner:
         return merged | {"grad_norm": float(np.mean(norms)), "lr": self._engine.lr}, time.monotonic() - start
 
     def push_weights(self, generators: Sequence[Any], bucket_bytes: int, deadline_s: float) -> Sent:
-        """Send all weights to all generators, bucket by bucket, at most two in flight."""
+        """Send all weights, with `learner.lora` only the adapter's, to all generators, bucket by bucket, at most two
+        in flight."""
         sums: dict[str, str] = {}
         nbytes = 0
         in_flight: list[list[ray.ObjectRef]] = []
-        for bucket in self._engine.buckets(bucket_bytes):
+        for bucket in self._engine.buckets(bucket_bytes, trained_only=self._spec.learner.lora is not None):
             if not bucket:  # only the first rank holds what was gathered
                 continue
             layout, payload = pack([(checkpoint_name(self._encoder.adapter, name), t) for name, t in bucket])
@@ -133,11 +145,16 @@ class Learner:
         return self._engine.perturb(prefix, scale, seed)
 
     def export(self, directory: str) -> None:
-        """Write the model as a Hugging Face directory; the first rank writes."""
-        tensors = dict(item for bucket in self._engine.buckets(_EXPORT_BUCKET_BYTES) for item in bucket)
-        if self._engine.rank == 0:
-            source = Path(self._spec.model.path)
-            export_model(self._encoder.adapter, source, Path(directory), tensors, scalar=self._objective.scalar)
+        """Write the model as a Hugging Face directory, and an adapter beside it, too, as `adapter`; the first rank
+        writes."""
+        spec, adapter, tensors = self._spec, self._encoder.adapter, self._engine.weights()
+        trained = self._engine.weights(trained_only=True) if spec.learner.lora else {}
+        if self._engine.rank:
+            return
+        source, target = Path(spec.model.path), Path(directory)
+        export_model(adapter, source, target, tensors, scalar=self._objective.scalar)
+        if spec.learner.lora:
+            export_lora(adapter, source, target.with_name(ADAPTER_DIR), spec.learner.lora, trained)
 
     def save(self, directory: str) -> None:
         """Checkpoint of this group."""

@@ -15,7 +15,7 @@ from mmrlhf_ray.data.batching import Shard
 from mmrlhf_ray.data.collate import Batch, rollout_rows
 from mmrlhf_ray.data.encode import load_encoder
 from mmrlhf_ray.data.features import read_features
-from mmrlhf_ray.models import load_policy, load_scalar
+from mmrlhf_ray.models import ScalarHead, check_same_tokens, load_policy, load_scalar, read_scalar_head
 from mmrlhf_ray.schema import ROLLOUT, check
 from mmrlhf_ray.training.passes import Inference, Passes
 
@@ -34,29 +34,38 @@ def device_map(device: str) -> str | None:
 
 
 class Scorer:
-    """A reward model that sees the media. Consumes ROLLOUT rows with their FEATURES; one score per response."""
+    """Reward models that see the media. Consumes ROLLOUT rows with their FEATURES; scores of each response."""
 
-    def __init__(self, model: ModelConfig, device: str):
-        encoder = load_encoder(model.path)
-        dtype = getattr(torch, model.dtype)
-        scalar = load_scalar(encoder.adapter, Path(model.path), dtype, new_head=False, device_map=device_map(device))
-        self._passes = Passes(Inference(scalar), encoder, torch.device(device))
+    def __init__(self, models: Sequence[ModelConfig], device: str):
+        self._paths = [model.path for model in models]
+        self._models = [_reward_model(model, device) for model in models]
 
     def ready(self) -> None:
-        """Answers when the model is loaded."""
+        """Answers when the models are loaded. Raises ModelError unless they share one tokenizer."""
+        check_same_tokens(*self._paths)
 
     def score(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
-        """Scores of the shard's rows, each an array of one."""
+        """Of each of the shard's rows [2 · models]: score and uncertainty by each model in order."""
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Scorer.score").take(list(shard.rows))
-        rows = rollout_rows(table, with_facts=True)
-        answers: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
-        for micro_batch, values in self._passes.infer(
-            rows, read_features(features), shard.steps[0], lambda output, _: output[:, 0], at_last=True
-        ):
-            for row, value in zip(micro_batch.rows, split_rows(values, [1] * len(micro_batch.rows)), strict=True):
-                answers[row] = value
-        return answers, time.monotonic() - start
+        rows, arrays = rollout_rows(table, with_facts=True), read_features(features)
+        answers = np.empty((len(rows), 2 * len(self._models)), np.float32)
+        for number, (passes, head) in enumerate(self._models):
+            columns = slice(2 * number, 2 * number + 2)
+            for micro_batch, values in passes.infer(rows, arrays, shard.steps[0], _reader(head), at_last=True):
+                answers[list(micro_batch.rows), columns] = values.numpy()
+        return list(answers), time.monotonic() - start
+
+
+def _reward_model(model: ModelConfig, device: str) -> tuple[Passes, ScalarHead]:
+    encoder = load_encoder(model.path)
+    dtype = getattr(torch, model.dtype)
+    scalar = load_scalar(encoder.adapter, Path(model.path), dtype, new_head=False, device_map=device_map(device))
+    return Passes(Inference(scalar), encoder, torch.device(device)), read_scalar_head(model.path)
+
+
+def _reader(head: ScalarHead) -> Callable[[Tensor, Batch], Tensor]:
+    return lambda output, _: torch.stack(head.score(output.float()), dim=1)
 
 
 class Reference:

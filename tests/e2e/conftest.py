@@ -64,7 +64,7 @@ def ppo_job(model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path_fa
         "device": "cpu",
         "steps": STEPS,
         "policy": {"path": str(model_dir)},
-        "reward_model": {"path": str(reward_model_dir)},
+        "rewards": [{"name": "reward_model", "kind": "model", "model": {"path": str(reward_model_dir)}}],
         "data": {
             "path": str(directory / "prompts"),
             "facts_column": "facts",

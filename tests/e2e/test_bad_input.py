@@ -34,7 +34,12 @@ def _jsonl(path: Path, *rows: Mapping[str, Any]) -> Path:
         ("algorithm.kl_coeff=0.1", ("algorithm.kl_coeff", "kl_coef")),
         ("algorithm.mini_batch_size=7", ("algorithm.mini_batch_size=7", "must be a multiple")),
         ("sampling.max_response_tokens=5000", ("learner.engine.micro_batch_tokens=4096 is less than",)),
-        ("reward_model.path={model_dir}", ("scalar_head.safetensors", "mmrlhf reward-model")),
+        (
+            "rewards=[{{name: rm, kind: model, model: {{path: {model_dir}}}}}]",
+            ("scalar_head.safetensors", "mmrlhf reward-model"),
+        ),
+        ("rewards=[{{name: f, kind: function, function: exact_mach}}]", ("exact_mach", "exact_match")),
+        ("algorithm={{advantage_estimator: grpo}}", ("n_samples_per_prompt",)),
         ("placement.policy.replicas=24", ("needs 6 CPUs", "lower placement.policy.num_cpus")),
     ],
 )

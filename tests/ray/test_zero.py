@@ -171,7 +171,7 @@ def test_two_ranks_learn_what_one_process_learns(stage: int, scene: Scene, tmp_p
     )
     denominators = [sum(sum(masks[n]) for of_rank in step for rows in of_rank for n in rows) for step in STEPS]
     refs = [
-        handle.update.remote(scene.experience, scene.features, shard, denominators)
+        handle.update.remote(scene.experience, scene.features, shard, denominators, 0.0)
         for handle, shard in zip(ranks.handles, shards, strict=True)
     ]
     (stats, _), (of_other_rank, _) = ranks.wait(refs, ANSWER_S, "update")

@@ -20,7 +20,7 @@ def _mmrlhf(*args: str) -> "subprocess.CompletedProcess[str]":
 def test_help_shows_every_command() -> None:
     done = _mmrlhf("--help")
     assert done.returncode == 0
-    for command in ("demo", "sft", "reward-model", "ppo", "evaluate", "parity", "doctor", "submit"):
+    for command in ("demo", "sft", "reward-model", "preference", "ppo", "evaluate", "parity", "doctor", "submit"):
         assert f"\n  {command} " in done.stdout
 
 

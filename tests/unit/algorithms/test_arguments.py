@@ -4,33 +4,56 @@ import pytest
 import torch
 
 from mmrlhf_ray.algorithms import (
+    ESTIMATORS,
+    POLICY_LOSSES,
+    Clip,
     bradley_terry_loss,
+    cispo_policy_loss,
+    entropy_bonus,
     gae,
     kl_estimate,
+    kl_loss,
+    loss_denominator,
+    mismatch_stats,
+    mismatch_weights,
+    overlong_penalty,
     pair_accuracy,
-    ppo_policy_loss,
     ppo_value_loss,
     sft_loss,
     token_logprobs,
     token_rewards,
+    token_weights,
     whiten,
 )
 
 X = torch.zeros(2, 3)
 ON = torch.ones(2, 3, dtype=torch.bool)
+GROUPS = torch.zeros(2, dtype=torch.long)
+CLIP = Clip(0.2, 0.2)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ppo_policy_loss(X, X, X, ON.float(), 0.2, 6), "mask expects dtype bool"),
-        (lambda: ppo_policy_loss(X, X[:, :1], X, ON, 0.2, 6), r"old_logprobs expects the mask's shape \[2, 3\]"),
-        (lambda: ppo_policy_loss(X, X, X, ON, 0.2, 0), "denominator expects a positive number, got 0"),
         (lambda: ppo_value_loss(X, X, X[:1], ON, 0.2, 6), "returns expects the mask's shape"),
         (lambda: ppo_value_loss(X, X, X, ON, 0.2, float("nan")), "denominator expects a positive number"),
         (lambda: sft_loss(X[0], ON[0], 3), r"mask expects shape \[B, T\]"),
         (lambda: gae(X, X.T, ON, 1, 1), "values expects the mask's shape"),
         (lambda: whiten(X, ~ON), "at least one true entry"),
+        (lambda: whiten(X, ON, "half"), r"mode expects one of \['center', 'full', 'none'\], got 'half'"),
+        (lambda: token_weights(ON, "mean"), "aggregation expects one of"),
+        (lambda: loss_denominator([3], "mean", 8), "aggregation expects one of"),
+        (lambda: loss_denominator([0, 0], "token_mean", 8), r"row with at least one token, got \[0, 0\]"),
+        (lambda: cispo_policy_loss(X, X, X, ON, X, Clip(0.2, 0.2, 3.0), 6), "clip.dual expects None"),
+        (lambda: entropy_bonus(X, ON, X[:1], 6), "weights expects the mask's shape"),
+        (lambda: kl_loss(X, X, ON, X[:1], "k1", 6), "weights expects the mask's shape"),
+        (lambda: kl_loss(X, X, ON, X, "k4", 6), "kind expects one of"),
+        (lambda: kl_loss(X, X, ON, X, "k1", 0), "denominator expects a positive number"),
+        (lambda: mismatch_weights(X, X[:1], ON, "tis", 0.5, 2), "rollout_logprobs expects the mask's shape"),
+        (lambda: mismatch_weights(X, X, ON, "is", 0.5, 2), "correction expects one of"),
+        (lambda: mismatch_stats(X, X, ~ON, X), "at least one true entry"),
+        (lambda: overlong_penalty(GROUPS, 8, 9, 1.0), "buffer_tokens expects a number from 1 to max_response_tokens=8"),
+        (lambda: overlong_penalty(GROUPS, 8, 0, 1.0), "got 0"),
         (lambda: kl_estimate(X, X[:1], "k1"), "ref_logprobs expects shape"),
         (lambda: kl_estimate(X, X, "k4"), "kind expects one of"),
         (lambda: token_rewards(torch.zeros(3), X, ON, 0.1), r"scores expects shape \[2\]"),
@@ -47,11 +70,41 @@ def test_refused(call, message):
         call()
 
 
-def test_an_empty_micro_batch_gives_zero_and_a_gradient():
+@pytest.mark.parametrize("loss", POLICY_LOSSES.values(), ids=POLICY_LOSSES)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: f(X, X, X, ON.float(), X, CLIP, 6), "mask expects dtype bool"),
+        (lambda f: f(X, X[:, :1], X, ON, X, CLIP, 6), r"old_logprobs expects the mask's shape \[2, 3\]"),
+        (lambda f: f(X, X, X, ON, X[:1], CLIP, 6), r"weights expects the mask's shape \[2, 3\]"),
+        (lambda f: f(X, X, X, ON, X, CLIP, 0), "denominator expects a positive number, got 0"),
+    ],
+)
+def test_policy_losses_refuse(loss, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(loss)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS.values(), ids=ESTIMATORS)
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: f(X, ON, GROUPS[:1], 1.0), r"groups expects shape \[2\], got \[1\]"),
+        (lambda f: f(X[:1], ON, GROUPS, 1.0), "rewards expects the mask's shape"),
+        (lambda f: f(X, ON & torch.tensor([[True], [False]]), GROUPS, 1.0), r"rows \[1\] have none"),
+    ],
+)
+def test_estimators_refuse(estimator, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(estimator)
+
+
+@pytest.mark.parametrize("loss", POLICY_LOSSES.values(), ids=POLICY_LOSSES)
+def test_an_empty_micro_batch_gives_zero_and_a_gradient(loss):
     x = torch.zeros(2, 3, requires_grad=True)
-    loss, stats = ppo_policy_loss(x, X, X, ~ON, 0.2, 6.0)
-    loss.backward()
-    assert loss.item() == 0
+    value, stats = loss(x, X, X, ~ON, X, CLIP, 6.0)
+    value.backward()
+    assert value.item() == 0
     assert x.grad is not None
     assert not x.grad.any()
     assert stats["tokens"].item() == 0

@@ -14,7 +14,7 @@ from mmrlhf_ray.data.errors import BadRow, DataError
 from mmrlhf_ray.data.media import DEFAULT_LIMITS, MediaLimits, media_row
 from mmrlhf_ray.data.quarantine import Rejected, settle
 from mmrlhf_ray.data.readers import read_records, write_records
-from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PREFERENCE, PROMPT
+from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PREFERENCE, PROMPT, RANKING
 
 
 @pytest.fixture
@@ -93,8 +93,10 @@ def test_blank_lines_byte_order_mark_and_crlf(read):
     ("schema", "answers"),
     [
         (PROMPT, {}),
-        (DEMONSTRATION, {"response": "Red."}),
+        (DEMONSTRATION, {"response": "Red.", "feedback": -0.5}),
         (PREFERENCE, {"chosen": "Red.", "rejected": "Blue.", "margin": 0.5}),
+        (RANKING, {"responses": ["Red.", "Blue.", ""], "ranks": [1, 2, 2]}),
+        (RANKING, {"responses": ["Red.", "Blü."], "aspects": {"wärme": [0.5, None], "tone": [3, 1]}}),
     ],
 )
 def test_written_records_are_read_back(read, tmp_path, schema, answers):
@@ -357,7 +359,7 @@ def test_write_refuses_what_could_not_be_read_back(read, tmp_path):
         write_records(tmp_path / "out", found.records, MEDIA.empty_table())
     with pytest.raises(DataError, match="media_id twice"):
         write_records(tmp_path / "out", found.records, pa.concat_tables([found.media, found.media]))
-    with pytest.raises(DataError, match="expects PROMPT, DEMONSTRATION or PREFERENCE, got 'no metadata'"):
+    with pytest.raises(DataError, match="expects one of PROMPT, DEMONSTRATION, .* got 'no metadata'"):
         write_records(tmp_path / "out", found.records.replace_schema_metadata(None), found.media)
     assert not (tmp_path / "out").exists()
 

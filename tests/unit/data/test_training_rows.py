@@ -1,6 +1,7 @@
 """Records to TRAINING_ROW. The object store's part, handing over the media table, is done without a cluster."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from mmrlhf_ray.data import training_rows
 from mmrlhf_ray.data.encode import Encoder, encode_facts, encode_response
 from mmrlhf_ray.data.features import features_table
 from mmrlhf_ray.data.training_rows import EncodeOptions, encode_records, features_from_bytes, features_to_bytes
-from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PREFERENCE, TRAINING_ROW, check
+from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PREFERENCE, RANKING, TRAINING_ROW, check
 from tests.unit.tiny import encode, messages, raw
 
 CLIP = raw("image", 1)
@@ -47,13 +48,14 @@ def numbered(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
 
 
 def test_a_demonstration(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
-    batch = numbered([record(response="answer : 7")], DEMONSTRATION)
+    batch = numbered([record(response="answer : 7", feedback=-1.0)], DEMONSTRATION)
     table = encode_records(batch, EncodeOptions(str(omni), None, 512, 4096), [media])
     (row,) = check(table, TRAINING_ROW, "test").to_pylist()
     want = encode(omni_encoder, [CLIP])
     assert row["context_token_ids"] == want.token_ids
     assert row["responses_token_ids"] == [encode_response(omni_encoder, "answer : 7")]
     assert (row["problem"], row["margin"], row["row"]) == ("", 0.0, 0)
+    assert (row["feedback"], row["ranks"], row["ratings"], row["ref_logprobs"]) == ([-1.0], [], [], [])
     features = features_from_bytes([row["features"]])
     assert np.array_equal(features[CLIP.media_id]["pixel_values"], want.features[CLIP.media_id]["pixel_values"])
 
@@ -66,14 +68,49 @@ def test_a_preference_reads_facts_before_the_prompt(omni: Path, omni_encoder: En
     assert facts
     assert row["context_token_ids"] == facts + encode(omni_encoder, [CLIP]).token_ids
     assert row["responses_token_ids"] == [encode_response(omni_encoder, f"answer : {d}") for d in (7, 3)]
-    assert row["margin"] == 0.5
+    assert (row["margin"], row["feedback"]) == (0.5, [1.0, -1.0])
+
+
+def test_a_mismatched_response_comes_last_and_nobody_judged_it(omni: Path, omni_encoder: Encoder, media: Reference):
+    batch = numbered([record(chosen="answer : 7", rejected="answer : 3", margin=0.5)], PREFERENCE)
+    batch = batch.append_column("mismatched", pa.array(["answer : 5"]))
+    (row,) = encode_records(batch, EncodeOptions(str(omni), None, 512, 4096), [media]).to_pylist()
+    assert row["responses_token_ids"] == [encode_response(omni_encoder, f"answer : {d}") for d in (7, 3, 5)]
+    assert row["feedback"] == [1.0, -1.0, 0.0]
+
+
+def test_a_ranking(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
+    aspects = {"tone": [1.0, None, 0.5], "truth": [None, 2.0, 3.0]}
+    texts = [f"answer : {d}" for d in (7, 3, 5)]
+    batch = numbered([record(responses=texts, ranks=[2, 1, 2], aspects=json.dumps(aspects))], RANKING)
+    options = EncodeOptions(str(omni), None, 512, 4096, aspects=("truth", "wit", "tone"))
+    (row,) = check(encode_records(batch, options, [media]), TRAINING_ROW, "test").to_pylist()
+    assert row["responses_token_ids"] == [encode_response(omni_encoder, text) for text in texts]
+    assert (row["ranks"], row["feedback"]) == ([2, 1, 2], [0.0, 0.0, 0.0])
+    want = [[math.nan, math.nan, 1.0], [2.0, math.nan, math.nan], [3.0, math.nan, 0.5]]
+    np.testing.assert_array_equal(row["ratings"], want)
+    without = EncodeOptions(str(omni), None, 512, 4096)
+    assert encode_records(batch, without, [media]).column("ratings").to_pylist() == [[]]
+    wrong = EncodeOptions(str(omni), None, 512, 4096, aspects=("wit",))
+    (problem,) = encode_records(batch, wrong, [media]).column("problem").to_pylist()
+    assert problem == "the row rates ['tone', 'truth'], none of aspects ['wit']"
+
+
+def test_policies_do_not_learn_what_is_never_sampled(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
+    token = omni_encoder.tokenizer.convert_ids_to_tokens(omni_encoder.banned_token_ids[0])
+    batch = numbered([record(chosen="answer : 7", rejected=token, margin=0.0)], PREFERENCE)
+    for sampled_only, want in ((False, ""), (True, f"response 1 contains the control token {token!r}")):
+        options = EncodeOptions(str(omni), None, 512, 4096, sampled_only=sampled_only)
+        (row,) = check(encode_records(batch, options, [media]), TRAINING_ROW, "test").to_pylist()
+        assert row["problem"].startswith(want)
+        assert bool(row["problem"]) is sampled_only
 
 
 def test_bad_rows_come_back_with_their_problem(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
     rows = [
-        record(response="answer : 7"),
-        record(response="answer : 7", messages=messages([])),
-        record(response="answer : 7", messages=messages(["image"], "read <|IMAGE|>")),
+        record(feedback=0.0, response="answer : 7"),
+        record(feedback=0.0, response="answer : 7", messages=messages([])),
+        record(feedback=0.0, response="answer : 7", messages=messages(["image"], "read <|IMAGE|>")),
     ]
     longest = len(encode(omni_encoder, [CLIP]).token_ids)
     table = encode_records(numbered(rows, DEMONSTRATION), EncodeOptions(str(omni), None, longest, 4096), [media])
@@ -97,6 +134,6 @@ def test_streams_of_several_rows_are_merged() -> None:
 
 
 def test_a_row_that_no_pass_can_hold_is_named(media: Reference, omni: Path) -> None:
-    rows = numbered([record(response="7 " * 40)], DEMONSTRATION)
+    rows = numbered([record(response="7 " * 40, feedback=0.0)], DEMONSTRATION)
     (row,) = encode_records(rows, EncodeOptions(str(omni), None, 512, 40), [media]).to_pylist()
     assert "more than engine.micro_batch_tokens=40" in row["problem"]

@@ -6,7 +6,7 @@ import pytest
 
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.validate import MediaPart, Shown, build_record, conversation, parse_json, same_prompt
-from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, PROMPT
+from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, PROMPT, RANKING
 
 USER = {"role": "user", "content": "Hello"}
 
@@ -137,8 +137,23 @@ def test_answers():
     row = record({"prompt": "a", "chosen": "b", "rejected": ""}, PREFERENCE)
     assert (row["chosen"], row["rejected"], row["margin"]) == ("b", "", 0.0)
     assert record({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 2}, PREFERENCE)["margin"] == 2.0
+    assert record({"prompt": "a", "response": "b"}, DEMONSTRATION)["feedback"] == 0.0
+    assert record({"prompt": "a", "response": "b", "feedback": -1}, DEMONSTRATION)["feedback"] == -1.0
     # Read as prompts, such rows keep their answers among the extras.
     assert json.loads(record({"prompt": "a", "response": "b"})["extras"]) == {"response": "b"}
+
+
+def test_rankings():
+    row = record({"prompt": "a", "responses": ["b", "", "c"], "ranks": [2, 1, 2]}, RANKING)
+    assert (row["responses"], row["ranks"], row["aspects"]) == (["b", "", "c"], [2, 1, 2], "{}")
+    rated = {"tone": [1, None], "wärme": [None, None]}
+    for aspects in (rated, json.dumps(rated)):  # in .jsonl an object, in Parquet its text
+        row = record({"prompt": "a", "responses": ["b", "c"], "ranks": [], "aspects": aspects}, RANKING)
+        assert (row["ranks"], json.loads(row["aspects"])) == ([], rated)
+
+
+def ranking(**changes):
+    return {"responses": ["b", "c"], "ranks": [1, 2]} | changes
 
 
 @pytest.mark.parametrize(
@@ -162,6 +177,30 @@ def test_answers():
         ({"chosen": "a", "rejected": "b", "margin": "1"}, PREFERENCE, "margin is '1'"),
         ({"chosen": "a", "rejected": "b", "margin": True}, PREFERENCE, "margin is True"),
         ({"chosen": "a", "rejected": "b", "margin": float("inf")}, PREFERENCE, "margin is inf"),
+        ({"chosen": "a", "rejected": "b", "margin": 1e39}, PREFERENCE, r"margin is 1e\+39, expected a finite number"),
+        ({"response": "a", "feedback": "liked"}, DEMONSTRATION, "feedback is 'liked', expected a finite number"),
+        ({"response": "a", "feedback": float("nan")}, DEMONSTRATION, "feedback is nan"),
+        ({"response": "a", "feedback": True}, DEMONSTRATION, "feedback is True"),
+        (ranking(responses=None), RANKING, "responses has 0, expected 2 or more"),
+        (ranking(responses=["b"], ranks=[1]), RANKING, "responses has 1, expected 2 or more"),
+        (ranking(responses="bc"), RANKING, "responses is a str, expected a list"),
+        (ranking(responses=["b", 3]), RANKING, r"responses\[1\] is a int"),
+        (ranking(responses=["b", "b"]), RANKING, "responses has 'b' more than once"),
+        (ranking(ranks=[1]), RANKING, r"ranks is \[1\], expected a whole number from 1 for each of the 2"),
+        (ranking(ranks=[0, 1]), RANKING, r"ranks is \[0, 1\]"),
+        (ranking(ranks=[1, 2.0]), RANKING, r"ranks is \[1, 2.0\]"),
+        (ranking(ranks=[True, 2]), RANKING, r"ranks is \[True, 2\]"),
+        (ranking(ranks=[1, None]), RANKING, r"ranks is \[1, None\]"),
+        (ranking(ranks=[1, 2**31]), RANKING, r"ranks is \[1, 2147483648\]"),
+        (ranking(ranks="12"), RANKING, "ranks is '12'"),
+        (ranking(ranks=[]), RANKING, "neither ranks nor a rating in aspects"),
+        (ranking(ranks=[], aspects={"tone": [None, None]}), RANKING, "neither ranks nor a rating"),
+        (ranking(aspects=[1, 2]), RANKING, "aspects is a list, expected an object"),
+        (ranking(aspects="{"), RANKING, "aspects is not JSON"),
+        (ranking(aspects={"tone": [1]}), RANKING, r"aspects\['tone'\] is 1 entries, expected one for each of the 2"),
+        (ranking(aspects={"tone": 1}), RANKING, r"aspects\['tone'\] is a int"),
+        (ranking(aspects={"tone": [1, "2"]}), RANKING, r"aspects\['tone'\]\[1\] is '2', expected a finite number"),
+        (ranking(aspects={"\ud800": [1, 2]}), RANKING, "an aspect holds half a character"),
     ],
 )
 def test_bad_records(raw, schema, reason):

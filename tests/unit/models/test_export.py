@@ -15,7 +15,7 @@ from transformers import (
 from mmrlhf_ray.data.collate import collate
 from mmrlhf_ray.data.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, export_model, load_policy, load_scalar
-from mmrlhf_ray.models.headed import SCALAR_HEAD_FILE
+from mmrlhf_ray.models.scalar_head import SCALAR_HEAD_FILE
 from tests.unit.tiny import mixed_rows
 
 CLASSES = {

@@ -10,7 +10,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5OmniThinkerF
 from mmrlhf_ray.data.collate import collate
 from mmrlhf_ray.data.encode import Encoder
 from mmrlhf_ray.models import ModelError, load_policy, load_scalar
-from mmrlhf_ray.models.headed import SCALAR_HEAD_FILE
+from mmrlhf_ray.models.scalar_head import SCALAR_HEAD_FILE
 from tests.unit.tiny import mixed_rows
 
 CLASSES = {

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import ray
 
-from mmrlhf_ray.config import AlgorithmConfig
+from mmrlhf_ray.config import AlgorithmConfig, OverlongConfig
 from mmrlhf_ray.data.batching import PassBudget
 from mmrlhf_ray.data.collate import TokenRow
-from mmrlhf_ray.pipelines.experience import Answers, make_experience, mini_batches, shard_by_tokens
+from mmrlhf_ray.pipelines.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import EXPERIENCE, check
 from mmrlhf_ray.workers.fleet import LearnerGroup, Rollouts
@@ -35,12 +35,19 @@ def rollouts(**columns: Any) -> Rollouts:
 
 def answers(**changes: Any) -> Answers:
     made: dict[str, Any] = {
-        "scores": [np.array([s], np.float32) for s in (1.5, -2.0, 0.25, 4.0)],
+        "scores": [1.5, -2.0, 0.25, 4.0],
         "ref_logprobs": numbers(1),
         "old_logprobs": numbers(2),
         "values": numbers(3),
     }
     return Answers(**made | changes)
+
+
+def make(
+    rollouts: Rollouts, answers: Answers, kl_coef: float, algorithm: AlgorithmConfig, **changes: Any
+) -> Experience:
+    given: dict[str, Any] = {"max_response_tokens": 6, "moments": {}} | changes
+    return make_experience(rollouts, answers, kl_coef, algorithm, **given)
 
 
 def naive(answers: Answers, kl_coef: float, algorithm: AlgorithmConfig) -> dict[str, list[list[float]]]:
@@ -57,7 +64,7 @@ def naive(answers: Answers, kl_coef: float, algorithm: AlgorithmConfig) -> dict[
         }[algorithm.kl_estimator]
         rewards = [-kl_coef * k for k in kl]
         clip = algorithm.score_clip
-        rewards[-1] += float(score[0]) if clip is None else max(-clip, min(clip, float(score[0])))
+        rewards[-1] += score if clip is None else max(-clip, min(clip, score))
         # A_t = Σ_l (γλ)^l δ_{t+l}
         following = [*map(float, values), 0.0]
         deltas = [r + algorithm.gamma * after - v for r, (v, after) in zip(rewards, pairwise(following), strict=True)]
@@ -73,9 +80,9 @@ def naive(answers: Answers, kl_coef: float, algorithm: AlgorithmConfig) -> dict[
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_against_the_definitions(estimator: str, clip: float | None) -> None:
     algorithm = AlgorithmConfig.model_validate(
-        {"gamma": 0.9, "gae_lambda": 0.8, "kl_estimator": estimator, "score_clip": clip, "whiten_advantages": False}
+        {"gamma": 0.9, "gae_lambda": 0.8, "kl_estimator": estimator, "score_clip": clip, "whiten": "none"}
     )
-    made = make_experience(rollouts(), answers(), 0.3, algorithm)
+    made = make(rollouts(), answers(), 0.3, algorithm)
     table = check(made.table, EXPERIENCE, "test")
     for name, want in naive(answers(), 0.3, algorithm).items():
         got = table.column(name).to_pylist()
@@ -92,15 +99,15 @@ def test_against_the_definitions(estimator: str, clip: float | None) -> None:
 def test_whitening_is_over_all_tokens_of_the_step() -> None:
     plain = naive(answers(), 0.3, AlgorithmConfig())["advantages"]
     flat = np.concatenate([np.array(row) for row in plain])
-    got = make_experience(rollouts(), answers(), 0.3, AlgorithmConfig()).table.column("advantages").to_pylist()
+    got = make(rollouts(), answers(), 0.3, AlgorithmConfig()).table.column("advantages").to_pylist()
     assert np.concatenate(got) == pytest.approx((flat - flat.mean()) / flat.std(), abs=1e-4)
 
 
 def test_the_same_policy_and_reference_leave_the_score_at_the_last_token() -> None:
-    made = make_experience(rollouts(), answers(ref_logprobs=numbers(2)), 10.0, AlgorithmConfig())
+    made = make(rollouts(), answers(ref_logprobs=numbers(2)), 10.0, AlgorithmConfig())
     assert made.metrics["kl"] == 0.0
     assert made.response_kl.tolist() == [0.0] * 4
-    scores = [float(s[0]) for s in answers().scores]
+    scores = answers().scores
     assert made.table.column("rewards").to_pylist() == [
         [0.0] * (n - 1) + [score] for n, score in zip(LENGTHS, scores, strict=True)
     ]
@@ -108,7 +115,7 @@ def test_the_same_policy_and_reference_leave_the_score_at_the_last_token() -> No
 
 
 def test_kl_is_summed_over_a_response() -> None:
-    made = make_experience(rollouts(), answers(), 0.3, AlgorithmConfig(kl_estimator="k3"))
+    made = make(rollouts(), answers(), 0.3, AlgorithmConfig(kl_estimator="k3"))
     want = [float((o - r).sum()) for o, r in zip(answers().old_logprobs, answers().ref_logprobs, strict=True)]
     assert made.response_kl.tolist() == pytest.approx(want, abs=1e-5)
     assert made.metrics["kl"] == pytest.approx(np.mean(want), abs=1e-5)
@@ -117,7 +124,7 @@ def test_kl_is_summed_over_a_response() -> None:
 def test_the_rest_of_what_is_reported() -> None:
     sampled = [row.tolist() for row in numbers(2)]
     sampled[2][4] += 0.25
-    made = make_experience(
+    made = make(
         rollouts(rollout_logprobs=sampled, finish_reason=["stop", "length", "stop", "length"]),
         answers(),
         0.3,
@@ -137,40 +144,40 @@ def test_an_answer_of_another_length_is_named(name: str) -> None:
     wrong = numbers(4)
     wrong[2] = wrong[2][:-1]
     with pytest.raises(ValueError, match=f"{name}: row 2 has 4 numbers for 5 response tokens"):
-        make_experience(rollouts(), answers(**{name: wrong}), 0.1, AlgorithmConfig())
+        make(rollouts(), answers(**{name: wrong}), 0.1, AlgorithmConfig())
 
 
 def test_a_missing_answer_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"scores|shorter|longer"):
-        make_experience(rollouts(), answers(scores=answers().scores[:-1]), 0.1, AlgorithmConfig())
+        make(rollouts(), answers(scores=[1.5, -2.0, 0.25]), 0.1, AlgorithmConfig())
     with pytest.raises(ValueError, match=r"values|shorter|longer"):
-        make_experience(rollouts(), answers(values=numbers(3)[:-1]), 0.1, AlgorithmConfig())
+        make(rollouts(), answers(values=numbers(3)[:-1]), 0.1, AlgorithmConfig())
 
 
 def test_a_response_without_tokens_has_no_place_for_its_score() -> None:
     table = rollout_table([TokenRow([9], [], []), TokenRow([9], [1], [])])
     empty, one = np.empty(0, np.float32), np.zeros(1, np.float32)
-    made = Answers([one, one], [empty, one], [empty, one], [empty, one])
+    made = Answers([0.0, 0.0], [empty, one], [empty, one], [empty, one])
     with pytest.raises(ValueError, match=r"at least one response token in every row; rows \[0\]"):
-        make_experience(Rollouts(table, NOWHERE, NOWHERE, 0.0), made, 0.1, AlgorithmConfig())
+        make(Rollouts(table, NOWHERE, NOWHERE, 0.0), made, 0.1, AlgorithmConfig())
 
 
-@pytest.mark.parametrize(("rows", "size", "epochs"), [(12, 4, 1), (12, 12, 3), (10, 4, 2), (3, 8, 2)])
-def test_mini_batches_are_every_row_once_an_epoch(rows: int, size: int, epochs: int) -> None:
-    steps = mini_batches(rows, size, epochs, np.random.default_rng(0))
-    per_epoch = math.ceil(rows / size)
+@pytest.mark.parametrize(("rows", "count", "epochs"), [(12, 3, 1), (12, 1, 3), (10, 3, 2), (2, 3, 2)])
+def test_mini_batches_are_every_row_once_an_epoch(rows: int, count: int, epochs: int) -> None:
+    steps = mini_batches(rows, count, epochs, np.random.default_rng(0))
+    per_epoch = min(count, rows)
     assert len(steps) == epochs * per_epoch
     for epoch in range(epochs):
         of_epoch = steps[epoch * per_epoch : (epoch + 1) * per_epoch]
         assert Counter(row for step in of_epoch for row in step) == Counter(range(rows))
-        assert all(len(step) == size for step in of_epoch[:-1])
+        assert max(map(len, of_epoch)) - min(map(len, of_epoch)) <= 1
 
 
 def test_epochs_are_shuffled_anew_and_by_the_seed() -> None:
-    first, second = mini_batches(20, 20, 2, np.random.default_rng(0))
+    first, second = mini_batches(20, 1, 2, np.random.default_rng(0))
     assert first != second
-    assert [first, second] == mini_batches(20, 20, 2, np.random.default_rng(0))
-    assert [first, second] != mini_batches(20, 20, 2, np.random.default_rng(1))
+    assert [first, second] == mini_batches(20, 1, 2, np.random.default_rng(0))
+    assert [first, second] != mini_batches(20, 1, 2, np.random.default_rng(1))
 
 
 def test_steps_are_divided_among_ranks_with_their_token_counts() -> None:
@@ -178,8 +185,8 @@ def test_steps_are_divided_among_ranks_with_their_token_counts() -> None:
     masks = [[True] * n for n in LENGTHS]
     masks[2][0] = False
     sampled = rollouts(response_mask=masks)
-    experience = make_experience(sampled, answers(), 0.1, AlgorithmConfig()).table
-    plan = shard_by_tokens(experience, sampled, group, [[0, 2], [3, 1]])
+    experience = make(sampled, answers(), 0.1, AlgorithmConfig()).table
+    plan = shard_by_tokens(experience, sampled, group, [[0, 2], [3, 1]], "token_mean", 6)
     assert plan.denominators == [3 + 4, 2 + 1], "tokens that are trained on"
     assert len(plan.shards) == 2
     for number, step in enumerate(([0, 2], [3, 1])):
@@ -196,3 +203,74 @@ def test_lengths_count_prompt_and_response() -> None:
         {"image", "audio"},
         {"video"},
     ]
+
+
+GROUPED = ["a", "a", "b", "b"]
+
+
+def grouped(**changes: Any) -> Rollouts:
+    return rollouts(prompt_id=GROUPED, **changes)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "want"),
+    [
+        # Group means −0.25 and 2.125; leave-one-out leaves twice the distance from the mean in groups of two.
+        ("dr_grpo", [1.75, -1.75, -1.875, 1.875]),
+        ("rloo", [3.5, -3.5, -3.75, 3.75]),
+        ("grpo", [1 / math.sqrt(2), -1 / math.sqrt(2), -1 / math.sqrt(2), 1 / math.sqrt(2)]),
+    ],
+)
+def test_without_a_critic_a_response_is_compared_with_its_group(estimator: str, want: list[float]) -> None:
+    algorithm = AlgorithmConfig.model_validate({"advantage_estimator": estimator, "n_samples_per_prompt": 2})
+    table = make(grouped(), answers(values=None), 0.0, algorithm).table
+    got = table.column("advantages").to_pylist()
+    for row, value, length in zip(got, want, LENGTHS, strict=True):
+        assert row == pytest.approx([value] * length, abs=1e-4)
+    assert table.column("values").to_pylist() == [[0.0] * n for n in LENGTHS]
+
+
+def test_kl_in_the_loss_leaves_the_rewards_alone() -> None:
+    made = make(rollouts(), answers(), 0.3, AlgorithmConfig(kl_in="loss", kl_estimator="k3"))
+    assert made.metrics["reward"] == pytest.approx(made.metrics["score"])
+    assert made.metrics["kl"] != 0.0
+
+
+def test_distillation_is_the_reverse_kl_of_each_token() -> None:
+    algorithm = AlgorithmConfig(advantage_estimator="reinforce", gamma=0.0)
+    made = make(rollouts(), answers(scores=[0.0] * 4, values=None), 1.0, algorithm)
+    want = [(r - o).tolist() for r, o in zip(answers().ref_logprobs, answers().old_logprobs, strict=True)]
+    for got_row, want_row in zip(made.table.column("advantages").to_pylist(), want, strict=True):
+        assert got_row == pytest.approx(want_row, abs=1e-5)
+
+
+def test_long_responses_lose_score_before_the_limit() -> None:
+    algorithm = AlgorithmConfig(overlong=OverlongConfig(buffer_tokens=2, penalty=1.0))
+    made = make(rollouts(), answers(), 0.0, algorithm, max_response_tokens=6)
+    # Only the row of five tokens is within two tokens of six.
+    assert made.table.column("score").to_pylist() == pytest.approx([1.5, -2.0, 0.25 - 0.5, 4.0])
+    assert made.metrics["score"] == pytest.approx((1.5 - 2.0 + 0.25 + 4.0) / 4)
+
+
+def test_scores_are_normalised_by_task_over_steps() -> None:
+    algorithm = AlgorithmConfig(score_normalisation="task")
+    tasks = {"task": ["x", "x", "y", "y"]}
+    first = make(rollouts(**tasks), answers(), 0.0, algorithm)
+    half = 1 / math.sqrt(2)
+    assert first.table.column("score").to_pylist() == pytest.approx([half, -half, -half, half], abs=1e-5)
+    second = make(rollouts(**tasks), answers(scores=[1.5, 1.5, 4.0, 4.0]), 0.0, algorithm, moments=first.moments)
+    of_x = np.array([1.5, -2.0, 1.5, 1.5])
+    want = (1.5 - of_x.mean()) / of_x.std(ddof=1)
+    assert second.table.column("score").to_pylist()[:2] == pytest.approx([want, want], abs=1e-5)
+    assert second.moments["x"].count == 4
+    assert second.moments["y"].count == 4
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "want"),
+    [("token_mean", [8.0, 3.0]), ("sequence_mean", [2.0, 2.0]), ("constant_length", [12.0, 12.0])],
+)
+def test_denominators_are_those_of_the_aggregation(aggregation: str, want: list[float]) -> None:
+    group = LearnerGroup(ActorGroup(("policy-0",), (None,)), PassBudget(100), 1.0)
+    experience = make(rollouts(), answers(), 0.1, AlgorithmConfig()).table
+    assert shard_by_tokens(experience, rollouts(), group, [[0, 2], [3, 1]], aggregation, 6).denominators == want

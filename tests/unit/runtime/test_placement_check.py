@@ -4,7 +4,8 @@ from mmrlhf_ray.config import ConfigError, EvaluateConfig, PPOConfig, RunConfig,
 from mmrlhf_ray.runtime.errors import PlacementError
 from mmrlhf_ray.runtime.placement_check import check_consistent, check_fits, reservations
 
-BASE = ["name=x", "policy.path=p", "reward_model.path=r", "data.path=d"]
+REWARDS = "rewards=[{name: rm, kind: model, model: {path: r}}]"
+BASE = ["name=x", "policy.path=p", REWARDS, "data.path=d"]
 SFT = ["name=x", "model.path=p", "data.path=d", "steps=1"]
 
 

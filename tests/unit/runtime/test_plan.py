@@ -9,7 +9,7 @@ SHAPE = "{parameters_b: 1.0, hidden_size: 1024, num_layers: 10, num_kv_heads: 2,
 BASE = [
     "name=x",
     f"policy={{path: /none, dtype: bfloat16, shape: {SHAPE}}}",
-    f"reward_model={{path: /none, dtype: bfloat16, shape: {SHAPE}}}",
+    f"rewards=[{{name: rm, kind: model, model: {{path: /none, dtype: bfloat16, shape: {SHAPE}}}}}]",
     "data={path: d, max_prompt_tokens: 960}",
     "sampling.max_response_tokens=64",
 ]
@@ -92,10 +92,14 @@ def test_learner_ranks_on_half_a_gpu_warn():
 
 def test_a_model_that_is_not_there_is_left_out_with_a_warning():
     plan = plan_ppo(
-        load_config(None, ["policy.path=/none", "reward_model.path=/none", *BASE[:1], *BASE[3:]], PPOConfig)
+        load_config(
+            None,
+            ["policy.path=/none", "rewards=[{name: rm, kind: model, model: {path: /gone}}]", *BASE[:1], *BASE[3:]],
+            PPOConfig,
+        )
     )
     assert plan.memory == ()
-    assert "policy.path=/none is not a directory here" in plan.warnings[0]
+    assert "policy: /none is not a directory here" in plan.warnings[0]
     assert "Memory" not in render(plan)
 
 

@@ -15,7 +15,7 @@ def manifest(step: int) -> Manifest:
         policy_version=step,
         seed=7,
         ranks={"policy": 2},
-        kl={"kl_coef": 0.05, "kl_target": None},
+        driver={"kl": {"kl_coef": 0.05, "kl_target": None}},
     )
 
 

@@ -61,7 +61,7 @@ def test_the_policy_loss_takes_the_rows_of_its_pass(omni_encoder: Encoder) -> No
     old = [[0.0] * 3, [current[2] - math.log(1.1)], [current[0], current[1] - math.log(1.5)]]
     advantages = [[9.0] * 3, [-2.0], [1.0, 3.0]]
     objective = PolicyObjective(AlgorithmConfig(clip_range=0.2), TEMPERATURE)
-    loss, stats = objective.loss(omni_encoder, experience(old_logprobs=old, advantages=advantages), 10)(
+    loss, stats = objective.loss(omni_encoder, experience(old_logprobs=old, advantages=advantages), 10, 0.0)(
         output, batch(rows), rows
     )
     # Ratios 1, 1.5 (clipped to 1.2) and 1.1 (within the range).
@@ -77,7 +77,7 @@ def test_tokens_outside_the_mask_do_not_count(omni_encoder: Encoder) -> None:
     place = table.column_names.index("response_mask")
     table = table.set_column(place, EXPERIENCE.field("response_mask"), mask)
     output = logits(omni_encoder, 3)
-    loss, stats = PolicyObjective(AlgorithmConfig(), TEMPERATURE).loss(omni_encoder, table, 2)(
+    loss, stats = PolicyObjective(AlgorithmConfig(), TEMPERATURE).loss(omni_encoder, table, 2, 0.0)(
         output, batch((0,)), (0,)
     )
     assert float(stats["tokens"]) == 2
@@ -92,7 +92,7 @@ def test_the_entropy_bonus_lowers_the_loss(omni_encoder: Encoder) -> None:
     logprobs, entropies = sampling_logprobs(omni_encoder, output, RESPONSES[0])
     table = experience(old_logprobs=[logprobs, [0.0], [0.0, 0.0]], advantages=[[1.0, 2.0, 3.0], [0.0], [0.0, 0.0]])
     objective = PolicyObjective(AlgorithmConfig(entropy_coef=0.5), TEMPERATURE)
-    loss, stats = objective.loss(omni_encoder, table, 4)(output, batch((0,)), (0,))
+    loss, stats = objective.loss(omni_encoder, table, 4, 0.0)(output, batch((0,)), (0,))
     assert float(stats["entropy"]) == pytest.approx(sum(entropies), rel=1e-5)
     assert loss.item() == pytest.approx((-6.0 - 0.5 * sum(entropies)) / 4, rel=1e-4)
 
@@ -103,7 +103,7 @@ def test_the_critic_reads_its_one_output_and_scales_its_loss(omni_encoder: Encod
     table = experience(values=[[0.0] * 3, [1.0], [2.0, 0.5]], returns=[[0.0] * 3, *returns[1:]])
     objective = CriticObjective(AlgorithmConfig(vf_coef=2.0, value_clip_range=0.2))
     assert objective.read(omni_encoder, output, batch((1, 2))).tolist() == [1.0, 2.0, 0.5]
-    loss, stats = objective.loss(omni_encoder, table, 5)(output, batch((1, 2)), (1, 2))
+    loss, stats = objective.loss(omni_encoder, table, 5, 0.0)(output, batch((1, 2)), (1, 2))
     errors = np.array([1.0 - 3.0, 2.0 - 1.0, 0.5 - 0.5])
     assert loss.item() == pytest.approx(2.0 * 0.5 * float((errors**2).sum()) / 5)
     assert float(stats["value_tokens"]) == 3
@@ -117,6 +117,6 @@ def test_a_pass_without_rows_adds_nothing(omni_encoder: Encoder) -> None:
         (CriticObjective(AlgorithmConfig()), 1),
     ):
         output = torch.zeros(0, width, requires_grad=True)
-        loss, _ = objective.loss(omni_encoder, experience(), 7)(output, empty, ())
+        loss, _ = objective.loss(omni_encoder, experience(), 7, 0.1)(output, empty, ())
         assert loss.item() == 0.0
         loss.backward()

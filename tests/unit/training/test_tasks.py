@@ -1,4 +1,4 @@
-"""What SFT and reward-model training minimise and report, against sums by hand."""
+"""What SFT minimises and reports, against sums by hand."""
 
 import math
 
@@ -7,80 +7,81 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.data.collate import Batch, TokenRow, collate
 from mmrlhf_ray.data.encode import Encoder
-from mmrlhf_ray.schema import TRAINING_ROW
-from mmrlhf_ray.training.tasks import RewardModelTask, SFTTask
+from mmrlhf_ray.training.tasks import SFTTask
+from tests.unit.training.rows import batch_of, by_hand, logits_for, row_table
+
+RESPONSES = [[[20, 21, 22]], [[23]], [[24, 20]], [[21, 22]]]
+FEEDBACK = [[0.0], [0.0], [1.0], [-0.5]]
 
 
-def table(*responses: list[list[int]]) -> pa.Table:
-    rows = [
-        {
-            "row": i,
-            "prompt_id": str(i),
-            "task": "t",
-            "modality": "text",
-            "context_token_ids": [20, 21],
-            "responses_token_ids": of_row,
-            "margin": 0.5,
-            "media_ids": [],
-            "features": b"",
-            "problem": "",
-        }
-        for i, of_row in enumerate(responses)
-    ]
-    return pa.Table.from_pylist(rows, schema=TRAINING_ROW)
-
-
-def batch_of(*responses: list[int]) -> Batch:
-    return collate([TokenRow([20, 21], r, []) for r in responses], [], {}, 0)
+def run(task: SFTTask, encoder: Encoder, rows: pa.Table, logits: Tensor) -> tuple[float, Tensor, dict[str, float]]:
+    """Loss, gradient and metrics where this is the whole batch."""
+    logits = logits.clone().requires_grad_()
+    loss, stats = task.loss(encoder, task.weights(rows), {})(logits, batch_of(rows), rows)
+    loss.backward()
+    return float(loss.detach()), logits.grad, task.metrics({k: float(v) for k, v in stats.items()})
 
 
 def test_sft_is_the_mean_negative_log_likelihood_without_banned_tokens(omni_encoder: Encoder) -> None:
-    responses = [[20, 21, 22], [23]]
-    vocabulary = len(omni_encoder.tokenizer)
-    logits = torch.randn(4, vocabulary, generator=torch.Generator().manual_seed(0))
-    rows = table(*[[r] for r in responses])
-    task = SFTTask()
-    assert task.weight(rows) == 4
-    loss, stats = task.loss(omni_encoder, rows, 8.0)(logits, batch_of(*responses), (0, 1))
-    allowed = [i for i in range(vocabulary) if i not in omni_encoder.banned_token_ids]
-    want = 0.0
-    for row, token in zip(logits.tolist(), [20, 21, 22, 23], strict=True):
-        want -= row[token] - math.log(sum(math.exp(row[i]) for i in allowed))
-    assert float(loss) == pytest.approx(want / 8, rel=1e-5)
-    metrics = task.metrics({k: float(v) for k, v in stats.items()})
-    assert metrics == pytest.approx({"loss": want / 4, "response_tokens": 4.0}, rel=1e-5)
-
-
-def reward_loss(task: RewardModelTask, encoder: Encoder, scores: Tensor) -> tuple[float, dict[str, float]]:
-    pairs = table([[20], [21]], [[20], [21]])
-    loss, stats = task.loss(encoder, pairs, task.weight(pairs))(scores[:, None], batch_of([20]), (0, 1, 2, 3))
-    return float(loss), {k: float(v) for k, v in stats.items()}
-
-
-def test_chosen_and_rejected_alternate(omni_encoder: Encoder) -> None:
-    task = RewardModelTask(label_smoothing=0.0, center_coef=0.0)
-    loss, stats = reward_loss(task, omni_encoder, torch.tensor([2.0, -1.0, 0.0, 1.0]))
-    want = (math.log1p(math.exp(-3.0)) + math.log1p(math.exp(1.0))) / 2
+    rows = row_table(*RESPONSES[:2])
+    logits = logits_for(omni_encoder, rows)
+    assert SFTTask().weights(rows) == {"tokens": 4, "feedback_rows": 0}
+    loss, _, metrics = run(SFTTask(), omni_encoder, rows, logits)
+    want = -sum(by_hand(omni_encoder, logits, rows)) / 4
     assert loss == pytest.approx(want, rel=1e-5)
-    assert task.metrics(stats) == pytest.approx({"loss": want, "pair_accuracy": 0.5}, rel=1e-5)
-    assert (stats["score_chosen"], stats["score_rejected"]) == (2.0, 0.0)
+    assert metrics == pytest.approx({"loss": want, "response_tokens": 4.0}, rel=1e-5)
+    halved = SFTTask().loss(omni_encoder, {"tokens": 8.0, "feedback_rows": 0.0}, {})
+    assert float(halved(logits, batch_of(rows), rows)[0]) == pytest.approx(want / 2, rel=1e-5)
 
 
-def test_smoothing_and_centring_reach_the_loss(omni_encoder: Encoder) -> None:
-    scores = torch.tensor([2.0, -1.0, 0.0, 1.0])
-    smooth, _ = reward_loss(RewardModelTask(0.1, 0.0), omni_encoder, scores)
-    plain, _ = reward_loss(RewardModelTask(0.0, 0.0), omni_encoder, scores)
-    centred, _ = reward_loss(RewardModelTask(0.0, 0.5), omni_encoder, scores)
-    # −log σ(−d) = −log σ(d) + d: smoothing adds s times the mean difference.
-    assert smooth - plain == pytest.approx(0.1 * (3.0 - 1.0) / 2, rel=1e-4)
-    assert centred - plain == pytest.approx(0.5 * (1.0 + 1.0) / 2, rel=1e-4)
+def test_feedback_rows_add_the_human_feedback_loss(omni_encoder: Encoder) -> None:
+    rows = row_table(*RESPONSES, feedback=FEEDBACK)
+    logits = logits_for(omni_encoder, rows)
+    assert SFTTask(0.3).weights(rows) == {"tokens": 4, "feedback_rows": 2}
+    loss, _, metrics = run(SFTTask(0.3), omni_encoder, rows, logits)
+    first, second, liked, disliked = by_hand(omni_encoder, logits, rows)
+    nll, judged = -(first + second) / 4, -(1.0 * liked - 0.5 * disliked) / 2
+    assert loss == pytest.approx(nll + 0.3 * judged, rel=1e-5)
+    assert metrics == pytest.approx(
+        {
+            "loss": nll + 0.3 * judged,
+            "nll": nll,
+            "feedback_loss": judged,
+            "liked_logprobs": liked,
+            "disliked_logprobs": disliked,
+            "response_tokens": 4.0,
+        },
+        rel=1e-5,
+    )
+
+
+def test_with_coefficient_0_feedback_rows_change_neither_loss_nor_gradient(omni_encoder: Encoder) -> None:
+    rows = row_table(*RESPONSES, feedback=FEEDBACK)
+    logits = logits_for(omni_encoder, rows)
+    loss, gradient, _ = run(SFTTask(0.0), omni_encoder, rows, logits)
+    alone, gradient_alone, _ = run(SFTTask(0.0), omni_encoder, rows.slice(0, 2), logits[:4])
+    assert loss == alone
+    assert torch.equal(gradient[:4], gradient_alone)
+    assert not gradient[4:].any()
+    assert run(SFTTask(0.3), omni_encoder, rows, logits)[1][4:].any()
+
+
+@pytest.mark.parametrize(("kept", "keys"), [(slice(0, 2), {"loss"}), (slice(2, 4), {"loss", "nll", "feedback_loss"})])
+def test_a_batch_without_one_kind_of_rows_lacks_its_term(omni_encoder: Encoder, kept: slice, keys: set[str]) -> None:
+    rows = row_table(*RESPONSES[kept], feedback=FEEDBACK[kept])
+    logits = logits_for(omni_encoder, rows)
+    loss, gradient, metrics = run(SFTTask(0.3), omni_encoder, rows, logits)
+    values = by_hand(omni_encoder, logits, rows)
+    want = -sum(values) / 4 if kept.start == 0 else -0.3 * (values[0] - 0.5 * values[1]) / 2
+    assert loss == pytest.approx(want, rel=1e-5)
+    assert gradient.isfinite().all()
+    assert keys <= metrics.keys()
+    assert all(math.isfinite(value) for value in metrics.values())
 
 
 def test_a_pass_without_rows_adds_nothing(omni_encoder: Encoder) -> None:
-    empty = collate([], [TokenRow([20], [], [])], {}, 0)
-    loss, stats = SFTTask().loss(omni_encoder, table(), 1.0)(torch.zeros(0, len(omni_encoder.tokenizer)), empty, ())
-    assert (float(loss), float(stats["tokens"])) == (0.0, 0.0)
-    loss, stats = RewardModelTask(0.0, 0.1).loss(omni_encoder, table(), 1.0)(torch.zeros(0, 1), empty, ())
-    assert (float(loss), float(stats["pairs"])) == (0.0, 0.0)
+    empty = row_table()
+    sft = SFTTask(0.3).loss(omni_encoder, {"tokens": 1.0, "feedback_rows": 1.0}, {})
+    loss, stats = sft(torch.zeros(0, len(omni_encoder.tokenizer)), batch_of(empty), empty)
+    assert (float(loss), float(stats["tokens"]), float(stats["feedback_rows"])) == (0.0, 0.0, 0.0)

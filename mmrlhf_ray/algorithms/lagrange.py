@@ -1,0 +1,57 @@
+"""A cost held under a bound: the Lagrange multiplier and the score it makes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+T = TypeVar("T", float, Tensor, NDArray[Any])
+
+
+@dataclass(frozen=True)
+class LagrangeMultiplier:
+    """λ ≥ 0 of the constraint E[cost] ≤ bound, and how fast it moves.
+
+    Projected gradient ascent on the dual: λ ← clip(λ + lr · (mean cost − bound), 0, maximum).
+    Source: Bertsekas 1999, "Nonlinear Programming", section 6.3 (dual methods); the use in RLHF: Dai et al. 2023,
+    "Safe RLHF", equation 31, where the step is taken on log λ and λ therefore cannot reach 0.
+    """
+
+    value: float
+    bound: float
+    lr: float
+    maximum: float
+
+    def update(self, mean_cost: float) -> "LagrangeMultiplier":
+        """The multiplier after a step whose responses cost `mean_cost` on average.
+
+        Raises ValueError when it is not finite: one such step would spoil the multiplier for good.
+        """
+        if not math.isfinite(mean_cost):
+            raise ValueError(f"mean_cost expects a finite number, got {mean_cost}")
+        return replace(self, value=min(max(self.value + self.lr * (mean_cost - self.bound), 0.0), self.maximum))
+
+    def to_dict(self) -> dict[str, float]:
+        """For checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, float]) -> "LagrangeMultiplier":
+        """The inverse of `to_dict`; raises TypeError on a key it does not know."""
+        return cls(**state)
+
+
+def lagrangian_score(reward: T, cost: T, multiplier: float) -> T:
+    """(reward − λ·cost) / (1 + λ), elementwise; λ = `multiplier` ≥ 0. Dividing keeps the scale as λ grows.
+
+    Several constraints: give Σ λ_k·cost_k / Σ λ_k as the cost and Σ λ_k as the multiplier.
+    Source: Dai et al. 2023, "Safe RLHF: Safe Reinforcement Learning from Human Feedback", appendix B.3, which weighs
+    the losses of reward and cost so; here the scores, before advantages are made of them.
+    Raises ValueError when `multiplier` is negative or not finite.
+    """
+    if not (multiplier >= 0 and math.isfinite(multiplier)):
+        raise ValueError(f"multiplier expects a finite number of at least 0, got {multiplier}")
+    return (reward - multiplier * cost) / (1.0 + multiplier)

@@ -1,0 +1,85 @@
+"""Sampler and learner give a token slightly different probabilities: how different, and what is done about it."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from mmrlhf_ray.algorithms.checks import check_tokens
+from mmrlhf_ray.algorithms.kl import kl_estimate
+
+_NOTICEABLE = 0.01
+
+Correction = Callable[[Tensor, Tensor, float, float], Tensor]
+"""(log ratio [B, T], zero outside the mask; mask; low; high) → weight of each token [B, T]."""
+
+
+def _none(log_ratio: Tensor, mask: Tensor, low: float, high: float) -> Tensor:
+    return torch.ones_like(log_ratio)
+
+
+def _tis(log_ratio: Tensor, mask: Tensor, low: float, high: float) -> Tensor:
+    return log_ratio.exp().clamp(max=high)
+
+
+def _icepop(log_ratio: Tensor, mask: Tensor, low: float, high: float) -> Tensor:
+    ratio = log_ratio.exp()
+    return torch.where((ratio >= low) & (ratio <= high), ratio, torch.zeros_like(ratio))
+
+
+def _sequence_mask(log_ratio: Tensor, mask: Tensor, low: float, high: float) -> Tensor:
+    tokens = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    ratio = (log_ratio.sum(dim=1, keepdim=True) / tokens).exp()
+    return ((ratio >= low) & (ratio <= high)).to(log_ratio.dtype).expand_as(log_ratio)
+
+
+CORRECTIONS: Mapping[str, Correction] = {
+    "none": _none,
+    "tis": _tis,
+    "icepop": _icepop,
+    "sequence_mask": _sequence_mask,
+}
+
+
+@torch.no_grad()
+def mismatch_weights(
+    old_logprobs: Tensor, rollout_logprobs: Tensor, mask: Tensor, correction: str, low: float, high: float
+) -> Tensor:
+    """Weights [B, T] that bring what the sampler drew closer to what the learner would have drawn; zero off the mask.
+
+    With r = exp(old_logprobs − rollout_logprobs), learner over sampler, all [B, T], mask bool, a response per row:
+    none: 1. tis: min(r, high). icepop: r where low ≤ r ≤ high, else 0. sequence_mask: 1 in rows whose
+    exp(mean of log r) is in [low, high], 0 in the others.
+    They multiply `token_weights`; the denominator stays: what is masked still counts there.
+    Sources: tis: Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training"; icepop:
+    Ling Team 2025, "Every Step Evolves: Scaling Reinforcement Learning for Trillion-Scale Thinking Model" (IcePop);
+    sequence_mask: Liu et al. 2025, "When Speed Kills Stability" (sequence masking, with the geometric mean).
+    """
+    check_tokens(mask, old_logprobs=old_logprobs, rollout_logprobs=rollout_logprobs)
+    if correction not in CORRECTIONS:
+        raise ValueError(f"correction expects one of {sorted(CORRECTIONS)}, got {correction!r}")
+    log_ratio = torch.where(mask, old_logprobs - rollout_logprobs, torch.zeros_like(old_logprobs))
+    return CORRECTIONS[correction](log_ratio, mask, low, high) * mask
+
+
+@torch.no_grad()
+def mismatch_stats(old_logprobs: Tensor, rollout_logprobs: Tensor, mask: Tensor, weights: Tensor) -> dict[str, Tensor]:
+    """How far apart sampler and learner are, over the masked tokens [B, T] of a whole step, as 0-d tensors.
+
+    `mismatch_max`, `mismatch_mean`: of |old_logprobs − rollout_logprobs|, nats. `mismatch_kl`: mean k3 estimate of
+    KL(sampler ‖ learner), unbiased since the sampler drew the tokens. `corrected`: share of tokens whose weight is
+    more than 1 % away from 1; `corrected_to_zero`: share that the correction masks.
+    These are means, not sums: not for `merge_stats`. Raises ValueError when nothing is masked in.
+    """
+    check_tokens(mask, old_logprobs=old_logprobs, rollout_logprobs=rollout_logprobs, weights=weights)
+    if not bool(mask.any()):
+        raise ValueError("mask expects at least one true entry, got none")
+    old, rollout, weight = old_logprobs[mask], rollout_logprobs[mask], weights[mask]
+    gap = (old - rollout).abs()
+    return {
+        "mismatch_max": gap.max(),
+        "mismatch_mean": gap.mean(),
+        "mismatch_kl": kl_estimate(rollout, old, "k3").mean(),
+        "corrected": ((weight - 1.0).abs() > _NOTICEABLE).to(gap.dtype).mean(),
+        "corrected_to_zero": (weight == 0).to(gap.dtype).mean(),
+    }

@@ -1,0 +1,123 @@
+"""How a policy learns from scores: estimator, loss, KL, corrections. Names are the glossary's."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from mmrlhf_ray.config.base import Section
+
+AdvantageEstimator = Literal["gae", "reinforce", "reinforce_pp", "reinforce_pp_baseline", "rloo", "grpo", "dr_grpo"]
+GROUPED = frozenset({"reinforce_pp_baseline", "rloo", "grpo", "dr_grpo"})
+"""Estimators that compare the responses to one prompt with each other."""
+
+
+class MismatchConfig(Section):
+    """What is done about tokens to which sampler and learner give different probabilities. Always measured."""
+
+    correction: Literal["none", "tis", "icepop", "sequence_mask"] = "none"
+    """`tis`: weights truncated at `high`; `icepop`: tokens outside [low, high] are masked; `sequence_mask`: so are
+    whole responses whose mean ratio is outside."""
+    low: float = Field(0.5, ge=0, lt=1)
+    high: float = Field(5.0, gt=1)
+
+
+class DynamicSamplingConfig(Section):
+    """Prompts whose responses all score alike teach nothing; others are sampled in their place (DAPO)."""
+
+    max_rounds: PositiveInt = 4
+    """Rounds of sampling in one step; what is still missing then makes the step smaller."""
+    min_spread: NonNegativeFloat = 0.0
+    """Highest minus lowest score of a prompt's responses must be more than this; rewards that are no rules want > 0."""
+
+
+class OverlongConfig(Section):
+    """A penalty that rises over the last tokens before the limit (DAPO, equation 13)."""
+
+    buffer_tokens: PositiveInt
+    """The penalty starts this many tokens before `sampling.max_response_tokens`."""
+    penalty: PositiveFloat = 1.0
+    """At the limit."""
+
+
+class AlgorithmConfig(Section):
+    """PPO with a critic, unless told otherwise."""
+
+    advantage_estimator: AdvantageEstimator = "gae"
+    """All but `gae` do without a critic."""
+    gamma: float = Field(1.0, ge=0, le=1)
+    gae_lambda: float = Field(0.95, ge=0, le=1)
+    whiten: Literal["none", "center", "full"] | None = None
+    """Advantages of a step: mean taken off, and divided by the standard deviation; none = as the estimator's paper
+    has it (`full` for gae, reinforce_pp and reinforce_pp_baseline, else `none`)."""
+    kl_coef: NonNegativeFloat = 0.05
+    kl_target: PositiveFloat | None = None
+    """KL per response in nats that the adaptive controller steers to; none = fixed `kl_coef`."""
+    kl_horizon: PositiveFloat = 10_000.0
+    """Samples over which the adaptive controller reacts (Ziegler et al. 2019)."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    kl_in: Literal["reward", "loss"] = "reward"
+    """Whether kl_coef · KL is taken off the rewards or added to the loss."""
+    policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
+    clip_range: float | None = Field(0.2, gt=0, lt=1)
+    """Ratios below 1 − this are clipped; none = no clipping at either side."""
+    clip_range_high: PositiveFloat | None = None
+    """Ratios above 1 + this are clipped; none = as `clip_range`."""
+    dual_clip: float | None = Field(None, gt=1)
+    """Bound on −A·ratio / |A| for negative advantages (Ye et al. 2020)."""
+    aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
+    """Of token losses: every token alike; every response alike; or every response's sum over
+    `sampling.max_response_tokens`."""
+    value_clip_range: PositiveFloat = 0.2
+    vf_coef: PositiveFloat = 1.0
+    """Factor on the value loss. The critic has an optimizer of its own, so it scales the critic's gradient only."""
+    entropy_coef: NonNegativeFloat = 0.0
+    mismatch: MismatchConfig = MismatchConfig()
+    score_clip: PositiveFloat | None = None
+    """Scores are clipped to ± this."""
+    score_normalisation: Literal["none", "all", "task", "modality"] = "none"
+    """Scores in units of their running mean and standard deviation, over all responses or each task or modality."""
+    overlong: OverlongConfig | None = None
+    dynamic_sampling: DynamicSamplingConfig | None = None
+    n_samples_per_prompt: PositiveInt = 1
+    prompts_per_step: PositiveInt = 64
+    ppo_epochs: PositiveInt = 1
+    mini_batch_size: PositiveInt = 64
+    """Responses per optimizer step over all ranks."""
+    critic_warmup_steps: int = Field(0, ge=0)
+    """Steps in which only the critic learns."""
+
+    @property
+    def has_critic(self) -> bool:
+        return self.advantage_estimator == "gae"
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "AlgorithmConfig":
+        if self.advantage_estimator in GROUPED and self.n_samples_per_prompt < 2:
+            raise ValueError(
+                f"algorithm.advantage_estimator={self.advantage_estimator} compares responses to one prompt; set "
+                f"n_samples_per_prompt to 2 or more, got {self.n_samples_per_prompt}"
+            )
+        if self.dynamic_sampling and self.n_samples_per_prompt < 2:
+            raise ValueError("algorithm.dynamic_sampling needs n_samples_per_prompt of 2 or more, got 1")
+        if self.critic_warmup_steps and not self.has_critic:
+            raise ValueError(
+                f"algorithm.critic_warmup_steps={self.critic_warmup_steps} but advantage_estimator="
+                f"{self.advantage_estimator} has no critic; set it to 0"
+            )
+        if self.clip_range is None and (self.clip_range_high is not None or self.dual_clip is not None):
+            raise ValueError("algorithm.clip_range_high and dual_clip need a clip_range; it is none")
+        if self.dual_clip is not None and self.policy_loss == "cispo":
+            raise ValueError("algorithm.dual_clip has no place in policy_loss=cispo, which clips no loss; leave it out")
+        if self.gamma != 1 and self.advantage_estimator in GROUPED:
+            raise ValueError(
+                f"algorithm.gamma={self.gamma} has no effect: advantage_estimator={self.advantage_estimator} compares "
+                "whole responses; set it to 1"
+            )
+        if self.kl_in == "loss" and self.kl_coef and self.kl_estimator == "k1":
+            raise ValueError(
+                "algorithm.kl_estimator=k1 has no expected gradient in the loss and would hold nothing; "
+                "with kl_in=loss use k2 or k3"
+            )
+        if self.kl_in == "loss" and self.kl_target is not None and not self.kl_coef:
+            raise ValueError("algorithm.kl_target steers kl_coef, which starts at 0 and would stay there; give kl_coef")
+        return self

@@ -1,0 +1,121 @@
+"""What a response is scored by: reward models, functions, remote services and judges, mixed with weights."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from mmrlhf_ray.config.base import ModelConfig, Section
+
+
+class CostConfig(Section):
+    """The component is a cost: its mean is held under a bound by a Lagrange multiplier instead of weighted."""
+
+    bound: float
+    multiplier_lr: PositiveFloat = 0.05
+    """The multiplier grows by this · (mean cost − bound) in each step, and never below zero."""
+    initial_multiplier: NonNegativeFloat = 1.0
+    max_multiplier: PositiveFloat = 100.0
+
+
+class RewardComponent(Section):
+    """Keys that every component has."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Of its metrics; unique."""
+    weight: float = 1.0
+    """May be negative for penalties that count upwards."""
+    tasks: tuple[str, ...] | None = None
+    """Only rows of these tasks are scored; none = all."""
+    modalities: tuple[str, ...] | None = None
+    """Only rows of these modalities, as in the column; none = all."""
+    normalise: bool = False
+    """In units of the component's running mean and standard deviation."""
+    cost: CostConfig | None = None
+    on_missing: Literal["fail", "drop", "zero"] = "fail"
+    """When no number comes back for a row: end the run, leave the row out of training, or count the component as 0."""
+
+
+class ModelReward(RewardComponent):
+    """A reward model, which sees the media."""
+
+    kind: Literal["model"]
+    model: ModelConfig
+    uncertainty_coef: NonNegativeFloat = 0.0
+    """Times the standard deviation of an ensemble's heads, taken off the score."""
+
+
+class FluencyReward(RewardComponent):
+    """Mean log p of the response's tokens under the reference, in nats: how usual its wording is."""
+
+    kind: Literal["fluency"]
+
+
+class FunctionReward(RewardComponent):
+    """A function: built in (`exact_match`) or the user's (`path/to/file.py:function`)."""
+
+    kind: Literal["function"]
+    function: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments passed on with each call."""
+    convention: Literal["trl", "verl"] = "trl"
+    """`f(prompts, completions, **columns) -> list[float | None]`, or
+    `compute_score(data_source, solution_str, ground_truth, extra_info)`."""
+    conversational: bool = False
+    """Prompts and completions as lists of chat messages, not as text (`trl` only)."""
+    ground_truth: str = "answer"
+    """Key in `extras` that `verl` functions get as ground_truth."""
+    deadline_s: PositiveFloat = 30.0
+    """For one step's rows; the process of a user's function is killed when it takes longer."""
+    memory_mb: PositiveInt = 4096
+    """Address space of the user's process."""
+
+
+class RemoteReward(RewardComponent):
+    """A service: POST {"prompts", "completions", "columns"} → {"scores": [number or null, …]}."""
+
+    kind: Literal["remote"]
+    url: str = Field(pattern=r"^https?://")
+    token_env: str | None = None
+    """Environment variable whose value is sent as bearer token."""
+    batch_size: PositiveInt = 32
+    concurrency: PositiveInt = 4
+    timeout_s: PositiveFloat = 10.0
+    """For one request."""
+    attempts: PositiveInt = 4
+    backoff_s: PositiveFloat = 0.25
+    """Before the second attempt; doubled before each further one."""
+    deadline_s: PositiveFloat = 120.0
+    """For one step's rows."""
+
+
+class JudgeReward(RewardComponent):
+    """A language model behind an OpenAI-compatible endpoint that grades one response at a time."""
+
+    kind: Literal["judge"]
+    base_url: str = Field(pattern=r"^https?://")
+    model: str
+    token_env: str | None = None
+    prompt: str
+    """Text with {prompt}, {response} and {columns}; must ask for a number on the last line."""
+    lowest: float = 0.0
+    highest: float = 10.0
+    """Grades outside [lowest, highest] are missing; scores are grades scaled to [0, 1]."""
+    max_tokens: PositiveInt = 256
+    concurrency: PositiveInt = 8
+    timeout_s: PositiveFloat = 30.0
+    attempts: PositiveInt = 4
+    backoff_s: PositiveFloat = 0.5
+    deadline_s: PositiveFloat = 300.0
+
+    @model_validator(mode="after")
+    def _scale(self) -> "JudgeReward":
+        if not self.lowest < self.highest:
+            raise ValueError(f"lowest={self.lowest} must be below highest={self.highest}")
+        if "{response}" not in self.prompt:
+            raise ValueError("prompt must contain {response}, else the judge sees nothing to grade")
+        return self
+
+
+Reward = Annotated[
+    ModelReward | FluencyReward | FunctionReward | RemoteReward | JudgeReward, Field(discriminator="kind")
+]

@@ -1,0 +1,68 @@
+"""Runs that show what goes wrong without a control, and that the control works."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mmrlhf_ray.config import ModelConfig, ModelReward, PPOConfig
+from mmrlhf_ray.demo import profiles
+from mmrlhf_ray.demo.profiles import Paths, Profile
+
+FEW_PAIRS = 256
+"""Preferences that the reward model of the over-optimisation runs has seen."""
+FEW_PAIRS_EPOCHS = 6
+FEW_PAIRS_RUNS = ("few-pairs-no-kl", "few-pairs-kl")
+MOST_TOKENS = 8.0
+"""Bound on the mean length in `length-bound`; without it PPO's answers grow longer."""
+
+_STUDIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "few-pairs-no-kl": {"algorithm": {"kl_coef": 0.0, "kl_target": None}},
+        "few-pairs-kl": {"algorithm": {"kl_coef": 0.2, "kl_target": 0.3, "kl_horizon": 1000.0}},
+        "length-bound": {},
+        "lora": {"learner": {"lora": {"rank": 8, "alpha": 16.0}, "optimizer": {"lr": 2e-3}}},
+    }
+)
+NAMES = tuple(_STUDIES)
+
+
+def few_pairs_root(paths: Paths) -> Path:
+    """Where the reward model of few pairs and its data are."""
+    return paths.root / "compare" / "few-pairs"
+
+
+def config(name: str, paths: Paths, profile: Profile, seed: int) -> PPOConfig:
+    """The demo's PPO with what the study changes."""
+    values = profiles.ppo(paths, profile, seed).model_dump()
+    for section, changes in _STUDIES[name].items():
+        values[section] = _merged(values[section], changes)
+    values |= {"name": name, "rewards": _rewards(name, paths)}
+    if name in FEW_PAIRS_RUNS:
+        values["critic"]["model"] = None
+    return PPOConfig.model_validate(values)
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **values,
+        **{k: _merged(values[k], v) if isinstance(values.get(k), dict) else v for k, v in changes.items()},
+    }
+
+
+def _rewards(name: str, paths: Paths) -> list[dict[str, Any]]:
+    proxy = profiles.proxy(paths)
+    if name in FEW_PAIRS_RUNS:
+        model = ModelConfig(path=str(few_pairs_root(paths) / "reward-model" / "model"))
+        proxy = ModelReward(name="reward_model", kind="model", model=model)
+    rewards = [proxy.model_dump()]
+    if name == "length-bound":
+        rewards.append(
+            {
+                "name": "length",
+                "kind": "function",
+                "function": "response_length",
+                "cost": {"bound": MOST_TOKENS, "multiplier_lr": 0.02, "initial_multiplier": 0.0},
+            }
+        )
+    return rewards

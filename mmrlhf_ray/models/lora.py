@@ -1,0 +1,130 @@
+"""Low-rank adapters (Hu et al. 2021): peft's layers in a HeadedModel's language model, never in its media towers."""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from mmrlhf_ray.config.base import LoRAConfig
+from mmrlhf_ray.models.adapter import ModelAdapter
+from mmrlhf_ray.models.errors import ModelError
+from mmrlhf_ray.models.headed import HeadedModel
+
+_ADAPTER = "default"
+"""What peft calls an adapter that is given no name."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor to be sent or written, and the parameters that it is made of."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    scaling: float | None = None
+    """alpha / rank of an adapter that is merged; `parameters` are then the weight, A and B."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of the parameters when they are whole."""
+        return sum(int(getattr(p, "ds_numel", p.numel())) * p.element_size() for p in self.parameters)
+
+    def value(self) -> Tensor:
+        """The parameter, or W + alpha/rank · B·A (Hu et al. 2021, section 4.1). The parameters must be whole."""
+        weight = self.parameters[0].detach()
+        if self.scaling is None:
+            return weight
+        a, b = (p.detach().float() for p in self.parameters[1:])
+        return (weight.float() + self.scaling * (b @ a)).to(weight.dtype)
+
+
+def add_lora(model: HeadedModel, adapter: ModelAdapter, config: LoRAConfig, *, train_head: bool, seed: int) -> None:
+    """Freeze `model` and put a trainable adapter beside the linear layers that `config` names; `train_head` leaves the
+    head trainable too. The outputs stay as they are, since B starts as zeros; A is drawn from `seed`.
+
+    Raises ModelError for a target that is no linear layer of the language model.
+    """
+    _check_targets(model.backbone, adapter, config)
+    dtype = next(model.backbone.parameters()).dtype
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(peft_config(adapter, config), model.backbone)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_is_lora(name))
+        if _is_lora(name):
+            parameter.data = parameter.data.to(dtype)  # peft makes float32 ones beside bfloat16
+    model.head.requires_grad_(train_head)
+
+
+def peft_config(adapter: ModelAdapter, config: LoRAConfig, base: str | None = None) -> LoraConfig:
+    """The same adapter in peft's words. `base`: directory of the model that it belongs to."""
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides it
+        lora_dropout=config.dropout,
+        target_modules=_pattern(adapter, config.target_modules),
+        base_model_name_or_path=base,
+    )
+
+
+def _pattern(adapter: ModelAdapter, targets: Iterable[str]) -> str:
+    """Regular expression of the full names of all targeted modules; the bare names occur in media towers as well."""
+    return rf"{adapter.language_model}\.(.*\.)?({'|'.join(map(re.escape, targets))})"
+
+
+def _check_targets(backbone: nn.Module, adapter: ModelAdapter, config: LoRAConfig) -> None:
+    linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    for target in config.target_modules:
+        if not any(re.fullmatch(_pattern(adapter, [target]), name) for name in linear):
+            inside = {n.rpartition(".")[2] for n in linear if re.match(rf"{adapter.language_model}\.", n)}
+            raise ModelError(
+                f"lora.target_modules names {target!r}, which is no linear layer of the {adapter.family} language "
+                f"model; it has {', '.join(sorted(inside))}"
+            )
+
+
+@contextmanager
+def lora_off(model: nn.Module) -> Iterator[None]:
+    """Meanwhile `model` computes what it did before the adapter was added (the head apart, where that is trained)."""
+    layers = _layers(model)
+    if not layers:
+        raise ValueError("the model has no adapter that could be switched off; set lora in its configuration")
+    for layer in layers.values():
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.enable_adapters(True)
+
+
+def merged_weights(model: nn.Module) -> Iterator[Weight]:
+    """Everything under the names it has without an adapter; an adapter is merged into what it belongs to."""
+    layers = _layers(model)
+    for name, parameter in model.named_parameters():
+        owner, _, leaf = name.rpartition(".base_layer.")
+        if owner and leaf == "weight":
+            layer = layers[owner]
+            factors = (layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight)
+            yield Weight(f"{owner}.{leaf}", (parameter, *factors), layer.scaling[_ADAPTER])
+        elif not _is_lora(name):
+            yield Weight(f"{owner}.{leaf}" if owner else name, (parameter,))
+
+
+def trained_weights(model: nn.Module) -> Iterator[Weight]:
+    """What is not frozen: of a model with an adapter `….lora_A.weight` [rank, in] and `….lora_B.weight` [out, rank]."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield Weight(name.replace(f".{_ADAPTER}.", ".") if _is_lora(name) else name, (parameter,))
+
+
+def _is_lora(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def _layers(model: nn.Module) -> dict[str, LoraLayer]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}

@@ -1,0 +1,81 @@
+"""Preference training: a policy learns from pairs or from liked and disliked responses, without a reward model."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from mmrlhf_ray.config import DataConfig, PreferenceConfig
+from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.data.readers import Records
+from mmrlhf_ray.models import check_same_tokens
+from mmrlhf_ray.pipelines.ref_logprobs import with_ref_logprobs
+from mmrlhf_ray.pipelines.run_dir import check_models
+from mmrlhf_ray.pipelines.supervised import run_supervised, set_aside
+from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE
+from mmrlhf_ray.training.preference_tasks import MismatchedResponses, PreferenceTask
+
+
+def run(cfg: PreferenceConfig, resume: bool = False) -> Path:
+    """Train and export to `<run>/model`; returns the run's directory. Raises as pipelines.ppo.run()."""
+    task = PreferenceTask(cfg)
+    if cfg.reference is not None:
+        check_models(cfg.model.path, cfg.reference.path)
+        check_same_tokens(cfg.model.path, cfg.reference.path)
+    return run_supervised(
+        cfg,
+        task,
+        DEMONSTRATION if cfg.unpaired else PREFERENCE,
+        "preference",
+        resume,
+        prepare=partial(_prepare, cfg, isinstance(task.reference_point, MismatchedResponses)),
+        complete=partial(_complete, cfg) if task.objective.has_reference else None,
+    )
+
+
+def _complete(cfg: PreferenceConfig, split: str, rows: pa.Table, run_dir: Path) -> pa.Table:
+    return with_ref_logprobs(rows, cfg.reference or cfg.model, cfg, run_dir / f"ref_logprobs-{split}.parquet")
+
+
+def _prepare(cfg: PreferenceConfig, mismatched: bool, records: Records, data: DataConfig, run_dir: Path) -> Records:
+    """The records that the objective can use, each with a mismatched response where it wants one."""
+    bad = problems(cfg, records.records)
+    set_aside(records, bad, data, run_dir)
+    kept = records.kept([number not in bad for number in range(len(records.records))])
+    return with_mismatched(kept) if mismatched else kept
+
+
+def problems(cfg: PreferenceConfig, records: pa.Table) -> dict[int, tuple[str, str]]:
+    """Number of each record that the objective cannot use → (reason, remedy)."""
+    if cfg.unpaired:
+        reason = "feedback is 0, which neither likes nor dislikes the response"
+        remedy = "give feedback above 0 for liked and below 0 for disliked responses"
+        return {n: (reason, remedy) for n, v in enumerate(records.column("feedback").to_pylist()) if not v}
+    if cfg.margin_scale:
+        reason, remedy = "margin is below 0", "exchange chosen and rejected, or set margin_scale to 0"
+        return {n: (reason, remedy) for n, v in enumerate(records.column("margin").to_pylist()) if v < 0}
+    return {}
+
+
+def with_mismatched(records: Records) -> Records:
+    """With a column `mismatched`: the response of the next record in the file that has another prompt.
+
+    Of pairs the chosen and the rejected response in turns. Raises DataError where all prompts are one.
+    """
+    table = records.records
+    if "response" in table.column_names:
+        texts = table.column("response").to_pylist()
+    else:
+        pairs = zip(table.column("chosen").to_pylist(), table.column("rejected").to_pylist(), strict=True)
+        texts = [pair[number % 2] for number, pair in enumerate(pairs)]
+    ids = table.column("prompt_id").to_pylist()
+    if len(set(ids)) < 2:
+        raise DataError(f"{records.file}: every record has the prompt {ids[0]!r}; kto needs two prompts or more")
+
+    def another(number: int) -> str:
+        following = ((number + step) % len(ids) for step in range(1, len(ids)))
+        return next(texts[other] for other in following if ids[other] != ids[number])
+
+    column = pa.array([another(number) for number in range(len(ids))], pa.string())
+    return replace(records, records=table.append_column("mismatched", column))

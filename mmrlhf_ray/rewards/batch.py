@@ -1,0 +1,108 @@
+"""What reward functions are given: one row per response, as text."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+Messages = list[dict[str, Any]]
+"""A prompt's chat messages, as parsed from the column `messages`."""
+
+OWN_COLUMNS = ("prompt_id", "task", "modality", "finish_reason", "response_tokens")
+"""Columns that every row has; extras of the same names are left out."""
+
+
+@dataclass(frozen=True)
+class RewardBatch:
+    """Responses with their prompts. All fields have one entry per row."""
+
+    sample_ids: tuple[str, ...]
+    prompts: tuple[Messages, ...]
+    completions: tuple[str, ...]
+    """Without control tokens."""
+    tasks: tuple[str, ...]
+    modalities: tuple[str, ...]
+    columns: Mapping[str, list[Any]]
+    """OWN_COLUMNS and the keys of the prompts' `extras`; None where a row lacks the key."""
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def select(self, rows: Sequence[int]) -> "RewardBatch":
+        """The given rows, in the given order."""
+        return RewardBatch(
+            sample_ids=tuple(self.sample_ids[i] for i in rows),
+            prompts=tuple(self.prompts[i] for i in rows),
+            completions=tuple(self.completions[i] for i in rows),
+            tasks=tuple(self.tasks[i] for i in rows),
+            modalities=tuple(self.modalities[i] for i in rows),
+            columns={name: [values[i] for i in rows] for name, values in self.columns.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a mixture needs to know of a step's responses. All fields have one entry per row."""
+
+    sample_ids: tuple[str, ...]
+    tasks: tuple[str, ...]
+    modalities: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rollouts: pa.Table) -> "Rows":
+        """Of a ROLLOUT or EXPERIENCE table."""
+        return cls(*(tuple(rollouts.column(name).to_pylist()) for name in ("sample_id", "task", "modality")))
+
+
+class PromptLookup:
+    """A PROMPT table to look prompts up in. Kept as text: only the prompts of a step are parsed."""
+
+    def __init__(self, table: pa.Table):
+        self._messages = table.column("messages")
+        self._extras = table.column("extras")
+        self._row = {prompt_id: i for i, prompt_id in enumerate(table.column("prompt_id").to_pylist())}
+        self.extras_columns: frozenset[str] = extras_columns(table)
+
+    def batch(self, rollouts: pa.Table, completions: Sequence[str]) -> RewardBatch:
+        """The rows of a ROLLOUT table, whose responses read `completions`.
+
+        Raises ValueError where a row's prompt_id is not in the PROMPT table.
+        """
+        names = ("sample_id", "prompt_id", "task", "modality", "finish_reason")
+        rows = rollouts.select([*names, "response_token_ids"]).to_pylist()
+        unknown = sorted({row["prompt_id"] for row in rows} - self._row.keys())
+        if unknown:
+            raise ValueError(f"prompt_id of rollouts expects one of the {len(self._row)} prompts, got {unknown[:5]}")
+        places = [self._row[row["prompt_id"]] for row in rows]
+        extras = [json.loads(self._extras[i].as_py()) for i in places]
+        own = {name: [row[name] for row in rows] for name in names if name in OWN_COLUMNS}
+        own["response_tokens"] = [len(row["response_token_ids"]) for row in rows]
+        return RewardBatch(
+            sample_ids=tuple(row["sample_id"] for row in rows),
+            prompts=tuple(json.loads(self._messages[i].as_py()) for i in places),
+            completions=tuple(completions),
+            tasks=tuple(row["task"] for row in rows),
+            modalities=tuple(row["modality"] for row in rows),
+            columns={name: [e.get(name) for e in extras] for name in sorted(self.extras_columns)} | own,
+        )
+
+
+def extras_columns(prompts: pa.Table) -> frozenset[str]:
+    """Keys that occur in the `extras` of a PROMPT, DEMONSTRATION, … table."""
+    return frozenset().union(*(json.loads(text) for text in prompts.column("extras").to_pylist()))
+
+
+def prompt_text(messages: Messages) -> str:
+    """A prompt as text: media as <image>, <audio>, <video>; several messages one after another with their roles."""
+    texts = [_content_text(message["content"]) for message in messages]
+    if len(texts) == 1:
+        return texts[0]
+    return "\n\n".join(f"{message['role']}: {text}" for message, text in zip(messages, texts, strict=True))
+
+
+def _content_text(content: str | list[dict[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] if part["type"] == "text" else f"<{part['type']}>" for part in content)

@@ -1,0 +1,199 @@
+"""From what the components say to one score per response: weights, routing, normalisation, costs, missing numbers."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier
+from mmrlhf_ray.algorithms.moments import RunningMoments
+from mmrlhf_ray.config.rewards import Reward
+from mmrlhf_ray.rewards.batch import Rows
+from mmrlhf_ray.rewards.gaps import Gap, missing, settle, unscored
+from mmrlhf_ray.rewards.scores import ComponentScores
+from mmrlhf_ray.runtime.errors import RunError
+
+
+@dataclass(frozen=True)
+class MixtureState:
+    """What a mixture carries from step to step."""
+
+    moments: Mapping[str, RunningMoments]
+    """Of each component that is normalised."""
+    multipliers: Mapping[str, LagrangeMultiplier]
+    """λ of each cost."""
+
+    @classmethod
+    def start(cls, rewards: Sequence[Reward]) -> "MixtureState":
+        """Before the first step."""
+        return cls(
+            {r.name: RunningMoments() for r in rewards if r.normalise},
+            {
+                r.name: LagrangeMultiplier(
+                    value=r.cost.initial_multiplier,
+                    bound=r.cost.bound,
+                    lr=r.cost.multiplier_lr,
+                    maximum=r.cost.max_multiplier,
+                )
+                for r in rewards
+                if r.cost is not None
+            },
+        )
+
+    def restricted(self, names: Collection[str]) -> "MixtureState":
+        """Of these components alone."""
+        return MixtureState(
+            {name: m for name, m in self.moments.items() if name in names},
+            {name: m for name, m in self.multipliers.items() if name in names},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For checkpoints; JSON can hold it."""
+        return {
+            "moments": {name: m.to_dict() for name, m in self.moments.items()},
+            "multipliers": {name: m.to_dict() for name, m in self.multipliers.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any]) -> "MixtureState":
+        """The inverse of `to_dict`."""
+        return cls(
+            {name: RunningMoments.from_dict(m) for name, m in state["moments"].items()},
+            {name: LagrangeMultiplier.from_dict(m) for name, m in state["multipliers"].items()},
+        )
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """One step's scores."""
+
+    scores: tuple[float, ...]
+    """Of each row; NaN where the row is not kept."""
+    keep: tuple[bool, ...]
+    """False: the row is left out of training, as a component's `on_missing: drop` asks."""
+    state: MixtureState
+    """For the next step; has seen this one."""
+    metrics: dict[str, float]
+    """Of each component: `reward_<name>` or `cost_<name>`, the mean as it came, NaN without any number;
+    `missing_<name>`, the share of its rows without a number; `lagrange_<name>`, the multiplier that was used."""
+    warnings: tuple[str, ...]
+    """Which numbers are missing, and what that meant."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One component's answer to the rows that it is for."""
+
+    reward: Reward
+    rows: list[int]
+    numbers: dict[int, float]
+    """Row → number, as it came."""
+    problems: dict[int, str]
+    """Row → why there is no number. Rows in neither are none of the component's business."""
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.numbers.values()) if self.numbers else math.nan
+
+
+def routed(reward: Reward, rows: Rows) -> list[int]:
+    """The rows that the component scores, by its `tasks` and `modalities`."""
+    return [
+        i
+        for i, (task, modality) in enumerate(zip(rows.tasks, rows.modalities, strict=True))
+        if (reward.tasks is None or task in reward.tasks)
+        and (reward.modalities is None or modality in reward.modalities)
+    ]
+
+
+def mix(rewards: Sequence[Reward], answers: Mapping[str, ComponentScores], rows: Rows, state: MixtureState) -> Mixed:
+    """One score per row: (Σ weight·reward − Σ λ·cost) / (1 + Σ λ), sums over what applies to the row.
+
+    answers: of each component by name, one entry per row of `rows`. A None without a problem adds nothing.
+    λ is that of `state`; afterwards it moves with this step's mean cost, which is taken as it came even where
+    `normalise` is set. Moments see this step's numbers before these are normalised. Without any reward all scores
+    are 0. With several costs the formula is that of `algorithms.lagrange.lagrangian_score`.
+
+    Raises RunError where a number is missing and `on_missing` is `fail`, naming component, sample ids and reason. A row
+    that no component scored is treated by the strictest `on_missing` of those that it was routed to.
+    """
+    _check(rewards, answers, rows, state)
+    count = len(rows.sample_ids)
+    parts = [_part(reward, answers[reward.name], rows) for reward in rewards]
+    dropped, warnings = settle(_gaps(parts, count), rows)
+    after = _advanced(state, parts)
+    totals = [0.0] * count
+    for part in parts:
+        factor = -state.multipliers[part.reward.name].value if part.reward.cost else part.reward.weight
+        for row, value in _in_units(part, after).items():
+            totals[row] += factor * value
+    divisor = 1.0 + sum(m.value for m in state.multipliers.values())
+    keep = tuple(row not in dropped for row in range(count))
+    return Mixed(
+        scores=tuple(total / divisor if kept else math.nan for total, kept in zip(totals, keep, strict=True)),
+        keep=keep,
+        state=after,
+        metrics=_metrics(parts, state),
+        warnings=tuple(warnings),
+    )
+
+
+def _check(rewards: Sequence[Reward], answers: Mapping[str, ComponentScores], rows: Rows, state: MixtureState) -> None:
+    start = MixtureState.start(rewards)
+    for what, wanted, got in (
+        ("normalised components", start.moments, state.moments),
+        ("costs", start.multipliers, state.multipliers),
+    ):
+        if wanted.keys() != got.keys():
+            raise RunError(
+                f"rewards: the configuration has the {what} {sorted(wanted)}, the checkpoint {sorted(got)}; resume "
+                "with the rewards that the run was started with"
+            )
+    for reward in rewards:
+        if len(answers[reward.name].values) != len(rows.sample_ids):
+            raise ValueError(
+                f"answers[{reward.name!r}] expects {len(rows.sample_ids)} entries, one per row, got "
+                f"{len(answers[reward.name].values)}"
+            )
+
+
+def _part(reward: Reward, answer: ComponentScores, rows: Rows) -> _Part:
+    own = routed(reward, rows)
+    values = {i: v for i in own if (v := answer.values[i]) is not None}
+    problems = {i: p for i in own if (p := answer.problems[i]) is not None}
+    problems |= {i: f"gave {v}" for i, v in values.items() if not math.isfinite(v)}
+    return _Part(reward, own, {i: v for i, v in values.items() if i not in problems}, problems)
+
+
+def _gaps(parts: Sequence[_Part], count: int) -> list[Gap]:
+    gaps = [gap for part in parts for gap in missing(part.reward, part.rows, part.numbers, part.problems)]
+    if not parts:
+        return gaps
+    spoken_for = {row for part in parts for row in (*part.numbers, *part.problems)}
+    return gaps + unscored([(p.reward, set(p.rows)) for p in parts], [i for i in range(count) if i not in spoken_for])
+
+
+def _advanced(state: MixtureState, parts: Sequence[_Part]) -> MixtureState:
+    by_name = {part.reward.name: part for part in parts}
+    return MixtureState(
+        {name: m.update(list(by_name[name].numbers.values())) for name, m in state.moments.items()},
+        {name: m.update(by_name[name].mean) if by_name[name].numbers else m for name, m in state.multipliers.items()},
+    )
+
+
+def _in_units(part: _Part, state: MixtureState) -> dict[int, float]:
+    """Row → number in units of the component's moments, where it is normalised."""
+    if not part.reward.normalise:
+        return part.numbers
+    values = state.moments[part.reward.name].normalise(list(part.numbers.values()))
+    return dict(zip(part.numbers, values.tolist(), strict=True))
+
+
+def _metrics(parts: Sequence[_Part], state: MixtureState) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for part in parts:
+        name = part.reward.name
+        metrics[f"{'cost' if part.reward.cost else 'reward'}_{name}"] = part.mean
+        metrics[f"missing_{name}"] = len(part.problems) / len(part.rows) if part.rows else 0.0
+    return metrics | {f"lagrange_{name}": m.value for name, m in state.multipliers.items()}

@@ -1,0 +1,27 @@
+"""Keys of a reward-model job that do not go together."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from mmrlhf_ray.config import DataConfig, ModelConfig, RewardModelConfig
+
+
+def config(**keys: Any) -> RewardModelConfig:
+    return RewardModelConfig(name="rm", model=ModelConfig(path="m"), data=DataConfig(path="d"), steps=1, **keys)
+
+
+@pytest.mark.parametrize("key", ["label_smoothing", "margin_coef", "center_coef"])
+@pytest.mark.parametrize("objective", [{"objective": "plackett_luce"}, {"objective": "rating", "aspects": {"a": 1.0}}])
+def test_what_belongs_to_pairs_is_refused_elsewhere(objective: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValidationError, match=f"{key} belongs to objective=bradley_terry"):
+        config(**objective, **{key: 0.1})
+    assert getattr(config(**{key: 0.1}), key) == 0.1
+    assert config(**objective, ensemble=3).ensemble == 3
+
+
+def test_aspects_and_ratings_belong_together() -> None:
+    for keys in ({"objective": "rating"}, {"aspects": {"a": 1.0}}):
+        with pytest.raises(ValidationError, match="aspects belong to objective=rating"):
+            config(**keys)

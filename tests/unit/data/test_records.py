@@ -1,0 +1,34 @@
+"""Records of several ages, and a choice among them."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmrlhf_ray.config.base import DataConfig
+from mmrlhf_ray.data.readers import Records, read_records
+from mmrlhf_ray.schema import DEMONSTRATION
+
+
+def read(tmp_path: Path, *rows: dict[str, object]) -> Records:
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    config = DataConfig(path=str(tmp_path / "rows.jsonl"), on_bad_row="quarantine")
+    return read_records(config, DEMONSTRATION, tmp_path / "run")
+
+
+def test_demonstrations_written_before_there_was_feedback_are_read(tmp_path: Path) -> None:
+    found = read(tmp_path, {"prompt": "a", "response": "b"})
+    pq.write_table(found.records.drop_columns(["feedback"]), tmp_path / "old.parquet")
+    old = read_records(DataConfig(path=str(tmp_path / "old.parquet")), DEMONSTRATION, tmp_path / "run")
+    assert old.records.equals(found.records)
+    assert old.records.column("feedback").to_pylist() == [0.0]
+
+
+def test_a_choice_of_the_records(tmp_path: Path) -> None:
+    rows = [{"prompt": prompt, "response": "b"} for prompt in "acd"]
+    kept = read(tmp_path, rows[0], {"prompt": 1}, *rows[1:]).kept([True, False, True])
+    assert (kept.records.num_rows, kept.rows, kept.bad_rows) == (2, (0, 3), 1)
+    assert "d" in kept.records.column("messages")[1].as_py()
+    assert kept.records.schema.equals(DEMONSTRATION, check_metadata=True)
+    assert isinstance(kept.records, pa.Table)

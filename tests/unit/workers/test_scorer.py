@@ -1,0 +1,68 @@
+"""Several reward models over the same rollouts: score and uncertainty of each, in order."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmrlhf_ray.config import ModelConfig
+from mmrlhf_ray.data.batching import PassBudget, media_kinds, one_pass_plan
+from mmrlhf_ray.data.collate import collate
+from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.features import features_table
+from mmrlhf_ray.models import ModelError, ScalarHead, export_model, load_scalar
+from mmrlhf_ray.workers.servers import Scorer
+from tests.unit.tiny import mixed_media, mixed_rows, rollout_table
+
+LAYOUTS = (ScalarHead(), ScalarHead(3, {"helpful": 0.5, "short": -1.0}))
+
+
+@pytest.fixture(scope="module")
+def reward_models(omni_encoder: Encoder, omni: Path, tmp_path_factory: pytest.TempPathFactory) -> list[ModelConfig]:
+    """A single head, and an ensemble of aspect heads, of random weights."""
+    directory = tmp_path_factory.mktemp("reward_models")
+    for number, layout in enumerate(LAYOUTS):
+        model = load_scalar(omni_encoder.adapter, omni, torch.float32, new_head=True, layout=layout)
+        torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(number))
+        tensors = {name: p.detach() for name, p in model.named_parameters()}
+        export_model(omni_encoder.adapter, omni, directory / str(number), tensors, scalar=True, layout=layout)
+    return [ModelConfig(path=str(directory / str(number))) for number in range(len(LAYOUTS))]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_every_model_scores_every_row(ranks: int, omni_encoder: Encoder, reward_models: list[ModelConfig]) -> None:
+    rows, features = mixed_rows(omni_encoder)
+    modality = ["+".join(sorted({m.kind for m in shown})) or "text" for shown in mixed_media(omni_encoder)]
+    facts = [[20] * (i % 3) for i in range(len(rows))]
+    rollouts = rollout_table(rows, facts, modality=modality)
+    scorer = Scorer(reward_models, "cpu")
+    scorer.ready()
+    lengths, kinds = [len(r) + len(f) for r, f in zip(rows, facts, strict=True)], [media_kinds(m) for m in modality]
+    got = np.full((len(rows), 4), np.nan, np.float32)
+    for shard in one_pass_plan(lengths, kinds, ranks, PassBudget(200)):
+        answers, seconds = scorer.score(rollouts, features_table(features), shard)
+        assert seconds > 0
+        assert all(answer.dtype == np.float32 and answer.shape == (4,) for answer in answers)
+        got[list(shard.rows)] = answers
+    for number, (layout, model) in enumerate(zip(LAYOUTS, reward_models, strict=True)):
+        scalar = load_scalar(omni_encoder.adapter, Path(model.path), torch.float32, new_head=False).eval()
+        for i, (row, read) in enumerate(zip(rows, facts, strict=True)):
+            batch = collate([type(row)([*read, *row.context], row.response, row.media_ids)], [], features, 0)
+            score, uncertainty = layout.score(scalar(batch.last_positions, **batch.inputs))
+            want = [float(score), float(uncertainty)]
+            assert got[i, 2 * number : 2 * number + 2].tolist() == pytest.approx(want, abs=1e-4)
+    assert not got[:, 1].any()
+    assert (got[:, 3] > 0).all()
+    assert len({round(float(s), 3) for s in got[:, 2]}) == len(rows)
+
+
+def test_models_with_other_tokens_are_refused(
+    vl: Path, reward_models: list[ModelConfig], vl_encoder: Encoder, tmp_path: Path
+) -> None:
+    tensors = dict(load_scalar(vl_encoder.adapter, vl, torch.float32, new_head=True).named_parameters())
+    export_model(vl_encoder.adapter, vl, tmp_path / "vl", tensors, scalar=True)
+    scorer = Scorer([reward_models[0], ModelConfig(path=str(tmp_path / "vl"))], "cpu")
+    with pytest.raises(ModelError, match="expected the model family of"):
+        scorer.ready()
