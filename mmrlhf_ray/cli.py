@@ -121,6 +121,20 @@ def evaluate(file: JobFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def compare(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="What to train; default: all that has no result.")
+    ] = None,
+    root: Annotated[Path, typer.Option(help="Directory of a finished `mmrlhf demo`.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Of training.")] = 0,
+) -> None:
+    """Train the demo's SFT policy with every algorithm and compare: gold reward before and after, KL, minutes."""
+    from mmrlhf_ray.demo.compare import run_compare
+
+    print(run_compare(root, names or [], seed))
+
+
+@app.command()
 def parity(model_dir: Annotated[Path, typer.Argument(help="Model directory in Hugging Face format.")]) -> None:
     """Compare vLLM with the learner on a model: token ids and log-probabilities, for every modality."""
     from mmrlhf_ray.pipelines import parity as pipeline

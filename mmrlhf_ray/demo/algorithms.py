@@ -26,7 +26,7 @@ ONLINE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "kl_coef": 0.0,
             "clip_range": 0.2,
             "clip_range_high": 0.28,
-            "dynamic_sampling": {"max_rounds": 3, "min_spread": 0.05},
+            "dynamic_sampling": {"max_rounds": 3, "min_spread": 0.3},
             "overlong": {"buffer_tokens": 6, "penalty": 0.5},
         },
         "gspo": {
@@ -42,8 +42,8 @@ ONLINE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """Name → `algorithm` section; PPO itself is jobs/demo-ppo.yaml."""
 
-STEPS: Mapping[str, int] = MappingProxyType({"dapo": 40})
-"""Where it is not the profile's number: DAPO has no KL term, so it is stopped before it fools the reward model."""
+GENTLE: Mapping[str, Mapping[str, Any]] = MappingProxyType({"dapo": {"steps": 40, "lr": 5e-5}})
+"""DAPO has no KL term: it was made for rewards that cannot be fooled. Against a reward model it must not go far."""
 
 OFFLINE: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -65,14 +65,18 @@ def online(name: str, paths: Paths, profile: Profile, seed: int) -> PPOConfig:
     base = profiles.ppo(paths, profile, seed)
     if name == "ppo":
         return base
-    changes = {"name": name, "algorithm": ONLINE[name], "steps": STEPS.get(name, profile.ppo_steps)}
-    return PPOConfig.model_validate(base.model_dump(exclude={"critic"}) | changes)
+    values = base.model_dump(exclude={"critic"}) | {"name": name, "algorithm": ONLINE[name]}
+    if name in GENTLE:
+        values["steps"] = GENTLE[name]["steps"]
+        values["learner"]["optimizer"]["lr"] = GENTLE[name]["lr"]
+    return PPOConfig.model_validate(values)
 
 
 def offline(name: str, paths: Paths, profile: Profile, seed: int) -> PreferenceConfig:
     """One of OFFLINE, on the pairs that the reward model learns from; the policy never reads the facts."""
     reward_model = profiles.reward_model(paths, profile, seed)
-    unseen: dict[str, Any] = {"facts_column": None}
+    # A few answers hold words that read back as the unknown token, which a policy cannot sample: they are set aside.
+    unseen: dict[str, Any] = {"facts_column": None, "on_bad_row": "quarantine"}
     return PreferenceConfig(
         name=name,
         output_dir=str(paths.root),

@@ -38,7 +38,8 @@ def names() -> tuple[str, ...]:
 
 
 def run_compare(root: Path, wanted: Sequence[str], seed: int) -> Path:
-    """Train and evaluate what `wanted` names into `<root>/compare`, from the models of the demo run at `root`.
+    """Train and evaluate what `wanted` names into `<root>/compare`, from the models of the demo run at `root`; without
+    names, everything that has no result there yet.
 
     What is there from an earlier call stays in the table; a name that is given again is run again. Returns the page.
     Raises ConfigError for an unknown name, RunError where there is no finished demo.
@@ -51,7 +52,7 @@ def run_compare(root: Path, wanted: Sequence[str], seed: int) -> Path:
     if not _result_file(paths, _BASELINE).is_file():
         _evaluate(paths, _BASELINE, seed)
         _save(paths, _BASELINE, {"minutes": 0.0})
-    for name in wanted:
+    for name in wanted or [name for name in names() if not _result_file(paths, name).is_file()]:
         print(f"── {name}", file=sys.stderr, flush=True)
         started = time.monotonic()
         _train(name, paths, seed)

@@ -16,11 +16,23 @@ FEW_PAIRS_RUNS = ("few-pairs-no-kl", "few-pairs-kl")
 MOST_TOKENS = 8.0
 """Bound on the mean length in `length-bound`; without it PPO's answers grow longer."""
 
+_LENGTH = Path(__file__).with_name("length_cost.py")
+
 _STUDIES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "few-pairs-no-kl": {"algorithm": {"kl_coef": 0.0, "kl_target": None}},
         "few-pairs-kl": {"algorithm": {"kl_coef": 0.2, "kl_target": 0.3, "kl_horizon": 1000.0}},
         "length-bound": {},
+        # The teacher is the demo's PPO policy; a token's advantage is how much likelier the teacher finds it.
+        "distillation": {
+            "algorithm": {
+                "advantage_estimator": "reinforce",
+                "gamma": 0.0,
+                "kl_coef": 1.0,
+                "kl_target": None,
+                "critic_warmup_steps": 0,
+            }
+        },
         "lora": {"learner": {"lora": {"rank": 8, "alpha": 16.0}, "optimizer": {"lr": 2e-3}}},
     }
 )
@@ -38,6 +50,8 @@ def config(name: str, paths: Paths, profile: Profile, seed: int) -> PPOConfig:
     for section, changes in _STUDIES[name].items():
         values[section] = _merged(values[section], changes)
     values |= {"name": name, "rewards": _rewards(name, paths)}
+    if name == "distillation":
+        values |= {"reference": paths.model("ppo").model_dump(), "rewards": []}
     if name in FEW_PAIRS_RUNS:
         values["critic"]["model"] = None
     return PPOConfig.model_validate(values)
@@ -61,7 +75,7 @@ def _rewards(name: str, paths: Paths) -> list[dict[str, Any]]:
             {
                 "name": "length",
                 "kind": "function",
-                "function": "response_length",
+                "function": f"{_LENGTH}:response_length",
                 "cost": {"bound": MOST_TOKENS, "multiplier_lr": 0.02, "initial_multiplier": 0.0},
             }
         )

@@ -14,6 +14,7 @@ SCALAR_HEAD_FILE = "scalar_head.safetensors"
 """Beside a Hugging Face directory, turns it into a reward model: `weight` [outputs, hidden]."""
 LAYOUT_FILE = "scalar_head.json"
 """Beside that, a ScalarHead; without it the head has one output."""
+_FIRST_SIZE = 0.1
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,14 @@ def write_scalar_head(path: Path, head: ScalarHead) -> None:
 
 
 def new_weight(head: ScalarHead, hidden: int, seed: int, dtype: torch.dtype) -> Tensor:
-    """First weights [outputs, hidden] on the CPU: zeros, so that the first score is 0; in an ensemble normal numbers of
-    variance 1/(hidden + 1) (Stiennon et al. 2020, appendix), because members that start alike stay too much alike.
+    """First weights [outputs, hidden] on the CPU: zeros, so that the first score is 0; in an ensemble small normal
+    numbers, a tenth of those of Stiennon et al. 2020 (variance 1/(hidden + 1)), so that members start apart. Theirs
+    are too large here: what is random in them drowns what a short training learns.
     """
     if head.ensemble == 1:
         return torch.zeros(head.outputs, hidden, dtype=dtype)
     noise = torch.randn(head.outputs, hidden, generator=torch.Generator().manual_seed(seed))
-    return (noise / (hidden + 1) ** 0.5).to(dtype)
+    return (_FIRST_SIZE * noise / (hidden + 1) ** 0.5).to(dtype)
 
 
 def _unreadable(file: Path, came: str) -> ModelError:

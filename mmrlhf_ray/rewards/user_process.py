@@ -38,8 +38,7 @@ def load(function: str) -> Callable[..., Any]:
     """`path/to/file.py:name`, or the name of a function that is built in."""
     file, _, name = function.rpartition(":")
     if not file:
-        # Last, so that no module of a function hides behind one of ours.
-        sys.path.append(str(Path(__file__).parents[2]))
+        sys.path.insert(0, str(Path(__file__).parents[2]))  # the package that this file belongs to
         from mmrlhf_ray.rewards.functions import BUILT_IN
 
         return BUILT_IN[name]

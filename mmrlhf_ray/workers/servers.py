@@ -23,11 +23,6 @@ Answer = tuple[list[np.ndarray], float]
 """One float32 array per row of the shard, in the shard's order, and the seconds it took."""
 
 
-def split_rows(values: Tensor, lengths: Sequence[int]) -> list[np.ndarray]:
-    """[N] cut into rows of the given lengths."""
-    return [part.numpy() for part in values.split(list(lengths))]
-
-
 def device_map(device: str) -> str | None:
     """On GPUs, spread the layers over all that the actor reserved: a large frozen model need not fit on one."""
     return "auto" if device == "cuda" else None
@@ -96,10 +91,4 @@ def per_token(
     passes: Passes, table: pa.Table, features: pa.Table, shard: Shard, read: Callable[[Tensor, Batch], Tensor]
 ) -> list[np.ndarray]:
     """One value per response token from `read(output, batch)`, cut into rows."""
-    rows = rollout_rows(table, with_facts=False)
-    answers: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
-    for micro_batch, values in passes.infer(rows, read_features(features), shard.steps[0], read):
-        lengths = [len(rows[i].response) for i in micro_batch.rows]
-        for row, value in zip(micro_batch.rows, split_rows(values, lengths), strict=True):
-            answers[row] = value
-    return answers
+    return passes.per_token(rollout_rows(table, with_facts=False), read_features(features), shard.steps[0], read)

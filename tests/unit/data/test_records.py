@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+from PIL import Image
 
 from mmrlhf_ray.config.base import DataConfig
 from mmrlhf_ray.data.readers import Records, read_records
-from mmrlhf_ray.schema import DEMONSTRATION
+from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, RANKING
 
 
 def read(tmp_path: Path, *rows: dict[str, object]) -> Records:
@@ -32,3 +34,13 @@ def test_a_choice_of_the_records(tmp_path: Path) -> None:
     assert "d" in kept.records.column("messages")[1].as_py()
     assert kept.records.schema.equals(DEMONSTRATION, check_metadata=True)
     assert isinstance(kept.records, pa.Table)
+
+
+@pytest.mark.parametrize(("key", "schema"), [("response", DEMONSTRATION), ("chosen", PREFERENCE), ("ranks", RANKING)])
+def test_examples_of_the_documentation_are_read(tmp_path: Path, key: str, schema: pa.Schema) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    (example,) = (line for line in page.splitlines() if line.startswith('{"prompt"') and f'"{key}": ' in line)
+    (tmp_path / "pics").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pics" / "cat.jpg")
+    (tmp_path / "rows.jsonl").write_text(example)
+    assert read_records(DataConfig(path=str(tmp_path / "rows.jsonl")), schema, tmp_path).records.num_rows == 1

@@ -151,11 +151,12 @@ def test_hanging_is_bounded_and_the_next_call_works(function, wait):
                 {wait}
             return [1.0] * len(completions)
     """
-    process = function(source, deadline_s=3)
+    process = function(source, deadline_s=5)
+    process.start()
     assert process.score(make_batch(["fine"])).values == (1.0,)
     before = children()
     hung = process.score(make_batch(["hang", "b"]))
-    assert hung.problems == ("did not answer by its deadline and was killed (deadline_s=3)",) * 2
+    assert hung.problems == ("did not answer by its deadline and was killed (deadline_s=5)",) * 2
     assert ended(before)
     assert process.score(make_batch(["fine"])).values == (1.0,)
     left = children()

@@ -127,7 +127,7 @@ def test_every_member_learns_from_its_own_resampling(omni_encoder: Encoder) -> N
     want = 0.0
     for head in range(heads):
         for pair in range(pairs):
-            difference = float(output[2 * pair, head] - output[2 * pair + 1, head])
+            difference = float(output.detach()[2 * pair, head] - output.detach()[2 * pair + 1, head])
             want += float(counts[head, pair]) * minus_log_sigmoid(difference) / pairs / heads
     assert float(loss) == pytest.approx(want, rel=1e-5)
     loss.backward()

@@ -1,0 +1,74 @@
+"""Which prompts teach something, and which rows stay when scores are missing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import ray
+
+from mmrlhf_ray.config import AlgorithmConfig, PPOConfig, load_config
+from mmrlhf_ray.data.collate import TokenRow
+from mmrlhf_ray.pipelines.driver_state import DriverState
+from mmrlhf_ray.pipelines.experience import Answers
+from mmrlhf_ray.pipelines.ppo import comparable, drop_rows
+from mmrlhf_ray.pipelines.sampling import informative_rows
+from mmrlhf_ray.rewards.mixture import Mixed, MixtureState
+from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.workers.fleet import Rollouts
+from tests.unit.tiny import rollout_table
+
+PROMPTS = ["a", "a", "b", "b", "c", "c"]
+ALL = (True,) * 6
+
+
+def rollouts() -> Rollouts:
+    rows = [TokenRow([9], [i], []) for i in range(len(PROMPTS))]
+    return Rollouts(rollout_table(rows, prompt_id=PROMPTS), ray.ObjectRef.nil(), ray.ObjectRef.nil(), 0.0)
+
+
+def mixed(scores: tuple[float, ...], keep: tuple[bool, ...] = ALL) -> Mixed:
+    return Mixed(scores, keep, MixtureState({}, {}), {}, ())
+
+
+def test_prompts_whose_responses_score_alike_teach_nothing() -> None:
+    assert informative_rows(rollouts(), mixed((1.0, 1.0, 0.0, 1.0, 0.5, 0.6)), 0.0) == [2, 3, 4, 5]
+    assert informative_rows(rollouts(), mixed((1.0, 1.0, 0.0, 1.0, 0.5, 0.6)), 0.2) == [2, 3]
+    assert informative_rows(rollouts(), mixed((1.0,) * 6), 0.0) == []
+
+
+def test_a_missing_score_is_no_difference() -> None:
+    keep = (True, True, True, False, True, True)
+    assert informative_rows(rollouts(), mixed((1.0, 1.0, 0.0, float("nan"), 0.5, 0.6), keep), 0.0) == [4, 5]
+
+
+def test_a_response_that_is_left_alone_has_nobody_to_be_compared_with() -> None:
+    keep = (True, False, True, True, True, True)
+    grouped = AlgorithmConfig(advantage_estimator="rloo", n_samples_per_prompt=2)
+    assert comparable(rollouts(), keep, grouped) == [False, False, True, True, True, True]
+    assert comparable(rollouts(), keep, AlgorithmConfig()) == list(keep)
+
+
+def answers() -> Answers:
+    columns = {name: [np.array([i], np.float32) for i in range(6)] for name in ("ref_logprobs", "old_logprobs")}
+    return Answers(scores=[float(i) for i in range(6)], **columns, values=None)
+
+
+def test_dropped_rows_are_gone_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "put", lambda table: ray.ObjectRef.nil())  # no cluster in unit tests
+    kept, of = drop_rows(rollouts(), answers(), [True, False, True, True, False, True])
+    assert kept.table.column("response_token_ids").to_pylist() == [[0], [2], [3], [5]]
+    assert of.scores == [0.0, 2.0, 3.0, 5.0]
+    assert [row.tolist() for row in of.old_logprobs] == [[0.0], [2.0], [3.0], [5.0]]
+    assert of.values is None
+
+
+def test_a_step_without_any_score_ends_the_run() -> None:
+    with pytest.raises(RunError, match="no score for any of the step's 6 responses"):
+        drop_rows(rollouts(), answers(), [False] * 6)
+
+
+def test_what_the_driver_remembers_survives_a_checkpoint() -> None:
+    reward = "{name: f, kind: function, function: exact_match, normalise: true, cost: {bound: 0.5}}"
+    cfg = load_config(None, ["name=x", "policy.path=p", "data.path=d", f"rewards=[{reward}]"], PPOConfig)
+    state = replace(DriverState.start(cfg), cursor=7)
+    assert DriverState.from_dict(state.to_dict()) == state
