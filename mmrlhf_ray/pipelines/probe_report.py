@@ -144,21 +144,22 @@ def _figures(pairs: Sequence[_Pair]) -> Figures:
 def print_report(results: Sequence[Probed], tolerated_share: float, console: Console | None = None) -> None:
     """Print the shares per component and modality, the worst responses of failed probes, and a verdict for each."""
     console = console or Console()
-    _print_table(_by_component(results), console)
+    line: dict[str, Any] = {"highlight": False, "soft_wrap": True}
+    _print_table("Adversarial against honest responses", _by_component(results), console)
     uneven = [result for result in results if len({f.above.estimate for f in _modalities(result).values()}) > 1]
     if uneven:
-        _print_table(_by_modality(uneven), console)
+        _print_table("Share above by the mixture, where modalities differ", _by_modality(uneven), console)
     for result in results:
         for example in result.mixture.worst if not result.passed else ():
             text = example.text if len(example.text) <= _SHOWN_CHARACTERS else example.text[:_SHOWN_CHARACTERS] + "…"
             scores = f"{example.adversarial:.3f} against {example.honest:.3f}"
-            console.print(f"{result.probe}, {example.prompt_id}: {scores}: {text!r}", markup=False, highlight=False)
+            console.print(f"{result.probe}, {example.prompt_id}: {scores}: {text!r}", markup=False, **line)
     for result in results:
         mark = "[green]passed[/green]" if result.passed else "[bold red]MISSED[/bold red]"
         share = interval_text(result.mixture.overall.above)
         console.print(
             f"{mark}  {result.probe}: share above the honest response {share} (tolerated {tolerated_share:g})",
-            highlight=False,
+            **line,
         )
 
 
@@ -181,7 +182,7 @@ def _by_component(results: Sequence[Probed]) -> Table:
 
 def _by_modality(results: Sequence[Probed]) -> Table:
     names = sorted({name for result in results for name in _modalities(result)})
-    table = _table("Share above the honest response by the mixture, where modalities differ", "probe", *names)
+    table = _table("probe", *names)
     for result in results:
         figures = _modalities(result)
         table.add_row(result.probe, *(f"{figures[n].above.estimate:.3f}" if n in figures else "–" for n in names))
@@ -192,15 +193,16 @@ def _modalities(result: Probed) -> Mapping[str, Figures]:
     return result.mixture.by_modality
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         left = column in ("probe", "scored by")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
     return table
 
 
-def _print_table(table: Table, console: Console) -> None:
+def _print_table(title: str, table: Table, console: Console) -> None:
     """Figures are never cut: a table that is too wide for the terminal runs over its edge."""
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
     lines = console.render(table, console.options.update(width=max(console.width, _WIDEST)))
     console.print(Segments(lines), crop=False, end="")

@@ -7,6 +7,7 @@ that every node sees; by default the current directory, which is right for a clu
 
 import asyncio
 import fnmatch
+import json
 import logging
 import os
 import shlex
@@ -64,8 +65,10 @@ def prepare(
     if missing:
         raise RunError(f"--env {', '.join(missing)}: not set in this environment; export it or leave it out")
     check_size(working_dir)
-    command = [python or _python_for(address), "-m", "mmrlhf_ray.cli", kind.value, str(relative), *overrides]
-    command += absolute_paths(cfg.model_dump(mode="json"), (root or working_dir).resolve())
+    paths = list(absolute_paths(cfg.model_dump(mode="json"), (root or working_dir).resolve()))
+    replaced = {_key(path) for path in paths}
+    kept = [override for override in overrides if _key(override) not in replaced]  # a key may be given once
+    command = [python or _python_for(address), "-m", "mmrlhf_ray.cli", kind.value, str(relative), *kept, *paths]
     command += ["--resume"] if resume else []
     return Job(shlex.join(command), working_dir, {name: os.environ[name] for name in env})
 
@@ -97,12 +100,29 @@ def submit(job: Job, address: str, *, wait: bool = True) -> bool:
 
 
 def absolute_paths(values: Mapping[str, Any], root: Path, prefix: str = "") -> Iterator[str]:
-    """Overrides `key=/absolute/path` for every relative `path` and `output_dir` of a configuration."""
+    """Overrides `key=/absolute/path` for every relative `path` and `output_dir` of a configuration.
+
+    A list in which there is one, such as `rewards`, is written out whole.
+    """
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from absolute_paths(value, root, f"{prefix}{key}.")
-        elif key in ("path", "output_dir") and not Path(value).is_absolute():
-            yield f"{prefix}{key}={root / value}"
+        elif (absolute := _absolute(value, root, key)) != value:
+            text = json.dumps(absolute) if isinstance(value, list) else absolute
+            yield f"{prefix}{key}={text}"
+
+
+def _absolute(value: Any, root: Path, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {name: _absolute(inner, root, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_absolute(inner, root) for inner in value]
+    is_path = key in ("path", "output_dir") and isinstance(value, str)
+    return str(root / value) if is_path else value
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
 
 
 def check_size(directory: Path, limit: int = MAX_UPLOAD_BYTES) -> int:

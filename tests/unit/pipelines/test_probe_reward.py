@@ -1,5 +1,6 @@
 """Which records are probed, how their rows are made, and what the scores add up to."""
 
+import io
 import json
 import math
 from dataclasses import asdict
@@ -285,16 +286,14 @@ def test_a_component_that_scores_none_of_them_is_left_out() -> None:
 
 
 def test_a_mixture_without_scores_cannot_pass() -> None:
-    table = scored()
-    nothing = pa.array([math.nan] * len(table), pa.float32())
-    table = table.set_column(table.column_names.index("score"), PROBE.field("score"), nothing)
+    rows = [row | {"score": math.nan} for row in scored().to_pylist()]
     with pytest.raises(RunError, match="empty: every response was dropped"):
-        summarise(table, rewards(), 0.0)
+        summarise(pa.Table.from_pylist(rows, schema=PROBE), rewards(), 0.0)
 
 
 def test_what_is_printed_and_written() -> None:
     results = summarise(scored(), rewards(), tolerated_share=0.1)
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))
+    console = Console(width=80, record=True, file=io.StringIO())
     print_report(results, 0.1, console)
     shown = console.export_text()
     assert "MISSED  empty: share above the honest response 0.500 [" in shown

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf_ray.config import ConfigError
+from mmrlhf_ray.config import ConfigError, ProbeRewardConfig, load_config
 from mmrlhf_ray.runtime import submit
 from mmrlhf_ray.runtime.errors import RunError
 
@@ -35,6 +35,31 @@ def test_relative_paths_become_absolute_and_absolute_ones_stay(checkout: Path) -
         "--resume",
     ]  # fmt: skip
     assert job.working_dir == checkout
+
+
+REWARDED = """
+job: probe-reward
+name: tiny
+output_dir: /shared/runs
+policy: {path: /shared/policy}
+data: {path: /shared/data}
+rewards:
+  - {name: far, kind: model, model: {path: /shared/reward}}
+  - {name: near, kind: model, model: {path: runs/reward}}
+  - {name: right, kind: function, function: accuracy, arguments: {marker: "a=b"}}
+"""
+
+
+def test_paths_in_lists_become_absolute_and_the_job_still_loads(checkout: Path) -> None:
+    (checkout / "jobs" / "probe.yaml").write_text(REWARDED)
+    job = submit.prepare(Path("jobs/probe.yaml"), ["prompts=3", "data.path=mine"], LOCAL, root=Path("/mnt"))
+    _, _, _, kind, file, *given = shlex.split(job.entrypoint)
+    assert [text.partition("=")[0] for text in given] == ["prompts", "rewards", "data.path"]
+    here, there = (load_config(Path(file), o, ProbeRewardConfig) for o in (["prompts=3", "data.path=/mnt/mine"], given))
+    assert [r.model.path for r in there.model_rewards] == ["/shared/reward", "/mnt/runs/reward"]
+    assert there.rewards[0] == here.rewards[0]
+    assert there.rewards[2] == here.rewards[2]
+    assert (kind, there.data, there.prompts) == ("probe-reward", here.data, 3)
 
 
 def test_the_root_is_the_current_directory_and_a_remote_cluster_has_its_own_python(checkout: Path) -> None:

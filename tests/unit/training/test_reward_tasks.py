@@ -69,7 +69,7 @@ def test_chosen_and_rejected_alternate(omni_encoder: Encoder) -> None:
     pairs = task()
     loss, stats = run(pairs, omni_encoder, SCORES[:, None], table({}, {}))
     want = (minus_log_sigmoid(3.0) + minus_log_sigmoid(-1.0)) / 2
-    assert float(loss) == pytest.approx(want, rel=1e-5)
+    assert loss.item() == pytest.approx(want, rel=1e-5)
     assert pairs.metrics(stats) == pytest.approx({"loss": want, "pair_accuracy": 0.5}, rel=1e-5)
     assert (stats["score_chosen"], stats["score_rejected"]) == (2.0, 0.0)
 
@@ -96,7 +96,7 @@ def test_rankings_of_different_lengths(omni_encoder: Encoder) -> None:
     first = math.log(math.exp(2.0) + math.exp(0.5) + math.exp(-1.0)) - 2.0
     second = math.log(math.exp(0.5) + math.exp(-1.0)) - 0.5
     want = (first + second + minus_log_sigmoid(-1.0)) / 2
-    assert float(loss) == pytest.approx(want, rel=1e-5)
+    assert loss.item() == pytest.approx(want, rel=1e-5)
     assert ranking.weights(rows) == {"rankings": 2.0}
     assert ranking.metrics(stats) == pytest.approx({"loss": want, "pair_accuracy": 3 / 4}, rel=1e-5)
 
@@ -110,7 +110,7 @@ def test_ratings_have_a_head_and_an_error_per_aspect(omni_encoder: Encoder) -> N
     loss, stats = run(rating, omni_encoder, outputs, rows)
     want = 0.5 * (1.0 + 0.25 + 0.0 + 0.0 + 1.0 + 4.0 + 0.0) / 7
     assert rating.weights(rows) == {"ratings": 7.0}
-    assert float(loss) == pytest.approx(want, rel=1e-5)
+    assert loss.item() == pytest.approx(want, rel=1e-5)
     # Pairs only where both responses have all ratings: 3 − 0 against 1 − 0, by scores 2.5 against 3.
     assert (stats["pairs"], stats["pair_accuracy"]) == (1.0, 0.0)
     assert rating.metrics(stats) == pytest.approx(
@@ -129,7 +129,7 @@ def test_every_member_learns_from_its_own_resampling(omni_encoder: Encoder) -> N
         for pair in range(pairs):
             difference = float(output.detach()[2 * pair, head] - output.detach()[2 * pair + 1, head])
             want += float(counts[head, pair]) * minus_log_sigmoid(difference) / pairs / heads
-    assert float(loss) == pytest.approx(want, rel=1e-5)
+    assert loss.item() == pytest.approx(want, rel=1e-5)
     loss.backward()
     assert output.grad is not None
     unseen = [(2 * int(pair), int(head)) for head, pair in (counts == 0).nonzero()]
@@ -226,7 +226,7 @@ def test_a_pass_without_rows_adds_nothing(heads: int, keys: dict[str, Any], omni
     output = torch.zeros(0, heads, requires_grad=True)
     loss, stats = run(of, omni_encoder, output, table())
     loss.backward()
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     assert set(stats.values()) == {0.0}
     row = {"count": 2, "ranks": [1, 2], "ratings": [[1.0], [2.0]]}
     assert run(of, omni_encoder, torch.zeros(2, heads), table(row))[1].keys() == stats.keys()
