@@ -194,6 +194,6 @@ def test_services_that_fail_now_and_then(stage: Stage, monkeypatch: pytest.Monke
 
 def test_what_cannot_work_is_said_at_the_start(stage: Stage) -> None:
     with pytest.raises(ConfigError, match="gone.*cannot be imported.*FileNotFoundError"):
-        stage.actor(stage.function("gone", f"{stage.mine}.not:f"))
+        stage.actor(stage.function("gone", f"{Path(stage.mine).with_name('gone.py')}:f"))
     with pytest.raises(ConfigError, match="far: token_env=NO_SUCH_TOKEN"):
         stage.actor(RemoteReward(kind="remote", name="far", url="http://localhost:1", token_env="NO_SUCH_TOKEN"))

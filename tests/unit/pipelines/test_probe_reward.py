@@ -168,6 +168,14 @@ def test_a_text_prompt_has_no_media_probes(built: tuple[ProbeRows, list[RawMedia
     assert list(of(built[0], "p3")) == ["honest", "empty", "repeated", "very_long", "prompt_copied"]
 
 
+def test_media_are_not_swapped_with_themselves(omni_encoder: Encoder) -> None:
+    picture = raw("image", 1)
+    rows = [record(i, [picture], f"answer : {i}") for i in range(2)]
+    made, _ = build_rows(config(), omni_encoder, records(rows, [picture]), rows)
+    assert "media_removed" in made.probes
+    assert "media_swapped" not in made.probes
+
+
 def test_records_that_cannot_be_encoded_are_named(omni: Path, tmp_path: Path) -> None:
     long = record(1, [], "answer : " + "1 " * 20)
     rows = [record(0, [], "answer : 0"), long, record(2, [], "answer : 2", messages=messages([], "which " * 90))]

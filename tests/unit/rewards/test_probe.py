@@ -29,6 +29,8 @@ def test_a_long_limit_is_filled_by_the_very_long_response_alone() -> None:
 def test_a_tight_limit() -> None:
     made = adversarial_responses(HONEST, QUESTION, ["answer : even"], 8)
     assert made == {"empty": "", "repeated": "the image shows 7 . the image shows", "prompt_copied": QUESTION}
+    # A response that is longer than the limit cannot be made longer, nor stand beside others.
+    assert set(adversarial_responses(HONEST, QUESTION, ["answer : even"], 6)) == {"empty", "repeated", "prompt_copied"}
 
 
 @pytest.mark.parametrize("other", ["answer : even", "so answer : even"])

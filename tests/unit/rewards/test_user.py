@@ -165,6 +165,17 @@ def test_hanging_is_bounded_and_the_next_call_works(function, wait):
     assert ended(left)
 
 
+def test_a_process_that_reads_nothing_is_given_up(function):
+    process = function("def f(completions): return [1.0]", deadline_s=2)
+    process.start()
+    before = children()
+    for child in before:
+        child.suspend()
+    scores = process.score(make_batch(["x" * 10_000_000]))
+    assert scores.problems == ("did not answer by its deadline and was killed (deadline_s=2)",)
+    assert ended(before)
+
+
 def test_memory_is_bounded(function):
     source = """
         def f(completions):
@@ -202,6 +213,7 @@ def test_large_batches_pass_through(function):
 def test_modules_beside_the_file_can_be_imported_and_ours_do_not_hide_them(function, tmp_path):
     (tmp_path / "judge.py").write_text("WORTH = 3")
     source = """
+        import http.client
         from dataclasses import dataclass
         from judge import WORTH
 
