@@ -65,9 +65,9 @@ class FunctionReward(RewardComponent):
     ground_truth: str = "answer"
     """Key in `extras` that `verl` functions get as ground_truth."""
     deadline_s: PositiveFloat = 30.0
-    """For one step's rows; the process of a user's function is killed when it takes longer."""
+    """For one step's rows; the function's process is killed when it takes longer."""
     memory_mb: PositiveInt = 4096
-    """Address space of the user's process."""
+    """Address space of the function's process."""
 
 
 class RemoteReward(RewardComponent):

@@ -5,7 +5,7 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -29,7 +29,7 @@ class Endpoint:
     """An address and how patient to be with it."""
 
     url: str
-    token: str | None
+    token: str | None = field(repr=False)
     """Sent as bearer token."""
     concurrency: int
     timeout_s: float
@@ -62,6 +62,10 @@ def read_token(reward: RemoteReward | JudgeReward) -> str | None:
         raise ConfigError(
             f"rewards: {reward.name}: token_env={reward.token_env}, but that environment variable is not set, or is "
             "empty; set it where the run is started and on every node"
+        )
+    if not (token.isascii() and token.isprintable()):  # an HTTP library would show it in its error
+        raise ConfigError(
+            f"rewards: {reward.name}: token_env={reward.token_env} holds characters that no header may have"
         )
     return token
 

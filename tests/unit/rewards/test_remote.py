@@ -167,6 +167,10 @@ def test_the_token_is_sent_and_asked_for(monkeypatch):
         refused = remote(server.url).score(make_batch(["a"]))
         assert refused.values == (None,)
         assert refused.problems[0].startswith("answered HTTP 401")
+    monkeypatch.setenv("FAR_TOKEN", "s3\ncret")
+    with pytest.raises(ConfigError, match="characters that no header may have") as error:
+        remote("http://127.0.0.1:1", token_env="FAR_TOKEN").start()
+    assert "s3" not in str(error.value)
     monkeypatch.delenv("FAR_TOKEN")
     with pytest.raises(ConfigError, match="far: token_env=FAR_TOKEN, but that environment variable is not set"):
         remote("http://127.0.0.1:1", token_env="FAR_TOKEN").start()

@@ -62,6 +62,14 @@ def test_paths_in_lists_become_absolute_and_the_job_still_loads(checkout: Path) 
     assert (kind, there.data, there.prompts) == ("probe-reward", here.data, 3)
 
 
+def test_the_reference_of_preference_training_becomes_absolute(checkout: Path) -> None:
+    text = JOB.replace("job: sft", "job: preference") + "reference: {path: runs/sft}\n"
+    (checkout / "jobs" / "dpo.yaml").write_text(text)
+    words = shlex.split(submit.prepare(Path("jobs/dpo.yaml"), [], LOCAL, root=Path("/mnt")).entrypoint)
+    assert words[3:5] == ["preference", "jobs/dpo.yaml"]
+    assert "reference.path=/mnt/runs/sft" in words
+
+
 def test_the_root_is_the_current_directory_and_a_remote_cluster_has_its_own_python(checkout: Path) -> None:
     job = submit.prepare(Path("jobs/tiny.yaml"), [], "http://head.example:8265")
     assert job.entrypoint.startswith("python -m mmrlhf_ray.cli sft jobs/tiny.yaml ")
