@@ -16,6 +16,7 @@ from mmrlhf_ray.config import AlgorithmConfig, FluencyReward, PPOConfig
 from mmrlhf_ray.config.algorithm import GROUPED
 from mmrlhf_ray.data.encode import Encoder, load_encoder
 from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.models import check_same_tokens
 from mmrlhf_ray.pipelines.driver_state import DriverState
 from mmrlhf_ray.pipelines.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
 from mmrlhf_ray.pipelines.responses import response_table
@@ -216,6 +217,8 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
     check_models(cfg.policy.path, *([cfg.reference.path] if cfg.reference else []))
     for reward in cfg.model_rewards:
         check_reward_model(reward.model.path)
+    others = [*(reward.model for reward in cfg.model_rewards), cfg.critic.model, cfg.reference]
+    check_same_tokens(cfg.policy.path, *(model.path for model in others if model is not None))
     with run_directory(cfg) as run_dir:
         records = read_records(cfg.data, PROMPT, run_dir)
         check_rewards(cfg.rewards, extras_columns(records.records))
