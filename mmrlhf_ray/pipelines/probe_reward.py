@@ -26,6 +26,7 @@ from mmrlhf_ray.rewards.batch import Rows, extras_columns
 from mmrlhf_ray.rewards.check import check_rewards
 from mmrlhf_ray.rewards.mixture import MixtureState, mix
 from mmrlhf_ray.rewards.scores import ComponentScores
+from mmrlhf_ray.rewards.user import with_absolute_path
 from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve
 from mmrlhf_ray.runtime.placement_check import check_fits
 from mmrlhf_ray.runtime.progress import Progress
@@ -138,7 +139,11 @@ def _start(cfg: ProbeRewardConfig, rows: ProbeRows) -> _Judges:
         ),
         "functions": (
             RewardFunctions,
-            {"components": cfg.function_rewards, "prompts": rows.prompts, "model_path": absolute(cfg.policy).path},
+            {
+                "components": [with_absolute_path(reward) for reward in cfg.function_rewards],
+                "prompts": rows.prompts,
+                "model_path": absolute(cfg.policy).path,
+            },
         ),
         "reference": (
             Reference,

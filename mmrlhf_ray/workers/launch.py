@@ -11,6 +11,7 @@ from mmrlhf_ray.config.base import ModelConfig, Resources, RolePlacement
 from mmrlhf_ray.config.jobs import EvaluateConfig, GeneratorConfig, LearnerConfig, PPOConfig, SamplingConfig
 from mmrlhf_ray.data.batching import PassBudget
 from mmrlhf_ray.data.readers import Records
+from mmrlhf_ray.rewards.user import with_absolute_path
 from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
 from mmrlhf_ray.workers.encoder import PromptEncoder
@@ -135,7 +136,11 @@ def _start_servers(cfg: PPOConfig, reserved: Reserved, records: Records) -> dict
         ),
         "functions": (
             RewardFunctions,
-            {"components": cfg.function_rewards, "prompts": records.records, "model_path": policy.path},
+            {
+                "components": [with_absolute_path(reward) for reward in cfg.function_rewards],
+                "prompts": records.records,
+                "model_path": policy.path,
+            },
         ),
         "reference": (
             Reference,

@@ -98,6 +98,8 @@ def test_iou_of_several_boxes():
     assert scores("iou", ["[10, 10, 12, 12] [0, 0, 2, 2]"], boxes=[two]) == [1]
     assert scores("iou", ["[0, 0, 2, 2]"], boxes=[two]) == [0.5]  # one is missing
     assert scores("iou", ["[0, 0, 2, 2] [0, 0, 2, 2] [10, 10, 12, 12]"], boxes=[two]) == [pytest.approx(2 / 3)]
+    nested = [[0, 0, 2, 2], [0, 0, 2, 1]]
+    assert scores("iou", ["[0, 0, 2, 2]"], boxes=[nested]) == [0.5]  # one box cannot stand for two
     # half of the first box: 0.5 counts 1 from the threshold on
     half = "[0, 0, 2, 1] [10, 10, 12, 12]"
     assert scores("iou", [half], boxes=[two]) == [0.75]
@@ -117,9 +119,9 @@ def test_format():
 
 
 def test_length_penalty():
-    given = {"free_tokens": 10, "response_tokens": [10, 11, 14, 200]}
-    assert scores("length_penalty", [""] * 4, cost=0.25, **given) == [0, -0.25, -1, -1]
-    assert scores("length_penalty", [""] * 4, cost=0.25, most=2, **given) == [0, -0.25, -1, -2]
+    given = {"free_tokens": 10, "response_tokens": [10, 11, 14, 200, 3]}
+    assert scores("length_penalty", [""] * 5, cost=0.25, **given) == [0, -0.25, -1, -1, 0]
+    assert scores("length_penalty", [""] * 5, cost=0.25, most=2, **given) == [0, -0.25, -1, -2, 0]
 
 
 def test_repetition_penalty():
