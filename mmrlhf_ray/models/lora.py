@@ -49,14 +49,9 @@ def add_lora(model: HeadedModel, adapter: ModelAdapter, config: LoRAConfig, *, t
     Raises ModelError for a target that is no linear layer of the language model.
     """
     _check_targets(model.backbone, adapter, config)
-    dtype = next(model.backbone.parameters()).dtype
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(peft_config(adapter, config), model.backbone)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_is_lora(name))
-        if _is_lora(name):
-            parameter.data = parameter.data.to(dtype)  # peft makes float32 ones beside bfloat16
+        inject_adapter_in_model(peft_config(adapter, config), model.backbone)  # and freezes all else of it
     model.head.requires_grad_(train_head)
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,8 +35,11 @@ def run(cfg: PreferenceConfig, resume: bool = False) -> Path:
     )
 
 
-def _complete(cfg: PreferenceConfig, split: str, rows: pa.Table, run_dir: Path) -> pa.Table:
-    return with_ref_logprobs(rows, cfg.reference or cfg.model, cfg, run_dir / f"ref_logprobs-{split}.parquet")
+def _complete(cfg: PreferenceConfig, rows: dict[str, pa.Table], run_dir: Path) -> dict[str, pa.Table]:
+    """With the reference's log-probabilities, of all rows in one go."""
+    complete = with_ref_logprobs(pa.concat_tables(rows.values()), cfg.reference or cfg.model, cfg, run_dir)
+    ends = accumulate(map(len, rows.values()))
+    return {name: complete.slice(end - len(rows[name]), len(rows[name])) for name, end in zip(rows, ends, strict=True)}
 
 
 def _prepare(cfg: PreferenceConfig, mismatched: bool, records: Records, data: DataConfig, run_dir: Path) -> Records:

@@ -1,6 +1,7 @@
 """Log-probabilities of all responses under the reference policy: computed once before training, and kept."""
 
 import hashlib
+import math
 import os
 import queue
 import threading
@@ -29,29 +30,28 @@ from mmrlhf_ray.training.passes import Inference, Passes
 from mmrlhf_ray.workers.launch import absolute, device_of
 from mmrlhf_ray.workers.servers import device_map
 
+CACHE_FILE = "ref_logprobs.parquet"
 _ROWS = 128
 _FINGERPRINT = b"mmrlhf.fingerprint"
 _COLUMNS = pa.schema([TRAINING_ROW.field("row"), TRAINING_ROW.field("ref_logprobs")])
 
 
-def with_ref_logprobs(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig, cache: Path) -> pa.Table:
+def with_ref_logprobs(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig, run_dir: Path) -> pa.Table:
     """TRAINING_ROW with `ref_logprobs` of every response token under `reference`, at temperature 1.
 
-    Computed by `cfg.workers.replicas` actors with the workers' resources, and written to `cache` with a fingerprint of
-    rows and model; taken from there where both are what they were. Raises DeadlineExceeded, or RunError with an
-    actor's own error.
+    Computed by `cfg.workers.replicas` actors with the workers' resources, and written to the run's directory with a
+    fingerprint of rows and model; taken from there where both are what they were. Raises DeadlineExceeded, or RunError
+    with an actor's own error.
     """
-    wanted = fingerprint(rows, reference)
-    answers = _cached(cache, wanted)
+    file, wanted = run_dir / CACHE_FILE, fingerprint(rows, reference)
+    answers = _cached(file, wanted)
     if answers is None:
         answers = _computed(rows, reference, cfg)
-        partial_file = cache.with_name(cache.name + ".partial")
-        pq.write_table(answers.replace_schema_metadata({_FINGERPRINT: wanted.encode()}), partial_file)
-        os.replace(partial_file, cache)
-    by_row = dict(zip(*(answers.column(name).to_pylist() for name in _COLUMNS.names), strict=True))
-    values = [by_row[row] for row in rows.column("row").to_pylist()]
+        unfinished = file.with_name(file.name + ".partial")
+        pq.write_table(answers.replace_schema_metadata({_FINGERPRINT: wanted.encode()}), unfinished)
+        os.replace(unfinished, file)
     field = TRAINING_ROW.field("ref_logprobs")
-    return rows.set_column(rows.schema.get_field_index(field.name), field, pa.array(values, field.type))
+    return rows.set_column(rows.schema.get_field_index(field.name), field, answers.column(field.name))
 
 
 def fingerprint(rows: pa.Table, reference: ModelConfig) -> str:
@@ -78,19 +78,24 @@ def _cached(cache: Path, wanted: str) -> pa.Table | None:
 
 
 def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa.Table:
+    """Column `ref_logprobs`, in the order of the rows."""
     workers = cfg.workers
-    answers = ray.data.from_arrow([rows.slice(first, _ROWS) for first in range(0, len(rows), _ROWS)]).map_batches(
+    numbers = pa.array(range(len(rows)), pa.int64())
+    numbered = rows.set_column(rows.schema.get_field_index("row"), TRAINING_ROW.field("row"), numbers)
+    size = min(_ROWS, math.ceil(len(rows) / workers.replicas))
+    answers = ray.data.from_arrow([numbered.slice(first, size) for first in range(0, len(rows), size)]).map_batches(
         ReferenceRows,
         fn_constructor_kwargs={
             "model": absolute(reference),
             "budget": PassBudget(cfg.engine.micro_batch_tokens, cfg.engine.max_padding_share),
             "device": device_of(workers, cfg.device),
         },
-        batch_size=_ROWS,
+        batch_size=size,
         batch_format="pyarrow",
         concurrency=workers.replicas,
         num_cpus=workers.num_cpus,
         num_gpus=workers.num_gpus,
+        max_restarts=0,
     )
     parts, done = [], 0
     with Progress("reference", len(rows), "row") as progress:
@@ -98,7 +103,7 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
             parts.append(part.cast(_COLUMNS))
             done += len(part)
             progress.update(done, len(part))
-    return pa.concat_tables(parts)
+    return pa.concat_tables(parts).sort_by("row").select(["ref_logprobs"])
 
 
 def _within_deadlines(answers: ray.data.Dataset, start_s: float, stage_s: float) -> Iterator[pa.Table]:

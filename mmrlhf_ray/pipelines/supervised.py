@@ -44,8 +44,8 @@ _SHOWN = ("loss", "pair_accuracy", "preference_accuracy", "eval_pair_accuracy", 
 
 Prepare = Callable[[Records, DataConfig, Path], Records]
 """(what was read, where from, run directory) → what is used. Bad records are for set_aside()."""
-Complete = Callable[[str, pa.Table, Path], pa.Table]
-"""("train" or "eval", TRAINING_ROW, run directory) → the rows with what was left to compute. Ray is up."""
+Complete = Callable[[dict[str, pa.Table], Path], dict[str, pa.Table]]
+"""("train", "eval" → TRAINING_ROW; run directory) → the rows with what was left to compute. Ray is up."""
 
 
 def run_supervised(
@@ -74,7 +74,7 @@ def run_supervised(
             rows = {name: _encode(read[name], data, options(data), run_dir) for name, data in _data(cfg).items()}
             _check_rows(cfg, rows)
             if complete:
-                rows = {name: complete(name, table, run_dir) for name, table in rows.items()}
+                rows = complete(rows, run_dir)
             plan = WorkerPlan(
                 cfg=cfg,
                 task=task,

@@ -1,5 +1,7 @@
 """`mmrlhf preference` with real Ray Data, Ray Train and DeepSpeed: it learns, resumes, and computes references once."""
 
+import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,11 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.config import DataConfig, EngineConfig, ModelConfig, OptimizerConfig, PreferenceConfig
+from mmrlhf_ray.data.batching import PassBudget
+from mmrlhf_ray.data.encode import load_encoder
 from mmrlhf_ray.data.readers import read_records, write_records
+from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.pipelines import preference
+from mmrlhf_ray.pipelines.ref_logprobs import CACHE_FILE, ReferenceRows, with_ref_logprobs
+from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import ray_session
-from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE
+from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, TRAINING_ROW, check
+from tests.unit.training.rows import NUMBERS, media_rows
 
 STEPS = 6
 CHECKPOINT = 4
@@ -30,9 +38,11 @@ def pairs(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pairs")
     read = read_records(DataConfig(path=str(data_dir / "demonstrations")), DEMONSTRATION, path)
     rows = read.records.to_pylist()
-    for row, other in zip(rows, [*rows[1:], rows[0]], strict=True):
-        row |= {"chosen": row.pop("response"), "rejected": f"{other['response']} no", "margin": 1.0}
+    answers = [row.pop("response") for row in rows]
+    for number, (row, own) in enumerate(zip(rows, answers, strict=True)):
+        other = next(answer for answer in answers[number + 1 :] + answers if answer != own)
         row.pop("feedback")
+        row |= {"chosen": own, "rejected": other, "margin": 1.0}
     write_records(path / "records", pa.Table.from_pylist(rows, PREFERENCE), read.media)
     return path / "records"
 
@@ -71,19 +81,19 @@ def test_a_run_and_its_resumption(objective: str, pairs: Path, model_dir: Path, 
     rows = read_metrics(run_dir)
     assert [row["step"] for row in rows] == list(range(STEPS))
     # The policy starts as its reference: nothing is preferred yet.
-    assert rows[0]["preference_accuracy"] == 0.5
+    assert rows[0]["loss"] == pytest.approx({"dpo": math.log(2.0), "kto": 0.5}[objective], rel=1e-4)
     assert rows[0]["log_ratio_chosen"] == pytest.approx(0.0, abs=1e-4)
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert rows[-1]["eval_preference_accuracy"] > 0.5
     assert rows[-1]["eval_reward_margin"] > 0
     assert (run_dir / "model" / "model.safetensors").is_file()
 
-    kept = {split: run_dir / f"ref_logprobs-{split}.parquet" for split in ("train", "eval")}
-    responses = {len(row) for row in pq.read_table(kept["train"]).column("ref_logprobs").to_pylist()}
-    assert responses == {3 if objective == "kto" else 2}
-    written = {split: file.stat().st_mtime_ns for split, file in kept.items()}
+    kept = run_dir / CACHE_FILE
+    responses = [len(row) for row in pq.read_table(kept).column("ref_logprobs").to_pylist()]
+    assert responses == [3 if objective == "kto" else 2] * (2 * 26)  # for training and evaluation
+    written = kept.stat().st_mtime_ns
     preference.run(cfg, resume=True)
-    assert {split: file.stat().st_mtime_ns for split, file in kept.items()} == written
+    assert kept.stat().st_mtime_ns == written
     again = read_metrics(run_dir)
     assert [row["step"] for row in again] == list(range(STEPS))
     assert again[:CHECKPOINT] == rows[:CHECKPOINT]
@@ -92,17 +102,36 @@ def test_a_run_and_its_resumption(objective: str, pairs: Path, model_dir: Path, 
         assert learnt(after) == pytest.approx(learnt(before), rel=1e-5, abs=1e-6)
 
 
-def test_another_reference_is_computed_anew_and_none_where_none_is_needed(
-    pairs: Path, model_dir: Path, tmp_path: Path
-) -> None:
-    first = preference.run(config("dpo", pairs, model_dir, tmp_path, steps=2, eval_data=None))
-    before = pq.read_table(first / "ref_logprobs-train.parquet")
-    reference = ModelConfig(path=str(first / "model"))
-    other = config("dpo", pairs, model_dir, tmp_path, steps=1, eval_data=None, reference=reference)
-    preference.run(other)
-    after = pq.read_table(first / "ref_logprobs-train.parquet")
-    assert before.schema.metadata != after.schema.metadata
-    assert not before.equals(after)
-    free = preference.run(config("simpo", pairs, model_dir, tmp_path, steps=1, eval_data=None))
-    assert not list(free.glob("ref_logprobs*"))
-    assert "log_ratio_chosen" not in read_metrics(free)[0]
+def test_references_are_computed_once_and_anew_for_another_model(model_dir: Path, tmp_path: Path) -> None:
+    encoder = load_encoder(model_dir)
+    rows = media_rows(encoder, NUMBERS, [[0.0] * len(of_row) for of_row in NUMBERS])
+    cfg = config("dpo", tmp_path, model_dir, tmp_path)
+
+    def computed(reference: ModelConfig) -> tuple[pa.Table, int]:
+        return with_ref_logprobs(rows, reference, cfg, tmp_path), (tmp_path / CACHE_FILE).stat().st_mtime_ns
+
+    first, written = computed(cfg.model)
+    assert check(first, TRAINING_ROW, "test").drop_columns(["ref_logprobs"]).equals(rows.drop_columns(["ref_logprobs"]))
+    alone = ReferenceRows(cfg.model, PassBudget(2048), "cpu")(rows)
+    for got, want in zip(*(t.column("ref_logprobs").to_pylist() for t in (first, alone)), strict=True):
+        assert [len(tokens) for tokens in got] == [len(tokens) for tokens in want]
+        assert sum(got, []) == pytest.approx(sum(want, []), abs=1e-4)
+    again, kept = computed(cfg.model)
+    assert again.equals(first)
+    assert kept == written
+
+    build_model(tmp_path / "other", seed=1)
+    other, anew = computed(ModelConfig(path=str(tmp_path / "other")))
+    assert anew > written
+    assert not other.column("ref_logprobs").equals(first.column("ref_logprobs"))
+
+
+def test_a_reference_that_fails_is_the_run_s_error(model_dir: Path, tmp_path: Path) -> None:
+    rows = media_rows(load_encoder(model_dir), [[0]] * 5, [[0.0]] * 5)
+    broken = tmp_path / "broken"
+    shutil.copytree(model_dir, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    cfg = config("dpo", tmp_path, model_dir, tmp_path)
+    with pytest.raises(RunError, match="reference log-probabilities: "):
+        with_ref_logprobs(rows, ModelConfig(path=str(broken)), cfg, tmp_path)
+    assert not (tmp_path / CACHE_FILE).exists()

@@ -18,7 +18,7 @@ from mmrlhf_ray.models import load_policy
 from mmrlhf_ray.pipelines.ref_logprobs import ReferenceRows, fingerprint
 from mmrlhf_ray.schema import TRAINING_ROW
 from mmrlhf_ray.training.passes import Inference, Passes
-from tests.unit.training.test_supervised import NUMBERS, media_rows
+from tests.unit.training.rows import NUMBERS, media_rows
 
 NOBODY = [[0.0] * len(of_row) for of_row in NUMBERS]
 

@@ -9,9 +9,14 @@ from torch import Tensor
 
 from mmrlhf_ray.data.collate import Batch, TokenRow, collate
 from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.features import features_table
+from mmrlhf_ray.data.training_rows import features_to_bytes
 from mmrlhf_ray.schema import TRAINING_ROW
+from tests.unit.tiny import encode, mixed_media, mixed_responses
 
 CONTEXT = [20, 21]
+NUMBERS = [[0], [1, 2], [3, 4, 0], [2], [4, 1]]
+"""Responses of rows of 1, 2 and 3, by number in mixed_responses()."""
 
 
 def row_table(*responses: Sequence[Sequence[int]], **columns: Sequence[object]) -> pa.Table:
@@ -66,3 +71,20 @@ def tokens_by_hand(encoder: Encoder, logits: Tensor, rows: pa.Table) -> list[lis
 def by_hand(encoder: Encoder, logits: Tensor, rows: pa.Table) -> list[float]:
     """log p of each response."""
     return [sum(tokens) for tokens in tokens_by_hand(encoder, logits, rows)]
+
+
+def media_rows(encoder: Encoder, numbers: list[list[int]], feedback: list[list[float]]) -> pa.Table:
+    """Rows that show media of every kind, with made-up reference log-probabilities."""
+    shown, responses = mixed_media(encoder), mixed_responses(encoder)
+    prompts = [encode(encoder, media) for media in shown]
+    texts = [[responses[k] for k in of_row] for of_row in numbers]
+    return row_table(
+        *texts,
+        context_token_ids=[prompt.token_ids for prompt in prompts],
+        media_ids=[[m.media_id for m in media] for media in shown],
+        features=[features_to_bytes(features_table(prompt.features)) for prompt in prompts],
+        modality=["+".join(sorted({m.kind for m in media}, key=["image", "audio", "video"].index)) or "text"
+                  for media in shown],
+        feedback=feedback,
+        ref_logprobs=[[[-5.0 - 0.1 * t for t in range(len(r))] for r in of_row] for of_row in texts],
+    )  # fmt: skip

@@ -2,38 +2,14 @@
 
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.config import EngineConfig, OptimizerConfig, PreferenceConfig, SFTConfig
 from mmrlhf_ray.data.encode import Encoder
-from mmrlhf_ray.data.features import features_table
-from mmrlhf_ray.data.training_rows import features_to_bytes
 from mmrlhf_ray.training.preference_tasks import PreferenceTask
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SFTTask, SupervisedTask
-from tests.unit.tiny import encode, mixed_media, mixed_responses
-from tests.unit.training.rows import row_table
-
-# Rows of 1, 2 and 3 responses.
-NUMBERS = [[0], [1, 2], [3, 4, 0], [2], [4, 1]]
-
-
-def media_rows(encoder: Encoder, numbers: list[list[int]], feedback: list[list[float]]) -> pa.Table:
-    """Rows that show media of every kind, with made-up reference log-probabilities."""
-    shown, responses = mixed_media(encoder), mixed_responses(encoder)
-    prompts = [encode(encoder, media) for media in shown]
-    texts = [[responses[k] for k in of_row] for of_row in numbers]
-    return row_table(
-        *texts,
-        context_token_ids=[prompt.token_ids for prompt in prompts],
-        media_ids=[[m.media_id for m in media] for media in shown],
-        features=[features_to_bytes(features_table(prompt.features)) for prompt in prompts],
-        modality=["+".join(sorted({m.kind for m in media}, key=["image", "audio", "video"].index)) or "text"
-                  for media in shown],
-        feedback=feedback,
-        ref_logprobs=[[[-5.0 - 0.1 * t for t in range(len(r))] for r in of_row] for of_row in texts],
-    )  # fmt: skip
+from tests.unit.training.rows import NUMBERS, media_rows
 
 
 def preference(objective: str) -> PreferenceTask:
@@ -71,6 +47,8 @@ def test_a_step_does_not_depend_on_the_cut(
         )
         worker = SupervisedWorker(WorkerPlan(cfg, task, str(omni), tmp_path, 2, False, "cpu"), 0, 1)
         passes.append(len(worker._lay_out(rows).passes))
+        judged = sum(len(of_row) for of_row in numbers) - (5 if name == "kto" else 0)
+        assert len(worker._prepared(rows)[0].sequences) == judged, "what is only measured is not learnt from"
         found.append([worker.evaluate(iter([rows])), worker.step(rows), worker.step(rows)])
     assert passes[0] < passes[1]
     whole, cut = found
