@@ -73,7 +73,8 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(n * step, 12) for n in range(first, last + 1)]
+    digits = max(0, 2 - math.floor(math.log10(step)))  # as many as the step needs, however small it is
+    return [round(n * step, digits) for n in range(first, last + 1)]
 
 
 def tick_text(value: float) -> str:

@@ -280,3 +280,11 @@ def test_ticks_are_round_and_enclose(low, high, want):
     assert got[0] <= low
     assert got[-1] >= high
     assert got == pytest.approx(want)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e-9, 1.0, 1e9])
+def test_charts_of_any_scale(scale):
+    marks = ticks(1.0 * scale, 3.0 * scale)
+    assert marks == pytest.approx([x * scale for x in (1.0, 1.5, 2.0, 2.5, 3.0)], rel=1e-6, abs=0.0)
+    assert len(set(marks)) == len(marks)
+    line_chart("tiny", [Series("y", [0, 1], [1.0 * scale, 3.0 * scale])], "step")
