@@ -17,7 +17,7 @@ from mmrlhf_ray.config import ConfigError, DataConfig
 from mmrlhf_ray.data.readers import Records, read_records, write_records
 from mmrlhf_ray.demo import algorithms, profiles, studies
 from mmrlhf_ray.demo.compare_report import Compared, Curve, print_rows, write_page
-from mmrlhf_ray.demo.profiles import FULL_PROFILE, Paths
+from mmrlhf_ray.demo.profiles import COMPARE_DIR, FULL_PROFILE, Paths
 from mmrlhf_ray.demo.report import proxy_gold
 from mmrlhf_ray.demo.scoring import ScoredResponse, score_responses
 from mmrlhf_ray.pipelines import evaluate, ppo, preference, reward_model
@@ -26,7 +26,6 @@ from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.progress import duration
 from mmrlhf_ray.schema import PREFERENCE, PROMPT, RESPONSE
 
-DIRECTORY = "compare"
 _RESULT = "result.json"
 _BASELINE = "sft"
 _ONLINE = ("ppo", *algorithms.ONLINE, *studies.NAMES)
@@ -62,7 +61,7 @@ def run_compare(root: Path, wanted: Sequence[str], seed: int) -> Path:
         print(f"── {name}: {duration(60 * minutes)}", file=sys.stderr, flush=True)
     rows = compared(paths)
     print_rows(rows)
-    return write_page(root / DIRECTORY, rows, curves(paths))
+    return write_page(root / COMPARE_DIR, rows, curves(paths))
 
 
 def _check_demo(paths: Paths) -> None:
@@ -84,7 +83,7 @@ def _train(name: str, paths: Paths, seed: int) -> None:
 
 
 def _into(paths: Paths, cfg: Any) -> Any:
-    return cfg.model_copy(update={"output_dir": str(paths.root / DIRECTORY)})
+    return cfg.model_copy(update={"output_dir": str(paths.root / COMPARE_DIR)})
 
 
 def _few_pairs_reward_model(paths: Paths, seed: int) -> None:
@@ -111,7 +110,7 @@ def _few_pairs_reward_model(paths: Paths, seed: int) -> None:
 def _evaluate(paths: Paths, name: str, seed: int) -> None:
     """Held-out answers, KL to the SFT policy, and the demo's reward model's opinion."""
     cfg = profiles.evaluate(paths, FULL_PROFILE, seed)
-    model = paths.model("sft") if name == _BASELINE else paths.model(f"{DIRECTORY}/{name}")
+    model = paths.model("sft") if name == _BASELINE else paths.model(f"{COMPARE_DIR}/{name}")
     changes = {
         "name": f"{name}-evaluate",
         "policy": model,
@@ -123,7 +122,7 @@ def _evaluate(paths: Paths, name: str, seed: int) -> None:
 
 
 def _result_file(paths: Paths, name: str) -> Path:
-    return paths.root / DIRECTORY / f"{name}-evaluate" / _RESULT
+    return paths.root / COMPARE_DIR / f"{name}-evaluate" / _RESULT
 
 
 def _save(paths: Paths, name: str, result: Mapping[str, float]) -> None:
@@ -134,7 +133,7 @@ def _save(paths: Paths, name: str, result: Mapping[str, float]) -> None:
 
 
 def _answers(paths: Paths, name: str, prompts: Records) -> list[ScoredResponse]:
-    table = evaluate.read_responses(paths.root / DIRECTORY / f"{name}-evaluate", "policy")
+    table = evaluate.read_responses(paths.root / COMPARE_DIR / f"{name}-evaluate", "policy")
     return score_responses(table, prompts.records)
 
 
@@ -170,7 +169,7 @@ def curves(paths: Paths) -> list[Curve]:
     prompts = read_records(DataConfig(path=str(paths.data / "prompts_train")), PROMPT, paths.root)
     found = []
     for name in _ONLINE:
-        run = paths.root / DIRECTORY / name
+        run = paths.root / COMPARE_DIR / name
         if not _result_file(paths, name).is_file():
             continue
         files = sorted((run / ppo.ROLLOUTS_DIR).iterdir())

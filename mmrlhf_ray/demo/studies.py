@@ -7,7 +7,7 @@ from typing import Any
 
 from mmrlhf_ray.config import ModelConfig, ModelReward, PPOConfig
 from mmrlhf_ray.demo import profiles
-from mmrlhf_ray.demo.profiles import Paths, Profile
+from mmrlhf_ray.demo.profiles import COMPARE_DIR, Paths, Profile
 
 FEW_PAIRS = 256
 """Preferences that the reward model of the over-optimisation runs has seen."""
@@ -41,7 +41,7 @@ NAMES = tuple(_STUDIES)
 
 def few_pairs_root(paths: Paths) -> Path:
     """Where the reward model of few pairs and its data are."""
-    return paths.root / "compare" / "few-pairs"
+    return paths.root / COMPARE_DIR / "few-pairs"
 
 
 def config(name: str, paths: Paths, profile: Profile, seed: int) -> PPOConfig:
@@ -52,8 +52,6 @@ def config(name: str, paths: Paths, profile: Profile, seed: int) -> PPOConfig:
     values |= {"name": name, "rewards": _rewards(name, paths)}
     if name == "distillation":
         values |= {"reference": paths.model("ppo").model_dump(), "rewards": []}
-    if name in FEW_PAIRS_RUNS:
-        values["critic"]["model"] = None
     return PPOConfig.model_validate(values)
 
 

@@ -11,7 +11,7 @@ from mmrlhf_ray.config import ConfigError
 from mmrlhf_ray.data.readers import write_records
 from mmrlhf_ray.demo import compare, studies
 from mmrlhf_ray.demo.compare_report import Curve, markdown, write_page
-from mmrlhf_ray.demo.profiles import FULL_PROFILE, Paths
+from mmrlhf_ray.demo.profiles import COMPARE_DIR, FULL_PROFILE, Paths
 from mmrlhf_ray.demo.report import ProxyGold
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.schema import MEDIA, PROMPT, RESPONSE
@@ -21,7 +21,7 @@ ANSWERS = ("answer : odd", "answer : even")
 
 def finished(root: Path, name: str, texts: list[str], minutes: float) -> None:
     """An evaluation of two prompts as compare leaves it."""
-    directory = root / compare.DIRECTORY / f"{name}-evaluate"
+    directory = root / COMPARE_DIR / f"{name}-evaluate"
     directory.mkdir(parents=True)
     rows = [
         {"step": 0, "policy": "policy", "media": "own", "prompt_id": f"p{i}", "task": "text_parity", "modality": "text",
