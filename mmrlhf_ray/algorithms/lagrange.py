@@ -15,15 +15,26 @@ T = TypeVar("T", float, Tensor, NDArray[Any])
 class LagrangeMultiplier:
     """λ ≥ 0 of the constraint E[cost] ≤ bound, and how fast it moves.
 
-    Projected gradient ascent on the dual: λ ← clip(λ + lr · (mean cost − bound), 0, maximum).
-    Source: Bertsekas 1999, "Nonlinear Programming", section 6.3 (dual methods); the use in RLHF: Dai et al. 2023,
-    "Safe RLHF", equation 31, where the step is taken on log λ and λ therefore cannot reach 0.
+    Projected gradient ascent on the dual, I ← clip(I + lr · (mean cost − bound), 0, maximum), and on top of it a term
+    in the excess itself, λ = clip(I + damping · (mean cost − bound), 0, maximum). Without damping λ and the cost swing
+    around each other, since both the policy and I answer late.
+    Source: Bertsekas 1999, "Nonlinear Programming", section 6.3 (dual methods); Stooke et al. 2020, "Responsive Safety
+    in Reinforcement Learning by PID Lagrangian Methods", algorithm 2 with K_I = lr, K_P = damping, K_D = 0; the use in
+    RLHF: Dai et al. 2023, "Safe RLHF", equation 31, where the step is taken on log λ and λ therefore cannot reach 0.
     """
 
-    value: float
+    integral: float
     bound: float
     lr: float
     maximum: float
+    damping: float = 0.0
+    excess: float = 0.0
+    """Mean cost − bound of the step before; 0 before the first."""
+
+    @property
+    def value(self) -> float:
+        """λ for the next step."""
+        return self._within(self.integral + self.damping * self.excess)
 
     def update(self, mean_cost: float) -> "LagrangeMultiplier":
         """The multiplier after a step whose responses cost `mean_cost` on average.
@@ -32,7 +43,11 @@ class LagrangeMultiplier:
         """
         if not math.isfinite(mean_cost):
             raise ValueError(f"mean_cost expects a finite number, got {mean_cost}")
-        return replace(self, value=min(max(self.value + self.lr * (mean_cost - self.bound), 0.0), self.maximum))
+        excess = mean_cost - self.bound
+        return replace(self, integral=self._within(self.integral + self.lr * excess), excess=excess)
+
+    def _within(self, value: float) -> float:
+        return min(max(value, 0.0), self.maximum)
 
     def to_dict(self) -> dict[str, float]:
         """For checkpoints."""

@@ -13,6 +13,8 @@ class CostConfig(Section):
     bound: float
     multiplier_lr: PositiveFloat = 0.05
     """The multiplier grows by this · (mean cost − bound) in each step, and never below zero."""
+    multiplier_damping: NonNegativeFloat = 0.0
+    """Times (mean cost − bound) of the step before, on top of it: keeps multiplier and cost from swinging."""
     initial_multiplier: NonNegativeFloat = 1.0
     max_multiplier: PositiveFloat = 100.0
 

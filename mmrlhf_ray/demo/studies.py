@@ -74,7 +74,12 @@ def _rewards(name: str, paths: Paths) -> list[dict[str, Any]]:
                 "name": "length",
                 "kind": "function",
                 "function": f"{_LENGTH}:response_length",
-                "cost": {"bound": MOST_TOKENS, "multiplier_lr": 0.02, "initial_multiplier": 0.0},
+                "cost": {
+                    "bound": MOST_TOKENS,
+                    "multiplier_lr": 0.005,
+                    "multiplier_damping": 0.2,
+                    "initial_multiplier": 0.2,
+                },
             }
         )
     return rewards

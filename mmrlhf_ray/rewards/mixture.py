@@ -31,10 +31,11 @@ class MixtureState:
             {r.name: RunningMoments() for r in rewards if r.normalise},
             {
                 r.name: LagrangeMultiplier(
-                    value=r.cost.initial_multiplier,
+                    integral=r.cost.initial_multiplier,
                     bound=r.cost.bound,
                     lr=r.cost.multiplier_lr,
                     maximum=r.cost.max_multiplier,
+                    damping=r.cost.multiplier_damping,
                 )
                 for r in rewards
                 if r.cost is not None

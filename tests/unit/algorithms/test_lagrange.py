@@ -9,9 +9,11 @@ from tests.golden.support import assert_caught, mutant
 
 
 def check_update(update):
-    for value, cost, want in ((1.0, 0.7, 1.1), (1.0, 0.2, 1.0), (1.0, 0.0, 0.96), (0.02, 0.0, 0.0), (2.9, 9.0, 3.0)):
-        state = LagrangeMultiplier(value=value, bound=0.2, lr=0.2, maximum=3.0)
-        assert update(state, cost).value == pytest.approx(want)
+    for start, cost, want in ((1.0, 0.7, 1.1), (1.0, 0.2, 1.0), (1.0, 0.0, 0.96), (0.02, 0.0, 0.0), (2.9, 9.0, 3.0)):
+        state = update(LagrangeMultiplier(integral=start, bound=0.2, lr=0.2, maximum=3.0), cost)
+        assert state.value == pytest.approx(want)
+        # What is below 0 or above the maximum is forgotten.
+        assert state.integral == pytest.approx(want)
 
 
 def test_update_by_hand():
@@ -22,15 +24,54 @@ def test_update_by_hand():
     ("old", "new"),
     [
         ("mean_cost - self.bound", "self.bound - mean_cost"),
-        ("(mean_cost - self.bound)", "mean_cost"),
+        ("mean_cost - self.bound", "mean_cost"),
         ("self.lr * ", ""),
-        ("self.value + ", ""),
-        (", 0.0)", ", -1.0)"),
-        (", self.maximum)", ", 9.0)"),
+        ("self.integral + ", ""),
+        ("self._within", ""),
     ],
 )
 def test_broken_updates_are_caught(old, new):
     assert_caught(check_update, mutant(LagrangeMultiplier.update, old, new))
+
+
+def check_damping(value):
+    # 1.0 + 0.5 · (0.6 − 0.2), 1.0 + 0.5 · (0.0 − 0.2); the integral alone before the first step.
+    for excess, want in ((0.4, 1.2), (-0.2, 0.9), (0.0, 1.0), (9.0, 3.0), (-9.0, 0.0)):
+        assert value(LagrangeMultiplier(1.0, 0.2, 0.2, 3.0, damping=0.5, excess=excess)) == pytest.approx(want)
+
+
+def test_damping_by_hand():
+    check_damping(LagrangeMultiplier.value.fget)
+    state = LagrangeMultiplier(1.0, 0.2, 0.2, 3.0, damping=0.5).update(0.7)
+    assert (state.integral, state.excess) == (pytest.approx(1.1), pytest.approx(0.5))
+    assert state.value == pytest.approx(1.35)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("+ self.damping", "- self.damping"),
+        ("self.damping * self.excess", "self.excess"),
+        ("self.integral + ", ""),
+        ("self._within", ""),
+    ],
+)
+def test_broken_damping_is_caught(old, new):
+    assert_caught(check_damping, mutant(LagrangeMultiplier.value.fget, old, new).fget)
+
+
+def test_damping_ends_swings():
+    # A policy that answers late: its cost moves by what λ was, a little at a time.
+    def swing(damping):
+        state, cost, costs = LagrangeMultiplier(0.0, 1.0, 0.02, 9.0, damping=damping), 2.0, []
+        for _ in range(200):
+            cost += 0.5 * (0.5 - state.value)
+            state = state.update(cost)
+            costs.append(cost)
+        return max(abs(c - 1.0) for c in costs[-50:])
+
+    assert swing(0.0) > 1.0
+    assert swing(0.3) < 0.05
 
 
 def check_score(function):
@@ -65,7 +106,7 @@ def test_score_by_hand_of_arrays_and_tensors():
 
 def test_the_multiplier_holds_a_cost_at_its_bound():
     # The reward's optimum has cost 1; against λ the policy settles at cost 1 / (1 + λ), at the bound 0.25 for λ = 3.
-    state = LagrangeMultiplier(value=0.0, bound=0.25, lr=0.5, maximum=100.0)
+    state = LagrangeMultiplier(integral=0.0, bound=0.25, lr=0.5, maximum=100.0)
     for _ in range(400):
         state = state.update(1 / (1 + state.value))
     assert state.value == pytest.approx(3.0, rel=1e-3)
