@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mmrlhf_ray.cli_data import app as data_app
+
 app = typer.Typer(
     help="RLHF for multimodal models on Ray.",
     no_args_is_help=True,
@@ -14,6 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(data_app, name="data")
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -135,11 +138,27 @@ def compare(
 
 
 @app.command()
-def parity(model_dir: Annotated[Path, typer.Argument(help="Model directory in Hugging Face format.")]) -> None:
-    """Compare vLLM with the learner on a model: token ids and log-probabilities, for every modality."""
-    from mmrlhf_ray.pipelines import parity as pipeline
+def parity(
+    model_dir: Annotated[Path | None, typer.Argument(help="Model directory in Hugging Face format.")] = None,
+    families: Annotated[
+        bool, typer.Option("--families", help="Tiny models of every family that has an adapter, made here.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="With --families: file whose marked table is replaced, e.g. docs/models.md.")
+    ] = None,
+) -> None:
+    """Compare vLLM with the learner: token ids and log-probabilities, before and after a weight push."""
+    if (model_dir is None) != families:
+        raise typer.BadParameter("give either a model directory or --families")
+    if model_dir is None:
+        from mmrlhf_ray.demo.families import FAMILIES
+        from mmrlhf_ray.demo.families.table import run as run_families
 
-    _exit_by(pipeline.run(model_dir))
+        _exit_by(run_families(FAMILIES, output))
+    else:
+        from mmrlhf_ray.pipelines import parity as pipeline
+
+        _exit_by(pipeline.run(model_dir))
 
 
 @app.command()

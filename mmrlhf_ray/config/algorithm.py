@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from mmrlhf_ray.config.base import Section
+from mmrlhf_ray.config.section import Section
 
 AdvantageEstimator = Literal["gae", "reinforce", "reinforce_pp", "reinforce_pp_baseline", "rloo", "grpo", "dr_grpo"]
 GROUPED = frozenset({"reinforce_pp_baseline", "rloo", "grpo", "dr_grpo"})

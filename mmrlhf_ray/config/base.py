@@ -2,13 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-
-class Section(BaseModel):
-    """A frozen, closed part of a configuration: unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.section import Section
 
 
 class ModelShape(Section):
@@ -32,19 +29,6 @@ class ModelConfig(Section):
     """Code that comes with weights is never run."""
     shape: ModelShape | None = None
     """Read by `--dry-run` only, and only where `path` is not there."""
-
-
-class DataConfig(Section):
-    path: str
-    """A .jsonl or .parquet file of records, or a directory that holds one beside media.parquet."""
-    on_bad_row: Literal["fail", "quarantine"] = "fail"
-    """`quarantine` writes bad rows with their reasons beside the run and goes on without them."""
-    facts_column: str | None = None
-    """Key in `extras` whose text the reward model reads before the prompt; the policy never sees it."""
-    max_prompt_tokens: PositiveInt = 1024
-    """Longer prompts (media tokens counted) are bad rows."""
-    encoder_cache_mb: PositiveInt = 512
-    """Processor features kept in memory; the least recently used go first."""
 
 
 class OptimizerConfig(Section):
@@ -81,6 +65,30 @@ class LoRAConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of the language model's linear layers; media towers stay as they are."""
+
+
+class PartConfig(Section):
+    """A part of the model: whether and how fast it learns."""
+
+    train: bool = True
+    lr: PositiveFloat | None = None
+    """None = the optimizer's."""
+
+
+class PartsConfig(Section):
+    """Which parts of a policy are trained; a part that the family does not have may not be named."""
+
+    language_model: PartConfig = PartConfig()
+    vision_tower: PartConfig = PartConfig()
+    audio_tower: PartConfig = PartConfig()
+    projector: PartConfig = PartConfig()
+    """Between the towers and the language model."""
+
+
+def refuse_both(lora: LoRAConfig | None, parts: PartsConfig) -> None:
+    """An adapter freezes everything beside it. Raises ValueError where parts are configured too."""
+    if lora is not None and parts != PartsConfig():
+        raise ValueError("lora freezes all weights of the model; leave either lora or parts out")
 
 
 class Resources(Section):
@@ -139,6 +147,7 @@ class TrainJobConfig(RunConfig):
     optimizer: OptimizerConfig = OptimizerConfig()
     lora: LoRAConfig | None = None
     """Train a low-rank adapter beside frozen weights; none = all weights."""
+    parts: PartsConfig = PartsConfig()
     workers: LearnerPlacement = LearnerPlacement()
     batch_size: PositiveInt = 64
     """Rows per optimizer step over all workers."""
@@ -151,6 +160,7 @@ class TrainJobConfig(RunConfig):
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainJobConfig":
+        refuse_both(self.lora, self.parts)
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"give exactly one of epochs and steps; got epochs={self.epochs}, steps={self.steps}")
         if self.batch_size % self.workers.replicas:

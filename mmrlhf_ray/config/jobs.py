@@ -6,19 +6,21 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.config.base import (
-    DataConfig,
     EngineConfig,
     LearnerPlacement,
     LoRAConfig,
     ModelConfig,
     OptimizerConfig,
+    PartsConfig,
     Resources,
     RolePlacement,
     RunConfig,
-    Section,
     TrainJobConfig,
+    refuse_both,
 )
+from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
+from mmrlhf_ray.config.section import Section
 
 
 def _refuse_facts(cfg: TrainJobConfig) -> None:
@@ -128,6 +130,12 @@ class LearnerConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     lora: LoRAConfig | None = None
     """Train a low-rank adapter beside frozen weights; none = all weights."""
+    parts: PartsConfig = PartsConfig()
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> "LearnerConfig":
+        refuse_both(self.lora, self.parts)
+        return self
 
 
 class CriticConfig(LearnerConfig):

@@ -180,7 +180,7 @@ def _nearest(key: str, kind: type[BaseModel]) -> str:
     keys = list(dotted_keys(kind))
     prefix, dot, leaf = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == prefix]
-    same = [k for k in keys if k.rpartition(".")[2] == leaf]
+    same = _shallowest([k for k in keys if k.rpartition(".")[2] == leaf])
     close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.8)
     if not close:
         close = same or [
@@ -196,6 +196,12 @@ def _nearest(key: str, kind: type[BaseModel]) -> str:
         return f"the nearest is {' or '.join(close[:3])}"
     where = f"keys of {prefix}" if prefix else "top-level keys"
     return f"{where} are {', '.join(k.rpartition('.')[2] for k in siblings)}"
+
+
+def _shallowest(keys: Sequence[str]) -> list[str]:
+    """Deeper keys of the same name are special cases."""
+    depth = min((key.count(".") for key in keys), default=0)
+    return [key for key in keys if key.count(".") == depth]
 
 
 def _untagged(detail: ErrorDetails, values: dict[str, Any]) -> ErrorDetails:

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from mmrlhf_ray.config.base import ModelConfig, Section
+from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.config.section import Section
 
 
 class CostConfig(Section):

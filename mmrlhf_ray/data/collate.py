@@ -108,8 +108,7 @@ def _media_inputs(rows: Sequence[TokenRow], features: Mapping[str, Features]) ->
 
 
 def _pad_trailing(values: list[Tensor]) -> list[Tensor]:
-    """Zero-pad the last dimension to the longest, as audio clips differ in frames."""
-    if values[0].dim() < 2:
-        return values
-    width = max(v.shape[-1] for v in values)
-    return [pad(v, (0, width - v.shape[-1])) for v in values]
+    """Zero-pad all dimensions but the first to the longest: sounds differ in frames, some families' images in size."""
+    shape = [max(lengths) for lengths in zip(*(v.shape[1:] for v in values), strict=True)]
+    missing = [[end - length for end, length in zip(shape, v.shape[1:], strict=True)] for v in values]
+    return [pad(v, [n for m in reversed(of_v) for n in (0, m)]) for v, of_v in zip(values, missing, strict=True)]

@@ -2,20 +2,22 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import ProcessorMixin
 
-from mmrlhf_ray.data.media import decode
+from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.data.decode_pool import DecodeSettings, decode_pool
+from mmrlhf_ray.data.media import Clip
 from mmrlhf_ray.models import ModelAdapter, adapter_for, banned_token_ids, eos_token_ids, load_processor
 
 Features = dict[str, np.ndarray]
 
-CLIP_FPS = 2.0
-"""Frames per second that clips are taken to have; Qwen's processors assume the same where nothing is said."""
+_ARGUMENTS = {"image": "images", "audio": "audio", "video": "videos"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Encoder:
     processor: ProcessorMixin
     eos_token_ids: tuple[int, ...]
     banned_token_ids: tuple[int, ...]
+    decoding: DecodeSettings = field(default_factory=DecodeSettings)
 
     @property
     def tokenizer(self) -> Any:
@@ -58,31 +61,78 @@ class Encoder:
         extractor = getattr(self.processor, "feature_extractor", None)
         return extractor.sampling_rate if extractor is not None else 16_000
 
+    @property
+    def written_as(self) -> dict[int, int]:
+        """Token that the sampler leaves in an expanded prompt → the processor's for the same thing."""
+        ids = self.tokenizer.convert_tokens_to_ids
+        return {
+            ids(getattr(self.processor, sampled)): ids(getattr(self.processor, written))
+            for sampled, written in self.adapter.sampled_as.items()
+        }
 
-def load_encoder(path: str | Path) -> Encoder:
-    """Encoder of a model directory. Raises ModelError for a directory that cannot be used."""
+
+def load_encoder(path: str | Path, data: DataConfig | None = None, *, unverified: bool = False) -> Encoder:
+    """Encoder of a model directory that decodes media as `data` says. Raises ModelError for a directory that cannot be
+    used; `unverified` as in adapter_for()."""
     path = Path(path)
-    adapter = adapter_for(path)
+    adapter = adapter_for(path, unverified=unverified)
     processor = load_processor(path)
-    return Encoder(adapter, processor, tuple(eos_token_ids(path)), tuple(banned_token_ids(processor, path)))
+    eos, banned = tuple(eos_token_ids(path)), tuple(banned_token_ids(processor, path))
+    return Encoder(adapter, processor, eos, banned, DecodeSettings.of(data))
 
 
 def media_arguments(encoder: Encoder, media: Sequence[RawMedia]) -> dict[str, list[Any]]:
-    """Decoded media by kind, in prompt order."""
+    """Decoded media by kind, in prompt order: images, arrays of samples, Clips. Raises ValueError."""
+    pool = decode_pool(encoder.decoding)
     decoded: dict[str, list[Any]] = {}
-    for item in media:
-        decoded.setdefault(item.kind, []).append(decode(item.kind, item.data, encoder.sampling_rate))
+    for item, found in zip(media, pool.decode([(m.kind, m.data) for m in media], encoder.sampling_rate), strict=True):
+        heard = item.kind == "audio"
+        decoded.setdefault(item.kind, []).append(_filled_up(encoder, np.asarray(found)) if heard else found)
     return decoded
 
 
-def clip_metadata(frames: np.ndarray) -> dict[str, Any]:
-    """What processor and sampler are told of a decoded clip [frames, height, width, 3]: every frame was kept."""
-    count = len(frames)
+def _filled_up(encoder: Encoder, samples: np.ndarray) -> np.ndarray:
+    """With as much silence behind it as the family wants."""
+    least = encoder.adapter.least_sound_s
+    if not least:
+        return samples
+    hop = encoder.processor.feature_extractor.hop_length
+    hops = max(-(-len(samples) // hop), ceil(least * encoder.sampling_rate / hop))
+    return np.pad(samples, (0, hops * hop - len(samples)))
+
+
+def processor_arguments(encoder: Encoder, media: Sequence[RawMedia]) -> dict[str, Any]:
+    """What the processor is given beside the text: decoded media, and how to take them. Raises ValueError."""
+    decoded = media_arguments(encoder, media)
+    clips = decoded.get("video", [])
+    given: dict[str, Any] = {_ARGUMENTS[kind]: items for kind, items in decoded.items()}
+    if clips:
+        given["videos"] = [clip.frames for clip in clips]
+        if encoder.adapter.video_metadata:
+            given["video_metadata"] = [clip_metadata(clip) for clip in clips]
+    return given | processor_kwargs(encoder)
+
+
+def processor_kwargs(encoder: Encoder) -> dict[str, Any]:
+    """Keyword arguments that learner and sampler both pass to the processor.
+
+    A family whose processor is told nothing of single clips takes one frame rate for all of them: `data.video.fps`,
+    or its own default.
+    """
+    given = encoder.adapter.processor_kwargs(encoder.processor)
+    fps = encoder.decoding.video.fps
+    if fps is None or encoder.adapter.video_metadata or "video" not in encoder.adapter.placeholders:
+        return given
+    return given | {"videos_kwargs": given.get("videos_kwargs", {}) | {"fps": fps}}
+
+
+def clip_metadata(clip: Clip) -> dict[str, Any]:
+    """What processor and sampler are told of a decoded clip: when its frames are on display."""
     return {
-        "total_num_frames": count,
-        "fps": CLIP_FPS,
-        "duration": count / CLIP_FPS,
-        "frames_indices": list(range(count)),
+        "total_num_frames": clip.total,
+        "fps": clip.fps,
+        "duration": clip.total / clip.fps,
+        "frames_indices": list(clip.indices),
         "video_backend": "pyav",
     }
 
@@ -98,37 +148,23 @@ def encode_prompt(encoder: Encoder, messages: str, media: Sequence[RawMedia]) ->
     rendered = encoder.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     collapsed = encoder.tokenizer(rendered, add_special_tokens=False)["input_ids"]
     _check_placeholders(encoder, collapsed, media)
-    decoded = media_arguments(encoder, media)
-    arguments = {"image": "images", "audio": "audio", "video": "videos"}
-    about = [clip_metadata(clip) for clip in decoded.get("video", [])] if encoder.adapter.video_metadata else []
-    outputs = encoder.processor(
-        text=[rendered],
-        **{arguments[kind]: items for kind, items in decoded.items()},
-        **({"video_metadata": about} if about else {}),
-        **encoder.adapter.processor_kwargs(encoder.processor),
-        return_tensors="np",
-    )
+    outputs = encoder.processor(text=[rendered], **processor_arguments(encoder, media), return_tensors="pt")
     token_ids = [int(i) for i in outputs["input_ids"][0]]
-    return EncodedPrompt(token_ids, list(collapsed), split_features(encoder.adapter, outputs, media))
+    return EncodedPrompt(token_ids, list(collapsed), split_features(encoder, outputs, media))
 
 
-def split_features(adapter: ModelAdapter, outputs: Mapping[str, Any], media: Sequence[RawMedia]) -> dict[str, Features]:
+def split_features(encoder: Encoder, outputs: Mapping[str, Any], media: Sequence[RawMedia]) -> dict[str, Features]:
     """Divide the processor's tensors, which it returns per batch, among the clips they belong to."""
-    features: dict[str, Features] = {item.media_id: {} for item in media}
-    for kind in {item.kind for item in media}:
-        ids = [item.media_id for item in media if item.kind == kind]
-        for key in adapter.feature_keys[kind]:
-            for media_id, part in zip(ids, _split(adapter, outputs, key, len(ids)), strict=True):
-                features[media_id][key] = part
+    adapter, features = encoder.adapter, dict[str, Features]({item.media_id: {} for item in media})
+    for key in dict.fromkeys(key for item in media for key in adapter.feature_keys[item.kind]):
+        owners = [item for item in media if key in adapter.feature_keys[item.kind]]
+        rows = adapter.item_rows(encoder.processor, key, outputs, [item.kind for item in owners])
+        values = np.asarray(outputs[key])
+        if sum(rows) != len(values):
+            raise ValueError(f"the processor returned {len(values)} rows of {key} for clips that have {rows}")
+        for item, part in zip(owners, np.split(values, np.cumsum(rows)[:-1]), strict=True):
+            features[item.media_id][key] = part
     return {media_id: _trim_audio(parts) for media_id, parts in features.items()}
-
-
-def _split(adapter: ModelAdapter, outputs: Mapping[str, Any], key: str, count: int) -> list[np.ndarray]:
-    values = np.asarray(outputs[key])
-    if key in adapter.packed_by:
-        ends = np.cumsum(np.asarray(outputs[adapter.packed_by[key]]).prod(-1))[:-1]
-        return np.split(values, ends)
-    return np.split(values, count)
 
 
 def _trim_audio(parts: Features) -> Features:

@@ -1,5 +1,6 @@
 """What happens to bad rows: stop with an error, or set them aside where they can be mended."""
 
+import fcntl
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from mmrlhf_ray.data.errors import BadRow, bad_rows_error
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "quarantine.jsonl"
+_LOCK = ".quarantine.lock"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,15 @@ def settle(rejected: Sequence[Rejected], good: int, file: str, on_bad_row: str, 
     raise bad_rows_error([r.bad for r in rejected], headline)
 
 
+def set_row_aside(rejected: Rejected, on_bad_row: str, quarantine_to: Path) -> None:
+    """Deal with one bad row that turned up while rows were read: DataError, or a line in the quarantine."""
+    if on_bad_row != "quarantine":
+        file = rejected.bad.file
+        raise bad_rows_error([rejected.bad], f"{file}: a row cannot be used (on_bad_row: quarantine goes on without)")
+    path = _write(quarantine_to, [rejected])
+    logger.warning("%s (set aside in %s)", rejected.bad, path)
+
+
 def forget(quarantine_to: Path, file: str) -> None:
     """Drop what an earlier reading of `file` set aside."""
     path = quarantine_to / FILE_NAME
@@ -56,11 +67,23 @@ def forget(quarantine_to: Path, file: str) -> None:
 def _write(quarantine_to: Path, rejected: Sequence[Rejected]) -> Path:
     path = quarantine_to / FILE_NAME
     quarantine_to.mkdir(parents=True, exist_ok=True)
-    fresh = [asdict(r.bad) | {"record": r.original} for r in rejected]
+    fresh = [_entry(r) for r in rejected]
     replaced = {(entry["file"], entry["row"]) for entry in fresh}
-    kept = [e for e in _entries(path) if (e["file"], e["row"]) not in replaced] if path.exists() else []
-    _replace(path, kept + fresh)
+    with (quarantine_to / _LOCK).open("w") as lock:  # several workers may read one stream
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = [e for e in _entries(path) if (e["file"], e["row"]) not in replaced] if path.exists() else []
+        _replace(path, kept + fresh)
     return path
+
+
+def as_json(rejected: Rejected) -> str:
+    """A line of the quarantine."""
+    # ASCII, so that a record with broken characters can be written down, too.
+    return json.dumps(_entry(rejected), default=_describe)
+
+
+def _entry(rejected: Rejected) -> dict[str, Any]:
+    return asdict(rejected.bad) | {"record": rejected.original}
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

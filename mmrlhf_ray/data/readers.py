@@ -1,28 +1,32 @@
 """Records of prompts, demonstrations, preferences and rankings from files, every row checked; and back to files."""
 
+import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmrlhf_ray.config.base import DataConfig
+from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.data.decode_pool import DecodeSettings, decode_pool
 from mmrlhf_ray.data.errors import BadRow, DataError, RowError
-from mmrlhf_ray.data.media import DEFAULT_LIMITS, MediaLimits, decode
 from mmrlhf_ray.data.quarantine import Rejected, forget, settle
-from mmrlhf_ray.data.sources import FileMedia, MediaSource, TableMedia
-from mmrlhf_ray.data.validate import Shown, build_record, conversation, parse_json, same_prompt
+from mmrlhf_ray.data.rowfiles import MEDIA_FILE, RECORDS_FILE
+from mmrlhf_ray.data.rows import ReadRow, SourceReader, files_of, open_sources
+from mmrlhf_ray.data.sources import DerivedMedia, MediaSource
+from mmrlhf_ray.data.store import LoadedRow, RowStore
+from mmrlhf_ray.data.validate import same_prompt
 from mmrlhf_ray.schema import MEDIA, TABLES, check
 
-RECORDS_FILE = "records.parquet"
-MEDIA_FILE = "media.parquet"
+logger = logging.getLogger(__name__)
 
-_MEDIA_ROWS_PER_GROUP = 1024
+_MEDIA_ROWS_PER_GROUP = 64  # streaming reads a group for each clip that it looks up
+_CLIPS_PER_BATCH = 32  # decoded in one go, so that small ones cost little
 _TABLES = ("PROMPT", "DEMONSTRATION", "PREFERENCE", "RANKING")
 
 
@@ -39,54 +43,96 @@ class Records:
     file: str
     """What was read."""
     rows: tuple[int, ...]
-    """Index in `file` of each record, for messages about it."""
+    """Index in its file of each record, for messages about it."""
+    files: tuple[str, ...] = ()
+    """File of each record; empty where all are of `file`."""
+    sources: tuple[int, ...] = ()
+    """Number in `data.sources` of each record; empty where there is one source."""
 
     def kept(self, wanted: Sequence[bool]) -> "Records":
         """The records for which `wanted` is true."""
-        places = tuple(place for place, keep in zip(self.rows, wanted, strict=True) if keep)
-        return replace(self, records=self.records.filter(pa.array(wanted, pa.bool_())), rows=places)
+        numbers = [number for number, keep in enumerate(wanted) if keep]
+        return self.derived(self.records.filter(pa.array(wanted, pa.bool_())), numbers)
+
+    def derived(self, records: pa.Table, origins: Sequence[int]) -> "Records":
+        """Other records with the same media. `origins`: of each, the number of the record that it was made from."""
+        return replace(
+            self,
+            records=records,
+            rows=tuple(self.rows[number] for number in origins),
+            files=tuple(self.files[number] for number in origins if self.files),
+            sources=tuple(self.sources[number] for number in origins if self.sources),
+        )
+
+    def bad_row(self, number: int, record_id: str, reason: str, remedy: str) -> BadRow:
+        """One of the records as a bad one."""
+        return BadRow(self.files[number] if self.files else self.file, self.rows[number], record_id, reason, remedy)
 
 
-@dataclass(frozen=True)
-class _Row:
-    index: int
-    raw: Mapping[str, Any]
-    record: dict[str, Any]
-    shown: list[Shown]
-
-
-def read_records(
-    config: DataConfig, schema: pa.Schema, quarantine_to: Path, limits: MediaLimits = DEFAULT_LIMITS
-) -> Records:
-    """Read and check `config.path`: a .jsonl file, a .parquet file of records, or a directory with records.parquet.
+def read_records(config: DataConfig, schema: pa.Schema, quarantine_to: Path) -> Records:
+    """Read and check every row of what `config` names.
 
     `schema` is PROMPT, DEMONSTRATION, PREFERENCE or RANKING. All media are decoded once. Raises DataError for a file
     that cannot be read, for bad rows if `config.on_bad_row` is "fail", and if no row is left; see docs/data.md.
     """
-    path = _records_file(Path(config.path))
-    source: MediaSource
-    if path.suffix == ".jsonl":
-        source, raws = FileMedia(path.parent, limits), _json_lines(path)
-    else:
-        source, raws = _media_beside(path), iter(enumerate(_read_parquet(path).to_pylist()))
-    file = str(path)
-    rows, rejected = _parse(raws, schema, source, config.facts_column, file)
-    problems = _media_problems(source, rows, limits)
-    rows = [row for row in rows if not _reject(row, _first_problem(row, problems), file, rejected)]
-    rows = _without_conflicts(rows, schema, file, rejected)
-    rejected.sort(key=lambda r: r.bad.row)
+    sources = open_sources(config)
+    readers = [SourceReader(source, config, schema) for source in sources]
+    media = [reader.media() for reader in readers]
+    rows: list[_Row] = []
+    bad: list[tuple[tuple[int, int, int], Rejected]] = []
+    for number, reader in enumerate(readers):
+        for place, read in _parse(number, reader, media[number]):
+            if isinstance(read, ReadRow):
+                rows.append(_Row(place, read))
+            else:
+                bad.append((place, read))
+    for reader in readers:
+        reader.close()
+    problems = [
+        _media_problems(source, [r.read for r in rows if r.source == n], config) for n, source in enumerate(media)
+    ]
+    checked: list[_Row] = []
+    for row in rows:
+        error = _first_problem(row.read, problems[row.source])
+        if error is None:
+            checked.append(row)
+        else:
+            bad.append((row.place, row.read.rejected(error)))
+    rows = _without_conflicts(checked, schema, bad)
+    rejected = [r for _, r in sorted(bad, key=lambda pair: pair[0])]
+    files = files_of(sources)
+    file = files[0] if len(files) == 1 else ", ".join(source.config.path for source in sources)
     if config.on_bad_row == "quarantine":
-        forget(quarantine_to, file)
+        for name in files:
+            forget(quarantine_to, name)
     settle(rejected, len(rows), file, config.on_bad_row, quarantine_to)
-    records = pa.Table.from_pylist([row.record for row in rows], schema=schema)
-    used = {media.media_id for row in rows for media in row.shown}
+    redacted = sum((reader.redacted for reader in readers), Counter[str]())
+    if redacted:
+        logger.info("%s: redacted %s", file, ", ".join(f"{n} × {label}" for label, n in sorted(redacted.items())))
+    records = pa.Table.from_pylist([row.read.record for row in rows], schema=schema)
     return Records(
         records=check(records, schema, "read_records"),
-        media=check(source.table(used), MEDIA, "read_records"),
+        media=check(_used(media, rows), MEDIA, "read_records"),
         bad_rows=len(rejected),
         file=file,
-        rows=tuple(row.index for row in rows),
+        rows=tuple(row.read.index for row in rows),
+        files=tuple(row.read.file for row in rows) if len(files) > 1 else (),
+        sources=tuple(row.source for row in rows) if len(sources) > 1 else (),
     )
+
+
+def first_records(config: DataConfig, schema: pa.Schema, seed: int, count: int = 256) -> Records:
+    """The first `count` records of a stream that can be read, without their media: to see what a data set has.
+
+    Raises DataError for a file that cannot be read.
+    """
+    store = RowStore(config, schema, open_sources(config), seed)
+    loaded = [store.load(position) for position in range(min(count, store.rows))]
+    rows = [row for row in loaded if isinstance(row, LoadedRow)]
+    records = pa.Table.from_pylist([row.record for row in rows], schema=schema)
+    places = tuple(row.read.index for row in rows)
+    files = tuple(row.read.file for row in rows)
+    return Records(records, MEDIA.empty_table(), len(loaded) - len(rows), config.mixture[0].path, places, files)
 
 
 def write_records(path: Path, records: pa.Table, media: pa.Table) -> None:
@@ -143,108 +189,81 @@ def _swap(fresh: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
-def _records_file(path: Path) -> Path:
-    file = path / RECORDS_FILE if path.is_dir() else path
-    if not file.exists():
-        raise DataError(f"data file {file} does not exist; correct the path of data or eval_data, or create it")
-    if file.suffix not in (".jsonl", ".parquet"):
-        raise DataError(f"data file {file} ends in {file.suffix!r}; give a .jsonl or .parquet file, or a directory")
-    return file
+@dataclass(frozen=True)
+class _Row:
+    place: tuple[int, int, int]
+    """Source, fragment, number in the file."""
+    read: ReadRow
 
-
-def _read_parquet(path: Path) -> pa.Table:
-    try:
-        return pq.ParquetFile(path).read()
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}; write it anew") from error
-
-
-def _media_beside(path: Path) -> TableMedia:
-    file = path.with_name(MEDIA_FILE)
-    return TableMedia(_read_parquet(file) if file.exists() else MEDIA.empty_table(), str(file))
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(index, bytes) of each line that is not blank."""
-    try:
-        with path.open("rb") as file:
-            for index, line in enumerate(file):
-                content = line.removeprefix(b"\xef\xbb\xbf") if index == 0 else line
-                if content.strip():
-                    yield index, content
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; make it readable") from error
+    @property
+    def source(self) -> int:
+        return self.place[0]
 
 
 def _parse(
-    raws: Iterator[tuple[int, Any]], schema: pa.Schema, source: MediaSource, facts_column: str | None, file: str
-) -> tuple[list[_Row], list[Rejected]]:
-    rows: list[_Row] = []
-    rejected: list[Rejected] = []
-    for index, line in raws:
-        original: Mapping[str, Any] = line if isinstance(line, dict) else {"line": line.decode("utf-8", "replace")}
-        try:
-            raw = original = _object(line)
-            messages, parts = conversation(raw)
-            shown = source.attach(raw, parts)
-            record = build_record(raw, schema, messages, shown, facts_column)
-        except RowError as error:
-            rejected.append(_rejected(file, index, original, error))
-        else:
-            rows.append(_Row(index, raw, record, shown))
-    return rows, rejected
+    number: int, reader: SourceReader, media: DerivedMedia
+) -> Iterator[tuple[tuple[int, int, int], ReadRow | Rejected]]:
+    for at, fragment in enumerate(reader.source.fragments):
+        for index, row in reader.raw(fragment):
+            yield (number, at, index), reader.parse(fragment.file, index, row, media)
 
 
-def _object(line: Any) -> dict[str, Any]:
-    raw = line if isinstance(line, dict) else parse_json(line, "the line")
-    if not isinstance(raw, dict):
-        raise RowError(f"the line is a JSON {type(raw).__name__}, expected an object", 'write {"prompt": …}')
-    return {key: value for key, value in raw.items() if value is not None}  # null is absent, as in Parquet
+def _used(media: Sequence[MediaSource], rows: Sequence[_Row]) -> pa.Table:
+    """What the rows show, each media_id once, from the first source that has it."""
+    seen: set[str] = set()
+    tables = [MEDIA.empty_table()]
+    for number, source in enumerate(media):
+        used = {shown.media_id for row in rows if row.source == number for shown in row.read.shown} - seen
+        seen |= used
+        tables.append(source.table(used))
+    return pa.concat_tables(tables).combine_chunks()
 
 
-def _rejected(file: str, index: int, original: Mapping[str, Any], error: RowError) -> Rejected:
-    return Rejected(BadRow(file, index, str(original.get("prompt_id", "")), error.reason, error.remedy), original)
+def _media_problems(source: MediaSource, rows: Sequence[ReadRow], config: DataConfig) -> dict[str, str]:
+    """media_id → why it cannot be decoded, for those that cannot."""
+    pool = decode_pool(DecodeSettings.of(config))
 
-
-def _media_problems(source: MediaSource, rows: list[_Row], limits: MediaLimits) -> dict[str, str]:
-    """media_id → why it cannot be decoded, for those that cannot. Decoders release the interpreter lock."""
-
-    def problem(media_id: str) -> str | None:
-        try:
-            media = source.get(media_id)
-            decode(media["kind"], media["data"], None, limits)
-        except ValueError as error:
-            return str(error)
-        return None
+    def problems(media_ids: Sequence[str]) -> list[str | None]:
+        found: dict[str, str] = {}
+        media: dict[str, tuple[str, bytes]] = {}
+        for media_id in media_ids:
+            try:
+                row = source.get(media_id)
+            except ValueError as error:
+                found[media_id] = str(error)
+            else:
+                media[media_id] = (row["kind"], row["data"])
+        undecoded = zip(media, pool.problems(list(media.values())), strict=True)
+        found |= {media_id: problem for media_id, problem in undecoded if problem is not None}
+        return [found.get(media_id) for media_id in media_ids]
 
     ids = list(dict.fromkeys(media.media_id for row in rows for media in row.shown))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return {media_id: found for media_id, found in zip(ids, pool.map(problem, ids), strict=True) if found}
+    batches = [ids[first : first + _CLIPS_PER_BATCH] for first in range(0, len(ids), _CLIPS_PER_BATCH)]
+    with ThreadPoolExecutor(config.decode.workers) as threads:
+        answers = [problem for batch in threads.map(problems, batches) for problem in batch]
+    return {media_id: problem for media_id, problem in zip(ids, answers, strict=True) if problem}
 
 
-def _first_problem(row: _Row, problems: Mapping[str, str]) -> RowError | None:
+def _first_problem(row: ReadRow, problems: Mapping[str, str]) -> RowError | None:
     for media in row.shown:
         if media.media_id in problems:
             return RowError(f"{media.kind} {media.name}: {problems[media.media_id]}", "replace the file")
     return None
 
 
-def _reject(row: _Row, error: RowError | None, file: str, rejected: list[Rejected]) -> bool:
-    if error is not None:
-        rejected.append(_rejected(file, row.index, row.raw, error))
-    return error is not None
-
-
-def _without_conflicts(rows: list[_Row], schema: pa.Schema, file: str, rejected: list[Rejected]) -> list[_Row]:
+def _without_conflicts(
+    rows: Sequence[_Row], schema: pa.Schema, bad: list[tuple[tuple[int, int, int], Rejected]]
+) -> list[_Row]:
     """The first row of each prompt_id says what the prompt is; others must agree with it."""
-    first: dict[str, _Row] = {}
+    first: dict[str, ReadRow] = {}
     good: list[_Row] = []
     for row in rows:
-        known = first.setdefault(row.record["prompt_id"], row)
-        if same_prompt(known.record, row.record, schema):
+        known = first.setdefault(row.read.record["prompt_id"], row.read)
+        if same_prompt(known.record, row.read.record, schema):
             good.append(row)
             continue
-        where = f"line {known.index + 1}" if file.endswith(".jsonl") else f"row {known.index}"
+        where = f"line {known.index + 1}" if known.file.endswith(".jsonl") else f"row {known.index}"
+        where += "" if known.file == row.read.file else f" of {known.file}"
         error = RowError(f"its prompt_id names another prompt in {where}", "give every prompt its own prompt_id")
-        rejected.append(_rejected(file, row.index, row.raw, error))
+        bad.append((row.place, row.read.rejected(error)))
     return good

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,14 +10,17 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from mmrlhf_ray.data.encode import Encoder, RawMedia, encode_facts, encode_prompt, encode_response, load_encoder
+from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.data.encode import Encoder, RawMedia, encode_facts, encode_response, load_encoder
+from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.extras import facts_of
 from mmrlhf_ray.data.features import features_table, read_features
+from mmrlhf_ray.data.overlong import encode_within
 from mmrlhf_ray.schema import TRAINING_ROW
 
 
-def features_to_bytes(table: pa.Table) -> bytes:
-    """A FEATURES table as an Arrow IPC stream."""
+def table_to_bytes(table: pa.Table) -> bytes:
+    """A table as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -45,6 +48,12 @@ class EncodeOptions:
     """Which ratings are read, in the order of `ratings`."""
     sampled_only: bool = False
     """Refuse responses with tokens that are never sampled: a policy gives them probability 0, at infinite loss."""
+    data: DataConfig | None = None
+    """How media are decoded, and what becomes of prompts that are too long; none = the defaults."""
+
+    @property
+    def over_long(self) -> str:
+        return self.data.over_long if self.data else "reject"
 
 
 def encode_records(batch: pa.Table, options: EncodeOptions, media: Sequence[ray.ObjectRef]) -> pa.Table:
@@ -57,7 +66,7 @@ def encode_records(batch: pa.Table, options: EncodeOptions, media: Sequence[ray.
     of them can be reported together.
     """
     clips = _clips(media[0])
-    rows = [_row(row, _encoder(options.model_path), clips, options) for row in batch.to_pylist()]
+    rows = [training_row(row, _encoder(options.model_path, options.data), clips, options) for row in batch.to_pylist()]
     return pa.Table.from_pylist(rows, schema=TRAINING_ROW)
 
 
@@ -70,25 +79,34 @@ def _clips(media: ray.ObjectRef) -> dict[str, RawMedia]:
     return {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in ray.get(media).to_pylist()}
 
 
-def _row(row: dict[str, Any], encoder: Encoder, clips: dict[str, RawMedia], options: EncodeOptions) -> dict[str, Any]:
+def training_row(
+    row: dict[str, Any], encoder: Encoder, clips: Mapping[str, RawMedia], options: EncodeOptions
+) -> dict[str, Any]:
+    """One TRAINING_ROW of a record with its `row` number, as encode_records() makes them."""
     out = {name: row[name] for name in ("row", "prompt_id", "task", "modality", "media_ids")}
     out |= {"margin": row.get("margin", 0.0), "ref_logprobs": [], "problem": ""}
     try:
         return out | _encoded(row, encoder, clips, options) | _judgements(row, options.aspects)
     except ValueError as error:
-        lists = ("context_token_ids", "responses_token_ids", "feedback", "ranks", "ratings")
-        return out | {name: [] for name in lists} | {"features": b"", "problem": str(error)}
+        return out | dict(NOTHING_ENCODED) | {"problem": error.reason if isinstance(error, RowError) else str(error)}
+
+
+NOTHING_ENCODED: Mapping[str, Any] = {
+    "context_token_ids": [],
+    "responses_token_ids": [],
+    "feedback": [],
+    "ranks": [],
+    "ratings": [],
+    "features": b"",
+}
+"""What a row with a problem has in place of what could not be made."""
 
 
 def _encoded(
-    row: dict[str, Any], encoder: Encoder, clips: dict[str, RawMedia], options: EncodeOptions
+    row: dict[str, Any], encoder: Encoder, clips: Mapping[str, RawMedia], options: EncodeOptions
 ) -> dict[str, Any]:
-    prompt = encode_prompt(encoder, row["messages"], [clips[m] for m in row["media_ids"]])
-    if len(prompt.token_ids) > options.max_prompt_tokens:
-        raise ValueError(
-            f"prompt has {len(prompt.token_ids)} tokens (media included), more than "
-            f"data.max_prompt_tokens={options.max_prompt_tokens}"
-        )
+    media = [clips[m] for m in row["media_ids"]]
+    prompt = encode_within(encoder, row["messages"], media, options.max_prompt_tokens, options.over_long)
     facts = encode_facts(encoder, facts_of(row["extras"], options.facts_column))
     context, responses = facts + prompt.token_ids, [encode_response(encoder, text) for text in _texts(row)]
     if options.sampled_only:
@@ -102,7 +120,7 @@ def _encoded(
     return {
         "context_token_ids": context,
         "responses_token_ids": responses,
-        "features": features_to_bytes(features_table(prompt.features)),
+        "features": table_to_bytes(features_table(prompt.features)),
     }
 
 

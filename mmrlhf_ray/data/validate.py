@@ -24,13 +24,18 @@ _LARGEST = float(np.finfo(np.float32).max)
 _LAST_RANK = np.iinfo(np.int32).max
 
 
+Reference = str | bytes | Mapping[str, Any]
+"""Media as a row names them: a path, a data URI or an address; bytes; or {"bytes": bytes or None, "path": str or None}.
+"""
+
+
 @dataclass(frozen=True)
 class MediaPart:
     """Where a message shows media."""
 
     kind: str
-    path: str | None
-    """The file that the part names, if it names one."""
+    path: Reference | None
+    """What the part names, if it names something; most often a path."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def build_record(
         "modality": _modality(raw, shown),
         "extras": json.dumps(_extras(raw, schema, facts_column), ensure_ascii=False),
     }
-    identity = json.dumps([record[key] for key in _identity(schema)]).encode()
+    identity = json.dumps([record[key] for key in identity_keys(schema)]).encode()
     record["prompt_id"] = text(raw.get("prompt_id", hashlib.sha256(identity).hexdigest()[:32]), "prompt_id")
     if not record["prompt_id"]:
         raise RowError("prompt_id is empty", "name the prompt, or leave prompt_id out to have it named by its content")
@@ -105,10 +110,10 @@ def build_record(
 
 def same_prompt(a: Mapping[str, Any], b: Mapping[str, Any], schema: pa.Schema) -> bool:
     """Whether two records with one prompt_id ask the same."""
-    return all(a[key] == b[key] for key in _identity(schema))
+    return all(a[key] == b[key] for key in identity_keys(schema))
 
 
-def _identity(schema: pa.Schema) -> tuple[str, ...]:
+def identity_keys(schema: pa.Schema) -> tuple[str, ...]:
     """What makes a prompt the same prompt. Facts count only where no answer stands beside them: people's names, times
     and the like differ between the answers to one prompt."""
     asked = ("messages", "media_ids", "task")
@@ -140,19 +145,43 @@ def _parts_of_prompt(raw: Mapping[str, Any]) -> list[dict[str, str]]:
     """Content of the shorthand: media stand where <image>, <audio>, <video> are, or before the text."""
     pieces = _PLACEHOLDER.split(text(raw["prompt"], "prompt"))  # text, kind, text, kind, …, text
     if len(pieces) == 1:
-        before = [{"type": kind} for kind, key in MEDIA_LISTS.items() for _ in string_list(raw, key)]
+        before = [{"type": kind} for kind, key in MEDIA_LISTS.items() for _ in reference_list(raw, key)]
         return [*before, {"type": "text", "text": pieces[0]}]
     return [{"type": piece} if i % 2 else {"type": "text", "text": piece} for i, piece in enumerate(pieces)]
 
 
 def string_list(raw: Mapping[str, Any], key: str) -> list[str]:
     """The list of strings under `key`, [] if there is none. Raises RowError."""
+    return [text(item, f"{key}[{i}]") for i, item in enumerate(_list(raw, key))]
+
+
+def reference_list(raw: Mapping[str, Any], key: str) -> list[Reference]:
+    """The list of media references under `key`, [] if there is none. Raises RowError."""
+    return [_reference(item, f"{key}[{i}]") for i, item in enumerate(_list(raw, key))]
+
+
+def _list(raw: Mapping[str, Any], key: str) -> list[Any]:
     value = raw.get(key)
     if value is None:
         return []
     if not isinstance(value, list):
         raise RowError(f"{key} is {_came(value)}, expected a list", f'write "{key}": ["…", …]')
-    return [text(item, f"{key}[{i}]") for i, item in enumerate(value)]
+    return value
+
+
+def _reference(value: Any, what: str) -> Reference:
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, dict):
+        return text(value, what)
+    types = {"bytes": bytes, "path": str}
+    wrong = value.keys() - types.keys() or {k for k, v in value.items() if not isinstance(v, (types[k], type(None)))}
+    if wrong or not any(value.values()):
+        raise RowError(
+            f"{what} has {', '.join(f'{k}: {_came(v)}' for k, v in value.items()) or 'nothing'}, expected media",
+            'give a path, bytes, or {"bytes": …, "path": …} with one of the two',
+        )
+    return value
 
 
 def _message(index: int, message: Any, parts: list[MediaPart]) -> dict[str, Any]:
@@ -183,7 +212,7 @@ def _message(index: int, message: Any, parts: list[MediaPart]) -> dict[str, Any]
 
 
 def _part(where: str, part: Any) -> dict[str, Any]:
-    """{"type": "text", "text"} or {"type": kind, "path"?}."""
+    """{"type": "text", "text"} or {"type": kind, "path"?: a reference}."""
     if isinstance(part, dict):
         part = {key: value for key, value in part.items() if value is not None}  # what dataset libraries fill in
     kind = part.get("type") if isinstance(part, dict) else None
@@ -197,7 +226,7 @@ def _part(where: str, part: Any) -> dict[str, Any]:
         raise RowError(f"{where} has {came}, expected one of {known}", "use these part types")
     if not set(part) <= {"type", kind}:
         raise RowError(f"{where} has keys {sorted(part)}", f'write {{"type": "{kind}", "{kind}": "path/of/the/file"}}')
-    return {"type": kind, "path": text(part[kind], f"{where}.{kind}")} if kind in part else {"type": kind}
+    return {"type": kind, "path": _reference(part[kind], f"{where}.{kind}")} if kind in part else {"type": kind}
 
 
 def _modality(raw: Mapping[str, Any], shown: Sequence[Shown]) -> str:

@@ -2,7 +2,6 @@
 
 from mmrlhf_ray.models.adapter import (
     ModelAdapter,
-    adapter_for,
     banned_token_ids,
     eos_token_ids,
     load_processor,
@@ -10,8 +9,17 @@ from mmrlhf_ray.models.adapter import (
 )
 from mmrlhf_ray.models.errors import ModelError
 from mmrlhf_ray.models.export import ADAPTER_DIR, export_lora, export_model
-from mmrlhf_ray.models.headed import HeadedModel, checkpoint_name, load_critic, load_policy, load_scalar
-from mmrlhf_ray.models.lora import Weight, add_lora, lora_off, merged_weights, trained_weights
+from mmrlhf_ray.models.headed import (
+    HeadedModel,
+    checkpoint_name,
+    checkpoint_tensors,
+    load_critic,
+    load_policy,
+    load_scalar,
+)
+from mmrlhf_ray.models.lora import Weight, add_lora, grouped, lora_off, merged_weights, trained_weights
+from mmrlhf_ray.models.parts import ParameterGroup, check_trained, freeze_parts, parameter_groups
+from mmrlhf_ray.models.registry import adapter_for
 from mmrlhf_ray.models.scalar_head import ScalarHead, read_scalar_head, scalar_head_file
 from mmrlhf_ray.models.tokens import check_same_tokens
 
@@ -20,22 +28,28 @@ __all__ = [
     "HeadedModel",
     "ModelAdapter",
     "ModelError",
+    "ParameterGroup",
     "ScalarHead",
     "Weight",
     "adapter_for",
     "add_lora",
     "banned_token_ids",
     "check_same_tokens",
+    "check_trained",
     "checkpoint_name",
+    "checkpoint_tensors",
     "eos_token_ids",
     "export_lora",
     "export_model",
+    "freeze_parts",
+    "grouped",
     "load_policy",
     "load_processor",
     "load_scalar",
     "load_critic",
     "lora_off",
     "merged_weights",
+    "parameter_groups",
     "read_config",
     "read_scalar_head",
     "scalar_head_file",

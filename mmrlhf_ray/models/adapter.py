@@ -1,11 +1,13 @@
 """What differs between model families, behind one Protocol. One file per family implements it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from mmrlhf_ray.models.errors import ModelError
@@ -20,22 +22,41 @@ class ModelAdapter(Protocol):
     """Media kind → the processor attribute that holds its placeholder token."""
     feature_keys: Mapping[str, tuple[str, ...]]
     """Media kind → the processor's outputs that belong to it."""
-    packed_by: Mapping[str, str]
-    """Features that are packed over items along dim 0 → the grid whose row products give the items' lengths."""
+    sampled_as: Mapping[str, str]
+    """Processor attribute of a placeholder that the sampler leaves in an expanded prompt → of the one that the
+    processor writes there. What is embedded is the same."""
     video_metadata: bool
     """Whether the processor wants each clip's frame rate and frame numbers."""
+    least_sound_s: float
+    """Seconds that shorter sounds are filled up to with silence; if above 0, all are filled up to whole hops of the
+    extractor. For towers that read what is padded too, and so give another answer in other company."""
     language_model: str
     """Regular expression of the language model's module name, in transformers' classes that read the directory."""
+    parts: Mapping[str, str]
+    """Key of PartsConfig → regular expression of its parameters' names in the class that load() returns. Every
+    parameter belongs to exactly one part."""
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
         """The causal language model with its media towers, in evaluation mode; on the CPU, or spread over the
         process's GPUs by `device_map="auto"`."""
 
+    def architecture(self, path: Path) -> PreTrainedModel:
+        """What load() returns without its weights: on the meta device, from config.json alone."""
+
     def processor_kwargs(self, processor: ProcessorMixin) -> dict[str, Any]:
         """Keyword arguments that learner and sampler both pass to the processor."""
 
+    def item_rows(
+        self, processor: ProcessorMixin, key: str, outputs: Mapping[str, Any], kinds: Sequence[str]
+    ) -> list[int]:
+        """How the rows (dim 0) of the processor's output `key` divide among the clips that it belongs to. `kinds`: of
+        those clips, in prompt order."""
+
     def checkpoint_name(self, name: str) -> str:
         """Name of a learner's parameter in the directory's safetensors, which is the sampler's name too."""
+
+    def checkpoint_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """A learner's parameter as the directory's safetensors have it: under checkpoint_name(), or in pieces."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -46,18 +67,20 @@ def read_config(path: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def adapter_for(path: Path) -> ModelAdapter:
-    """The adapter of the family that config.json names. Raises ModelError for an unknown family."""
-    from mmrlhf_ray.models.qwen2_5_omni import Qwen2_5OmniAdapter
-    from mmrlhf_ray.models.qwen2_5_vl import Qwen2_5VLAdapter
+def without_weights(kind: type[PreTrainedModel], path: Path) -> PreTrainedModel:
+    """architecture() of families that one class reads."""
+    with torch.device("meta"):
+        model: PreTrainedModel = kind._from_config(kind.config_class.from_pretrained(str(path)))
+    return model
 
-    families: tuple[ModelAdapter, ...] = (Qwen2_5OmniAdapter(), Qwen2_5VLAdapter())
-    model_type = read_config(path).get("model_type")
-    for adapter in families:
-        if adapter.family == model_type:
-            return adapter
-    known = ", ".join(a.family for a in families)
-    raise ModelError(f"{path}/config.json: model_type is {model_type!r}; families with an adapter: {known}")
+
+def grid_rows(grids: Mapping[str, str], key: str, outputs: Mapping[str, Any], count: int) -> list[int]:
+    """item_rows() of families that pack patches. `grids`: packed output → the output with its clips' [frames, height,
+    width]; of any other output each of the `count` clips has one row."""
+    if key not in grids:
+        return [1] * count
+    rows: list[int] = np.asarray(outputs[grids[key]]).prod(-1).tolist()
+    return rows
 
 
 def load_processor(path: Path) -> ProcessorMixin:

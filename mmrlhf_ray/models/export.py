@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmrlhf_ray.config.base import LoRAConfig
 from mmrlhf_ray.models.adapter import ModelAdapter
-from mmrlhf_ray.models.headed import HEAD, checkpoint_name
+from mmrlhf_ray.models.headed import HEAD, checkpoint_name, checkpoint_tensors
 from mmrlhf_ray.models.lora import peft_config
 from mmrlhf_ray.models.scalar_head import LAYOUT_FILE, SCALAR_HEAD_FILE, ScalarHead, write_scalar_head
 
@@ -38,8 +38,8 @@ def export_model(
     fresh = _fresh(target)
     shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(*_WEIGHTS, LAYOUT_FILE, ".*"))
     own_head = {n: t.contiguous() for n, t in tensors.items() if scalar and n.startswith(HEAD)}
-    rest = {checkpoint_name(adapter, n): t.contiguous() for n, t in tensors.items() if n not in own_head}
-    save_torch_state_dict(rest, fresh)
+    rest = (item for n, t in tensors.items() if n not in own_head for item in checkpoint_tensors(adapter, n, t))
+    save_torch_state_dict({name: tensor.contiguous() for name, tensor in rest}, fresh)
     if scalar:
         _write_head(fresh, own_head, layout)
     _replace(fresh, target)

@@ -1,5 +1,6 @@
 """A backbone and a linear head: the policy with its vocabulary head, critic and reward model with a scalar one."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -42,7 +43,8 @@ class HeadedModel(nn.Module):
         return self.head(hidden.flatten(0, 1)[select])
 
 
-def _split_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
+def split_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
+    """`model` without its vocabulary head, and that head."""
     head = model.lm_head
     model.lm_head = nn.Identity()
     return model, head
@@ -50,7 +52,7 @@ def _split_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
 
 def load_policy(adapter: ModelAdapter, path: Path, dtype: torch.dtype, device_map: str | None = None) -> HeadedModel:
     """The language model of a Hugging Face directory with its own vocabulary head. `device_map` as in adapters."""
-    return HeadedModel(*_split_head(adapter.load(path, dtype, device_map)))
+    return HeadedModel(*split_head(adapter.load(path, dtype, device_map)))
 
 
 def load_scalar(
@@ -68,7 +70,7 @@ def load_scalar(
 
     Raises ModelError where a head is expected and not there, or is of another shape than its layout.
     """
-    backbone, vocabulary_head = _split_head(adapter.load(path, dtype, device_map))
+    backbone, vocabulary_head = split_head(adapter.load(path, dtype, device_map))
     # A spread backbone takes and returns tensors on the device of its first layer.
     device = next(backbone.parameters()).device
     hidden = vocabulary_head.in_features
@@ -105,6 +107,14 @@ def _linear(weight: Tensor, dtype: torch.dtype, device: torch.device) -> nn.Line
 
 def checkpoint_name(adapter: ModelAdapter, name: str) -> str:
     """Name in the directory's safetensors of a HeadedModel parameter with a vocabulary head."""
-    if name.startswith(HEAD):
-        return adapter.checkpoint_name("lm_" + name)
-    return adapter.checkpoint_name(name.removeprefix("backbone."))
+    return adapter.checkpoint_name(backbone_name(name))
+
+
+def checkpoint_tensors(adapter: ModelAdapter, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """A HeadedModel parameter with a vocabulary head as the directory's safetensors have it."""
+    yield from adapter.checkpoint_tensors(backbone_name(name), tensor)
+
+
+def backbone_name(name: str) -> str:
+    """Name of a HeadedModel parameter with a vocabulary head in transformers' class."""
+    return "lm_" + name if name.startswith(HEAD) else name.removeprefix("backbone.")

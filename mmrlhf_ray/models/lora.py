@@ -48,7 +48,7 @@ def add_lora(model: HeadedModel, adapter: ModelAdapter, config: LoRAConfig, *, t
 
     Raises ModelError for a target that is no linear layer of the language model.
     """
-    _check_targets(model.backbone, adapter, config)
+    check_targets(model.backbone, adapter, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(peft_config(adapter, config), model.backbone)  # and freezes all else of it
@@ -71,7 +71,8 @@ def _pattern(adapter: ModelAdapter, targets: Iterable[str]) -> str:
     return rf"{adapter.language_model}\.(.*\.)?({'|'.join(map(re.escape, targets))})"
 
 
-def _check_targets(backbone: nn.Module, adapter: ModelAdapter, config: LoRAConfig) -> None:
+def check_targets(backbone: nn.Module, adapter: ModelAdapter, config: LoRAConfig) -> None:
+    """Raise ModelError for a target that is no linear layer of the language model."""
     linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     for target in config.target_modules:
         if not any(re.fullmatch(_pattern(adapter, [target]), name) for name in linear):
@@ -95,6 +96,20 @@ def lora_off(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers.values():
             layer.enable_adapters(True)
+
+
+def grouped(weights: Iterable[Weight], max_bytes: int) -> Iterator[list[Weight]]:
+    """Groups of at most `max_bytes`; a larger weight is a group of its own."""
+    group: list[Weight] = []
+    size = 0
+    for weight in weights:
+        if group and size + weight.nbytes > max_bytes:
+            yield group
+            group, size = [], 0
+        group.append(weight)
+        size += weight.nbytes
+    if group:
+        yield group
 
 
 def merged_weights(model: nn.Module) -> Iterator[Weight]:

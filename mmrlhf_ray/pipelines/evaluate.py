@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mmrlhf_ray.algorithms.statistics import mean_interval, win_tie_loss
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig
 from mmrlhf_ray.data.batching import PassBudget
 from mmrlhf_ray.data.encode import Encoder, load_encoder
+from mmrlhf_ray.data.preflight import refuse_streaming
 from mmrlhf_ray.data.readers import Records, read_records
 from mmrlhf_ray.models import check_same_tokens
 from mmrlhf_ray.pipelines.responses import SWAPPED, response_table
@@ -56,22 +57,23 @@ def with_swapped_media(records: Records, seed: int) -> Records:
     alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         alike.setdefault((row["task"], *(kind_of[m] for m in row["media_ids"])), []).append(row)
-    swapped, places = [], list(records.rows)
-    for row, place in zip(rows, records.rows, strict=True):
+    swapped, origins = [], list(range(len(rows)))
+    for number, row in enumerate(rows):
         media = row["media_ids"]
         others = [o for o in alike[row["task"], *(kind_of[m] for m in media)] if not set(o["media_ids"]) & set(media)]
         if media and others:
             donor = others[int(rng.integers(len(others)))]
             swapped.append(row | {"prompt_id": row["prompt_id"] + SWAPPED, "media_ids": donor["media_ids"]})
-            places.append(place)
+            origins.append(number)
     table = pa.concat_tables([records.records, pa.Table.from_pylist(swapped, schema=PROMPT)])
-    return replace(records, records=table, rows=tuple(places))
+    return records.derived(table, origins)
 
 
 def run(cfg: EvaluateConfig, resume: bool = False) -> Path:
     """Write `responses.parquet` (RESPONSE) and `evaluation.json`; returns the run's directory. There is nothing to
     resume: an evaluation starts over. Raises as pipelines.ppo.run().
     """
+    refuse_streaming(cfg.data, "an evaluation")
     policies = {"policy": cfg.policy} | ({"baseline": cfg.baseline} if cfg.baseline else {})
     check_models(*(model.path for model in policies.values()), *([cfg.reference.path] if cfg.reference else []))
     if cfg.reward_model:
@@ -105,7 +107,7 @@ def _answers(
             absolute(model),
             cfg.generator,
             cfg.sampling,
-            cfg.data.max_prompt_tokens,
+            cfg.data,
             cfg.seed,
             place.generator,
             cfg.device,

@@ -1,180 +1,182 @@
-"""Do sampler and learner agree on a model? Prompt ids must be equal and log-probabilities close, for every modality."""
+"""Do sampler and learner agree on a model? Prompt ids must be equal and log-probabilities close, for every modality,
+with the weights of the directory and with others that are pushed as in a run."""
 
-import io
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import av
 import numpy as np
 import pyarrow as pa
-import soundfile
 import torch
-from PIL import Image
-from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
 from mmrlhf_ray.algorithms.logprobs import token_logprobs
 from mmrlhf_ray.config import GeneratorConfig, ModelConfig, SamplingConfig
 from mmrlhf_ray.data.collate import collate, flat_column, rollout_rows
-from mmrlhf_ray.data.encode import Encoder, Features, RawMedia, encode_prompt, load_encoder
-from mmrlhf_ray.data.media import MediaRow, media_row
-from mmrlhf_ray.models import HeadedModel, load_policy
+from mmrlhf_ray.data.encode import Encoder, Features, load_encoder
+from mmrlhf_ray.models import HeadedModel, checkpoint_tensors, grouped, load_policy, merged_weights
+from mmrlhf_ray.models.verdict import ParityRow, Verdict, description_digest, versions, write_verdict
+from mmrlhf_ray.pipelines.parity_cases import Case, left_out, make_cases
+from mmrlhf_ray.pipelines.parity_report import print_verdict
 from mmrlhf_ray.pipelines.run_dir import check_models
-from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA
+from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.workers.buckets import checksums, combine, pack
 from mmrlhf_ray.workers.generator import Generator, PromptMismatch
 
 TOLERANCE = 1e-4
 """Largest |Δlogprob| in float32."""
-_CASES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("text", ()),
-    ("image", ("image",)),
-    ("two images", ("image", "image")),
-    ("audio", ("audio",)),
-    ("image + audio", ("image", "audio")),
-    ("video", ("video",)),
-)
-_PROMPTS_PER_CASE = 4
+VISIBLE = 10 * TOLERANCE
+"""Media and pushed weights must change log-probabilities by more than this, or their agreement says nothing."""
 _SAMPLING = SamplingConfig(temperature=0.7, max_response_tokens=16)
+_SAMPLES = 2
+_BUCKET_BYTES = 64 << 20
+_CHANGE, _LEAST_SPREAD = 0.1, 0.02
 
 
 @dataclass(frozen=True)
-class Case:
-    """One modality's prompts, ready for both sides."""
+class _Seen:
+    """What the comparison of one case with some weights found."""
 
-    name: str
-    prompts: pa.Table
-    media: pa.Table
-    features: dict[str, Features]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was found for one modality."""
-
-    case: str
-    equal_ids: bool
-    max_difference: float
-    """Largest |Δlogprob| over all sampled tokens; NaN where the ids differ."""
-    tokens: int
-    detail: str = ""
-
-    @property
-    def passed(self) -> bool:
-        return self.equal_ids and self.max_difference <= TOLERANCE
+    row: ParityRow
+    rollouts: pa.Table | None
+    """None where the sampler refused or the ids differ."""
 
 
 def run(model_dir: Path) -> bool:
-    """Print the table and return whether every modality of the family agrees. Raises ModelError."""
+    """Print the table, keep the verdict, and return whether every modality of the family agrees. Raises ModelError."""
     check_models(str(model_dir))
-    encoder = load_encoder(model_dir)
-    kinds = set(encoder.adapter.placeholders)
-    cases = [_case(encoder, name, wanted, number) for number, (name, wanted) in enumerate(_CASES) if kinds >= {*wanted}]
-    results = list(compare(model_dir, encoder, cases))
-    left_out = [name for name, wanted in _CASES if not kinds >= {*wanted}]
-    _print(model_dir, results, left_out, encoder.adapter.family)
-    return all(result.passed for result in results)
+    verdict = examine(Path(model_dir))
+    file = write_verdict(Path(model_dir), verdict)
+    print_verdict(model_dir, verdict, left_out(load_encoder(model_dir, unverified=True)), file)
+    return verdict.passed
 
 
-def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> Iterator[Result]:
-    """Sample each case's prompts with vLLM and look up the same tokens in the learner's model, both in float32."""
+def examine(model_dir: Path) -> Verdict:
+    """Compare in every modality. Raises ModelError for a directory that cannot be read at all."""
+    encoder = load_encoder(model_dir, unverified=True)
+    rows: tuple[ParityRow, ...] = ()
+    reason = ""
+    try:
+        rows = compare(model_dir, encoder, make_cases(encoder))
+    except Exception as error:  # noqa: BLE001  # the model's own code in transformers and vLLM raises whatever it does
+        reason = f"{type(error).__name__}: {error}"
+    return Verdict(
+        family=encoder.adapter.family,
+        passed=bool(rows) and all(row.passed for row in rows),
+        rows=rows,
+        versions=versions(),
+        described_by=description_digest(model_dir),
+        reason=reason,
+    )
+
+
+def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> tuple[ParityRow, ...]:
+    """Sample each case's prompts with vLLM and look up the same tokens in the learner's model, both in float32; then
+    change the learner's weights, push them, and do it again."""
     longest = max(len(ids) for case in cases for ids in case.prompts.column("prompt_token_ids").to_pylist())
     model = load_policy(encoder.adapter, model_dir, torch.float32)
     generator = Generator(
-        ModelConfig(path=str(model_dir)), GeneratorConfig(), _SAMPLING, max_prompt_tokens=longest, seed=0, device="cpu"
+        ModelConfig(path=str(model_dir)),
+        GeneratorConfig(),
+        _SAMPLING,
+        max_prompt_tokens=longest,
+        seed=0,
+        device="cpu",
+        encoder=encoder,
     )
-    for case in cases:
-        try:
-            rollouts, _ = generator.generate(case.prompts, case.media, n_samples=2, seed_offset=0)
-        except PromptMismatch as mismatch:
-            yield Result(case.name, False, float("nan"), 0, str(mismatch))
-            continue
-        difference = _difference(encoder, model, rollouts, case.features)
-        yield Result(case.name, True, float(difference.max()), len(difference))
+    before = [_compare(encoder, model, generator, case) for case in cases]
+    _change_weights(model)
+    _push(encoder, model, generator)
+    return tuple(_after(encoder, model, generator, case, seen) for case, seen in zip(cases, before, strict=True))
+
+
+def _compare(encoder: Encoder, model: HeadedModel, generator: Generator, case: Case) -> _Seen:
+    try:
+        rollouts, _ = generator.generate(case.prompts, case.media, n_samples=_SAMPLES, seed_offset=0)
+    except RunError as refused:
+        same = not isinstance(refused, PromptMismatch)
+        return _Seen(ParityRow(case.name, same, None, None, None, 0, False, f"{case.name}: {refused}"), None)
+    learned = _logprobs(encoder, model, rollouts, case.features)
+    difference, where = _worst(rollouts, learned)
+    influence = None
+    if len(case.media):
+        changed = _logprobs(encoder, model, rollouts, _changed_media(case.features))
+        influence = min(float(d.abs().max()) for d in (learned - changed).split(_lengths(rollouts)))
+    detail = where if difference > TOLERANCE else ""
+    if influence is not None and influence <= VISIBLE:
+        detail += f"\n{case.name}: other media change no log-probability by more than {influence:.1e}: nothing is seen"
+    return _Seen(ParityRow(case.name, True, difference, None, influence, len(learned), not detail, detail), rollouts)
+
+
+def _after(encoder: Encoder, model: HeadedModel, generator: Generator, case: Case, seen: _Seen) -> ParityRow:
+    """The row with what is found with the pushed weights."""
+    if seen.rollouts is None:
+        return seen.row
+    moved, _ = _worst(seen.rollouts, _logprobs(encoder, model, seen.rollouts, case.features))
+    again = _compare(encoder, model, generator, case).row
+    detail = seen.row.detail + (f"\nafter a weight push: {again.detail}" if again.detail else "")
+    if moved <= VISIBLE:
+        detail += f"\n{case.name}: the changed weights move no log-probability by more than {moved:.1e}"
+    return replace(seen.row, after=again.before, passed=seen.row.passed and again.passed and not detail, detail=detail)
 
 
 @torch.no_grad()
-def _difference(
-    encoder: Encoder, model: HeadedModel, rollouts: pa.Table, features: dict[str, Features]
-) -> torch.Tensor:
+def _logprobs(encoder: Encoder, model: HeadedModel, rollouts: pa.Table, features: Mapping[str, Features]) -> Tensor:
+    """The learner's, of all response tokens: a batch of rows of different lengths."""
     batch = collate(rollout_rows(rollouts, with_facts=False), [], features, encoder.eos_token_ids[0])
     output = model(batch.response_positions, **batch.inputs)
     banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long)
-    logprobs = token_logprobs(output, batch.response_tokens, _SAMPLING.temperature, banned)
+    return token_logprobs(output, batch.response_tokens, _SAMPLING.temperature, banned)
+
+
+def _worst(rollouts: pa.Table, learned: Tensor) -> tuple[float, str]:
+    """The largest |Δlogprob|, and where it is."""
     sampled = torch.from_numpy(flat_column(rollouts, "rollout_logprobs", range(len(rollouts))).copy())
-    return (logprobs - sampled).abs()
+    difference = (learned - sampled).abs().nan_to_num(nan=torch.inf)
+    at = int(difference.argmax())
+    row, position = next(_rows_and_positions(_lengths(rollouts), at))
+    prompt = rollouts.column("prompt_id")[row].as_py()
+    token = rollouts.column("response_token_ids")[row].as_py()[position]
+    return float(difference[at]), (
+        f"prompt {prompt}, response token {position} (id {token}): log-probability {float(learned[at]):.6f} in the "
+        f"learner, {float(sampled[at]):.6f} in the sampler"
+    )
 
 
-def _case(encoder: Encoder, name: str, kinds: Sequence[str], seed: int) -> Case:
-    rng = np.random.default_rng(seed)
-    rows: list[dict[str, Any]] = []
-    clips: dict[str, MediaRow] = {}
-    features: dict[str, Features] = {}
-    for number in range(_PROMPTS_PER_CASE):
-        made = [media_row(kind, _MAKERS[kind](rng, encoder.sampling_rate)) for kind in kinds]
-        clips |= {clip["media_id"]: clip for clip in made}
-        parts: list[dict[str, Any]] = [{"type": kind} for kind in kinds] + [{"type": "text", "text": "what is this ?"}]
-        media = [RawMedia(clip["media_id"], clip["kind"], clip["data"]) for clip in made]
-        encoded = encode_prompt(encoder, json.dumps([{"role": "user", "content": parts}]), media)
-        features |= encoded.features
-        rows.append(
-            {
-                "prompt_id": f"{name} {number}",
-                "task": "parity",
-                "modality": "+".join(dict.fromkeys(kinds)) or "text",
-                "prompt_token_ids": encoded.token_ids,
-                "collapsed_token_ids": encoded.collapsed_token_ids,
-                "facts_token_ids": [],
-                "media_ids": [clip["media_id"] for clip in made],
-            }
-        )
-    prompts = pa.Table.from_pylist(rows, schema=ENCODED_PROMPT)
-    return Case(name, prompts, pa.Table.from_pylist(list(clips.values()), schema=MEDIA), features)
+def _rows_and_positions(lengths: Sequence[int], flat: int) -> Iterator[tuple[int, int]]:
+    for row, end in enumerate(np.cumsum(lengths)):
+        if flat < end:
+            yield row, flat - int(end) + lengths[row]
 
 
-def _image(rng: np.random.Generator, _: int) -> bytes:
-    out = io.BytesIO()
-    width, height = (int(n) for n in rng.integers(40, 120, 2))
-    Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(out, "PNG")
-    return out.getvalue()
+def _lengths(rollouts: pa.Table) -> list[int]:
+    return [len(ids) for ids in rollouts.column("response_token_ids").to_pylist()]
 
 
-def _audio(rng: np.random.Generator, sampling_rate: int) -> bytes:
-    out = io.BytesIO()
-    samples = 0.1 * rng.standard_normal(int(sampling_rate * rng.uniform(0.2, 0.4))).astype(np.float32)
-    soundfile.write(out, samples, sampling_rate, format="WAV")
-    return out.getvalue()
+def _changed_media(features: Mapping[str, Features]) -> dict[str, Features]:
+    """The negative of every picture and sound; sizes and masks stay."""
+    return {
+        media_id: {key: -value if value.dtype.kind == "f" and value.ndim > 1 else value for key, value in parts.items()}
+        for media_id, parts in features.items()
+    }
 
 
-def _video(rng: np.random.Generator, _: int) -> bytes:
-    out = io.BytesIO()
-    with av.open(out, "w", format="matroska") as container:
-        stream = container.add_stream("ffv1", rate=Fraction(2))
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "bgr0"
-        for _ in range(4):
-            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return out.getvalue()
+@torch.no_grad()
+def _change_weights(model: HeadedModel) -> None:
+    noise = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        spread = max(float(parameter.std()) if parameter.numel() > 1 else 0.0, _LEAST_SPREAD)
+        parameter.add_(torch.randn(parameter.shape, generator=noise) * spread * _CHANGE)
 
 
-_MAKERS = {"image": _image, "audio": _audio, "video": _video}
-
-
-def _print(model_dir: Path, results: Sequence[Result], left_out: Sequence[str], family: str) -> None:
-    console = Console(highlight=False)
-    table = Table(title=f"{model_dir} ({family}), float32", title_justify="left")
-    for column in ("modality", "prompt ids", "max |Δlogprob|", "tokens", ""):
-        table.add_column(column)
-    for result in results:
-        ids, verdict = "equal" if result.equal_ids else "DIFFER", "ok" if result.passed else "FAILED"
-        table.add_row(result.case, ids, f"{result.max_difference:.1e}", str(result.tokens), verdict)
-    console.print(table)
-    for name in left_out:
-        console.print(f"{name}: not a modality of this family")
-    for result in results:
-        if result.detail:
-            console.print(result.detail)
+def _push(encoder: Encoder, model: HeadedModel, generator: Generator) -> None:
+    """As a learner's first rank does. Raises RunError when names or bytes differ at the other end."""
+    sums: dict[str, str] = {}
+    generator.start_weight_update()
+    for group in grouped(merged_weights(model), _BUCKET_BYTES):
+        layout, payload = pack([t for w in group for t in checkpoint_tensors(encoder.adapter, w.name, w.value())])
+        sums |= checksums(layout, payload)
+        generator.receive_bucket(layout, payload)
+    pushed = generator.finish_weight_update(policy_version=1)
+    if pushed.names != sums.keys() or pushed.checksum != combine(sums):
+        raise RunError(f"weight push: the sampler holds {len(pushed.names)} tensors of other bytes than were sent")

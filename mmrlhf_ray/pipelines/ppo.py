@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from mmrlhf_ray.config import AlgorithmConfig, FluencyReward, PPOConfig
 from mmrlhf_ray.config.algorithm import GROUPED
 from mmrlhf_ray.data.encode import Encoder, load_encoder
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.preflight import check_training_data
+from mmrlhf_ray.data.readers import first_records, read_records
 from mmrlhf_ray.models import check_same_tokens
 from mmrlhf_ray.pipelines.driver_state import DriverState
 from mmrlhf_ray.pipelines.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
@@ -29,6 +30,7 @@ from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.metrics import MetricsWriter
 from mmrlhf_ray.runtime.placement_check import check_consistent, check_fits
+from mmrlhf_ray.runtime.plan_memory import check_learners
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT
@@ -102,6 +104,7 @@ def _sampling_metrics(sampled: Sampled) -> dict[str, float]:
     return {
         "seconds_encode": sampled.encoding.seconds,
         "media_bytes": float(sampled.encoding.media_bytes),
+        "media_bytes_unique": float(sampled.encoding.media_bytes_unique),
         "processor_calls": float(sampled.encoding.processor_calls),
         "sampling_rounds": float(sampled.rounds),
     }
@@ -185,7 +188,8 @@ def _policy_metrics(stats: Mapping[str, float], denominator: float) -> dict[str,
     """Losses as they were minimised; the rest per token."""
     losses = {name: stats[name] / denominator for name in ("policy_loss", "kl_loss") if name in stats}
     means = {name: stats[name] / stats["tokens"] for name in ("clip_fraction", "approx_kl", "ratio")}
-    return losses | means | {"ratio_max": stats["ratio_max"], "grad_norm": stats["grad_norm"], "lr": stats["lr"]}
+    rates = {name: rate for name, rate in stats.items() if name == "lr" or name.startswith("lr_")}
+    return losses | means | rates | {"ratio_max": stats["ratio_max"], "grad_norm": stats["grad_norm"]}
 
 
 def _critic_metrics(stats: Mapping[str, float]) -> dict[str, float]:
@@ -214,13 +218,16 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
     Raises ConfigError, DataError, ModelError, PlacementError before anything expensive starts.
     """
     check_consistent(cfg)
+    check_training_data(cfg.data)
     check_models(cfg.policy.path, *([cfg.reference.path] if cfg.reference else []))
     for reward in cfg.model_rewards:
         check_reward_model(reward.model.path)
     others = [*(reward.model for reward in cfg.model_rewards), cfg.critic.model, cfg.reference]
     check_same_tokens(cfg.policy.path, *(model.path for model in others if model is not None))
+    check_learners(cfg)
     with run_directory(cfg) as run_dir:
-        records = read_records(cfg.data, PROMPT, run_dir)
+        streaming = cfg.data.streaming
+        records = first_records(cfg.data, PROMPT, cfg.seed) if streaming else read_records(cfg.data, PROMPT, run_dir)
         check_rewards(cfg.rewards, extras_columns(records.records))
         with ray_session() as session:
             check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))

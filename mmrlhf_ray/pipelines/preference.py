@@ -1,14 +1,17 @@
 """Preference training: a policy learns from pairs or from liked and disliked responses, without a reward model."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from mmrlhf_ray.config import DataConfig, PreferenceConfig
 from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.data.preflight import refuse_streaming
 from mmrlhf_ray.data.readers import Records
 from mmrlhf_ray.models import check_same_tokens
 from mmrlhf_ray.pipelines.ref_logprobs import with_ref_logprobs
@@ -21,6 +24,10 @@ from mmrlhf_ray.training.preference_tasks import MismatchedResponses, Preference
 def run(cfg: PreferenceConfig, resume: bool = False) -> Path:
     """Train and export to `<run>/model`; returns the run's directory. Raises as pipelines.ppo.run()."""
     task = PreferenceTask(cfg)
+    mismatched = isinstance(task.reference_point, MismatchedResponses)
+    if task.objective.has_reference or mismatched:
+        for data in (cfg.data, cfg.eval_data):
+            refuse_streaming(data, f"objective={cfg.objective}")
     if cfg.reference is not None:
         check_models(cfg.model.path, cfg.reference.path)
         check_same_tokens(cfg.model.path, cfg.reference.path)
@@ -30,7 +37,8 @@ def run(cfg: PreferenceConfig, resume: bool = False) -> Path:
         DEMONSTRATION if cfg.unpaired else PREFERENCE,
         "preference",
         resume,
-        prepare=partial(_prepare, cfg, isinstance(task.reference_point, MismatchedResponses)),
+        prepare=partial(_prepare, cfg, mismatched),
+        row_check=partial(problem, cfg),
         complete=partial(_complete, cfg) if task.objective.has_reference else None,
     )
 
@@ -52,14 +60,19 @@ def _prepare(cfg: PreferenceConfig, mismatched: bool, records: Records, data: Da
 
 def problems(cfg: PreferenceConfig, records: pa.Table) -> dict[int, tuple[str, str]]:
     """Number of each record that the objective cannot use → (reason, remedy)."""
-    if cfg.unpaired:
+    judged = records.select(["feedback" if cfg.unpaired else "margin"]).to_pylist()
+    found = {number: problem(cfg, row) for number, row in enumerate(judged)}
+    return {number: why for number, why in found.items() if why is not None}
+
+
+def problem(cfg: PreferenceConfig, row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(reason, remedy) where the objective cannot use the record."""
+    if cfg.unpaired and not row["feedback"]:
         reason = "feedback is 0, which neither likes nor dislikes the response"
-        remedy = "give feedback above 0 for liked and below 0 for disliked responses"
-        return {n: (reason, remedy) for n, v in enumerate(records.column("feedback").to_pylist()) if not v}
-    if cfg.margin_scale:
-        reason, remedy = "margin is below 0", "exchange chosen and rejected, or set margin_scale to 0"
-        return {n: (reason, remedy) for n, v in enumerate(records.column("margin").to_pylist()) if v < 0}
-    return {}
+        return reason, "give feedback above 0 for liked and below 0 for disliked responses"
+    if not cfg.unpaired and cfg.margin_scale and row["margin"] < 0:
+        return "margin is below 0", "exchange chosen and rejected, or set margin_scale to 0"
+    return None
 
 
 def with_mismatched(records: Records) -> Records:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,7 @@ def choose(records: Records, where: Mapping[str, str], count: int, seed: int) ->
     one_each = list({rows[i]["prompt_id"]: i for i in order}.values())
     groups = [(rows[i]["task"], rows[i]["modality"]) for i in one_each]
     chosen = [one_each[position] for position in spread(groups, count)]
-    places = tuple(records.rows[i] for i in chosen)
-    return replace(records, records=records.records.take(chosen), rows=places), [rows[i] for i in one_each]
+    return records.derived(records.records.take(chosen), chosen), [rows[i] for i in one_each]
 
 
 def _fulfils(extras: Mapping[str, Any], where: Mapping[str, str]) -> bool:

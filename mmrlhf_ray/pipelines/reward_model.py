@@ -1,6 +1,8 @@
 """Reward-model training on preferences, rankings or ratings, and its report on held-out ones."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmrlhf_ray.config import DataConfig, RewardModelConfig
 from mmrlhf_ray.data.readers import Records
@@ -25,6 +27,7 @@ def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
         resume,
         aspects=tuple(cfg.aspects),
         prepare=ranked_only if cfg.objective == "plackett_luce" else None,
+        row_check=unranked if cfg.objective == "plackett_luce" else None,
     )
     if cfg.eval_data:
         print(headline(write_report(run_dir, cfg.name, cfg.objective, tuple(cfg.aspects))))
@@ -33,9 +36,15 @@ def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
 
 def ranked_only(records: Records, data: DataConfig, run_dir: Path) -> Records:
     """Without records that have ratings but no ranks, which are bad ones here."""
-    ranked = [bool(ranks) for ranks in records.records.column("ranks").to_pylist()]
-    bad = {number for number, there in enumerate(ranked) if not there}
+    found = [unranked(row) for row in records.records.select(["ranks"]).to_pylist()]
+    bad = {number: why for number, why in enumerate(found) if why is not None}
     if bad:
-        remedy = "Give ranks, leave the row out, or train with objective=rating"
-        set_aside(records, dict.fromkeys(bad, ("the responses have no ranks", remedy)), data, run_dir)
-    return records.kept(ranked)
+        set_aside(records, bad, data, run_dir)
+    return records.kept([why is None for why in found])
+
+
+def unranked(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(reason, remedy) where nobody ranked the record's responses."""
+    if row["ranks"]:
+        return None
+    return "the responses have no ranks", "Give ranks, leave the row out, or train with objective=rating"

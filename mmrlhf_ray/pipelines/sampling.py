@@ -114,6 +114,7 @@ def _concat(parts: Sequence[Sampled]) -> Sampled:
     encoding = TakeStats(
         sum(p.encoding.seconds for p in parts),
         sum(p.encoding.media_bytes for p in parts),
+        sum(p.encoding.media_bytes_unique for p in parts),
         sum(p.encoding.processor_calls for p in parts),
     )
     return Sampled(

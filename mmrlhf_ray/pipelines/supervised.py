@@ -20,12 +20,23 @@ from ray.train import RunConfig as TrainRunConfig
 from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from mmrlhf_ray.config.base import DataConfig, TrainJobConfig
-from mmrlhf_ray.data.errors import BadRow
+from mmrlhf_ray.config.base import TrainJobConfig
+from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.data.preflight import check_training_data
 from mmrlhf_ray.data.quarantine import Rejected, settle
 from mmrlhf_ray.data.readers import Records, read_records
+from mmrlhf_ray.data.stream import RowCheck
 from mmrlhf_ray.data.training_rows import EncodeOptions, encode_records
+from mmrlhf_ray.models import check_trained
 from mmrlhf_ray.pipelines.run_dir import check_models, run_directory
+from mmrlhf_ray.pipelines.streaming import (
+    Streams,
+    check_first_rows,
+    eval_batches,
+    open_streams,
+    rows_of,
+    train_batches,
+)
 from mmrlhf_ray.runtime.errors import DeadlineExceeded, RunError
 from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.placement_check import check_fits
@@ -58,21 +69,30 @@ def run_supervised(
     aspects: tuple[str, ...] = (),
     prepare: Prepare | None = None,
     complete: Complete | None = None,
+    row_check: RowCheck | None = None,
 ) -> Path:
-    """Train on `cfg.data` and export to `<run>/model`. `aspects`: whose ratings the rows get.
+    """Train on `cfg.data` and export to `<run>/model`. `aspects`: whose ratings the rows get. `prepare` and `complete`
+    see all rows, `row_check` those that are streamed one by one.
 
     Raises as pipelines.ppo.run().
     """
     check_models(cfg.model.path)
+    check_trained(cfg.model.path, cfg.parts, cfg.lora, "", scalar=task.scalar)
+    check_training_data(cfg.data, weighted=False)
+    held = {name: data for name, data in _data(cfg).items() if not data.streaming}
+    options = partial(_options, cfg, aspects=aspects, sampled_only=not task.scalar)
     with run_directory(cfg) as run_dir:
-        read = {name: read_records(data, schema, run_dir) for name, data in _data(cfg).items()}
+        read = {name: read_records(data, schema, run_dir) for name, data in held.items()}
         if prepare:
-            read = {name: prepare(records, _data(cfg)[name], run_dir) for name, records in read.items()}
+            read = {name: prepare(records, held[name], run_dir) for name, records in read.items()}
+        streams = open_streams(cfg, _data(cfg), schema, options, row_check)
         with ray_session() as session:
             check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
-            options = partial(_options, cfg, aspects=aspects, sampled_only=not task.scalar)
-            rows = {name: _encode(read[name], data, options(data), run_dir) for name, data in _data(cfg).items()}
-            _check_rows(cfg, rows)
+            rows = {name: _encode(read[name], data, options(data), run_dir) for name, data in held.items()}
+            for own in streams.values():
+                check_first_rows(own, run_dir)
+            count = rows_of(streams["train"]) if "train" in streams else len(rows["train"])
+            _check_rows(cfg, count)
             if complete:
                 rows = complete(rows, run_dir)
             plan = WorkerPlan(
@@ -80,14 +100,14 @@ def run_supervised(
                 task=task,
                 model_path=absolute(cfg.model).path,
                 run_dir=run_dir.resolve(),
-                total_steps=_total_steps(cfg, len(rows["train"])),
+                total_steps=_total_steps(cfg, count),
                 resume=resume,
                 device=device_of(cfg.workers, cfg.device),
             )
             if not resume:
                 discard(run_dir)
             # Popped, so that no table stays in memory beside its copy.
-            _fit(plan, job, {name: _dataset(rows.pop(name)) for name in _data(cfg)})
+            _fit(plan, job, {name: _dataset(rows.pop(name)) for name in held}, streams)
     return run_dir
 
 
@@ -97,18 +117,13 @@ def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
 
 def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sampled_only: bool) -> EncodeOptions:
     path, tokens = absolute(cfg.model).path, cfg.engine.micro_batch_tokens
-    return EncodeOptions(path, data.facts_column, data.max_prompt_tokens, tokens, aspects, sampled_only)
+    return EncodeOptions(path, data.facts_column, data.max_prompt_tokens, tokens, aspects, sampled_only, data)
 
 
-def _check_rows(cfg: TrainJobConfig, rows: Mapping[str, pa.Table]) -> None:
-    """Raise RunError where a batch, or a worker's share of the evaluation, would be empty."""
-    train, evaluated, workers = len(rows["train"]), rows.get("eval"), cfg.workers.replicas
-    if train < cfg.batch_size:
-        raise RunError(f"data.path has {train} usable rows, fewer than batch_size={cfg.batch_size}; lower it")
-    if evaluated is not None and len(evaluated) < workers:
-        raise RunError(
-            f"eval_data.path has {len(evaluated)} usable rows, fewer than workers.replicas={workers}; give more"
-        )
+def _check_rows(cfg: TrainJobConfig, count: int) -> None:
+    """Raise RunError where an epoch would have no batch."""
+    if count < cfg.batch_size:
+        raise RunError(f"data.path has {count} usable rows, fewer than batch_size={cfg.batch_size}; lower it")
 
 
 def _total_steps(cfg: TrainJobConfig, rows: int) -> int:
@@ -148,7 +163,7 @@ def set_aside(records: Records, bad: Mapping[int, tuple[str, str]], data: DataCo
     rejected = []
     for number, (reason, remedy) in bad.items():
         (original,) = records.records.slice(number, 1).to_pylist()
-        row = BadRow(records.file, records.rows[number], original["prompt_id"], reason, remedy)
+        row = records.bad_row(number, original["prompt_id"], reason, remedy)
         rejected.append(Rejected(row, original))
     settle(rejected, len(records.records) - len(bad), records.file, data.on_bad_row, run_dir)
 
@@ -157,13 +172,13 @@ def _dataset(rows: pa.Table) -> ray.data.Dataset:
     return ray.data.from_arrow([rows.slice(first, _ENCODE_ROWS) for first in range(0, len(rows), _ENCODE_ROWS)])
 
 
-def _fit(plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset]) -> None:
+def _fit(plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset], streams: Streams) -> None:
     """Run the workers while the driver shows what they write down. Raises RunError with a worker's own error."""
     workers = plan.cfg.workers
     resources = {k: v for k, v in (("CPU", workers.num_cpus), ("GPU", workers.num_gpus)) if v}
     trainer = TorchTrainer(
         _worker_loop,
-        train_loop_config={"plan": plan, "job": job},
+        train_loop_config={"plan": plan, "job": job, "streams": streams},
         torch_config=TorchConfig(backend="gloo" if plan.device == "cpu" else "nccl"),
         scaling_config=ScalingConfig(
             num_workers=workers.replicas, use_gpu=bool(workers.num_gpus), resources_per_worker=resources
@@ -171,7 +186,7 @@ def _fit(plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset]) -
         run_config=TrainRunConfig(name=_RAY_TRAIN_DIR, storage_path=str(plan.run_dir)),
         datasets=dict(datasets),
         # Ray's equal shares leave out what does not divide, and every held-out row counts: see _eval_tables().
-        dataset_config=ray.train.DataConfig(datasets_to_split=["train"]),
+        dataset_config=ray.train.DataConfig(datasets_to_split=[name for name in datasets if name == "train"]),
     )
     # Ray Train would take up an earlier run of that name; our own checkpoints say where to go on.
     shutil.rmtree(plan.run_dir / _RAY_TRAIN_DIR, ignore_errors=True)
@@ -222,19 +237,25 @@ def _metrics(plan: WorkerPlan) -> list[dict[str, Any]]:
 def _worker_loop(config: dict[str, Any]) -> None:
     """One Ray Train worker."""
     plan: WorkerPlan = config["plan"]
+    streams: Streams = config["streams"]
     context = ray.train.get_context()
     rank, world_size, cfg = context.get_world_rank(), context.get_world_size(), plan.cfg
     worker = SupervisedWorker(plan, rank, world_size)
     first = worker.restore()
     writer = MetricsWriter(plan.run_dir, config["job"], resume_step=first if plan.resume else None)
-    batches = _batches(cfg, world_size, first)
+    if "train" in streams:
+        steps = range(first, plan.total_steps)
+        batches = train_batches(streams["train"], cfg, plan.run_dir, rank, world_size, steps)
+    else:
+        batches = _batches(cfg, world_size, first)
     with writer if rank == 0 else nullcontext() as log:
         for step, table in zip(range(first, plan.total_steps), batches, strict=False):
             metrics = worker.step(table)
             done = step + 1
             if done % cfg.log_every_steps == 0 or done == plan.total_steps:
                 if cfg.eval_data and (done == plan.total_steps or _due(done, cfg.eval_every_steps)):
-                    metrics |= worker.evaluate(_eval_tables(cfg, rank, world_size), record=done == plan.total_steps)
+                    tables = _eval_tables(plan, streams, rank, world_size)
+                    metrics |= worker.evaluate(tables, record=done == plan.total_steps)
                 if log is not None:
                     log.log(step, metrics)
             if done % cfg.checkpoint.every_steps == 0 and done < plan.total_steps:
@@ -269,8 +290,12 @@ def _batches(cfg: TrainJobConfig, world_size: int, first: int) -> Iterator[pa.Ta
     return stream
 
 
-def _eval_tables(cfg: TrainJobConfig, rank: int, world_size: int) -> Iterator[pa.Table]:
-    """This rank's share of each batch of the held-out rows, of which every worker reads all."""
+def _eval_tables(plan: WorkerPlan, streams: Streams, rank: int, world_size: int) -> Iterator[pa.Table]:
+    """This rank's share of each batch of the held-out rows; if they are not streamed, every worker reads all."""
+    cfg = plan.cfg
+    if "eval" in streams:
+        yield from eval_batches(streams["eval"], cfg, plan.run_dir, rank, world_size)
+        return
     everything = ray.train.get_dataset_shard("eval")
     for table in everything.iter_batches(batch_size=cfg.batch_size, batch_format="pyarrow"):
         yield table.take(pa.array(range(rank, len(table), world_size), pa.int64()))

@@ -59,11 +59,12 @@ class Rows:
 class PromptLookup:
     """A PROMPT table to look prompts up in. Kept as text: only the prompts of a step are parsed."""
 
-    def __init__(self, table: pa.Table):
+    def __init__(self, table: pa.Table, columns: frozenset[str] = frozenset()):
+        """`columns`: keys of extras that batches have even where no prompt of the table does."""
         self._messages = table.column("messages")
         self._extras = table.column("extras")
         self._row = {prompt_id: i for i, prompt_id in enumerate(table.column("prompt_id").to_pylist())}
-        self.extras_columns: frozenset[str] = extras_columns(table)
+        self.extras_columns: frozenset[str] = extras_columns(table) | columns
 
     def batch(self, rollouts: pa.Table, completions: Sequence[str]) -> RewardBatch:
         """The rows of a ROLLOUT table, whose responses read `completions`.

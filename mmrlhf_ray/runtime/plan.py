@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from itertools import groupby
 from math import ceil
 
-from mmrlhf_ray.config import ConfigError, EngineConfig, ModelConfig, PPOConfig
+from mmrlhf_ray.config import ConfigError, EngineConfig, LearnerConfig, ModelConfig, PartConfig, PPOConfig
 from mmrlhf_ray.runtime.errors import PlacementError
 from mmrlhf_ray.runtime.placement_check import Reservation, check_consistent, check_fits, reservations
 from mmrlhf_ray.runtime.plan_memory import (
     GIB,
     ModelSize,
+    check_learners,
     generator_bytes,
     kv_sequences,
     learner_bytes,
+    lora_parameters,
     model_size,
     server_bytes,
 )
@@ -75,6 +77,8 @@ class Plan:
     cpus_per_node: float
     memory: tuple[RoleMemory, ...]
     batch: BatchPlan
+    trained: dict[str, int]
+    """Learner role → parameters that it trains, where its model is here."""
     warnings: tuple[str, ...]
 
 
@@ -89,10 +93,11 @@ def plan_ppo(cfg: PPOConfig, gpus_per_node: int = 8, cpus_per_node: float = 96.0
     models = _models(cfg)
     sizes = {key: model_size(model) for key, model in models.items()}
     _check_context(cfg, sizes["policy"])
+    trained = check_learners(cfg)
     known = {key: size for key, size in sizes.items() if size is not None}
-    memory = tuple(_memory(cfg, known, gpu_memory_gb * GIB))
+    memory = tuple(_memory(cfg, known, trained, gpu_memory_gb * GIB))
     warnings = (*_unknown(models, sizes), *_memory_warnings(cfg, memory, sizes["policy"]), *_sharing_warnings(cfg))
-    return Plan(cfg, roles, nodes, gpus_per_node, cpus_per_node, memory, _batch(cfg), warnings)
+    return Plan(cfg, roles, nodes, gpus_per_node, cpus_per_node, memory, _batch(cfg), trained, warnings)
 
 
 def _models(cfg: PPOConfig) -> dict[str, ModelConfig]:
@@ -152,17 +157,18 @@ def _response_tokens(cfg: PPOConfig, budget: int) -> int:
     return max(1, budget // (cfg.data.max_prompt_tokens + limit)) * limit
 
 
-def _memory(cfg: PPOConfig, sizes: dict[str, ModelSize], gpu: float) -> Iterator[RoleMemory]:
+def _memory(cfg: PPOConfig, sizes: dict[str, ModelSize], trained: dict[str, int], gpu: float) -> Iterator[RoleMemory]:
     place, tokens = cfg.placement, cfg.score_micro_batch_tokens
 
     def of(role: str, items: dict[str, float]) -> RoleMemory:
         gpus = getattr(place, role).num_gpus
         return RoleMemory(role, gpus > 0, items, gpu * _USABLE * min(1.0, gpus) if gpus else None)
 
-    def learner(role: str, size: ModelSize, model: ModelConfig, engine: EngineConfig) -> RoleMemory:
-        ranks = getattr(place, role).replicas
+    def learner(role: str, size: ModelSize, model: ModelConfig, config: LearnerConfig) -> RoleMemory:
+        engine, ranks = config.engine, getattr(place, role).replicas
         responses = _response_tokens(cfg, engine.micro_batch_tokens)
-        return of(role, learner_bytes(size, model.dtype, engine, ranks, responses, vocabulary_head=role == "policy"))
+        learns = trained.get(role, lora_parameters(size, config.lora) if config.lora else None)
+        return of(role, learner_bytes(size, model.dtype, engine, ranks, responses, role == "policy", learns))
 
     def server(role: str, size: ModelSize, model: ModelConfig, responses: int) -> dict[str, float]:
         devices = max(1, ceil(getattr(place, role).num_gpus))
@@ -179,9 +185,9 @@ def _memory(cfg: PPOConfig, sizes: dict[str, ModelSize], gpu: float) -> Iterator
         responses = _response_tokens(cfg, tokens)
         yield of("reference", server("reference", sizes["reference"], cfg.reference or cfg.policy, responses))
     if "policy" in sizes:
-        yield learner("policy", sizes["policy"], cfg.policy, cfg.learner.engine)
+        yield learner("policy", sizes["policy"], cfg.policy, cfg.learner)
     if "critic" in sizes:
-        yield learner("critic", sizes["critic"], cfg.critic_model, cfg.critic.engine)
+        yield learner("critic", sizes["critic"], cfg.critic_model, cfg.critic)
 
 
 def _unknown(models: dict[str, ModelConfig], sizes: dict[str, ModelSize | None]) -> Iterator[str]:
@@ -267,6 +273,8 @@ def render(plan: Plan) -> str:
     lines += [f"Placement ({cfg.placement.strategy})", *_placement_table(plan), ""]
     if plan.memory:
         lines += ["Memory per rank or replica and device, GiB (estimates)", *_memory_table(plan.memory), ""]
+    if plan.trained:
+        lines += ["Trained parameters", *_trained_lines(plan), ""]
     lines += ["Batch", *_batch_lines(plan), ""]
     lines += [f"Warning: {warning}" for warning in plan.warnings] or ["No warnings."]
     return "\n".join(lines)
@@ -308,6 +316,18 @@ def _memory_table(memory: tuple[RoleMemory, ...]) -> list[str]:
         limit = "-" if role.limit is None else f"{role.limit / GIB:.1f}"
         rows.append([role.role, "GPU" if role.on_gpu else "host", *cells, f"{role.total / GIB:.2f}", limit])
     return _table(rows)
+
+
+def _trained_lines(plan: Plan) -> list[str]:
+    lines = []
+    for role, count in plan.trained.items():
+        learner = plan.cfg.learner if role == "policy" else plan.cfg.critic
+        own = {name: part for name, part in learner.parts if part != PartConfig()}
+        said = [f"{name} {f'at lr={p.lr:g}' if p.train and p.lr else 'frozen'}" for name, p in own.items()]
+        if learner.lora:
+            said = [f"an adapter of rank {learner.lora.rank}"]
+        lines.append(f"  {role}: {count:,}" + (f" ({', '.join(said)})" if said else ""))
+    return lines
 
 
 def _batch_lines(plan: Plan) -> list[str]:

@@ -8,7 +8,16 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mmrlhf_ray.config import ConfigError, EngineConfig, GeneratorConfig, ModelConfig
+from mmrlhf_ray.config import (
+    ConfigError,
+    EngineConfig,
+    GeneratorConfig,
+    LearnerConfig,
+    LoRAConfig,
+    ModelConfig,
+    PPOConfig,
+)
+from mmrlhf_ray.models import check_trained
 
 GIB = 1024**3
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2}
@@ -87,22 +96,59 @@ def _tensor_shapes(directory: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def state_bytes(parameters: int, dtype: str, engine: EngineConfig, ranks: int) -> dict[str, float]:
-    """Parameters, gradients and optimizer state of one rank.
+def check_learners(cfg: PPOConfig) -> dict[str, int]:
+    """Learner role → how many parameters it trains, of those whose model's directory is here.
+
+    Raises ModelError for `lora` and `parts` that do not fit their model.
+    """
+    learners: dict[str, tuple[str, ModelConfig, LearnerConfig]] = {"policy": ("learner.", cfg.policy, cfg.learner)}
+    if "critic" in cfg.roles:
+        learners["critic"] = ("critic.", cfg.critic_model, cfg.critic)
+    return {
+        role: check_trained(model.path, learner.parts, learner.lora, section, scalar=role == "critic")
+        for role, (section, model, learner) in learners.items()
+        if Path(model.path).is_dir()
+    }
+
+
+def lora_parameters(size: ModelSize, lora: LoRAConfig) -> int:
+    """Parameters of an adapter where only the model's size is known: rank · (in + out) of each of the usual linear
+    layers that it names. The width of the feed-forward layers is what accounts for the rest of the parameters."""
+    hidden, keys = size.hidden_size, size.num_kv_heads * size.head_dim
+    attention = {
+        "q_proj": (hidden, hidden),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (hidden, hidden),
+    }
+    of_layer = (size.parameters - 2 * size.vocab_size * hidden) / size.num_layers - sum(
+        a * b for a, b in attention.values()
+    )
+    width = max(hidden, round(of_layer / (3 * hidden)))
+    layers = attention | dict.fromkeys(("gate_proj", "up_proj"), (hidden, width)) | {"down_proj": (width, hidden)}
+    named = [layers[name] for name in lora.target_modules if name in layers]
+    return size.num_layers * lora.rank * sum(a + b for a, b in named)
+
+
+def state_bytes(
+    parameters: int, dtype: str, engine: EngineConfig, ranks: int, trained: int | None = None
+) -> dict[str, float]:
+    """Parameters, gradients and optimizer state of one rank. `trained`: parameters that are not frozen; none = all.
 
     Per parameter in bfloat16: 2 + 2 + 12 bytes (weight, gradient; float32 weight and Adam's two moments); in
     float32: 4 + 4 + 8. ZeRO stage 1 divides the optimizer state by the ranks, stage 2 the gradients too, stage 3
     the parameters too. Source: Rajbhandari et al. 2020, "ZeRO", figure 1.
     """
+    trained = parameters if trained is None else trained
     weight = DTYPE_BYTES[dtype]
     optimizer = 12 if dtype == "bfloat16" else 8
     stage = engine.zero_stage
     items = {
         "parameters": parameters * weight / (ranks if stage >= 3 else 1),
-        "gradients": parameters * weight / (ranks if stage >= 2 else 1),
+        "gradients": trained * weight / (ranks if stage >= 2 else 1),
     }
     if not engine.offload_optimizer:
-        items["optimizer"] = parameters * optimizer / (ranks if stage >= 1 else 1)
+        items["optimizer"] = trained * optimizer / (ranks if stage >= 1 else 1)
     return items
 
 
@@ -127,13 +173,20 @@ def logits_bytes(size: ModelSize, dtype: str, response_tokens: int, backward: bo
 
 
 def learner_bytes(
-    size: ModelSize, dtype: str, engine: EngineConfig, ranks: int, response_tokens: int, vocabulary_head: bool
+    size: ModelSize,
+    dtype: str,
+    engine: EngineConfig,
+    ranks: int,
+    response_tokens: int,
+    vocabulary_head: bool,
+    trained: int | None = None,
 ) -> dict[str, float]:
-    """Everything of one learner rank. `response_tokens` in one pass of `engine.micro_batch_tokens`."""
+    """Everything of one learner rank. `response_tokens` in one pass of `engine.micro_batch_tokens`; `trained` as in
+    state_bytes()."""
     weight = DTYPE_BYTES[dtype]
     gathered = min(size.parameters, _LIVE_PARAMETERS if engine.zero_stage == 3 else _BUCKET)
-    items = state_bytes(size.parameters, dtype, engine, ranks)
-    items["buffers"] = weight * (gathered + min(size.parameters, _BUCKET))
+    items = state_bytes(size.parameters, dtype, engine, ranks, trained)
+    items["buffers"] = weight * (gathered + min(size.parameters if trained is None else trained, _BUCKET))
     items["activations"] = activation_bytes(
         size, dtype, engine.micro_batch_tokens, checkpointing=engine.gradient_checkpointing
     )

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from mmrlhf_ray.config import ConfigError, load_config, read_job_kind
+from mmrlhf_ray.config.data import HUB
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.session import read_token
 
@@ -27,6 +28,7 @@ EXCLUDES = (
     ".git", ".venv", "venv", "runs", "__pycache__", "*.egg-info",
     ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache",
 )  # fmt: skip
+_PATHS = ("path", "output_dir", "media_root", "spill_dir")
 MAX_UPLOAD_BYTES = 512 * 1024**2
 _MIB = 1024**2
 
@@ -100,7 +102,7 @@ def submit(job: Job, address: str, *, wait: bool = True) -> bool:
 
 
 def absolute_paths(values: Mapping[str, Any], root: Path, prefix: str = "") -> Iterator[str]:
-    """Overrides `key=/absolute/path` for every relative `path` and `output_dir` of a configuration.
+    """Overrides `key=/absolute/path` for every relative path of a configuration; addresses stay.
 
     A list in which there is one, such as `rewards`, is written out whole.
     """
@@ -117,7 +119,7 @@ def _absolute(value: Any, root: Path, key: str = "") -> Any:
         return {name: _absolute(inner, root, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [_absolute(inner, root) for inner in value]
-    is_path = key in ("path", "output_dir") and isinstance(value, str)
+    is_path = key in _PATHS and isinstance(value, str) and "://" not in value and not value.startswith(HUB)
     return str(root / value) if is_path else value
 
 

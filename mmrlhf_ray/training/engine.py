@@ -9,7 +9,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 
 from mmrlhf_ray.algorithms.stats import Stats, merge_stats
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
-from mmrlhf_ray.models import HeadedModel, Weight, lora_off, merged_weights, trained_weights
+from mmrlhf_ray.models import HeadedModel, ParameterGroup, Weight, grouped, lora_off, merged_weights, trained_weights
 
 _TAG = "state"
 _GATHERED_BYTES = 1 << 30
@@ -103,12 +103,17 @@ class TrainEngine:
         total_steps: int,
         dtype: torch.dtype,
         device: torch.device,
+        groups: Sequence[ParameterGroup] | None = None,
     ):
+        """`groups`: of all parameters that are not frozen; none = one group with the optimizer's learning rate."""
         if engine.gradient_checkpointing:
             model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._partly_frozen = not all(p.requires_grad for p in model.parameters())
+        if groups is None:
+            groups = [ParameterGroup("", optimizer.lr, tuple(p for p in model.parameters() if p.requires_grad))]
+        self._groups = tuple(group.name for group in groups)
         adamw = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
+            [{"params": list(group.parameters), "lr": group.lr} for group in groups],
             lr=optimizer.lr,
             betas=optimizer.betas,
             eps=optimizer.eps,
@@ -134,8 +139,10 @@ class TrainEngine:
         return dist.get_world_size()
 
     @property
-    def lr(self) -> float:
-        return float(self._engine.get_lr()[0])
+    def learning_rates(self) -> dict[str, float]:
+        """`lr` of the next optimizer step, and `lr_<part>` of each part that has one of its own."""
+        rates = zip(self._groups, self._engine.get_lr(), strict=True)
+        return {f"lr_{name}" if name else "lr": float(rate) for name, rate in rates}
 
     @property
     def grad_norm(self) -> float:
@@ -187,15 +194,7 @@ class TrainEngine:
         A collective: every rank iterates to the end. Rank 0 gets (name, tensor); the others get empty groups.
         """
         weights = trained_weights if trained_only else merged_weights
-        group: list[Weight] = []
-        size = 0
-        for weight in weights(self._engine.module):
-            if group and size + weight.nbytes > max_bytes:
-                yield self._gather(group)
-                group, size = [], 0
-            group.append(weight)
-            size += weight.nbytes
-        if group:
+        for group in grouped(weights(self._engine.module), max_bytes):
             yield self._gather(group)
 
     def weights(self, *, trained_only: bool = False) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from mmrlhf_ray.data.batching import (
 from mmrlhf_ray.data.collate import Batch, TokenRow
 from mmrlhf_ray.data.encode import Features, load_encoder
 from mmrlhf_ray.data.training_rows import features_from_bytes
-from mmrlhf_ray.models import ADAPTER_DIR, add_lora, export_lora, export_model
+from mmrlhf_ray.models import ADAPTER_DIR, add_lora, export_lora, export_model, freeze_parts, parameter_groups
 from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.checkpoint import Manifest, newest_complete, publish, stage, staging_path
 from mmrlhf_ray.training.engine import TrainEngine, adopt_process_group, partitioned_loading
@@ -74,12 +74,14 @@ class SupervisedWorker:
         cfg, device = plan.cfg, torch.device(plan.device)
         adopt_process_group(device)
         self._encoder = load_encoder(plan.model_path)
-        dtype = getattr(torch, cfg.model.dtype)
+        adapter, scalar, dtype = self._encoder.adapter, plan.task.scalar, getattr(torch, cfg.model.dtype)
         with partitioned_loading(cfg.engine, cfg.optimizer, dtype):
             model = plan.task.load(self._encoder, Path(plan.model_path), dtype)
         if cfg.lora:
-            add_lora(model, self._encoder.adapter, cfg.lora, train_head=plan.task.scalar, seed=cfg.seed)
-        self._engine = TrainEngine(model, cfg.engine, cfg.optimizer, plan.total_steps, dtype, device)
+            add_lora(model, adapter, cfg.lora, train_head=scalar, seed=cfg.seed)
+        freeze_parts(model, adapter, cfg.parts, scalar=scalar)
+        groups = parameter_groups(model, adapter, cfg.parts, cfg.optimizer.lr, scalar=scalar)
+        self._engine = TrainEngine(model, cfg.engine, cfg.optimizer, plan.total_steps, dtype, device, groups)
         self._passes = Passes(self._engine, self._encoder, device)
         self._budget = PassBudget(cfg.engine.micro_batch_tokens, cfg.engine.max_padding_share)
 
@@ -127,7 +129,7 @@ class SupervisedWorker:
             at_last=self._plan.task.scalar,
         )
         self._engine.train(False)
-        return self._report(stats) | {"grad_norm": self._engine.grad_norm, "lr": self._engine.lr}
+        return self._report(stats) | {"grad_norm": self._engine.grad_norm, **self._engine.learning_rates}
 
     def evaluate(self, tables: Iterator[pa.Table], *, record: bool = False) -> dict[str, float]:
         """Metrics over all ranks' rows, without learning; a reference point is that of one table on all ranks.

@@ -1,7 +1,8 @@
 """The roles of an online run as the driver sees them. Methods take and return references; nothing here does maths."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ class Prompts:
     media: ray.ObjectRef
     features: ray.ObjectRef
     stats: TakeStats
+    records: tuple[ray.ObjectRef, ...] = ()
+    """PROMPT of these prompts, where only the encoder reads them."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Rollouts:
     reference: ray.ObjectRef
     features: ray.ObjectRef
     seconds: float
+    prompts: tuple[ray.ObjectRef, ...] = ()
+    """As `Prompts.records`."""
 
     @property
     def lengths(self) -> list[int]:
@@ -50,14 +55,15 @@ class Rollouts:
     def select(self, rows: Sequence[int]) -> "Rollouts":
         """These rows only, in this order."""
         table = self.table.take(list(rows))
-        return Rollouts(table, ray.put(table), self.features, self.seconds)
+        return Rollouts(table, ray.put(table), self.features, self.seconds, self.prompts)
 
 
 def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
     """Rows of several rounds as one; features are joined where they lie, not in the driver."""
     table = pa.concat_tables([part.table for part in parts]).combine_chunks()
     features = _join_features.remote(*(part.features for part in parts))
-    return Rollouts(table, ray.put(table), features, sum(part.seconds for part in parts))
+    prompts = tuple(chain.from_iterable(part.prompts for part in parts))
+    return Rollouts(table, ray.put(table), features, sum(part.seconds for part in parts), prompts)
 
 
 @ray.remote(num_cpus=0)
@@ -92,10 +98,15 @@ class PromptServer:
 
     group: ActorGroup
     deadline_s: float
+    streaming: bool = False
+    """Whether the encoder alone reads the prompts."""
 
     def take(self, cursor: int, n: int) -> Prompts:
         """The next `n` prompts from `cursor` on."""
-        return self._fetch(self.group.handles[0].take.options(num_returns=4).remote(cursor, n))
+        prompts = self._fetch(self.group.handles[0].take.options(num_returns=4).remote(cursor, n))
+        if not self.streaming:
+            return prompts
+        return replace(prompts, records=(self.group.handles[0].prompts.remote(cursor, n),))
 
     def slice(self, first: int, last: int) -> Prompts:
         """Prompts first … last − 1 in file order."""
@@ -129,7 +140,8 @@ class Generators:
         ]
         answers = self.group.wait(refs, self.deadline_s, "generating responses")
         table = check(pa.concat_tables([t for t, _ in answers]), ROLLOUT, "Generators").combine_chunks()
-        return Rollouts(table, ray.put(table), prompts.features, max(seconds for _, seconds in answers))
+        slowest = max(seconds for _, seconds in answers)
+        return Rollouts(table, ray.put(table), prompts.features, slowest, prompts.records)
 
 
 @dataclass(frozen=True)
@@ -262,7 +274,7 @@ class Fleet:
             facts = [len(f) for f in rollouts.table.column("facts_token_ids").to_pylist()]
             models = self.scorers.ask(rollouts, extra_tokens=facts)
         if self.functions is not None:
-            functions = self.functions.handles[0].score.remote(rollouts.reference)
+            functions = self.functions.handles[0].score.remote(rollouts.reference, *rollouts.prompts)
         return PendingScores(models, self.model_rewards, functions, self.prompts.deadline_s)
 
     @property

@@ -31,15 +31,17 @@ class RewardFunctions:
         with ThreadPoolExecutor(len(self._components)) as pool:
             list(pool.map(lambda own: own.start(), self._components))
 
-    def score(self, rollouts: pa.Table) -> tuple[dict[str, ComponentScores], float]:
+    def score(self, rollouts: pa.Table, *prompts: pa.Table) -> tuple[dict[str, ComponentScores], float]:
         """Each component's scores by its name, one entry per row, and the seconds it took.
 
-        A component is only given rows of its tasks and modalities; it does not apply to the others.
+        A component is only given rows of its tasks and modalities; it does not apply to the others. `prompts`: PROMPT
+        of these rows, where they are not those that the actor was started with.
         """
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "RewardFunctions.score")
         completions = [decode_response(self._encoder, ids) for ids in table.column("response_token_ids").to_pylist()]
-        batch, rows = self._prompts.batch(table, completions), Rows.of(table)
+        known = PromptLookup(pa.concat_tables(prompts), self._prompts.extras_columns) if prompts else self._prompts
+        batch, rows = known.batch(table, completions), Rows.of(table)
 
         def ask(reward: TextReward, own: Component) -> ComponentScores:
             return _score_own(own, batch, routed(reward, rows))

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,16 @@ import numpy as np
 import pyarrow as pa
 
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
+from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
-from mmrlhf_ray.data.encode import Encoder, RawMedia, clip_metadata, load_encoder, media_arguments
+from mmrlhf_ray.data.encode import (
+    Encoder,
+    RawMedia,
+    clip_metadata,
+    load_encoder,
+    media_arguments,
+    processor_kwargs,
+)
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, ROLLOUT, check
 from mmrlhf_ray.workers.buckets import TensorLayout, checksums, combine
@@ -57,15 +66,19 @@ class Generator:
         seed: int,
         device: str,
         lora: LoRAConfig | None = None,
+        data: DataConfig | None = None,
+        encoder: Encoder | None = None,
     ):
-        """With `lora` the generator has `model`'s weights for good, and pushes bring an adapter of this shape."""
+        """Media are decoded as `data` says. With `lora` the generator has `model`'s weights for good, and pushes bring
+        an adapter of this shape. `encoder`: of `model` and `data`; none = load_encoder()."""
         _environment(config)
         from vllm import LLM
 
         from mmrlhf_ray.workers.receivers import AdapterReceiver, SessionReceiver, adapter_arguments
         from mmrlhf_ray.workers.weight_transfer import OBJECT_STORE
 
-        self._encoder: Encoder = load_encoder(model.path)
+        self._encoder: Encoder = encoder or load_encoder(model.path, data)
+        self._written_as = self._encoder.written_as
         self._sampling = sampling
         self._seed = seed
         self._llm = LLM(
@@ -81,7 +94,7 @@ class Generator:
             logprobs_mode="processed_logprobs",
             weight_transfer_config={"backend": OBJECT_STORE},
             limit_mm_per_prompt=dict.fromkeys(self._encoder.adapter.placeholders, 16),
-            mm_processor_kwargs=self._encoder.adapter.processor_kwargs(self._encoder.processor),
+            mm_processor_kwargs=processor_kwargs(self._encoder),
             seed=seed,
             disable_log_stats=True,
             use_tqdm_on_load=False,
@@ -90,6 +103,7 @@ class Generator:
         self._receiver: AdapterReceiver | SessionReceiver = (
             AdapterReceiver(self._llm, self._encoder.adapter, lora) if lora else SessionReceiver(self._llm)
         )
+        self._sees_one_way = self._llm.llm_engine.model_config.is_mm_prefix_lm and _reads_one_way()
         self._policy_version = 0
         self._received: dict[str, str] = {}
 
@@ -108,18 +122,27 @@ class Generator:
         """`n_samples` responses to each prompt (rows in prompt order), and the seconds it took.
 
         The same `seed_offset` and weights give the same responses. Raises PromptMismatch when the sampler's
-        expansion of a prompt differs from the processor's.
+        expansion of a prompt differs from the processor's; RunError for media that it cannot read as the family does.
         """
         start = time.monotonic()
         check(prompts, ENCODED_PROMPT, "Generator.generate")
         check(media, MEDIA, "Generator.generate")
         rows = prompts.to_pylist()
+        if self._sees_one_way and len(media):
+            raise RunError(
+                f"the attention of vLLM's CPU build reads an image from left to right; {self._encoder.adapter.family} "
+                "was trained to read it in both directions, so sampler and learner would disagree; use a GPU"
+            )
         requests = _requests(self._encoder, rows, media)
         params = [self._parameters(n_samples, seed_offset + i * n_samples, greedy) for i in range(len(rows))]
-        outputs = self._llm.generate(requests, params, lora_request=self._receiver.lora_request, use_tqdm=False)
+        order = prefix_order(rows)
+        requests, params = [requests[i] for i in order], [params[i] for i in order]
+        sampled = self._llm.generate(requests, params, lora_request=self._receiver.lora_request, use_tqdm=False)
+        outputs = dict(zip(order, sampled, strict=True))
         samples = []
-        for row, output in zip(rows, outputs, strict=True):
-            _check_ids(row, output.prompt_token_ids)
+        for i, row in enumerate(rows):
+            output = outputs[i]
+            _check_ids(row, [self._written_as.get(i, i) for i in output.prompt_token_ids])
             samples += [self._sample(row, k, completion) for k, completion in enumerate(output.outputs)]
         return pa.Table.from_pylist(samples, schema=ROLLOUT), time.monotonic() - start
 
@@ -193,18 +216,36 @@ def _requests(encoder: Encoder, rows: list[dict[str, Any]], media: pa.Table) -> 
             if clip.kind == "audio":
                 item = (item, encoder.sampling_rate)
             elif clip.kind == "video":
-                item = (item, clip_metadata(item))
+                item = (item.frames, clip_metadata(item))
             request.setdefault("multi_modal_data", {}).setdefault(clip.kind, []).append(item)
             request.setdefault("multi_modal_uuids", {}).setdefault(clip.kind, []).append(media_id)
         requests.append(request)
     return requests
 
 
+def _reads_one_way() -> bool:
+    """Whether vLLM runs on a device whose attention knows of no tokens that see what comes after them."""
+    from vllm.platforms import current_platform
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    return current_platform.is_cpu() and not CPUAttentionBackend.supports_mm_prefix()
+
+
+def prefix_order(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Numbers of ENCODED_PROMPT rows so that those that begin alike stand together, same media first, then same text:
+    what one has filled in the prefix cache is then still there for the next."""
+    return sorted(range(len(rows)), key=lambda i: (rows[i]["media_ids"], rows[i]["collapsed_token_ids"], i))
+
+
 def _check_ids(row: dict[str, Any], sampler_ids: list[int]) -> None:
-    if list(sampler_ids) != row["prompt_token_ids"]:
-        raise PromptMismatch(
-            f"prompt {row['prompt_id']}: sampler and processor expand it differently.\n"
-            f"sampler   ({len(sampler_ids)}): {list(sampler_ids)}\n"
-            f"processor ({len(row['prompt_token_ids'])}): {row['prompt_token_ids']}\n"
-            "Check that both use the same processor files (mmrlhf parity)."
-        )
+    processor_ids = row["prompt_token_ids"]
+    if sampler_ids == processor_ids:
+        return
+    differing = (i for i, (a, b) in enumerate(zip(sampler_ids, processor_ids, strict=False)) if a != b)
+    at = next(differing, min(len(sampler_ids), len(processor_ids)))
+    raise PromptMismatch(
+        f"prompt {row['prompt_id']}: sampler and processor expand it differently from token {at} on.\n"
+        f"sampler   ({len(sampler_ids)}): {sampler_ids}\n"
+        f"processor ({len(processor_ids)}): {processor_ids}\n"
+        "Check that both use the same processor files (mmrlhf parity)."
+    )

@@ -8,8 +8,10 @@ from typing import Any
 from ray.util.placement_group import PlacementGroup
 
 from mmrlhf_ray.config.base import ModelConfig, Resources, RolePlacement
+from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.jobs import EvaluateConfig, GeneratorConfig, LearnerConfig, PPOConfig, SamplingConfig
 from mmrlhf_ray.data.batching import PassBudget
+from mmrlhf_ray.data.places import with_absolute_paths
 from mmrlhf_ray.data.readers import Records
 from mmrlhf_ray.rewards.user import with_absolute_path
 from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
@@ -56,7 +58,7 @@ def generator_arguments(
     model: ModelConfig,
     config: GeneratorConfig,
     sampling: SamplingConfig,
-    max_prompt_tokens: int,
+    data: DataConfig,
     seed: int,
     placement: Resources,
     device: str,
@@ -66,7 +68,8 @@ def generator_arguments(
         "model": absolute(model),
         "config": config,
         "sampling": sampling,
-        "max_prompt_tokens": max_prompt_tokens,
+        "max_prompt_tokens": data.max_prompt_tokens,
+        "data": data,
         "seed": seed,
         "device": device_of(placement, device),
     }
@@ -85,13 +88,13 @@ def start_encoder(
         "encoder",
         PromptEncoder,
         model_path=absolute(cfg.policy).path,
-        data=cfg.data,
+        data=with_absolute_paths(cfg.data),
         records=records,
         quarantine_to=run_dir.resolve(),
         seed=cfg.seed,
     )
     (count,) = encoder.wait(encoder.call("check_prompts"), cfg.deadlines.start_s, "checking prompts")
-    return PromptServer(encoder, cfg.deadlines.stage_s), count
+    return PromptServer(encoder, cfg.deadlines.stage_s, cfg.data.streaming), count
 
 
 def launch_ppo(cfg: PPOConfig, records: Records, run_dir: Path) -> Fleet:
@@ -122,9 +125,7 @@ def _start_servers(cfg: PPOConfig, reserved: Reserved, records: Records) -> dict
     arguments: dict[str, tuple[type, dict[str, Any]]] = {
         "generator": (
             Generator,
-            generator_arguments(
-                policy, cfg.generator, cfg.sampling, cfg.data.max_prompt_tokens, cfg.seed, place.generator, cfg.device
-            )
+            generator_arguments(policy, cfg.generator, cfg.sampling, cfg.data, cfg.seed, place.generator, cfg.device)
             | {"lora": cfg.learner.lora},
         ),
         "scorer": (

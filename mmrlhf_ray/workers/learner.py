@@ -19,7 +19,15 @@ from mmrlhf_ray.data.batching import Shard
 from mmrlhf_ray.data.collate import rollout_rows
 from mmrlhf_ray.data.encode import load_encoder
 from mmrlhf_ray.data.features import read_features
-from mmrlhf_ray.models import ADAPTER_DIR, add_lora, checkpoint_name, export_lora, export_model
+from mmrlhf_ray.models import (
+    ADAPTER_DIR,
+    add_lora,
+    checkpoint_tensors,
+    export_lora,
+    export_model,
+    freeze_parts,
+    parameter_groups,
+)
 from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
 from mmrlhf_ray.training.engine import TrainEngine, init_process_group, partitioned_loading
 from mmrlhf_ray.training.objectives import Objective
@@ -74,11 +82,13 @@ class Learner:
         init_process_group(spec.rank, spec.world_size, address, port, self._device)
         with partitioned_loading(spec.learner.engine, spec.learner.optimizer, dtype):
             model = self._objective.load(self._encoder, Path(spec.model.path), dtype)
-        if spec.learner.lora:
-            scalar = self._objective.scalar
-            add_lora(model, self._encoder.adapter, spec.learner.lora, train_head=scalar, seed=spec.seed)
+        learner, adapter, scalar = spec.learner, self._encoder.adapter, self._objective.scalar
+        if learner.lora:
+            add_lora(model, adapter, learner.lora, train_head=scalar, seed=spec.seed)
+        freeze_parts(model, adapter, learner.parts, scalar=scalar)
+        groups = parameter_groups(model, adapter, learner.parts, learner.optimizer.lr, scalar=scalar)
         self._engine = TrainEngine(
-            model, spec.learner.engine, spec.learner.optimizer, spec.optimizer_steps, dtype, self._device
+            model, learner.engine, learner.optimizer, spec.optimizer_steps, dtype, self._device, groups
         )
         self._engine.train(False)
         self._passes = Passes(self._engine, self._encoder, self._device)
@@ -105,7 +115,8 @@ class Learner:
     ) -> tuple[dict[str, float], float]:
         """The shard's optimizer steps. `denominators`: of each step's loss, over all ranks.
 
-        Returns sums over tokens and ranks (`_max`: maxima) with `grad_norm` and `lr`, and the seconds it took.
+        Returns sums over tokens and ranks (`_max`: maxima) with `grad_norm` and learning rates, and the seconds it
+        took.
         """
         start = time.monotonic()
         table = check(experience, EXPERIENCE, "Learner.update").take(list(shard.rows))
@@ -118,7 +129,7 @@ class Learner:
             norms.append(self._engine.grad_norm)
         self._engine.train(False)
         merged = {k: float(v) for k, v in self._engine.merge_over_ranks(merge_stats(stats)).items()}
-        return merged | {"grad_norm": float(np.mean(norms)), "lr": self._engine.lr}, time.monotonic() - start
+        return merged | {"grad_norm": float(np.mean(norms)), **self._engine.learning_rates}, time.monotonic() - start
 
     def push_weights(self, generators: Sequence[Any], bucket_bytes: int, deadline_s: float) -> Sent:
         """Send all weights, with `learner.lora` only the adapter's, to all generators, bucket by bucket, at most two
@@ -129,7 +140,8 @@ class Learner:
         for bucket in self._engine.buckets(bucket_bytes, trained_only=self._spec.learner.lora is not None):
             if not bucket:  # only the first rank holds what was gathered
                 continue
-            layout, payload = pack([(checkpoint_name(self._encoder.adapter, name), t) for name, t in bucket])
+            adapter = self._encoder.adapter
+            layout, payload = pack([item for n, t in bucket for item in checkpoint_tensors(adapter, n, t)])
             sums |= checksums(layout, payload)
             nbytes += payload.nbytes
             reference = ray.put(payload)

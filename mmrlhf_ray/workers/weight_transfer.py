@@ -47,6 +47,7 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
 
     def start_weight_update(self) -> None:
         self._loaded: set[str] = set()
+        self._tied = _tied(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -75,16 +76,37 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
 
     def finish_weight_update(self) -> None:
         """Raises RunError when some parameter of the model got no weight in this session."""
-        silent = {name for name, _ in self.model.named_parameters()} - self._loaded
+        tied = {name for name, owner in self._tied.items() if owner in self._loaded}
+        silent = {name for name, _ in self.model.named_parameters()} - self._loaded - tied
         if silent:
             raise RunError(
                 f"weight push: the learner sent nothing for {len(silent)} of the sampler's parameters: "
                 f"{', '.join(sorted(silent)[:5])} …; mend checkpoint_name() of the family in mmrlhf_ray/models"
             )
         finalize_layerwise_reload(self.model, self.model_config)
+        for name in tied:  # it has the new values, but what was computed from the old ones is of the old ones
+            module = self.model.get_submodule(name.rpartition(".")[0])
+            module.quant_method.process_weights_after_loading(module)
+        if self.device.type == "cpu":
+            _pack_experts(self.model)
 
     def shutdown(self) -> None:
         """Nothing is held open."""
+
+
+def _tied(model: torch.nn.Module) -> dict[str, str]:
+    """Parameters that are another one under a second name → its first name: a vocabulary head that is the embedding."""
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)}
+    return {name: owner for name, owner in names.items() if name != owner}
+
+
+def _pack_experts(model: torch.nn.Module) -> None:
+    """vLLM packs a layer's experts for its CPU kernel when they are loaded first, but not when they are updated."""
+    for module in model.modules():
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None:
+            kernel.fused_experts.process_weights_after_loading(module)
 
 
 def register() -> None:

@@ -88,7 +88,7 @@ def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFact
         group.wait(group.call("heartbeat"), START_S, "starting the generator")
         policy, generators = LearnerGroup(ranks, PassBudget(4096), ANSWER_S), Generators(group, ANSWER_S)
         reference = Servers(ranks, "reference_logprobs", PassBudget(4096), ANSWER_S)
-        prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0))
+        prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0, 0))
         sync = WeightSync(policy, generators, BUCKET_BYTES)
         yield Stage(model_dir, policy, reference, generators, sync, prompts)
 

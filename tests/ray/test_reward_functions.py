@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,16 @@ def test_components_score_their_rows(stage: Stage) -> None:
     assert len(processes) >= 6  # three functions and their guards
     deadline_get(actor.close.remote(), ANSWER_S, "closing")
     assert ended(processes)
+
+
+def test_prompts_that_come_with_their_responses(stage: Stage) -> None:
+    """As in a streamed run, where the actor cannot know them from the start."""
+    actor = replace(stage, prompts=PROMPT.empty_table()).actor(stage.function("accuracy", "accuracy"))
+    half = len(stage.prompts) // 2
+    parts = [stage.prompts.slice(0, half), stage.prompts.slice(half)]
+    answers, _ = deadline_get(actor.score.remote(stage.rollouts, *map(ray.put, parts)), ANSWER_S, "scoring")
+    assert answers["accuracy"].values == tuple(map(float, stage.right))
+    deadline_get(actor.close.remote(), ANSWER_S, "closing")
 
 
 def test_a_function_that_hangs_or_dies_leaves_the_others_alone(stage: Stage) -> None:

@@ -81,7 +81,7 @@ def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFact
         generators.wait(generators.call("heartbeat"), START_S, "starting generators")
         policy = LearnerGroup(ranks, PassBudget(4096), ANSWER_S)
         senders = Generators(generators, ANSWER_S)
-        prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0))
+        prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0, 0))
         yield Stage(policy, senders, WeightSync(policy, senders, BUCKET_BYTES), prompts)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmrlhf_ray.data.encode import Encoder, load_encoder
+from mmrlhf_ray.demo.families import FAMILIES
 from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.models import HeadedModel, load_policy
 from tests.unit.tiny import build_vl
@@ -48,3 +49,22 @@ def policy(encoder: Encoder, request: pytest.FixtureRequest) -> HeadedModel:
     """The model that goes with `encoder`."""
     family = {"qwen2_5_omni": "omni", "qwen2_5_vl": "vl"}[encoder.adapter.family]
     return load_policy(encoder.adapter, request.getfixturevalue(family), torch.float32)
+
+
+@pytest.fixture(scope="session", params=list(FAMILIES))
+def family_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model of each family that has an adapter."""
+    path = tmp_path_factory.mktemp(request.param) / "model"
+    FAMILIES[request.param](path, 0)
+    return path
+
+
+@pytest.fixture(scope="session")
+def family_encoder(family_dir: Path) -> Encoder:
+    return load_encoder(family_dir)
+
+
+@pytest.fixture(scope="session")
+def family_policy(family_dir: Path, family_encoder: Encoder) -> HeadedModel:
+    """The model that goes with `family_encoder`."""
+    return load_policy(family_encoder.adapter, family_dir, torch.float32)

@@ -261,7 +261,7 @@ def colours():
 def test_video_frames_and_colours(clip, colours, form, codec, mime):
     data = clip(colours, form, codec)
     assert media_row("video", data)["mime"] == mime
-    decoded = decode_video(data)
+    decoded = decode_video(data).frames
     assert decoded.dtype == np.uint8
     assert decoded.shape == colours.shape
     assert np.abs(decoded.astype(int) - colours).max() <= 12  # the way through YUV
@@ -318,7 +318,7 @@ def test_video_is_turned_upright(clip):
     one = 0x10000
     # What a telephone held upright writes: to be shown turned by 90° clockwise.
     data[matrix : matrix + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 32 * one, 0, 0x40000000)
-    decoded = decode_video(bytes(data))
+    decoded = decode_video(bytes(data)).frames
     assert decoded.shape == (2, 64, 32, 3)
     assert decoded[0, 10, 25].min() > 200  # top right
     assert decoded[0, 10, 5].max() < 50
@@ -327,4 +327,4 @@ def test_video_is_turned_upright(clip):
 def test_one_table_serves_every_kind(png, wav, clip, tone, colours):
     assert decode("image", png(), 16_000).size == (8, 6)
     assert decode("audio", wav(tone(440, 8_000), 8_000), 16_000).shape == (16_000,)
-    assert decode("video", clip(colours), 16_000).shape == colours.shape
+    assert decode("video", clip(colours), 16_000).frames.shape == colours.shape

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mmrlhf_ray.config.base import DataConfig
+from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.readers import Records, read_records
 from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, RANKING
 

@@ -11,7 +11,7 @@ import pytest
 from mmrlhf_ray.data import training_rows
 from mmrlhf_ray.data.encode import Encoder, encode_facts, encode_response
 from mmrlhf_ray.data.features import features_table
-from mmrlhf_ray.data.training_rows import EncodeOptions, encode_records, features_from_bytes, features_to_bytes
+from mmrlhf_ray.data.training_rows import EncodeOptions, encode_records, features_from_bytes, table_to_bytes
 from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PREFERENCE, RANKING, TRAINING_ROW, check
 from tests.unit.tiny import encode, messages, raw
 
@@ -128,8 +128,8 @@ def test_bad_rows_come_back_with_their_problem(omni: Path, omni_encoder: Encoder
 
 
 def test_streams_of_several_rows_are_merged() -> None:
-    streams = [features_to_bytes(features_table({name: {"x": np.array([i])}})) for i, name in enumerate("ab")]
-    merged = features_from_bytes([*streams, features_to_bytes(features_table({}))])
+    streams = [table_to_bytes(features_table({name: {"x": np.array([i])}})) for i, name in enumerate("ab")]
+    merged = features_from_bytes([*streams, table_to_bytes(features_table({}))])
     assert {name: f["x"].tolist() for name, f in merged.items()} == {"a": [0], "b": [1]}
 
 

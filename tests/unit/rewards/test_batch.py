@@ -98,3 +98,9 @@ def test_prompts_as_text():
 def test_scores_are_put_back_in_place():
     part = ComponentScores((1.0, None), (None, "lost"))
     assert part.scatter([3, 1], 4) == ComponentScores((None, None, None, 1.0), (None, "lost", None, None))
+
+
+def test_columns_that_no_prompt_of_a_step_has_are_there_all_the_same():
+    """A streamed step knows its own prompts only."""
+    lookup = PromptLookup(prompts({"answer": 7}), frozenset({"facts"}))
+    assert lookup.batch(rollouts("p0"), [""]).columns["facts"] == [None]

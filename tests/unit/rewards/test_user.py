@@ -15,10 +15,17 @@ from mmrlhf_ray.rewards.user import FunctionProcess, with_absolute_path
 from tests.unit.rewards.support import make_batch
 
 PATIENCE_S = 20
+OTHERS: list[psutil.Process] = []
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Processes that other tests keep, such as decoders, are none of ours."""
+    OTHERS[:] = psutil.Process().children(recursive=True)
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    return [p for p in psutil.Process().children(recursive=True) if p not in OTHERS]
 
 
 def ended(processes: list[psutil.Process]) -> bool:

@@ -130,3 +130,29 @@ def test_render_shows_placement_memory_and_batch():
 def test_nodes_that_are_alike_are_listed_together():
     text = render(plan_ppo(config(*GPUS, "placement.policy.replicas=32"), gpus_per_node=4))
     assert "2 to 8, each: 4 GPUs, 4 CPUs: 4 policy" in text
+
+
+def test_what_is_trained_is_counted_from_the_model_s_directory(vl):
+    def plan_of(*overrides):
+        base = ["name=x", f"policy.path={vl}", *BASE[2:3], "data={path: d, max_prompt_tokens: 400}"]
+        return plan_ppo(load_config(None, [*base, *overrides], PPOConfig))
+
+    whole = plan_of()
+    frozen = plan_of("learner.parts.language_model.train=false", "learner.parts.projector.lr=0.01")
+    assert 0 < frozen.trained["policy"] < whole.trained["policy"]
+    items = [next(role.items for role in plan.memory if role.role == "policy") for plan in (whole, frozen)]
+    assert items[1]["parameters"] == items[0]["parameters"]
+    assert items[1]["optimizer"] == items[0]["optimizer"] * frozen.trained["policy"] / whole.trained["policy"]
+    assert "(language_model frozen, projector at lr=0.01)" in render(frozen)
+    with pytest.raises(ConfigError, match=r"learner\.parts\.audio_tower: a qwen2_5_vl model has no such part"):
+        plan_of("learner.parts.audio_tower.train=false")
+    with pytest.raises(ConfigError, match=r"lora\.target_modules names 'qproj', which is no linear layer"):
+        plan_of("learner.lora.target_modules=[qproj]")
+
+
+def test_an_adapter_takes_little_where_the_model_is_elsewhere():
+    whole, adapter = plan_ppo(config()), plan_ppo(config("learner.lora.rank=8"))
+    items = [next(role.items for role in plan.memory if role.role == "policy") for plan in (whole, adapter)]
+    assert items[1]["optimizer"] < 0.05 * items[0]["optimizer"]
+    assert items[1]["gradients"] < 0.05 * items[0]["gradients"]
+    assert not adapter.trained

@@ -1,6 +1,6 @@
 import pytest
 
-from mmrlhf_ray.config import ConfigError, EngineConfig, GeneratorConfig, ModelConfig
+from mmrlhf_ray.config import ConfigError, EngineConfig, GeneratorConfig, LoRAConfig, ModelConfig
 from mmrlhf_ray.runtime.plan_memory import (
     GIB,
     ModelSize,
@@ -9,6 +9,7 @@ from mmrlhf_ray.runtime.plan_memory import (
     kv_sequences,
     learner_bytes,
     logits_bytes,
+    lora_parameters,
     model_size,
     server_bytes,
     state_bytes,
@@ -32,6 +33,25 @@ def test_state_of_the_paper_s_example(stage, gigabytes):
 def test_float32_needs_sixteen_bytes_a_parameter_too():
     items = state_bytes(100, "float32", EngineConfig(zero_stage=0), 1)
     assert items == {"parameters": 400, "gradients": 400, "optimizer": 800}
+
+
+def test_frozen_parameters_take_no_gradient_and_no_optimizer_state():
+    items = state_bytes(1000, "bfloat16", EngineConfig(zero_stage=0), 1, trained=10)
+    assert items == {"parameters": 2000, "gradients": 20, "optimizer": 120}
+    whole, part = (
+        learner_bytes(SIZE, "bfloat16", EngineConfig(), 8, 100, vocabulary_head=True, trained=t) for t in (None, 10**6)
+    )
+    assert part["parameters"] == whole["parameters"]
+    assert part["activations"] == whole["activations"]
+    assert part["gradients"] < 1e-3 * whole["gradients"]
+
+
+def test_an_adapter_s_parameters_by_hand():
+    # One layer of hidden 8 with one key head of 4: q and o 8·8, k and v 8·4, three of 8·20, two vocabularies of 8·10.
+    parameters = 2 * 64 + 2 * 32 + 3 * 160 + 2 * 80
+    size = ModelSize(parameters, hidden_size=8, num_layers=1, num_kv_heads=1, head_dim=4, vocab_size=10)
+    assert lora_parameters(size, LoRAConfig(rank=3, target_modules=("q_proj", "k_proj"))) == 3 * (16 + 12)
+    assert lora_parameters(size, LoRAConfig(rank=1)) == 2 * 16 + 2 * 12 + 3 * 28
 
 
 def test_an_offloaded_optimizer_takes_no_gpu_memory():

@@ -1,3 +1,4 @@
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -35,6 +36,13 @@ def test_relative_paths_become_absolute_and_absolute_ones_stay(checkout: Path) -
         "--resume",
     ]  # fmt: skip
     assert job.working_dir == checkout
+
+
+def test_addresses_and_names_of_data_sets_stay() -> None:
+    values = {"data": {"sources": [{"path": "a"}, {"path": "s3://b/c"}, {"path": "hf:d"}], "media_root": "m"}}
+    sources, root = submit.absolute_paths(values, Path("/r"))
+    assert [s["path"] for s in json.loads(sources.partition("=")[2])] == ["/r/a", "s3://b/c", "hf:d"]
+    assert root == "data.media_root=/r/m"
 
 
 REWARDED = """

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmrlhf_ray.data.collate import Batch, TokenRow, collate
 from mmrlhf_ray.data.encode import Encoder
 from mmrlhf_ray.data.features import features_table
-from mmrlhf_ray.data.training_rows import features_to_bytes
+from mmrlhf_ray.data.training_rows import table_to_bytes
 from mmrlhf_ray.schema import TRAINING_ROW
 from tests.unit.tiny import encode, mixed_media, mixed_responses
 
@@ -82,7 +82,7 @@ def media_rows(encoder: Encoder, numbers: list[list[int]], feedback: list[list[f
         *texts,
         context_token_ids=[prompt.token_ids for prompt in prompts],
         media_ids=[[m.media_id for m in media] for media in shown],
-        features=[features_to_bytes(features_table(prompt.features)) for prompt in prompts],
+        features=[table_to_bytes(features_table(prompt.features)) for prompt in prompts],
         modality=["+".join(sorted({m.kind for m in media}, key=["image", "audio", "video"].index)) or "text"
                   for media in shown],
         feedback=feedback,

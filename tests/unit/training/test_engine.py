@@ -81,7 +81,7 @@ def test_training_equals_plain_torch(process_group: None, stage: int) -> None:
     engine = TrainEngine(model(), EngineConfig(zero_stage=stage), OPTIMIZER, STEPS, torch.float32, CPU)
     rates, norms = [], []
     for step in range(STEPS):
-        rates.append(engine.lr)
+        rates.append(engine.learning_rates["lr"])
         norms += train(engine, range(step, step + 1))
     want, want_norms, want_rates = plain_torch()
     assert max(want_norms) > OPTIMIZER.max_grad_norm, "clipping must have something to do"
@@ -103,7 +103,7 @@ def test_a_checkpoint_goes_on_where_it_was(process_group: None, tmp_path: Path) 
     train(straight, range(2, STEPS))
     resumed = fresh()
     resumed.load(tmp_path / "state")
-    assert resumed.lr == pytest.approx(0.05)
+    assert resumed.learning_rates["lr"] == pytest.approx(0.05)
     train(resumed, range(2, STEPS))
     want = parameters(straight)
     assert all(torch.equal(tensor, want[name]) for name, tensor in parameters(resumed).items())

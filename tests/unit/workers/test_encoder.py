@@ -97,7 +97,7 @@ def test_what_is_served(omni: Path, omni_encoder: Encoder, tmp_path: Path) -> No
     arrays = read_features(features)
     assert set(arrays) == set(by_id)
     size = sum(a.nbytes for f in arrays.values() for a in f.values()) + sum(len(c.data) for c in CLIPS)
-    assert stats.media_bytes == size
+    assert stats.media_bytes == stats.media_bytes_unique == size
     assert stats.processor_calls == 0, "all were encoded when they were checked"
 
 

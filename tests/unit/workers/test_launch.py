@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf_ray.config import GeneratorConfig, ModelConfig, Resources, RolePlacement, SamplingConfig
+from mmrlhf_ray.config import DataConfig, GeneratorConfig, ModelConfig, Resources, RolePlacement, SamplingConfig
 from mmrlhf_ray.runtime.actors import Seat
 from mmrlhf_ray.workers.launch import absolute, device_of, generator_arguments, seats
 
@@ -33,13 +33,14 @@ def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatc
 
 def test_generators_are_told_everything(tmp_path: Path) -> None:
     config, sampling = GeneratorConfig(max_num_seqs=7), SamplingConfig(temperature=0.5)
-    model = ModelConfig(path=str(tmp_path))
-    arguments = generator_arguments(model, config, sampling, 99, 3, Resources(num_gpus=1), "auto")
+    model, data = ModelConfig(path=str(tmp_path)), DataConfig(path="prompts.jsonl", max_prompt_tokens=99)
+    arguments = generator_arguments(model, config, sampling, data, 3, Resources(num_gpus=1), "auto")
     assert arguments == {
         "model": model,
         "config": config,
         "sampling": sampling,
         "max_prompt_tokens": 99,
+        "data": data,
         "seed": 3,
         "device": "cuda",
     }

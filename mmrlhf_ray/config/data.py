@@ -1,0 +1,173 @@
+"""Where records and media come from, and what is done to them on the way to the model."""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from mmrlhf_ray.config.section import Section
+
+HUB = "hf:"
+"""What the path of a data set starts with that the `datasets` library finds by name."""
+
+
+class MediaLimits(Section):
+    """Largest media that are decoded, told from the header before anything is."""
+
+    bytes: PositiveInt = 64 * 2**20
+    """Encoded size."""
+    pixels: PositiveInt = 50_000_000
+    """Width × height of an image or of one frame."""
+    clip_pixels: PositiveInt = 500_000_000
+    """Width × height × frames of a clip (3 bytes each once decoded)."""
+    seconds: PositiveFloat = 600.0
+    """Length of a sound or clip."""
+    frames: PositiveInt = 1024
+
+
+class VideoSampling(Section):
+    """Which frames of a clip the model sees."""
+
+    fps: PositiveFloat | None = None
+    """Frames per second of the clip's own time, also where its frame rate varies; none = every frame."""
+    max_frames: PositiveInt | None = None
+    """At most so many, evenly over the clip."""
+    sound: bool = False
+    """The clip's sound track follows it as an audio part of its own."""
+
+    @property
+    def all_frames(self) -> bool:
+        return self.fps is None and self.max_frames is None
+
+
+class RemoteMedia(Section):
+    """Media at addresses; refused unless a host is allowed."""
+
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts (`media.example.org`, or `.example.org` for all below it) that https addresses may name."""
+    allow_http: bool = False
+    """Without encryption, too."""
+    deadline_s: PositiveFloat = 20.0
+    """For one address, redirects included."""
+    max_redirects: NonNegativeInt = 3
+
+
+class DecodeConfig(Section):
+    """Media are decoded in processes of their own, which may crash, swell or hang without harm."""
+
+    workers: PositiveInt = 1
+    memory_mb: PositiveInt = 4096
+    """Address space that a process may add to what it starts with."""
+    deadline_s: PositiveFloat = 30.0
+    """For one clip; the process is killed when it takes longer."""
+    recycle_after: PositiveInt = 2000
+    """Clips after which a process is replaced."""
+
+
+class ImageAugment(Section):
+    crop: float = Field(0.0, ge=0, lt=1)
+    """Largest share of each side that is cut off."""
+    flip: float = Field(0.0, ge=0, le=1)
+    """Probability of a mirror image; not where left and right matter."""
+    colour: float = Field(0.0, ge=0, lt=1)
+    """Largest relative change of brightness, contrast and saturation."""
+
+
+class AudioAugment(Section):
+    noise_db: NonNegativeFloat | None = None
+    """White noise so many decibels below the sound; none = no noise."""
+    gain_db: NonNegativeFloat = 0.0
+    """Largest change of loudness, up or down."""
+
+
+class VideoAugment(Section):
+    jitter: float = Field(0.0, ge=0, le=1)
+    """Share of frames that are replaced by a neighbour."""
+
+
+class AugmentConfig(Section):
+    """Seeded changes of training media, for what `tasks` names only."""
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    """Tasks whose answers stay right when media change so."""
+    image: ImageAugment = ImageAugment()
+    audio: AudioAugment = AudioAugment()
+    video: VideoAugment = VideoAugment()
+
+
+class TextHooks(Section):
+    """Functions `path/to/file.py:function` from text to text, run on every text of a record in this order."""
+
+    clean: tuple[str, ...] = ()
+    redact: tuple[str, ...] = ()
+    """For personal data: what they change is counted in the report. `builtin:pii` masks addresses and numbers."""
+
+
+class SourceConfig(Section):
+    """One data set of a mixture."""
+
+    path: str
+    """File, directory, fsspec URL or `hf:NAME` of a data set."""
+    format: str | None = None
+    """Of docs/data.md; none = told from the rows, and an error where two formats fit."""
+    weight: PositiveFloat = 1.0
+    """Share of the rows drawn, in proportion to the other sources'."""
+    task: str | None = None
+    """Task of rows that name none."""
+    split: str | None = None
+    """Of a Hugging Face data set."""
+
+
+class DataConfig(Section):
+    path: str | None = None
+    """A .jsonl, .json, .parquet, .arrow or .tar file or URL, a directory of records or of a saved Hugging Face data
+    set, or `hf:NAME`."""
+    format: str | None = None
+    """As in `sources`."""
+    split: str | None = None
+    """As in `sources`."""
+    sources: tuple[SourceConfig, ...] = ()
+    """A mixture, instead of `path`."""
+    media_root: str | None = None
+    """Directory that media paths are relative to and may not leave; none = that of the file."""
+    on_bad_row: Literal["fail", "quarantine"] = "fail"
+    """`quarantine` writes bad rows with their reasons beside the run and goes on without them."""
+    facts_column: str | None = None
+    """Key in `extras` whose text the reward model reads before the prompt; the policy never sees it."""
+    max_prompt_tokens: PositiveInt = 1024
+    """Media tokens counted."""
+    over_long: Literal["reject", "truncate_text"] = "reject"
+    """What becomes of longer prompts: bad rows, or the start of their last text goes, never a part of their media."""
+    check_rows: PositiveInt | None = None
+    """Rows checked before anything starts, the rest when their turn comes; none = all of them."""
+    streaming: bool = False
+    """Rows are read, decoded and encoded while training goes on, in bounded memory; none of them is held for long."""
+    stream_workers: PositiveInt = 1
+    """Processes that do so, for each training worker."""
+    encoder_cache_mb: PositiveInt = 512
+    """Processor features kept in memory; the least recently used go first."""
+    spill_dir: str | None = None
+    """Directory for features that no longer fit; none = they are computed anew."""
+    spill_mb: PositiveInt = 8192
+    """Most that is kept there."""
+    limits: MediaLimits = MediaLimits()
+    video: VideoSampling = VideoSampling()
+    remote: RemoteMedia = RemoteMedia()
+    decode: DecodeConfig = DecodeConfig()
+    augment: AugmentConfig | None = None
+    """Training only."""
+    text: TextHooks = TextHooks()
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "DataConfig":
+        if (self.path is None) == (not self.sources):
+            raise ValueError(f"give exactly one of path and sources; got path={self.path}, {len(self.sources)} sources")
+        if self.sources and (self.format or self.split):
+            raise ValueError("format and split of a mixture stand in each of its sources")
+        return self
+
+    @property
+    def mixture(self) -> tuple[SourceConfig, ...]:
+        """`sources`, or the one that `path` names."""
+        if self.path is None:
+            return self.sources
+        return (SourceConfig(path=self.path, format=self.format, split=self.split),)

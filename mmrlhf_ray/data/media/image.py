@@ -1,0 +1,48 @@
+"""Pictures."""
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mmrlhf_ray.config.data import MediaLimits
+from mmrlhf_ray.data.media.formats import DEFAULT_LIMITS, check_limit, open_format
+
+
+def decode_image(data: bytes, limits: MediaLimits = DEFAULT_LIMITS) -> Image.Image:
+    """RGB image, upright as its camera says; transparency lies on white, of an animation the first frame counts.
+
+    Raises ValueError when the bytes are no image, are cut off, or exceed `limits`.
+    """
+    form = open_format("image", data, limits)
+    with opened(data, form.reader, form.mime, limits) as image:
+        check_limit("image", "pixels", image.width * image.height, limits.pixels)
+        image.load()
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+@contextmanager
+def opened(data: bytes, reader: str, mime: str, limits: MediaLimits) -> Iterator[Image.Image]:
+    """The opened file; what Pillow raises inside becomes ValueError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=[reader]) as image:
+            yield image
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{mime} has a broken header") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"image exceeds the limit of {limits.pixels} pixels") from error
+    except (OSError, SyntaxError, EOFError, struct.error) as error:  # what Pillow raises for broken pixels
+        raise ValueError(f"{mime} is cut off or damaged: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB on white."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip to white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

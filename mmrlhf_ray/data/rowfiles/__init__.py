@@ -1,0 +1,100 @@
+"""Rows of data sets on any kind of storage, a fragment at a time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mmrlhf_ray.config.data import HUB, SourceConfig
+from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.data.rowfiles.base import Fragment, Row, RowFile, expand_braces, filesystem
+from mmrlhf_ray.data.rowfiles.hub import HubRows
+from mmrlhf_ray.data.rowfiles.json_rows import JSONLines, JSONList, is_list
+from mmrlhf_ray.data.rowfiles.tables import ArrowRows, ParquetRows
+from mmrlhf_ray.data.rowfiles.tar_rows import TarRows
+
+__all__ = ["MEDIA_FILE", "RECORDS_FILE", "Fragment", "Row", "RowFile", "open_rows", "record_files"]
+
+RECORDS_FILE = "records.parquet"
+MEDIA_FILE = "media.parquet"
+
+_SAVED = ("dataset_info.json", "dataset_dict.json")
+
+
+def _json(files: Sequence[str]) -> RowFile:
+    return JSONList(files) if is_list(files[0]) else JSONLines(files)
+
+
+_KINDS: Mapping[str, Callable[[Sequence[str]], RowFile]] = {
+    ".jsonl": JSONLines,
+    ".jsonl.gz": JSONLines,
+    ".jsonl.zst": JSONLines,
+    ".json": _json,
+    ".parquet": ParquetRows,
+    ".arrow": ArrowRows,
+    ".feather": ArrowRows,
+    ".tar": TarRows,
+}
+
+
+def open_rows(source: SourceConfig) -> RowFile:
+    """The data set that `source.path` names. Raises DataError where there is none, or of an unknown kind."""
+    if source.path.startswith(HUB) or _is_saved(source.path):
+        return HubRows(source.path, source.split)
+    files = record_files(source.path)
+    kinds = {_suffix(file) for file in files}
+    if len(kinds) > 1:
+        raise DataError(f"{source.path} holds {sorted(kinds)}; name the files of one kind by a pattern")
+    return _KINDS[kinds.pop()](files)
+
+
+def record_files(path: str) -> list[str]:
+    """The files of rows that a path, pattern or directory stands for. Raises DataError."""
+    fs, inside = filesystem(path)
+    if fs.isdir(inside):
+        return _in_directory(path)
+    files = [file for pattern in expand_braces(path) for file in _matches(pattern)]
+    for file in files:
+        if not filesystem(file)[0].exists(file):
+            raise DataError(f"data file {file} does not exist; correct the path of data or eval_data, or create it")
+        if not _suffix(file):
+            known = ", ".join(list(_KINDS)[1:])
+            raise DataError(
+                f"data file {file} ends in {Path(file).suffix!r}; give a .jsonl or .parquet file, one of {known}, "
+                "or a directory"
+            )
+    return files
+
+
+def _matches(pattern: str) -> list[str]:
+    if "*" not in pattern and "?" not in pattern:
+        return [pattern]
+    fs, inside = filesystem(pattern)
+    found = sorted(_named(pattern, fs.unstrip_protocol(str(p)), str(p)) for p in fs.glob(inside))
+    if not found:
+        raise DataError(f"no file matches {pattern}; correct the path of data or eval_data")
+    return found
+
+
+def _in_directory(directory: str) -> list[str]:
+    """records.parquet, or else all files of known kinds."""
+    fs, inside = filesystem(directory)
+    names = sorted(str(p).rstrip("/").rpartition("/")[2] for p in fs.ls(inside, detail=False))
+    wanted = [n for n in names if _suffix(n) and n != MEDIA_FILE]
+    if RECORDS_FILE in names or not wanted:
+        wanted = [RECORDS_FILE]
+    files = [f"{directory.rstrip('/')}/{name}" for name in wanted]
+    if RECORDS_FILE in wanted and RECORDS_FILE not in names:
+        raise DataError(f"data file {files[0]} does not exist; correct the path of data or eval_data, or create it")
+    return files
+
+
+def _named(pattern: str, url: str, path: str) -> str:
+    return url if "://" in pattern else path
+
+
+def _is_saved(path: str) -> bool:
+    fs, inside = filesystem(path)
+    return fs.isdir(inside) and any(fs.exists(f"{inside}/{name}") for name in _SAVED)
+
+
+def _suffix(file: str) -> str:
+    return max((suffix for suffix in _KINDS if file.endswith(suffix)), key=len, default="")

@@ -1,0 +1,90 @@
+"""What every kind of storage gives: fragments of a few hundred rows, and the rows of a fragment."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, BinaryIO, Protocol
+
+import fsspec
+import pyarrow as pa
+from fsspec import AbstractFileSystem
+
+from mmrlhf_ray.data.errors import DataError
+
+FRAGMENT_ROWS = 256
+FRAGMENT_BYTES = 8 << 20
+"""A fragment ends once it has as much, so that rows with media in them do not fill the memory."""
+
+Row = bytes | dict[str, Any]
+"""A row as it is stored: JSON text, or columns."""
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """Rows that lie together and are read together."""
+
+    file: str
+    first: int
+    """Number in the file of its first row."""
+    rows: int
+    place: tuple[int, int] = (0, 0)
+    """Where it lies, in the storage's own terms."""
+
+
+class RowFile(Protocol):
+    """One data set on some kind of storage."""
+
+    def fragments(self) -> list[Fragment]:
+        """All fragments in order, after one scan that reads no more than it must. Raises DataError."""
+        ...
+
+    def read(self, fragment: Fragment) -> Iterator[tuple[int, Row]]:
+        """(number in the file, row) of each row of one of fragments(). Raises DataError."""
+        ...
+
+
+def filesystem(path: str) -> tuple[AbstractFileSystem, str]:
+    """Of a local path or a URL. Raises DataError for a protocol that is not known."""
+    try:
+        return fsspec.url_to_fs(path)
+    except (ValueError, ImportError) as error:
+        raise DataError(f"{path} cannot be opened: {error}; give a local path or a URL that fsspec knows") from error
+
+
+@contextmanager
+def reading(path: str) -> Iterator[BinaryIO]:
+    """The file, opened; what goes wrong inside becomes DataError."""
+    fs, inside = filesystem(path)
+    try:
+        with fs.open(inside, "rb") as file:
+            yield file
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}; mend the file") from error
+    except ValueError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be read: {error}; download the file and give its path") from error
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`a-{000..002}.tar` and `{a,b}.tar` as the paths that they stand for."""
+    pieces = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [_choices(piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
+    return ["".join(parts) for parts in product(*choices)]
+
+
+def _choices(inside: str) -> Sequence[str]:
+    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+    if numbers is None:
+        return inside.split(",")
+    first, last = numbers.groups()
+    if int(first) > int(last):
+        raise DataError(f"{{{inside}}} counts down; write the smaller number first")
+    return [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+
+
+def slices(file: str, rows: int, size: int = FRAGMENT_ROWS) -> list[Fragment]:
+    """Fragments of rows that can be read from anywhere."""
+    return [Fragment(file, first, min(size, rows - first)) for first in range(0, rows, size)]

@@ -1,0 +1,129 @@
+"""JSON: one record per line, compressed or not, or one list of records."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.data.rowfiles.base import FRAGMENT_BYTES, FRAGMENT_ROWS, Fragment, Row, reading
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CODECS = {".gz": "gzip", ".zst": "zstd"}
+_TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+_SKIP_BYTES = 1 << 20
+
+
+class JSONLines:
+    """`.jsonl` files, also `.gz` and `.zst`. Compressed ones are read from their start for each fragment."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = files
+
+    def fragments(self) -> list[Fragment]:
+        return [fragment for file in self._files for fragment in self._scan(file)]
+
+    def _scan(self, file: str) -> Iterator[Fragment]:
+        first = rows = begin = at = number = 0
+        with reading(file) as raw:
+            for number, line in enumerate(_inflated(file, raw)):
+                if not rows:
+                    first, begin = number, at
+                at += len(line)
+                rows += bool(_content(number, line))
+                if rows == FRAGMENT_ROWS or (rows and at - begin >= FRAGMENT_BYTES):
+                    yield Fragment(file, first, rows, (begin, at))
+                    rows = 0
+        if rows:
+            yield Fragment(file, first, rows, (begin, at))
+
+    def read(self, fragment: Fragment) -> Iterator[tuple[int, Row]]:
+        begin, end = fragment.place
+        with reading(fragment.file) as raw:
+            lines = _inflated(fragment.file, raw)
+            _go_to(lines, raw is lines, begin)
+            for number, line in enumerate(io.BytesIO(lines.read(end - begin)), start=fragment.first):
+                content = _content(number, line)
+                if content:
+                    yield number, content
+
+
+class JSONList:
+    """`.json` files that hold one list each."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = files
+
+    def fragments(self) -> list[Fragment]:
+        return [fragment for file in self._files for fragment in self._scan(file)]
+
+    def _scan(self, file: str) -> Iterator[Fragment]:
+        with reading(file) as raw:
+            text = raw.read()
+        first, begin, rows, end = 0, None, 0, 0
+        for begin_of_row, end in _elements(file, text):
+            begin = begin_of_row if begin is None else begin
+            rows += 1
+            if rows == FRAGMENT_ROWS or end - begin >= FRAGMENT_BYTES:
+                yield Fragment(file, first, rows, (begin, end))
+                first, begin, rows = first + rows, None, 0
+        if begin is not None:
+            yield Fragment(file, first, rows, (begin, end))
+
+    def read(self, fragment: Fragment) -> Iterator[tuple[int, Row]]:
+        begin, end = fragment.place
+        with reading(fragment.file) as raw:
+            raw.seek(begin)
+            text = b"[" + raw.read(end - begin) + b"]"
+        for number, (start, stop) in enumerate(_elements(fragment.file, text), start=fragment.first):
+            yield number, text[start:stop]
+
+
+def _elements(file: str, text: bytes) -> Iterator[tuple[int, int]]:
+    """(begin, end) of each element of a JSON list."""
+    depth, begin = 0, 0
+    for token in _TOKEN.finditer(text):
+        mark = token.group()
+        if mark in (b"[", b"{"):
+            depth += 1
+            if depth == 1:
+                begin = token.end()
+        elif mark in (b"]", b"}"):
+            depth -= 1
+        if (depth == 1 and mark == b",") or (depth == 0 and mark == b"]"):
+            if text[begin : token.start()].strip():
+                yield begin, token.start()
+            begin = token.end()
+        if depth == 0:
+            return
+    raise DataError(f"{file} is cut off: the list that it holds has no end; write it anew")
+
+
+def is_list(file: str) -> bool:
+    """Whether a .json file holds a list; many hold a record per line."""
+    with reading(file) as raw:
+        head = raw.read(4096).removeprefix(_BYTE_ORDER_MARK)
+    return head.lstrip().startswith(b"[")
+
+
+def _content(number: int, line: bytes) -> bytes:
+    """The line, or nothing if it is blank."""
+    content = line.removeprefix(_BYTE_ORDER_MARK) if number == 0 else line
+    return content if content.strip() else b""
+
+
+def _inflated(file: str, raw: BinaryIO) -> BinaryIO:
+    codec = _CODECS.get(file[file.rfind(".") :])
+    if codec is None:
+        return raw
+    return io.BufferedReader(pa.CompressedInputStream(raw, codec))
+
+
+def _go_to(lines: BinaryIO, seekable: bool, begin: int) -> None:
+    if seekable:
+        lines.seek(begin)
+        return
+    while begin:
+        begin -= len(lines.read(min(begin, _SKIP_BYTES)))

@@ -1,0 +1,131 @@
+"""Tiny Gemma 3 and InternVL."""
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
+    GotOcr2ImageProcessor,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+)
+
+from mmrlhf_ray.demo.families.save import TOWER_INIT, save, seeded
+from mmrlhf_ray.demo.families.tokens import CONTEXT_TOKENS, END, PAD, build_tokenizer, chat_template
+
+_HIDDEN, _HEADS, _SIDE, _PATCH = 64, 2, 16, 4
+_TOKENS_PER_IMAGE = 4
+_SIZE = {"height": _SIDE, "width": _SIDE}
+
+
+def build_gemma3(path: Path, seed: int) -> None:
+    """Write an untrained Gemma 3. Its embeddings are its vocabulary head, and its second layer sees all positions."""
+    media_tokens = {
+        "boi_token": "<start_of_image>",
+        "eoi_token": "<end_of_image>",
+        "image_token": "<image_soft_token>",
+    }
+    tokenizer = build_tokenizer(media_tokens)
+    processor = Gemma3Processor(
+        image_processor=Gemma3ImageProcessor(size=_SIZE),
+        tokenizer=tokenizer,
+        image_seq_length=_TOKENS_PER_IMAGE,
+        chat_template=chat_template({"image": "<start_of_image>"}),
+    )
+    ids = tokenizer.get_vocab()
+    config = Gemma3Config(
+        text_config={
+            "vocab_size": len(ids),
+            "hidden_size": _HIDDEN,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": _HEADS,
+            "num_key_value_heads": _HEADS,
+            "head_dim": _HIDDEN // _HEADS,
+            "query_pre_attn_scalar": _HIDDEN // _HEADS,
+            "max_position_embeddings": CONTEXT_TOKENS,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "initializer_range": 0.2,
+            "bos_token_id": None,
+            "eos_token_id": ids[END],
+            "pad_token_id": ids[PAD],
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": _SIDE,
+            "patch_size": _PATCH,
+            "initializer_range": TOWER_INIT,
+            "vision_use_head": False,
+        },
+        mm_tokens_per_image=_TOKENS_PER_IMAGE,
+        boi_token_index=ids["<start_of_image>"],
+        eoi_token_index=ids["<end_of_image>"],
+        image_token_index=ids["<image_soft_token>"],
+        eos_token_id=ids[END],
+    )
+    model = seeded(lambda: _with_projection(Gemma3ForConditionalGeneration(config)), seed)
+    save(model, processor, path, {"vision_tower.": "vision_tower.vision_model."})
+
+
+def _with_projection(model: Gemma3ForConditionalGeneration) -> Gemma3ForConditionalGeneration:
+    """The class starts with zeros, through which no image is seen."""
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=TOWER_INIT)
+    return model
+
+
+def build_internvl(path: Path, seed: int) -> None:
+    """Write an untrained InternVL in Hugging Face format, whose language model is a Qwen2."""
+    media_tokens = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    tokenizer = build_tokenizer(media_tokens)
+    processor = InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(size=_SIZE, crop_to_patches=True, min_patches=1, max_patches=4),
+        video_processor=InternVLVideoProcessor(size=_SIZE, do_sample_frames=False),
+        tokenizer=tokenizer,
+        image_seq_length=_TOKENS_PER_IMAGE,
+        chat_template=chat_template({"image": "<IMG_CONTEXT>\n", "video": "<video>\n"}),
+    )
+    ids = tokenizer.get_vocab()
+    config = InternVLConfig(
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(ids),
+            "hidden_size": _HIDDEN,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": _HEADS,
+            "num_key_value_heads": _HEADS,
+            "max_position_embeddings": CONTEXT_TOKENS,
+            "initializer_range": 0.2,
+            "tie_word_embeddings": False,
+            "bos_token_id": None,
+            "eos_token_id": ids[END],
+            "pad_token_id": ids[PAD],
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": _SIDE,
+            "patch_size": _PATCH,
+            "initializer_range": TOWER_INIT,
+        },
+        image_token_id=ids["<IMG_CONTEXT>"],
+        image_seq_length=_TOKENS_PER_IMAGE,
+        tie_word_embeddings=False,
+    )
+    save(seeded(lambda: InternVLForConditionalGeneration(config), seed), processor, path)

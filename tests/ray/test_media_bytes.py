@@ -1,0 +1,97 @@
+"""What crosses the object store when eight responses are sampled for each prompt: every clip once, and no more."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+from ray.experimental import get_object_locations
+
+from mmrlhf_ray.config import DataConfig, GeneratorConfig, ModelConfig, SamplingConfig
+from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.session import ray_session
+from mmrlhf_ray.schema import PROMPT
+from mmrlhf_ray.workers import fleet
+from mmrlhf_ray.workers.encoder import PromptEncoder
+from mmrlhf_ray.workers.fleet import Generators, PromptServer
+from mmrlhf_ray.workers.generator import Generator
+from tests.ray.support import ANSWER_S, START_S, end
+
+PROMPTS, SAMPLES = 8, 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    with ray_session(num_cpus=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def generators(model_dir: Path) -> Iterator[Generators]:
+    arguments = {
+        "model": ModelConfig(path=str(model_dir)),
+        "config": GeneratorConfig(max_num_seqs=16),
+        "sampling": SamplingConfig(max_response_tokens=4),
+        "max_prompt_tokens": 64,
+        "seed": 0,
+        "device": "cpu",
+    }
+    group = ActorGroup(("generator-0",), (ray.remote(Generator).options(num_cpus=0).remote(**arguments),))
+    group.wait(group.call("heartbeat"), START_S, "starting the generator")
+    yield Generators(group, ANSWER_S)
+    end(group)
+
+
+def rows_of(directory: Path) -> Path:
+    """Twelve prompts that show three pictures in turns."""
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        pixels = rng.integers(0, 255, (480, 480, 3), np.uint8)  # noise, which PNG cannot compress
+        Image.fromarray(pixels).save(directory / f"{number}.png")
+    rows = [{"prompt": f"{n} ?", "prompt_id": f"p{n}", "images": [f"{n % 3}.png"]} for n in range(12)]
+    (directory / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return directory / "rows.jsonl"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_every_clip_crosses_once(
+    streaming: bool, generators: Generators, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(path=str(rows_of(tmp_path)), max_prompt_tokens=64, streaming=streaming, check_rows=1)
+    records = read_records(config, PROMPT, tmp_path)
+    encoder = ray.remote(PromptEncoder).options(num_cpus=0).remote(str(model_dir), config, records, tmp_path, 0)
+    group = ActorGroup(("encoder-0",), (encoder,))
+    group.wait(group.call("check_prompts"), START_S, "checking prompts")
+    crossed: list[ray.ObjectRef] = []
+    put = ray.put
+    monkeypatch.setattr(fleet.ray, "put", lambda value: crossed.append(put(value)) or crossed[-1])
+
+    prompts = PromptServer(group, ANSWER_S, streaming).take(0, PROMPTS)
+    rollouts = generators.generate(prompts, SAMPLES, seed_offset=0)
+    # What the generator returned was put once more for the other roles.
+    crossed += [prompts.media, prompts.features, *prompts.records, rollouts.reference]
+    end(group)
+
+    assert len(rollouts.table) == PROMPTS * SAMPLES
+    shown = {media_id for ids in prompts.table.column("media_ids").to_pylist() for media_id in ids}
+    assert len(shown) == 3
+    stats = prompts.stats
+    assert stats.media_bytes <= 1.1 * stats.media_bytes_unique
+    assert 0 < stats.processor_calls <= PROMPTS
+    raw = sum(len((tmp_path / f"{n}.png").read_bytes()) for n in range(3))
+    features = ray.get(prompts.features)
+    unique = raw + sum(len(data) for data in features.column("data").to_pylist())
+    assert stats.media_bytes_unique == unique
+    assert len(features) == len({(r["media_id"], r["key"]) for r in features.select(["media_id", "key"]).to_pylist()})
+    sizes = [size_of(ref) for ref in crossed]
+    assert sum(sizes) <= 1.1 * unique, "everything that was put or returned, tokens included"
+
+
+def size_of(ref: Any) -> int:
+    ray.wait([ref], timeout=ANSWER_S)
+    return int(get_object_locations([ref])[ref]["object_size"])

@@ -1,0 +1,156 @@
+"""Streams through real Ray Data, Ray Train and actors: every row, in order, from any position; a clip crosses once."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from mmrlhf_ray.config import DataConfig, EngineConfig, ModelConfig, OptimizerConfig, SFTConfig
+from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.data.quarantine import FILE_NAME, Rejected
+from mmrlhf_ray.data.rows import open_sources
+from mmrlhf_ray.data.stream import BLOCK_ROWS, StreamPlan, stream, stream_batches
+from mmrlhf_ray.data.training_rows import EncodeOptions
+from mmrlhf_ray.pipelines import sft
+from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.runtime.metrics import read_metrics
+from mmrlhf_ray.runtime.session import ray_session
+from mmrlhf_ray.schema import DEMONSTRATION, TRAINING_ROW
+
+STEPS = 6
+CHECKPOINT = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    with ray_session(num_cpus=2):
+        yield
+
+
+def stream_plan(model_dir: Path, path: Path, **changes: Any) -> StreamPlan:
+    config = DataConfig.model_validate({"path": str(path), "streaming": True, "max_prompt_tokens": 64} | changes)
+    options = EncodeOptions(str(model_dir), None, 64, 2048, data=config)
+    return StreamPlan(config, DEMONSTRATION, open_sources(config), options, seed=0)
+
+
+def text_rows(path: Path, count: int, bad: frozenset[int] = frozenset()) -> Path:
+    lines = [
+        {"prompt": f"{n}", "prompt_id": f"p{n}", "response": 3 if n in bad else "answer : odd"} for n in range(count)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def ids_of(plan: StreamPlan, positions: range) -> list[str]:
+    tables = [block.rows for block in stream(plan, positions)]
+    assert [r for table in tables for r in table.column("row").to_pylist()] == list(positions)
+    return [prompt_id for table in tables for prompt_id in table.column("prompt_id").to_pylist()]
+
+
+def test_every_row_once_and_from_anywhere_the_same(model_dir: Path, tmp_path: Path) -> None:
+    count = 5 * BLOCK_ROWS + 7
+    plan = stream_plan(model_dir, text_rows(tmp_path / "rows.jsonl", count), stream_workers=2)
+    whole = ids_of(plan, range(count + 40))
+    assert sorted(whole[:count]) == sorted(f"p{n}" for n in range(count))
+    for start in (1, BLOCK_ROWS, 211):
+        assert ids_of(plan, range(start, count + 40)) == whole[start:]
+
+
+def test_batches_keep_their_positions_when_rows_are_bad(model_dir: Path, tmp_path: Path) -> None:
+    bad = frozenset({3, 50, 51, 52, 53})
+    plan = stream_plan(model_dir, text_rows(tmp_path / "rows.jsonl", 150, bad))
+    shares = [range(first, first + 10) for first in range(0, 150, 10)]
+    aside: list[Rejected] = []
+    tables = list(stream_batches(plan, shares, aside.append))
+    assert {r.bad.row for r in aside} == bad
+    assert all("response is a int" in r.bad.reason for r in aside)
+    assert all(r.original["response"] == 3 for r in aside)
+    for table, share in zip(tables, shares, strict=True):
+        assert table.schema.equals(TRAINING_ROW)
+        assert set(table.column("row").to_pylist()) <= set(share)
+    found = [prompt_id for table in tables for prompt_id in table.column("prompt_id").to_pylist()]
+    assert sorted(found) == sorted(f"p{n}" for n in range(150) if n not in bad)
+
+
+def test_a_file_that_changes_is_an_error(model_dir: Path, tmp_path: Path) -> None:
+    plan = stream_plan(model_dir, text_rows(tmp_path / "rows.jsonl", 100))
+    text_rows(tmp_path / "rows.jsonl", 50)
+    with pytest.raises(DataError, match=r"rows.jsonl was changed while it was read"):
+        list(stream(plan, range(10)))
+
+
+def sft_config(data: DataConfig, model_dir: Path, output: Path, **options: Any) -> SFTConfig:
+    return SFTConfig(
+        **{
+            "name": "sft",
+            "output_dir": str(output),
+            "device": "cpu",
+            "model": ModelConfig(path=str(model_dir)),
+            "data": data,
+            "engine": EngineConfig(zero_stage=2, micro_batch_tokens=2048, max_padding_share=0.3),
+            "optimizer": OptimizerConfig(lr=3e-4),
+            "workers": {"replicas": 2, "num_cpus": 0.2},
+            "batch_size": 8,
+            "steps": STEPS,
+            "log_every_steps": 1,
+            "checkpoint": {"every_steps": CHECKPOINT},
+            "deadlines": {"start_s": 240, "stage_s": 120},
+        }
+        | options
+    )
+
+
+def test_a_streamed_run_and_its_resumption(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+    """All modalities, one bad row that turns up midway, one held-out row for two workers."""
+    records = pq.read_table(data_dir / "demonstrations/records.parquet")
+    (tmp_path / "data").mkdir()
+    rows = records.to_pylist()
+    rows[7]["response"] = ""
+    pq.write_table(type(records).from_pylist(rows, schema=records.schema), tmp_path / "data/records.parquet")
+    (tmp_path / "data/media.parquet").write_bytes((data_dir / "demonstrations/media.parquet").read_bytes())
+    (tmp_path / "one").mkdir()
+    pq.write_table(records.slice(0, 1), tmp_path / "one/records.parquet")
+    (tmp_path / "one/media.parquet").write_bytes((data_dir / "demonstrations/media.parquet").read_bytes())
+    data = {"streaming": True, "max_prompt_tokens": 64, "on_bad_row": "quarantine", "check_rows": 4}
+    cfg = sft_config(
+        DataConfig(path=str(tmp_path / "data"), **data),
+        model_dir,
+        tmp_path,
+        eval_data=DataConfig(path=str(tmp_path / "one"), max_prompt_tokens=64, streaming=True),
+    )
+    run_dir = sft.run(cfg)
+    metrics = read_metrics(run_dir)
+    assert [row["step"] for row in metrics] == list(range(STEPS))
+    assert metrics[-1]["loss"] < metrics[0]["loss"]
+    assert metrics[-1]["eval_loss"] > 0
+    aside = [json.loads(line) for line in (run_dir / FILE_NAME).read_text().splitlines()]
+    assert [(entry["row"], entry["reason"]) for entry in aside] == [(7, "response is empty")]
+
+    sft.run(cfg, resume=True)
+    again = read_metrics(run_dir)
+    assert [row["step"] for row in again] == list(range(STEPS))
+    assert again[CHECKPOINT]["time"] > metrics[-1]["time"]
+    for before, after in zip(metrics, again, strict=True):
+        del before["time"], after["time"]
+        assert after == pytest.approx(before, rel=1e-5, abs=1e-6)
+
+
+def test_one_held_out_row_is_enough_for_two_workers(model_dir: Path, tmp_path: Path) -> None:
+    """Trained on copies of the row that is held out, at a learning rate of next to nothing: the losses are equal."""
+    one, same = ({"prompt": "one", "response": "answer : odd", "prompt_id": f"p{n}"} for n in range(2))
+    (tmp_path / "one.jsonl").write_text(json.dumps(one))
+    (tmp_path / "many.jsonl").write_text((json.dumps(same) + "\n") * 8)
+    held, train = (DataConfig(path=str(tmp_path / f"{name}.jsonl"), max_prompt_tokens=64) for name in ("one", "many"))
+    options = {"eval_data": held, "steps": 1, "optimizer": OptimizerConfig(lr=1e-12)}
+    (row,) = read_metrics(sft.run(sft_config(train, model_dir, tmp_path, **options)))
+    assert row["eval_loss"] == pytest.approx(row["loss"], rel=1e-5)
+
+
+def test_a_bad_row_midway_stops_the_run_and_is_named(model_dir: Path, tmp_path: Path) -> None:
+    path = text_rows(tmp_path / "rows.jsonl", 48, frozenset({17}))
+    data = DataConfig(path=str(path), streaming=True, max_prompt_tokens=64, check_rows=1)
+    with pytest.raises((RunError, DataError), match=r"rows.jsonl, line 18 \(p17\): response is a int"):
+        sft.run(sft_config(data, model_dir, tmp_path))

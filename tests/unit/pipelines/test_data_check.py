@@ -1,0 +1,132 @@
+"""`mmrlhf data check`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmrlhf_ray.config import DataConfig
+from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.pipelines import data_check
+from mmrlhf_ray.pipelines.data_rows import Stages, checked_rows, open_data
+from tests.unit.pipelines.folder import bad_rows, demonstrations, media_folder, write_rows
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return media_folder(tmp_path / "data")
+
+
+def checked(config: DataConfig, capsys: pytest.CaptureFixture[str], *, strict: bool = False, **given: Path) -> str:
+    ended = data_check.run(config, None, given.get("model"), given.get("output"), strict)
+    printed = capsys.readouterr().out
+    assert ended == (not strict or " 0 bad" in printed)
+    return printed
+
+
+def test_rows_media_and_tasks_are_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = checked(write_rows(folder, demonstrations()), capsys, strict=True)
+    assert "rows.jsonl: format mmrlhf, read as demonstrations (could be read as prompts, too)" in printed
+    assert "6 rows: 6 good, 0 bad" in printed
+    lines = [line.split() for line in printed.splitlines()]
+    for expected in (["image", "3"], ["audio", "1"], ["video", "1"], ["text", "1"], ["default", "4"], ["colour", "2"]):
+        assert expected in lines
+    assert ["image", "4", "2", "1"] in lines, "shown four times, two pictures, one of them under two names"
+    assert "rows/s; slowest: " in printed
+    assert "MiB at 20 % of the rows" in printed
+    assert "bad rows" not in printed
+
+
+def test_every_bad_row_is_listed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_rows(folder, [*demonstrations(), *bad_rows()])
+    output = tmp_path / "reports" / "bad.jsonl"
+    printed = checked(config, capsys, strict=True, output=output)
+    assert "12 rows: 7 good, 5 bad" in printed
+    bad = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["row"] for row in bad] == [6, 7, 8, 9, 11]
+    for row, reason in zip(bad, ("broken.png: ", "1 image placeholder", "out.png", "not JSON", "another prompt")):
+        assert reason in row["reason"]
+        assert row["remedy"]
+        assert row["file"] == config.path
+        assert f"line {row['row'] + 1}" in printed
+    assert [p.name for p in output.parent.iterdir()] == ["bad.jsonl"]
+
+
+def test_many_bad_rows_are_counted_and_the_first_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = checked(write_rows(folder, [*demonstrations(), *["{"] * 30]), capsys)
+    assert printed.count("is not JSON") == 20
+    assert "… and 10 more; --output FILE writes all of them" in printed
+
+
+def test_without_strict_bad_rows_are_no_failure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_rows(folder, [*demonstrations(), *bad_rows()])
+    assert data_check.run(config, None, None, None, strict=False)
+    assert not data_check.run(config, None, None, None, strict=True)
+
+
+def test_tokens_are_counted_by_the_model(folder: Path, omni: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo's model: one token a word; an image of 32×28 pixels becomes one or more of its placeholders."""
+    rows = [
+        {"prompt": "is 3 even or odd ?", "response": "answer : odd"},
+        {"prompt": "<image> is 3 even or odd ?", "images": ["red.png"], "response": "answer : odd"},
+    ]
+    config = write_rows(folder, rows).model_copy(update={"max_prompt_tokens": 12})
+    printed = checked(config, capsys, model=omni)
+    lengths = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.count("  ") >= 4}
+    low, _, _, top = (int(number) for number in lengths["text"])
+    assert lengths["media"][0] == "0"
+    media = int(lengths["media"][3])
+    assert media > 0
+    assert int(lengths["prompt"][3]) == top + media
+    assert top == low + 2, "the template's brackets around the picture"
+    assert lengths["response"] == ["4"] * 4, "three words and the end"
+    assert f"{(low > 12) + (top + media > 12):,} prompts are longer than max_prompt_tokens 12" in printed
+
+
+def test_what_the_model_cannot_read_is_a_bad_row(folder: Path, omni: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": "is 3 even ?", "response": "odd"}, {"prompt": "<|im_end|> ?", "response": "odd"}]
+    printed = checked(write_rows(folder, rows), capsys, model=omni)
+    assert "2 rows: 1 good, 1 bad" in printed
+    assert "control token '<|im_end|>'" in printed
+
+
+def test_an_interrupted_check_leaves_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data_check, "_note", stop)
+    with pytest.raises(KeyboardInterrupt):
+        data_check.run(write_rows(folder, bad_rows()), None, None, tmp_path / "out" / "bad.jsonl", strict=False)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"prompt": "a"}, "PROMPT"),
+        ({"prompt": "a", "response": "b"}, "DEMONSTRATION"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "PREFERENCE"),
+        ({"prompt": "a", "responses": ["b", "c"], "ranks": [1, 2]}, "RANKING"),
+        ({"question": "a", "response_1": "b", "response_2": "c", "overall_response": 2}, "RANKING"),
+    ],
+)
+def test_the_richest_records_are_told(folder: Path, row: dict[str, object], kind: str) -> None:
+    incomplete = {key: value for key, value in row.items() if key not in ("response", "rejected", "ranks")}
+    data = open_data(write_rows(folder, [row, row, incomplete]))
+    assert data.kind == kind
+    assert data.possible[-1] == "PROMPT"
+
+
+def test_a_kind_that_the_format_lacks(folder: Path) -> None:
+    row = {"data_source": "a", "prompt": [{"role": "user", "content": "b"}]}
+    with pytest.raises(DataError, match="verl rows hold no rankings; expected one of prompt"):
+        open_data(write_rows(folder, [row]), "RANKING")
+    with pytest.raises(DataError, match="the first rows can be read as prompt, expected one of ranking"):
+        open_data(write_rows(folder, [row]), None, frozenset({"RANKING"}))
+
+
+def test_rows_come_in_order_and_whole(folder: Path) -> None:
+    rows = [{"prompt": f"{n} <image>", "images": ["red.png"]} for n in range(150)]
+    found = list(checked_rows(open_data(write_rows(folder, rows)), Stages()))
+    texts = [json.loads(row.record["messages"])[0]["content"][0]["text"] for row in found]
+    assert texts == [f"{n} " for n in range(150)]
