@@ -1,5 +1,6 @@
 """`mmrlhf data`: what a data set holds and what is wrong with it; the same in another format; its rows as a page."""
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -85,6 +86,7 @@ def show(
     if once is not None:
         print(data_show.write_page(config, _kind(kind), rows, once))
     else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as Ctrl-C does
         data_show.serve(config, _kind(kind), rows, port)
 
 

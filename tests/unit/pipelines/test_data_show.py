@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from html.parser import HTMLParser
 from http.server import ThreadingHTTPServer
@@ -143,15 +144,22 @@ def test_a_port_that_is_taken(folder: Path) -> None:
         data_show.serve(write_rows(folder, demonstrations()), None, 20, taken.server_port)
 
 
-def test_ctrl_c_ends_it_and_leaves_no_process(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_leaves_no_process(folder: Path, number: signal.Signals) -> None:
     path = write_rows(folder, demonstrations()).path
     command = [sys.executable, "-m", "mmrlhf_ray.cli", "data", "show", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # Shells start what runs in the background with SIGINT ignored, and tests may run there.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=heard) as process,
+        ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
         assert process.stdout is not None
         address = process.stdout.readline().split()[0]
         assert httpx.get(address, trust_env=False).status_code == 200
         children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(30) == 0
         assert process.stdout.read() == "ended\n"
     assert not [child for child in children if child.is_running()]
