@@ -114,7 +114,7 @@ class SourceReader:
         """One row, checked, with its media found in `media`."""
         original: Mapping[str, Any] = row if isinstance(row, dict) else {"line": row.decode("utf-8", "replace")}
         try:
-            original = _object(row)
+            original = object_of(row)
             raw = as_raw_row(original, self.source.form, self._kind)
             if self.source.config.task is not None:
                 raw.setdefault("task", self.source.config.task)
@@ -159,7 +159,8 @@ def _media_beside(rows: RowFile, file: str) -> ParquetMedia | None:
     return ParquetMedia(beside) if fs.exists(inside) else None
 
 
-def _object(row: Row) -> dict[str, Any]:
+def object_of(row: Row) -> dict[str, Any]:
+    """A row as it is stored, parsed. Raises RowError for what is no JSON object."""
     parsed = row if isinstance(row, dict) else parse_json(row, "the line")
     if not isinstance(parsed, dict):
         raise RowError(f"the line is a JSON {type(parsed).__name__}, expected an object", 'write {"prompt": …}')
@@ -168,7 +169,7 @@ def _object(row: Row) -> dict[str, Any]:
 
 def _object_or_none(row: Row) -> dict[str, Any] | None:
     try:
-        return _object(row)
+        return object_of(row)
     except RowError:
         return None
 

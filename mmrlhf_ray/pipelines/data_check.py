@@ -40,7 +40,8 @@ def run(config: DataConfig, kind: Kind | None, model: Path | None, output: Path 
         _check(data, encoder, stages, found, None)
     else:
         _check_into(output, data, encoder, stages, found)
-    print(render(data, found, stages, output))
+    # Reasons quote rows, and rows may hold halves of characters, which no terminal takes.
+    print(render(data, found, stages, output).encode("utf-8", "backslashreplace").decode())
     return not (strict and found.bad)
 
 

@@ -15,9 +15,9 @@ from mmrlhf_ray.data.errors import DataError, RowError
 from mmrlhf_ray.data.formats import KINDS, Format, Kind, as_raw_row
 from mmrlhf_ray.data.quarantine import Rejected
 from mmrlhf_ray.data.rowfiles import Row, open_rows
-from mmrlhf_ray.data.rows import Source, open_sources
+from mmrlhf_ray.data.rows import Source, object_of, open_sources
 from mmrlhf_ray.data.store import LoadedRow, RowStore
-from mmrlhf_ray.data.validate import build_record, conversation, identity_keys, parse_json
+from mmrlhf_ray.data.validate import build_record, conversation, identity_keys
 from mmrlhf_ray.schema import TABLES
 
 _LOOKED_AT = 64
@@ -101,7 +101,7 @@ def _possible_kinds(source: Source) -> tuple[Kind, ...]:
 
 def _fits(row: Row, form: Format, kind: Kind) -> bool:
     try:
-        raw = as_raw_row(row if isinstance(row, dict) else parse_json(row, "the line"), form, kind)
+        raw = as_raw_row(object_of(row), form, kind)
         raw.pop("modality", None)  # nothing is looked up here that could be of a modality
         build_record(raw, TABLES[kind], conversation(raw)[0], [])
     except RowError:

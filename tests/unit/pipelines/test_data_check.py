@@ -9,6 +9,7 @@ from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.pipelines import data_check
 from mmrlhf_ray.pipelines.data_rows import Stages, checked_rows, open_data
+from tests.unit.data.bad_inputs import cases, write_case
 from tests.unit.pipelines.folder import bad_rows, demonstrations, media_folder, write_rows
 
 
@@ -62,6 +63,14 @@ def test_without_strict_bad_rows_are_no_failure(folder: Path, capsys: pytest.Cap
     config = write_rows(folder, [*demonstrations(), *bad_rows()])
     assert data_check.run(config, None, None, None, strict=False)
     assert not data_check.run(config, None, None, None, strict=True)
+
+
+def test_every_bad_input_fails_a_strict_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, case in enumerate(cases()):
+        file = write_case(case, tmp_path / str(number) / "data")
+        config = DataConfig(path=str(file), format="mmrlhf", on_bad_row="quarantine", **case.config)
+        assert not data_check.run(config, case.schema, None, None, strict=True), case.name
+        assert "2 rows: 1 good, 1 bad" in capsys.readouterr().out, case.name
 
 
 def test_tokens_are_counted_by_the_model(folder: Path, omni: Path, capsys: pytest.CaptureFixture[str]) -> None:
