@@ -19,6 +19,11 @@ class RowError(ValueError):
         self.remedy = remedy
 
 
+def printable(text: str) -> str:
+    r"""`text` with \udfff for halves of characters, which rows may hold and no file or terminal takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True)
 class BadRow:
     """One row that cannot be used."""

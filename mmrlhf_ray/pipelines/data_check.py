@@ -12,7 +12,7 @@ import psutil
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.encode import EncodedPrompt, Encoder, RawMedia, encode_prompt, encode_response, load_encoder
-from mmrlhf_ray.data.errors import BadRow, RowError
+from mmrlhf_ray.data.errors import BadRow, RowError, printable
 from mmrlhf_ray.data.formats import Kind
 from mmrlhf_ray.data.quarantine import Rejected
 from mmrlhf_ray.data.store import LoadedRow
@@ -40,8 +40,7 @@ def run(config: DataConfig, kind: Kind | None, model: Path | None, output: Path 
         _check(data, encoder, stages, found, None)
     else:
         _check_into(output, data, encoder, stages, found)
-    # Reasons quote rows, and rows may hold halves of characters, which no terminal takes.
-    print(render(data, found, stages, output).encode("utf-8", "backslashreplace").decode())
+    print(printable(render(data, found, stages, output)))
     return not (strict and found.bad)
 
 

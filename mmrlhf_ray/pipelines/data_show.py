@@ -19,6 +19,7 @@ import jinja2
 from markupsafe import Markup
 
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.data.errors import printable
 from mmrlhf_ray.data.formats import Kind
 from mmrlhf_ray.data.media import MediaRow
 from mmrlhf_ray.data.quarantine import Rejected
@@ -211,7 +212,7 @@ def _render(
         loader=jinja2.PackageLoader("mmrlhf_ray.pipelines"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("data_show.html.j2").render(
+    page = environment.get_template("data_show.html.j2").render(
         title=", ".join(pages.data.source.files[:1]),
         form=pages.data.source.form.name,
         kind=pages.data.kind.lower(),
@@ -223,6 +224,7 @@ def _render(
         style=style,
         policy=policy,
     )
+    return printable(page)
 
 
 def _style() -> str:

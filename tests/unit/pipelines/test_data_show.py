@@ -17,9 +17,11 @@ import httpx
 import psutil
 import pytest
 
+from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.pipelines import data_show
 from mmrlhf_ray.pipelines.data_rows import open_data
 from mmrlhf_ray.runtime.errors import RunError
+from tests.unit.data.bad_inputs import cases, write_case
 from tests.unit.pipelines.folder import bad_rows, demonstrations, media_folder, write_rows
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -142,6 +144,14 @@ def test_a_port_that_is_taken(folder: Path) -> None:
         pytest.raises(RunError, match="cannot be used: .*; choose another with --port"),
     ):
         data_show.serve(write_rows(folder, demonstrations()), None, 20, taken.server_port)
+
+
+def test_every_bad_input_can_be_shown(tmp_path: Path) -> None:
+    for number, case in enumerate(cases()):
+        file = write_case(case, tmp_path / str(number) / "data")
+        config = DataConfig(path=str(file), format="mmrlhf", on_bad_row="quarantine", **case.config)
+        page = tmp_path / f"{number}.html"
+        assert data_show.write_page(config, case.schema, 5, page) == f"{page}: 2 of 2 rows", case.name
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
