@@ -73,7 +73,7 @@ lint: $(READY)
 	@echo "import directions"; $(BIN)/lint-imports --no-cache --no-logo
 
 unit: $(READY)
-	@$(BIN)/python -m pytest $(wildcard tests/unit tests/golden tests/contracts tests/ray tests/e2e) --durations=10
+	@$(BIN)/python -m pytest $(wildcard tests/unit tests/golden tests/contracts tests/ray tests/e2e tests/browser) --durations=10
 
 # Write down what is installed, after a change of versions that passed `make test`.
 constraints: $(READY)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mmrlhf_ray.cli_data import app as data_app
+from mmrlhf_ray.cli_feedback import app as feedback_app
 
 app = typer.Typer(
     help="RLHF for multimodal models on Ray.",
@@ -17,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(feedback_app, name="feedback")
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -124,6 +126,17 @@ def evaluate(file: JobFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def iterate(file: JobFile, overrides: Overrides = None, resume: Resume = False) -> None:
+    """From people's votes to a better policy, round by round: sample, ask, learn, evaluate."""
+    from mmrlhf_ray.config import IterateConfig, load_config
+
+    cfg = load_config(file, overrides or [], IterateConfig)
+    from mmrlhf_ray.pipelines import iterate as pipeline
+
+    pipeline.run(cfg, resume=resume)
+
+
+@app.command()
 def compare(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="What to train; default: all that has no result.")
@@ -222,11 +235,12 @@ def user_error(error: BaseException) -> Exception | None:
     """The error that the user can mend in `error` or in what Ray wrapped into it; None where there is none."""
     from mmrlhf_ray.config import ConfigError
     from mmrlhf_ray.data.errors import DataError
+    from mmrlhf_ray.feedback.errors import FeedbackError
     from mmrlhf_ray.runtime.errors import RunError
     from mmrlhf_ray.schema import SchemaError
 
     from_ray = type(error).__module__.startswith("ray.")
-    if isinstance(error, ConfigError | DataError | RunError | SchemaError) and not from_ray:
+    if isinstance(error, ConfigError | DataError | FeedbackError | RunError | SchemaError) and not from_ray:
         return error
     inner: list[Any] = [error.__cause__]
     if from_ray:

@@ -23,6 +23,8 @@ class Cluster:
 
     url: str
     """Of the dashboard, which also takes jobs."""
+    address: str
+    """For RAY_ADDRESS."""
     token_file: Path
     directory: Path
     """Ray's own files."""
@@ -63,7 +65,8 @@ def local_cluster(extra: Mapping[str, str] | None = None) -> Iterator[Cluster]:
             )
         try:
             _wait_until_started(head, log)
-            yield Cluster(f"http://127.0.0.1:{ports['DASHBOARD_PORT']}", token, directory)
+            urls = (f"http://127.0.0.1:{ports['DASHBOARD_PORT']}", f"127.0.0.1:{ports['RAY_PORT']}")
+            yield Cluster(*urls, token, directory)
         finally:
             head.send_signal(signal.SIGTERM)
             head.wait(timeout=60)

@@ -31,6 +31,8 @@ from mmrlhf_ray.config.data import (
     VideoSampling,
 )
 from mmrlhf_ray.config.errors import ConfigError
+from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, LoginLimits
+from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.jobs import (
     CriticConfig,
     EvaluateConfig,
@@ -59,6 +61,7 @@ from mmrlhf_ray.config.section import Section
 
 __all__ = [
     "AlgorithmConfig",
+    "Aspect",
     "AudioAugment",
     "AugmentConfig",
     "CheckpointConfig",
@@ -71,15 +74,18 @@ __all__ = [
     "DynamicSamplingConfig",
     "EngineConfig",
     "EvaluateConfig",
+    "FeedbackConfig",
     "FluencyReward",
     "FunctionReward",
     "GeneratorConfig",
     "ImageAugment",
+    "IterateConfig",
     "JobKind",
     "JudgeReward",
     "LearnerConfig",
     "LearnerPlacement",
     "LoRAConfig",
+    "LoginLimits",
     "MediaLimits",
     "MismatchConfig",
     "ModelConfig",

@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from mmrlhf_ray.config.base import RunConfig
 from mmrlhf_ray.config.errors import ConfigError
+from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.jobs import (
     EvaluateConfig,
     PPOConfig,
@@ -28,7 +29,7 @@ from mmrlhf_ray.config.jobs import (
 )
 from mmrlhf_ray.config.source import Source, read_source
 
-C = TypeVar("C", bound=RunConfig)
+C = TypeVar("C", bound=BaseModel)
 
 
 class JobKind(StrEnum):
@@ -40,6 +41,7 @@ class JobKind(StrEnum):
     PROBE_REWARD = "probe-reward"
     PPO = "ppo"
     EVALUATE = "evaluate"
+    ITERATE = "iterate"
 
     @property
     def config(self) -> type[RunConfig]:
@@ -54,8 +56,9 @@ _CONFIGS: dict[JobKind, type[RunConfig]] = {
     JobKind.PROBE_REWARD: ProbeRewardConfig,
     JobKind.PPO: PPOConfig,
     JobKind.EVALUATE: EvaluateConfig,
+    JobKind.ITERATE: IterateConfig,
 }
-_KINDS = {config: kind for kind, config in _CONFIGS.items()}
+_KINDS: dict[type[BaseModel], JobKind] = {config: kind for kind, config in _CONFIGS.items()}
 
 
 def load_config(path: Path | None, overrides: Sequence[str], kind: type[C]) -> C:

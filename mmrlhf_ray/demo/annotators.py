@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from mmrlhf_ray.data.annotations import annotation_row
 from mmrlhf_ray.demo.gold import gold_reward
 from mmrlhf_ray.demo.tasks import SENTENCE_END
 from mmrlhf_ray.schema import ANNOTATION, PROMPT, check
@@ -53,7 +54,7 @@ ANNOTATORS = (
 )
 
 
-def _choose(who: Annotator, values: Sequence[float], tokens: Sequence[int], rng: np.random.Generator) -> list[int]:
+def choose_ranks(who: Annotator, values: Sequence[float], tokens: Sequence[int], rng: np.random.Generator) -> list[int]:
     """Ranks of the two responses in the order shown, 1 = best, [1, 1] = tie.
 
     A difference with logistic noise of scale `temperature` is positive with the Bradley–Terry probability.
@@ -111,19 +112,20 @@ def annotate(
         gold = [gold_reward(r.text, r.finish_reason, r.response_tokens, truth).total for r in both]
         for who in rng.choice(len(annotators), size=votes_per_pair, replace=False):
             shown = [int(k) for k in rng.permutation(2)]
-            seen = _choose(annotators[who], [gold[k] for k in shown], [both[k].response_tokens for k in shown], rng)
+            seen = choose_ranks(
+                annotators[who], [gold[k] for k in shown], [both[k].response_tokens for k in shown], rng
+            )
             rows.append(
-                {
-                    "annotation_id": f"vote-{len(rows):06d}",
-                    "prompt_id": pair.prompt_id,
-                    "responses": [r.text for r in both],
-                    "annotator_id": annotators[who].annotator_id,
-                    "kind": "pair",
-                    "order_shown": shown,
-                    "ranks": [seen[shown.index(k)] for k in range(2)],
-                    "aspects": "{}",
-                    "critique": "",
-                    "milliseconds": 0,
-                }
+                annotation_row(
+                    annotation_id=f"vote-{len(rows):06d}",
+                    item_id=f"pair-{i:06d}",
+                    prompt_id=pair.prompt_id,
+                    responses=[r.text for r in both],
+                    annotator_id=annotators[who].annotator_id,
+                    kind="pair",
+                    order_shown=shown,
+                    choice={-1: "left", 0: "tie", 1: "right"}[seen[0] - seen[1]],
+                    ranks=[seen[shown.index(k)] for k in range(2)],
+                )
             )
     return pa.Table.from_pylist(rows, schema=ANNOTATION)

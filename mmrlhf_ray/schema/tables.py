@@ -5,7 +5,7 @@ T is the number of response tokens of the row. Token-level lists of one row all 
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 
 MEDIA_KINDS = ("image", "audio", "video")
 MODALITIES = ("text", "image", "audio", "image+audio", "video")
@@ -103,19 +103,30 @@ RANKING = _schema(
     ("aspects", pa.string()),  # JSON: {aspect: [rating per response, null = not rated]}
 )
 
-# The canonical record of feedback; pairs are derived from it.
+# The canonical record of feedback; pairs are derived from it. Ranks and ratings are in the order of `responses`: the
+# order in which they were shown is undone. Texts and spans are about responses[order_shown[0]].
 ANNOTATION = _schema(
     "ANNOTATION",
     ("annotation_id", pa.string()),
+    ("item_id", pa.string()),  # what was asked; the same for all who were asked it
     ("prompt_id", pa.string()),
     ("responses", _STRINGS),
+    ("sources", _STRINGS),  # who or what wrote each response; "" = unknown
     ("annotator_id", pa.string()),
-    ("kind", pa.string()),  # pair | rank | rate | correct | demonstrate | implicit
+    ("role", pa.string()),  # annotator | reviewer: the decision on a disagreement, which outweighs the votes
+    ("kind", pa.string()),  # pair | rank | rate | correct | demonstrate | spans | critique | implicit
     ("order_shown", pa.list_(pa.int32())),  # indices into `responses`
+    ("choice", pa.string()),  # what was clicked in a pair, as shown: left | right | tie | both_bad; else ""
     ("ranks", pa.list_(pa.int32())),  # rank of each response, 1 = best, equal = tie
-    ("aspects", pa.string()),  # JSON: {aspect: [rating per response]}
-    ("critique", pa.string()),
+    ("aspects", pa.string()),  # JSON: {aspect: [rating per response, null = not rated]}
+    ("text", pa.string()),  # the corrected response, or the demonstration
+    ("spans", pa.string()),  # JSON: [[start, end, note]] of what is wrong, in Unicode characters of the response
+    ("critique", pa.string()),  # asked for, or said beside another answer
+    ("comment", pa.string()),  # for those who run the collection
+    ("gold", pa.bool_()),  # asked to test the annotator: not for training
+    ("round", pa.int32()),
     ("milliseconds", pa.int64()),  # time spent
+    ("created", pa.string()),  # ISO 8601, UTC; "" = unknown
 )
 
 _ROLLOUT_FIELDS = (

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,15 +42,28 @@ class Scorer:
 
     def score(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
         """Of each of the shard's rows [2 · models]: score and uncertainty by each model in order."""
+        return self._read(rollouts, features, shard, _scores)
+
+    def members(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+        """Of each of the shard's rows: the scores by the members of each model's ensemble, model after model."""
+        return self._read(rollouts, features, shard, ScalarHead.member_scores)
+
+    def _read(
+        self, rollouts: pa.Table, features: pa.Table, shard: Shard, read: Callable[[ScalarHead, Tensor], Tensor]
+    ) -> Answer:
+        """`read(head, outputs [N, outputs])` → [N, columns] by each model, side by side."""
         start = time.monotonic()
-        table = check(rollouts, ROLLOUT, "Scorer.score").take(list(shard.rows))
+        table = check(rollouts, ROLLOUT, "Scorer").take(list(shard.rows))
         rows, arrays = rollout_rows(table, with_facts=True), read_features(features)
-        answers = np.empty((len(rows), 2 * len(self._models)), np.float32)
-        for number, (passes, head) in enumerate(self._models):
-            columns = slice(2 * number, 2 * number + 2)
-            for micro_batch, values in passes.infer(rows, arrays, shard.steps[0], _reader(head), at_last=True):
-                answers[list(micro_batch.rows), columns] = values.numpy()
-        return list(answers), time.monotonic() - start
+        columns = []
+        for passes, head in self._models:
+            answers: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
+            reader = _reader(partial(read, head))
+            for micro_batch, values in passes.infer(rows, arrays, shard.steps[0], reader, at_last=True):
+                for row, value in zip(micro_batch.rows, values.numpy(), strict=True):
+                    answers[row] = value
+            columns.append(answers)
+        return [np.concatenate(own) for own in zip(*columns, strict=True)], time.monotonic() - start
 
 
 def _reward_model(model: ModelConfig, device: str) -> tuple[Passes, ScalarHead]:
@@ -59,8 +73,12 @@ def _reward_model(model: ModelConfig, device: str) -> tuple[Passes, ScalarHead]:
     return Passes(Inference(scalar), encoder, torch.device(device)), read_scalar_head(model.path)
 
 
-def _reader(head: ScalarHead) -> Callable[[Tensor, Batch], Tensor]:
-    return lambda output, _: torch.stack(head.score(output.float()), dim=1)
+def _scores(head: ScalarHead, outputs: Tensor) -> Tensor:
+    return torch.stack(head.score(outputs), dim=1)
+
+
+def _reader(read: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Batch], Tensor]:
+    return lambda output, _: read(output.float())
 
 
 class Reference:

@@ -1,6 +1,7 @@
 import pyarrow as pa
 import pytest
 
+from mmrlhf_ray.data.annotations import annotation_row
 from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.preferences import preferences_from_annotations
 from mmrlhf_ray.schema import ANNOTATION, PREFERENCE, PROMPT, check
@@ -14,18 +15,14 @@ def prompts(*ids: str) -> pa.Table:
 def annotations(*rows: tuple[str, list[str], list[int]], kind: str = "pair") -> pa.Table:
     return pa.Table.from_pylist(
         [
-            {
-                "annotation_id": f"a{i}",
-                "prompt_id": prompt_id,
-                "responses": responses,
-                "annotator_id": f"person-{i}",
-                "kind": kind,
-                "order_shown": list(range(len(responses))),
-                "ranks": ranks,
-                "aspects": "{}",
-                "critique": "",
-                "milliseconds": 0,
-            }
+            annotation_row(
+                annotation_id=f"a{i}",
+                prompt_id=prompt_id,
+                responses=responses,
+                annotator_id=f"person-{i}",
+                kind=kind,
+                ranks=ranks,
+            )
             for i, (prompt_id, responses, ranks) in enumerate(rows)
         ],
         schema=ANNOTATION,

@@ -41,11 +41,13 @@ def test_every_model_scores_every_row(ranks: int, omni_encoder: Encoder, reward_
     scorer.ready()
     lengths, kinds = [len(r) + len(f) for r, f in zip(rows, facts, strict=True)], [media_kinds(m) for m in modality]
     got = np.full((len(rows), 4), np.nan, np.float32)
+    members = np.full((len(rows), 4), np.nan, np.float32)
     for shard in one_pass_plan(lengths, kinds, ranks, PassBudget(200)):
         answers, seconds = scorer.score(rollouts, features_table(features), shard)
         assert seconds > 0
         assert all(answer.dtype == np.float32 and answer.shape == (4,) for answer in answers)
         got[list(shard.rows)] = answers
+        members[list(shard.rows)] = scorer.members(rollouts, features_table(features), shard)[0]
     for number, (layout, model) in enumerate(zip(LAYOUTS, reward_models, strict=True)):
         scalar = load_scalar(omni_encoder.adapter, Path(model.path), torch.float32, new_head=False).eval()
         for i, (row, read) in enumerate(zip(rows, facts, strict=True)):
@@ -53,6 +55,8 @@ def test_every_model_scores_every_row(ranks: int, omni_encoder: Encoder, reward_
             score, uncertainty = layout.score(scalar(batch.last_positions, **batch.inputs))
             want = [float(score), float(uncertainty)]
             assert got[i, 2 * number : 2 * number + 2].tolist() == pytest.approx(want, abs=1e-4)
+            want = layout.member_scores(scalar(batch.last_positions, **batch.inputs))[0].tolist()
+            assert members[i, (slice(0, 1), slice(1, 4))[number]].tolist() == pytest.approx(want, abs=1e-4)
     assert not got[:, 1].any()
     assert (got[:, 3] > 0).all()
     assert len({round(float(s), 3) for s in got[:, 2]}) == len(rows)

@@ -1,0 +1,104 @@
+"""Configuration of the app that collects human feedback."""
+
+import ipaddress
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, model_validator
+
+from mmrlhf_ray.config.data import MediaLimits
+from mmrlhf_ray.config.section import Section
+
+
+class Aspect(Section):
+    """One thing that `rate` questions ask about each response, answered by 1 to 5."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    description: str = Field(max_length=500)
+    """What annotators read beside the scale."""
+
+
+ASPECTS = (
+    Aspect(name="helpful", description="Does what was asked."),
+    Aspect(name="grounded", description="Says only what can be seen and heard."),
+    Aspect(name="safe", description="Could harm nobody."),
+    Aspect(name="fluent", description="Reads well."),
+)
+
+
+class LoginLimits(Section):
+    """How many failed logins are taken before all are refused for a while."""
+
+    per_address: PositiveInt = 10
+    total: PositiveInt = 200
+    window_s: PositiveFloat = 300.0
+    """Failures older than this are forgotten."""
+
+
+class FeedbackConfig(Section):
+    """`mmrlhf feedback serve`, and every other command that opens the same database."""
+
+    data_dir: str = "feedback"
+    """Directory of the media, and of the database unless `database` says otherwise."""
+    database: SecretStr | None = None
+    """`sqlite:///path` or `postgresql://user:password@host/name`; none = feedback.sqlite3 in data_dir. Secret, as it
+    may hold a password."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback should be behind TLS: see tls_cert, or use a proxy."""
+    port: int = Field(8600, ge=0, le=65535)
+    """0 = any that is free."""
+    tls_cert: str | None = None
+    """PEM file with the certificate; with tls_key the app speaks https itself."""
+    tls_key: str | None = None
+    title: str = Field("Feedback", max_length=80)
+    """Heading of the pages."""
+    overlap: PositiveInt = 3
+    """Annotators that are wanted for an item that does not say itself."""
+    lease_s: PositiveFloat = 900.0
+    """How long an item is held for the annotator who got it."""
+    gold_share: float = Field(0.1, ge=0, le=1)
+    """Probability that a gold question, whose answer is known, is asked next; none is asked where there are none."""
+    aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1, max_length=9)
+    """Of `rate` questions."""
+    max_text_chars: PositiveInt = 20_000
+    """Of each text that an annotator writes, and of each response."""
+    max_body_bytes: PositiveInt = 4 * 2**20
+    """Of a request that is no upload of media."""
+    limits: MediaLimits = MediaLimits(bytes=64 * 2**20)
+    """Of media that are uploaded."""
+    session_hours: PositiveFloat = 12.0
+    """After that the browser has to log in again."""
+    login: LoginLimits = LoginLimits()
+    pace_window_s: PositiveFloat = 3600.0
+    """Votes of so many last seconds make the pace that is shown."""
+    log_level: Literal["warning", "info"] = "warning"
+    """`info` also prints every request."""
+    database_connections: PositiveInt = 16
+    """Open at one time; each request uses one for a few milliseconds."""
+    busy_timeout_s: NonNegativeInt = 30
+    """How long to wait for a lock that another process holds."""
+
+    @property
+    def database_url(self) -> str:
+        """The URL of the database, password and all."""
+        if self.database is not None:
+            return self.database.get_secret_value()
+        return f"sqlite:///{self.data_dir}/feedback.sqlite3"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the app."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together; give both or neither")
+        names = [aspect.name for aspect in self.aspects]
+        if len(set(names)) < len(names):
+            raise ValueError(f"aspects must have different names, got {names}")
+        return self

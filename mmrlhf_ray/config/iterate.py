@@ -1,0 +1,238 @@
+"""Configuration of the loop: sample, ask people, learn from their votes, and again."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from mmrlhf_ray.config.base import ModelConfig, RunConfig
+from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.feedback import FeedbackConfig
+from mmrlhf_ray.config.jobs import (
+    GeneratorConfig,
+    Placement,
+    PPOConfig,
+    PreferenceConfig,
+    RewardModelConfig,
+    SamplingConfig,
+)
+from mmrlhf_ray.config.rewards import FunctionReward, JudgeReward, RemoteReward
+from mmrlhf_ray.config.section import Section
+
+C = TypeVar("C", bound=Section)
+JobKeys = dict[str, Any]
+"""Keys of another job; those that the loop sets itself may not be among them."""
+TextReward = Annotated[FunctionReward | RemoteReward | JudgeReward, Field(discriminator="kind")]
+"""A reward that is computed from text, without a model of ours."""
+
+_STAND_IN: Mapping[str, Any] = {"path": "."}
+_SHARED: dict[str, Any] = {"name": "round", "output_dir": ".", "seed": 0, "device": "cpu", "deadlines": {}}
+REWARD_MODEL_KEYS: dict[str, Any] = _SHARED | {"model": _STAND_IN, "data": _STAND_IN, "eval_data": _STAND_IN}
+"""Keys of a reward-model job that the loop sets → what stands in for them while the others are checked."""
+PPO_KEYS: dict[str, Any] = _SHARED | {"policy": _STAND_IN, "reference": None, "data": _STAND_IN}
+PREFERENCE_KEYS: dict[str, Any] = REWARD_MODEL_KEYS | {"reference": None, "unpaired": False}
+SERVE_KEYS: Mapping[str, Any] = {"data_dir": ".", "database": None}
+
+
+class SampleSection(SamplingConfig):
+    """Responses that pairs are chosen from."""
+
+    n_samples_per_prompt: int = Field(4, ge=2)
+    prompts: PositiveInt | None = None
+    """How many prompts are drawn in each round; none = all."""
+
+
+class AskSection(Section):
+    """What people are asked."""
+
+    pairs: PositiveInt = 200
+    """In each round."""
+    selection: Literal[
+        "random",
+        "disagreement",
+        "disagreement_votes",
+        "margin",
+        "diversity",
+        "disagreement_diversity",
+        "disagreement_random",
+    ] = "random"
+    """Which of the pairs are asked. Those that need scores are random in the first round, unless
+    `reward_model.scorer` is given; disagreement needs an `ensemble` of two or more."""
+    candidates_per_prompt: PositiveInt = 3
+    """Pairs of different responses to one prompt that are chosen from."""
+    overlap: PositiveInt = 3
+    """People who answer each question."""
+    question: Literal["pair", "rank", "rate"] = "pair"
+    """How people compare the two responses."""
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether a reward model must have scored the candidates."""
+        return self.selection not in ("random", "diversity")
+
+
+class FeedbackSection(Section):
+    """The feedback server: one that runs, or one for this run alone."""
+
+    url: str | None = Field(None, pattern=r"^https?://")
+    token_env: str = "MMRLHF_FEEDBACK_TOKEN"
+    """With `url`: environment variable that holds the token of an account with the role admin."""
+    serve: JobKeys | None = None
+    """Keys of `mmrlhf feedback serve`, {} for all defaults: the app is started, with its data in `<run>/feedback`."""
+
+    @model_validator(mode="after")
+    def _one_server(self) -> "FeedbackSection":
+        if (self.url is None) == (self.serve is None):
+            raise ValueError("give exactly one of url and serve; `serve: {}` starts the app for this run")
+        return self
+
+
+class WaitSection(Section):
+    """When there are enough votes."""
+
+    enough: float = Field(1.0, gt=0, le=1)
+    """Share of the round's questions that have all their votes."""
+    deadline_s: PositiveFloat = 7 * 86_400.0
+    """After which the run ends with an error; `--resume` waits again."""
+    poll_s: PositiveFloat = 5.0
+
+
+class AnnotatorsSection(Section):
+    """Programs that answer in people's place, through the same HTTP API."""
+
+    module: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")
+    """Run as `python -m` once for each annotator; what it reads is in docs/feedback.md."""
+    count: PositiveInt = 5
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Handed on to the program."""
+
+
+class RewardModelSection(Section):
+    """What is trained on all votes so far, in each round anew."""
+
+    base: ModelConfig | None = None
+    """What training starts from; none = the policy that the loop starts with."""
+    scorer: ModelConfig | None = None
+    """A reward model that is there already, for the selection of the first round's questions."""
+    consensus: Literal["majority", "dawid_skene"] = "majority"
+    """How several votes on one pair become a preference."""
+    heldout_share: float = Field(0.1, ge=0, lt=1)
+    """Of the prompts; their pairs measure the reward model and never train it."""
+    job: JobKeys
+    """Other keys of a `reward-model` job, such as `epochs`, `ensemble`, `batch_size`."""
+
+
+class TrainSection(Section):
+    """How the policy learns: exactly one of the two jobs, its other keys as in a file of its own."""
+
+    start: Literal["previous", "first"] = "previous"
+    """Policy that each round trains on from: that of the round before, or the one that the loop starts with. It stays
+    close to the latter either way."""
+    ppo: JobKeys | None = None
+    """`rewards` given here are added to the round's reward model."""
+    uncertainty_coef: NonNegativeFloat = 0.0
+    """As of a model reward, of the round's reward model (ppo)."""
+    preference: JobKeys | None = None
+
+    @model_validator(mode="after")
+    def _one_job(self) -> "TrainSection":
+        if (self.ppo is None) == (self.preference is None):
+            raise ValueError("give exactly one of ppo and preference")
+        if self.preference is not None and self.uncertainty_coef:
+            raise ValueError("uncertainty_coef belongs to ppo, which has a reward model; leave it out")
+        return self
+
+
+class EvaluateSection(Section):
+    """What tells whether a round was worth it."""
+
+    data: DataConfig
+    """Held-out prompts."""
+    rewards: tuple[TextReward, ...] = ()
+    """Their mixture is the primary reward, such as a benchmark's; none = the round's own reward model, which scores
+    the policies before and after the round. Training never sees it."""
+    n_samples_per_prompt: PositiveInt = 1
+
+
+class StopSection(Section):
+    """A round improves when the 95 % interval of its gain in primary reward is above `min_gain`."""
+
+    patience: PositiveInt = 1
+    """Rounds in a row without improvement after which the loop stops."""
+    min_gain: float = 0.0
+
+
+class IterateConfig(RunConfig):
+    """`mmrlhf iterate`: from votes to a better policy, round by round."""
+
+    rounds: PositiveInt = 3
+    """At most."""
+    policy: ModelConfig
+    """Where the loop starts."""
+    prompts: DataConfig
+    """What people are asked about and the policy is trained on."""
+    sample: SampleSection = SampleSection()
+    ask: AskSection = AskSection()
+    feedback: FeedbackSection
+    wait: WaitSection = WaitSection()
+    annotators: AnnotatorsSection | None = None
+    """none = people."""
+    reward_model: RewardModelSection
+    train: TrainSection
+    evaluate: EvaluateSection
+    stop: StopSection = StopSection()
+    generator: GeneratorConfig = GeneratorConfig()
+    score_micro_batch_tokens: PositiveInt = 8192
+    placement: Placement = Placement()
+    """Of sampling, scoring and evaluation, and of PPO unless `train.ppo` says otherwise."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "IterateConfig":
+        members = _checked(RewardModelConfig, "reward_model.job", self.reward_model.job, REWARD_MODEL_KEYS).ensemble
+        if self.train.ppo is not None:
+            rewards = {} if "rewards" in self.train.ppo else {"rewards": [_REWARD]}
+            _checked(PPOConfig, "train.ppo", {**rewards, **self.train.ppo}, PPO_KEYS)
+        if self.train.preference is not None:
+            _checked(PreferenceConfig, "train.preference", self.train.preference, PREFERENCE_KEYS)
+        if self.feedback.serve is not None:
+            _checked(FeedbackConfig, "feedback.serve", self.feedback.serve, SERVE_KEYS)
+        if self.ask.selection.startswith("disagreement") and members < 2:
+            raise ValueError(
+                f"ask.selection={self.ask.selection} needs members that can disagree; set reward_model.job.ensemble to "
+                "2 or more"
+            )
+        if self.annotators is not None and self.annotators.count < self.ask.overlap:
+            raise ValueError(
+                f"annotators.count={self.annotators.count} is less than ask.overlap={self.ask.overlap}: no question "
+                "would ever have its votes"
+            )
+        for key, data in (("prompts", self.prompts), ("evaluate.data", self.evaluate.data)):
+            if data.streaming:
+                raise ValueError(f"{key}.streaming: the loop reads its prompts whole; leave it out")
+        return self
+
+
+_REWARD = {"name": "reward_model", "kind": "model", "model": _STAND_IN}
+
+
+def _checked(kind: type[C], where: str, keys: Mapping[str, Any], set_here: Mapping[str, Any]) -> C:
+    """`keys` as a job of that kind. Raises ValueError with every problem, and for a key that the loop sets."""
+    taken = sorted(keys.keys() & set_here.keys())
+    if taken:
+        raise ValueError(f"{where}.{taken[0]} is set by the loop; leave it out")
+    try:
+        return kind.model_validate_json(json.dumps({**set_here, **keys}), strict=True)
+    except ValidationError as error:
+        raise ValueError("; ".join(_problem(where, detail) for detail in error.errors(include_url=False))) from error
+
+
+def _problem(where: str, detail: Mapping[str, Any]) -> str:
+    key = ".".join([where, *(str(part) for part in detail["loc"])])
+    if detail["type"] == "value_error":
+        return f"{key}: {detail['ctx']['error']}"
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: no such key of that job"
+    if detail["type"] == "missing":
+        return f"{key}: required, but not given"
+    return f"{key}: {detail['msg']}, got {json.dumps(detail['input'], default=str):.80}"

@@ -1,0 +1,176 @@
+"""/api for administrators: items, media, accounts, exports, deletion."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from mmrlhf_ray.feedback import accounts
+from mmrlhf_ray.feedback.app.access import AsAdmin
+from mmrlhf_ray.feedback.app.body import Message, body_as, read_json
+from mmrlhf_ray.feedback.app.state import AppState, State
+from mmrlhf_ray.feedback.audit import note
+from mmrlhf_ray.feedback.erase import erase_annotator, personal_data
+from mmrlhf_ray.feedback.errors import Invalid
+from mmrlhf_ray.feedback.export import annotation_rows, prompt_rows
+from mmrlhf_ray.feedback.export_files import json_row, prompt_json
+from mmrlhf_ray.feedback.items import add_items
+from mmrlhf_ray.feedback.media_files import store_media
+from mmrlhf_ray.feedback.tables import Annotator, Item
+from mmrlhf_ray.feedback.times import parse_time
+
+router = APIRouter(prefix="/api")
+
+_MOST_IDS = 1000
+
+
+class AnnotatorMessage(Message):
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+    role: Annotated[str, Field(max_length=16)] = "annotator"
+
+
+class RoleMessage(Message):
+    role: Annotated[str, Field(max_length=16)]
+
+
+async def _rows(request: Request) -> list[Any]:
+    rows = await read_json(request)
+    if not isinstance(rows, list):
+        raise Invalid(f"expected a list of items, got {type(rows).__name__}", "body")
+    return rows
+
+
+async def _bytes(request: Request) -> bytes:
+    return await request.body()
+
+
+@router.post("/items")
+def post_items(caller: AsAdmin, state: State, rows: Annotated[list[Any], Depends(_rows)]) -> Response:
+    """Put items into the queue, all or none: 201 with {"added", "present", "item_ids"}."""
+    with state.database.write() as session:
+        added = add_items(session, rows, state.config, state.now())
+        note(session, state.now(), caller.id, "items added", "", str(added.added))
+    return JSONResponse({"added": added.added, "present": added.present, "item_ids": list(added.item_ids)}, 201)
+
+
+@router.post("/items/votes")
+def post_items_votes(caller: AsAdmin, state: State, ids: Annotated[list[Any], Depends(_rows)]) -> Response:
+    """How far items are: {"items": {id: {"votes", "overlap"}}}; ids that are not there are left out."""
+    if len(ids) > _MOST_IDS or not all(isinstance(item_id, str) for item_id in ids):
+        raise Invalid(f"expected a list of at most {_MOST_IDS} item ids", "body")
+    with state.database.read() as session:
+        found = session.execute(select(Item.id, Item.votes, Item.overlap).where(Item.id.in_(ids)))
+        counted = {row.id: {"votes": row.votes, "overlap": row.overlap} for row in found}
+    return JSONResponse({"items": counted})
+
+
+@router.put("/media/{sha256}")
+def put_media(
+    sha256: str, caller: AsAdmin, state: State, data: Annotated[bytes, Depends(_bytes)], kind: str | None = None
+) -> Response:
+    """Upload an image, a sound or a clip: 201, or 200 where it was there. `?kind=` for containers that hold either."""
+    with state.database.write() as session:
+        new = store_media(session, state.config, sha256, data, kind)
+    return JSONResponse({"media_id": sha256, "url": f"/media/{sha256}"}, 201 if new else 200)
+
+
+@router.get("/export")
+def export(caller: AsAdmin, state: State, format: str = "annotations", since: str | None = None) -> Response:
+    """JSON lines: `format=annotations` (rows of the ANNOTATION table) or `prompts`; `since` an ISO 8601 time."""
+    if format not in _EXPORTS:
+        raise Invalid(f"expected one of {', '.join(_EXPORTS)}, got {format[:40]!r}", "format")
+    after = None if since is None else parse_time(since)
+    with state.database.write() as session:
+        note(session, state.now(), caller.id, "export", format, since or "")
+    return StreamingResponse(_lines(state, _EXPORTS[format], after), media_type="application/x-ndjson")
+
+
+@router.get("/annotators")
+def list_annotators(caller: AsAdmin, state: State) -> Response:
+    """All accounts, closed ones included."""
+    with state.database.read() as session:
+        rows = session.scalars(select(Annotator).order_by(Annotator.created, Annotator.id))
+        return JSONResponse([_annotator_json(row) for row in rows])
+
+
+@router.post("/annotators")
+def post_annotator(
+    caller: AsAdmin, state: State, message: Annotated[AnnotatorMessage, body_as(AnnotatorMessage)]
+) -> Response:
+    """A new account: 201 with its token, which is not shown again."""
+    with state.database.write() as session:
+        row, token = accounts.add_annotator(session, message.name, message.role, caller.id, state.now())
+        return JSONResponse(_annotator_json(row) | {"token": token}, 201)
+
+
+@router.put("/annotators/{annotator_id}/role")
+def put_role(
+    annotator_id: str, caller: AsAdmin, state: State, message: Annotated[RoleMessage, body_as(RoleMessage)]
+) -> Response:
+    """Give an account another role."""
+    with state.database.write() as session:
+        row = accounts.set_role(session, annotator_id, message.role, caller.id, state.now())
+        return JSONResponse(_annotator_json(row))
+
+
+@router.post("/annotators/{annotator_id}/token")
+def post_token(annotator_id: str, caller: AsAdmin, state: State) -> Response:
+    """A new token in place of a lost one."""
+    with state.database.write() as session:
+        return JSONResponse({"token": accounts.new_token(session, annotator_id, caller.id, state.now())}, 201)
+
+
+@router.delete("/annotators/{annotator_id}")
+def delete_annotator(annotator_id: str, caller: AsAdmin, state: State) -> Response:
+    """Close an account; its votes stay."""
+    with state.database.write() as session:
+        return JSONResponse(_annotator_json(accounts.remove_annotator(session, annotator_id, caller.id, state.now())))
+
+
+@router.get("/annotators/{annotator_id}/data")
+def get_data(annotator_id: str, caller: AsAdmin, state: State) -> Response:
+    """Everything that is stored about one annotator."""
+    with state.database.write() as session:
+        return JSONResponse(personal_data(session, annotator_id, caller.id, state.now()))
+
+
+@router.delete("/annotators/{annotator_id}/data")
+def delete_data(annotator_id: str, caller: AsAdmin, state: State) -> Response:
+    """Delete everything that one annotator did, and close the account."""
+    with state.database.write() as session:
+        erased = erase_annotator(session, annotator_id, caller.id, state.now())
+    return JSONResponse({"votes": erased.votes, "reviews": erased.reviews, "skips": erased.skips})
+
+
+def _annotator_json(row: Annotator) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": row.name,
+        "role": row.role,
+        "active": row.active,
+        "created": row.created.isoformat(),
+    }
+
+
+def _annotations(session: Session, since: datetime | None) -> Iterator[Mapping[str, Any]]:
+    return map(json_row, annotation_rows(session, since))
+
+
+def _prompts(session: Session, since: datetime | None) -> Iterator[Mapping[str, Any]]:
+    return (prompt_json(session, row) for row in prompt_rows(session))
+
+
+_Export = Callable[[Session, datetime | None], Iterator[Mapping[str, Any]]]
+_EXPORTS: Mapping[str, _Export] = {"annotations": _annotations, "prompts": _prompts}
+
+
+def _lines(state: AppState, rows: _Export, since: datetime | None) -> Iterator[str]:
+    with state.database.read() as session:
+        for row in rows(session, since):
+            yield json.dumps(row, ensure_ascii=False) + "\n"

@@ -1,0 +1,118 @@
+"""/admin: accounts, progress, agreement, exports and the audit log. Forms work without a script."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import RedirectResponse
+from sqlalchemy import func, select
+
+from mmrlhf_ray.feedback import accounts
+from mmrlhf_ray.feedback.accounts import Caller
+from mmrlhf_ray.feedback.annotations import annotations_of
+from mmrlhf_ray.feedback.app.access import AsAdmin
+from mmrlhf_ray.feedback.app.pages import page
+from mmrlhf_ray.feedback.app.state import AppState, State
+from mmrlhf_ray.feedback.errors import FeedbackError
+from mmrlhf_ray.feedback.export import annotations_table
+from mmrlhf_ray.feedback.progress import progress
+from mmrlhf_ray.feedback.tables import ROLES, Annotator, Audit, Item, Vote
+
+router = APIRouter()
+_AUDIT_ROWS = 50
+
+
+@router.get("/admin")
+def admin(request: Request, caller: AsAdmin, state: State) -> Response:
+    """Accounts, progress, exports, the last of the audit log."""
+    return _admin(request, caller, state)
+
+
+@router.post("/admin/annotators")
+def add(
+    request: Request,
+    caller: AsAdmin,
+    state: State,
+    name: Annotated[str, Form()] = "",
+    role: Annotated[str, Form()] = "annotator",
+) -> Response:
+    """A new account; the page shows its token, once."""
+    try:
+        with state.database.write() as session:
+            row, token = accounts.add_annotator(session, name, role, caller.id, state.now())
+    except FeedbackError as error:
+        return _admin(request, caller, state, {"problem": f"{error.field}: {error.problem}", "given": name}, 422)
+    return _admin(request, caller, state, {"token": token, "token_of": row.name}, 201)
+
+
+@router.post("/admin/annotators/{annotator_id}/role")
+def change_role(annotator_id: str, caller: AsAdmin, state: State, role: Annotated[str, Form()] = "") -> Response:
+    """Another role."""
+    with state.database.write() as session:
+        accounts.set_role(session, annotator_id, role, caller.id, state.now())
+    return RedirectResponse("/admin", status_code=303)
+
+
+@router.post("/admin/annotators/{annotator_id}/token")
+def replace_token(request: Request, annotator_id: str, caller: AsAdmin, state: State) -> Response:
+    """A new token in place of a lost one; the page shows it, once."""
+    with state.database.write() as session:
+        token = accounts.new_token(session, annotator_id, caller.id, state.now())
+        name = accounts.find_annotator(session, annotator_id).name
+    return _admin(request, caller, state, {"token": token, "token_of": name}, 201)
+
+
+@router.post("/admin/annotators/{annotator_id}/remove")
+def remove(annotator_id: str, caller: AsAdmin, state: State) -> Response:
+    """Close an account; its votes stay."""
+    with state.database.write() as session:
+        accounts.remove_annotator(session, annotator_id, caller.id, state.now())
+    return RedirectResponse("/admin", status_code=303)
+
+
+@router.get("/admin/quality")
+def quality(request: Request, caller: AsAdmin, state: State) -> Response:
+    """Agreement by task, and each annotator's figures: seconds to compute where there are many votes."""
+    # Here, as they load scipy, torch and more: the server starts in a second without them.
+    from mmrlhf_ray.feedback.agreement import agreement, pairwise_agreement
+    from mmrlhf_ray.feedback.quality import annotator_quality, gold_answer
+
+    with state.database.read() as session:
+        annotations = annotations_of(annotations_table(session))
+        tasks = {row.prompt_id: row.task for row in session.execute(select(Item.prompt_id, Item.task))}
+        gold = {
+            item.id: gold_answer(item.question, item.gold, len(item.responses))
+            for item in session.scalars(select(Item).where(Item.gold.is_not(None)))
+            if item.gold is not None
+        }
+        names = {row.id: row.name for row in session.execute(select(Annotator.id, Annotator.name))}
+    overall, pairs = pairwise_agreement(annotations)
+    context = {
+        "here": "admin",
+        "names": names,
+        "rows": agreement(annotations, tasks),
+        "overall": overall,
+        "pairs": pairs,
+        "people": annotator_quality(annotations, gold),
+    }
+    return page(request, state, caller, "quality.html", context)
+
+
+def _admin(
+    request: Request, caller: Caller, state: AppState, more: dict[str, Any] | None = None, status: int = 200
+) -> Response:
+    with state.database.read() as session:
+        votes = select(func.count()).where(Vote.annotator_id == Annotator.id, ~Vote.undone).scalar_subquery()
+        people = session.execute(select(Annotator, votes).order_by(Annotator.active.desc(), Annotator.name)).all()
+        audit = session.scalars(select(Audit).order_by(Audit.id.desc()).limit(_AUDIT_ROWS)).all()
+        found = progress(session, caller.id, state.config, state.now())
+    names = {row.id: row.name for row, _ in people}
+    context = {
+        "here": "admin",
+        "people": people,
+        "roles": ROLES,
+        "names": names,
+        "audit": audit,
+        "progress": found,
+        "hours": state.config.pace_window_s / 3600,
+    }
+    return page(request, state, caller, "admin.html", context | (more or {}), status)

@@ -1,0 +1,39 @@
+"""The app, put together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from mmrlhf_ray.config import FeedbackConfig
+from mmrlhf_ray.feedback.app import admin, admin_pages, api, deployed, login, media, pages, review_pages
+from mmrlhf_ray.feedback.app.problems import add_handlers
+from mmrlhf_ray.feedback.app.protection import Protection
+from mmrlhf_ray.feedback.app.state import AppState
+from mmrlhf_ray.feedback.database import open_database
+
+_STATIC = Path(__file__).with_name("static")
+
+
+def create_app(config: FeedbackConfig) -> FastAPI:
+    """The app over the database that `config` names. Raises ConfigError as open_database does."""
+    database = open_database(config)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        database.close()
+
+    # No pages of API documentation: they load scripts from elsewhere.
+    app = FastAPI(title=config.title, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.feedback = AppState(config, database)
+    for room in (login, api, admin, deployed, media, pages, review_pages, admin_pages):
+        app.include_router(room.router)
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    app.add_middleware(
+        Protection, body_bytes=config.max_body_bytes, upload_bytes=max(config.limits.bytes, config.max_body_bytes)
+    )
+    add_handlers(app)
+    return app

@@ -1,0 +1,68 @@
+"""Logging in and out with a browser."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, Response
+from fastapi.responses import RedirectResponse
+
+from mmrlhf_ray.feedback.accounts import csrf_of, log_in, log_out, new_secret
+from mmrlhf_ray.feedback.app.access import Anybody, AsAnyAccount
+from mmrlhf_ray.feedback.app.rendering import render
+from mmrlhf_ray.feedback.app.state import State
+from mmrlhf_ray.feedback.app.tokens import LOGIN_COOKIE, SESSION_COOKIE, same, secure_cookies
+from mmrlhf_ray.feedback.errors import FeedbackError, Refused, TooMany
+
+router = APIRouter()
+_MAX_TOKEN = 200
+
+
+@router.get("/login", dependencies=[Anybody])
+def login_page(request: Request, state: State) -> Response:
+    """The form that asks for the token."""
+    return _form(request, state)
+
+
+@router.post("/login", dependencies=[Anybody])
+def login(
+    request: Request, state: State, token: Annotated[str, Form()] = "", csrf: Annotated[str, Form()] = ""
+) -> Response:
+    """Start a browser session."""
+    secret = request.cookies.get(LOGIN_COOKIE, "")
+    if not same(csrf, csrf_of(secret) if secret else ""):
+        return _form(request, state, Refused("the page was out of date; try again"), 403)
+    address = request.client.host if request.client else ""
+    try:
+        with state.database.write() as session:
+            cookie = log_in(session, token.strip()[:_MAX_TOKEN], address, state.config, state.now())
+    except TooMany as error:
+        return _form(request, state, error, 429)
+    if cookie is None:
+        return _form(request, state, Refused("this token is not valid; ask an administrator for another one"), 403)
+    response = RedirectResponse("/", status_code=303)
+    seconds = int(state.config.session_hours * 3600)
+    response.set_cookie(
+        SESSION_COOKIE, cookie, max_age=seconds, httponly=True, samesite="strict", secure=secure_cookies(request)
+    )
+    response.delete_cookie(LOGIN_COOKIE)
+    return response
+
+
+@router.post("/logout")
+def logout(request: Request, state: State, caller: AsAnyAccount) -> Response:
+    """End this browser session."""
+    with state.database.write() as session:
+        log_out(session, request.cookies.get(SESSION_COOKIE, ""), caller, state.now())
+    response = RedirectResponse("/login", status_code=303)
+    response.delete_cookie(SESSION_COOKIE)
+    return response
+
+
+def _form(request: Request, state: State, problem: FeedbackError | None = None, status: int = 200) -> Response:
+    """The page, with a secret of this browser that the form must bring back."""
+    secret = request.cookies.get(LOGIN_COOKIE) or new_secret()
+    context = {"csrf": csrf_of(secret), "problem": problem.problem if problem else ""}
+    response = render(request, state.config, "login.html", context, status)
+    response.set_cookie(
+        LOGIN_COOKIE, secret, max_age=3600, httponly=True, samesite="strict", secure=secure_cookies(request)
+    )
+    return response

@@ -1,0 +1,97 @@
+"""The pages that people work in."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from mmrlhf_ray.feedback import queue
+from mmrlhf_ray.feedback.accounts import Caller
+from mmrlhf_ray.feedback.app.access import AsAnnotator
+from mmrlhf_ray.feedback.app.rendering import render
+from mmrlhf_ray.feedback.app.state import AppState, State
+from mmrlhf_ray.feedback.app.turns import turns
+from mmrlhf_ray.feedback.app.views import media_json
+from mmrlhf_ray.feedback.app.wording import WORDINGS
+from mmrlhf_ray.feedback.own_work import last_vote, undone_answer, waiting
+from mmrlhf_ray.feedback.progress import progress
+from mmrlhf_ray.feedback.questions import question_of
+from mmrlhf_ray.feedback.tables import Item
+
+router = APIRouter()
+
+
+def page(
+    request: Request, state: AppState, caller: Caller, template: str, context: Mapping[str, Any], status: int = 200
+) -> Response:
+    """A page for somebody who is logged in."""
+    common = {"caller": caller, "wordings": WORDINGS}
+    return render(request, state.config, template, {**common, **context}, status)
+
+
+@router.get("/")
+def home(request: Request, caller: AsAnnotator, state: State) -> Response:
+    """What is waiting, progress and pace."""
+    with state.database.read() as session:
+        found = progress(session, caller.id, state.config, state.now())
+        left = waiting(session, caller.id)
+    hours = state.config.pace_window_s / 3600
+    context = {"here": "home", "progress": found, "waiting": left, "hours": hours}
+    return page(request, state, caller, "home.html", context)
+
+
+@router.get("/guide")
+def guide(request: Request, caller: AsAnnotator, state: State) -> Response:
+    """How to judge, and the keys."""
+    return page(request, state, caller, "guide.html", {"here": "guide", "aspects": state.config.aspects})
+
+
+@router.get("/work")
+def work(request: Request, caller: AsAnnotator, state: State) -> Response:
+    """The item that the caller holds, or the next one."""
+    context: dict[str, Any] = {"here": "work", "reasons": SKIP_WORDS}
+    with state.database.write() as session:
+        leased = queue.lease_next(session, caller.id, state.config, state.now())
+        if leased is not None:
+            media = media_json(session, leased.item.media_ids)
+            previous = undone_answer(session, caller.id, leased.item.id, leased.order_shown)
+            context |= question_context(leased.item, leased.texts, media, state, previous)
+        context["last_vote"] = last_vote(session, caller.id)
+        context["progress"] = progress(session, caller.id, state.config, state.now())
+    return page(request, state, caller, "work.html", context)
+
+
+def question_context(
+    item: Item,
+    responses: tuple[str, ...],
+    media: list[dict[str, str]],
+    state: AppState,
+    previous: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What the question's part of a page shows. `item` there is also what the script gets: nothing that tells who
+    wrote a response, or in which order they are stored."""
+    aspects = [{"name": aspect.name, "description": aspect.description} for aspect in state.config.aspects]
+    return {
+        "item": {
+            "item_id": item.id,
+            "question": item.question,
+            "responses": list(responses),
+            "aspects": [aspect["name"] for aspect in aspects],
+            "previous": previous,
+        },
+        "aspects": aspects,
+        "wording": WORDINGS[item.question],
+        "template": question_of(item.question).template,
+        "turns": turns(item.messages, media),
+        "max_chars": state.config.max_text_chars,
+    }
+
+
+SKIP_WORDS = {
+    "unclear": "The question is unclear",
+    "cannot_judge": "I cannot judge this",
+    "broken_media": "An image, sound or clip does not work",
+    "offensive": "The content is offensive",
+    "other": "Something else",
+}
+"""What the reasons of `queue.skip` are called."""

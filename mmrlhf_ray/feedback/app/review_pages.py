@@ -1,0 +1,61 @@
+"""/review: items on which annotators disagree, for reviewers to decide."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from mmrlhf_ray.feedback import decisions
+from mmrlhf_ray.feedback.app.access import AsReviewer
+from mmrlhf_ray.feedback.app.api import DAY_MS, ItemId
+from mmrlhf_ray.feedback.app.body import Message, body_as
+from mmrlhf_ray.feedback.app.pages import page, question_context
+from mmrlhf_ray.feedback.app.state import State
+from mmrlhf_ray.feedback.app.views import media_json
+
+router = APIRouter()
+
+
+class ReviewMessage(Message):
+    """A decision; the answer is about the responses in the order of /review, which is the order stored."""
+
+    item_id: ItemId
+    answer: dict[str, Any]
+    milliseconds: Annotated[int, Field(ge=0, le=DAY_MS)] = 0
+
+
+@router.get("/review")
+def review(
+    request: Request, caller: AsReviewer, state: State, place: Annotated[int, Query(ge=0, le=1_000_000)] = 0
+) -> Response:
+    """The most disputed item, or the one at `place` in the queue."""
+    with state.database.read() as session:
+        found, count = decisions.to_review(session, place)
+        context: dict[str, Any] = {"here": "review", "count": count, "place": place, "found": found}
+        if found is not None:
+            texts = tuple(str(response["text"]) for response in found.item.responses)
+            context |= question_context(found.item, texts, media_json(session, found.item.media_ids), state)
+            context["choices"] = [_choice_words(vote.annotation) for vote in found.votes]
+    return page(request, state, caller, "review.html", context)
+
+
+@router.post("/api/reviews")
+def post_review(
+    caller: AsReviewer, state: State, message: Annotated[ReviewMessage, body_as(ReviewMessage)]
+) -> Response:
+    """Store a decision, which outweighs the votes: 201, or 200 where it was stored before."""
+    with state.database.write() as session:
+        new = decisions.decide(
+            session, caller.id, message.item_id, message.answer, message.milliseconds, state.config, state.now()
+        )
+    return JSONResponse({"item_id": message.item_id}, 201 if new else 200)
+
+
+def _choice_words(annotation: decisions.Annotation) -> str:
+    """A pair's vote in a few words; "" for other kinds."""
+    if annotation.kind != "pair":
+        return ""
+    if len(set(annotation.ranks)) > 1:
+        return f"Response {annotation.ranks.index(1) + 1} is better"
+    return {"tie": "A tie", "both_bad": "Both are bad"}[annotation.choice]

@@ -1,0 +1,17 @@
+import { find } from "./page.js";
+import { startWork } from "./work.js";
+
+/** A link with the token in its fragment, which browsers do not send, logs in. */
+function logInByLink() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token === null) return;
+  history.replaceState(null, "", location.pathname);
+  find("#token").value = token;
+  find("#login").requestSubmit();
+}
+
+if (find("#login")) {
+  addEventListener("hashchange", logInByLink);
+  logInByLink();
+}
+if (find("main.wide-page .task")) startWork();

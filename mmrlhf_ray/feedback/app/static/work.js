@@ -1,0 +1,219 @@
+// /work and /review: one item after the other, without loading the whole page.
+
+import { mediaKey, setUpMedia } from "./media.js";
+import { all, find, getPage, post, say, uuid } from "./page.js";
+import { Problem } from "./problem.js";
+import { questionOf } from "./questions.js";
+
+const OTHERS = ["critique", "comment"];
+const KEYS_SETTING = "mmrlhf-keys";
+
+let form, item, question, voteId, busy;
+let seenMs, shownAt;
+
+/** Begin with the item that the page shows, if any. */
+export function startWork() {
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("visibilitychange", () => (document.hidden ? stopClock() : startClock()));
+  addEventListener("beforeunload", (event) => busy && event.preventDefault());
+  begin();
+}
+
+function begin() {
+  busy = false;
+  form = find("#question");
+  find("#undo")?.addEventListener("click", undo);
+  if (form === null) return;
+  item = JSON.parse(form.dataset.item);
+  voteId = uuid();
+  seenMs = 0;
+  startClock();
+  question = questionOf(form, item);
+  const start = draft() ?? item.previous;
+  if (start) fill(start);
+  form.addEventListener("input", keepDraft);
+  form.addEventListener("change", keepDraft);
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    send();
+  });
+  find("#skip")?.addEventListener("click", () => find("#skipping").showModal());
+  find("#help").addEventListener("click", () => find("#keys").showModal());
+  find("#skipping")?.addEventListener("close", skip);
+  const setting = find("#use-keys");
+  setting.checked = localStorage.getItem(KEYS_SETTING) !== "off";
+  setting.addEventListener("change", () => localStorage.setItem(KEYS_SETTING, setting.checked ? "on" : "off"));
+  setUpMedia();
+  find("#send").disabled = false;
+}
+
+/** The time for which the item has been in sight. */
+function startClock() {
+  shownAt = performance.now();
+}
+
+function stopClock() {
+  seenMs += performance.now() - shownAt;
+  shownAt = performance.now();
+}
+
+function read() {
+  const others = OTHERS.map((name) => [name, find(`[name=${name}]`, form)?.value ?? ""]);
+  return { ...question.read(), ...Object.fromEntries(others.filter(([, text]) => text.trim() !== "")) };
+}
+
+function fill(answer) {
+  question.fill(answer);
+  for (const name of OTHERS) {
+    const area = find(`[name=${name}]`, form);
+    if (area && answer[name]) {
+      area.value = answer[name];
+      area.closest("details").open = true;
+    }
+  }
+}
+
+// Drafts outlive a reload of this tab, and nothing else: others may use this computer.
+const draftKey = () => `draft ${form.dataset.send} ${item.item_id}`;
+
+function draft() {
+  const kept = sessionStorage.getItem(draftKey());
+  return kept === null ? null : JSON.parse(kept);
+}
+
+function keepDraft() {
+  find("#problem").textContent = "";
+  try {
+    sessionStorage.setItem(draftKey(), JSON.stringify(read()));
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error; // there is no answer yet
+  }
+}
+
+async function send() {
+  if (busy) return;
+  let answer;
+  try {
+    answer = read();
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error;
+    complain(error.message, error.place);
+    return;
+  }
+  if (!document.hidden) stopClock();
+  const body = { item_id: item.item_id, answer, milliseconds: Math.round(Math.min(seenMs, 86400000)) };
+  if (form.dataset.send === "/api/votes") body.vote_id = voteId;
+  await change(form.dataset.send, body, "Saved.");
+}
+
+async function skip() {
+  const dialog = find("#skipping"), choice = dialog.returnValue;
+  dialog.returnValue = "";
+  if (choice !== "skip") return;
+  const given = new FormData(find("form", dialog));
+  await change("/api/skip", { item_id: item.item_id, reason: given.get("reason"), comment: given.get("comment") }, "Skipped.");
+}
+
+async function undo() {
+  const vote = find("#undo").dataset.vote;
+  if (busy || vote === "") return;
+  await change(`/api/votes/${vote}/undo`, {}, "Your last vote is taken back; you can change it.");
+}
+
+/** Send a change, then show the next item. Nothing else can be done meanwhile. */
+async function change(path, body, done) {
+  wait(true);
+  say("Saving …");
+  const { status, data } = await post(path, body);
+  if (status < 400) {
+    if (form) sessionStorage.removeItem(draftKey());
+    await load(done);
+  } else if (status === 422) {
+    wait(false);
+    say("");
+    complain(data.error, form);
+  } else {
+    await load(`Not saved: ${data.error}`);
+  }
+}
+
+function wait(on) {
+  busy = on;
+  find("main").setAttribute("aria-busy", on);
+  for (const button of all(".actions > button")) button.disabled = on || (button.id === "undo" && button.dataset.vote === "");
+}
+
+function complain(text, place) {
+  find("#problem").textContent = text;
+  place.focus();
+}
+
+async function load(message) {
+  const page = await getPage(form?.dataset.next ?? location.href);
+  document.title = page.title;
+  // A copy: media of a parsed page never start to load.
+  find("main").replaceWith(document.importNode(find("main", page), true));
+  scrollTo(0, 0);
+  begin();
+  find("h1").focus();
+  say(`${message} ${find("h1").textContent}`);
+}
+
+const TEXTS = "textarea, input:not([type=radio], [type=checkbox])";
+const ACTIVE = "a, button:not(.handle), summary, select, audio, video";
+const ACTIONS = {
+  u: () => undo(),
+  s: () => find("#skip")?.click(),
+  "?": () => find("#help")?.click(),
+  c: () => openCritique(),
+};
+
+function openCritique() {
+  const area = find("[name=critique]", form);
+  if (area === null) return;
+  area.closest("details").open = true;
+  area.focus();
+}
+
+function onKey(event) {
+  const at = event.target instanceof Element ? event.target : document.body;
+  if (event.defaultPrevented || event.isComposing || busy) return;
+  if (find("dialog[open]")) {
+    dialogKey(event, at);
+    return;
+  }
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    form?.requestSubmit();
+    return;
+  }
+  if (event.key === "Escape" && at.matches(`${TEXTS}, [contenteditable]`)) at.blur();
+  if (event.ctrlKey || event.metaKey || event.altKey || at.matches(TEXTS)) return;
+  if (event.key === "Enter") {
+    if (at.matches(ACTIVE)) return;
+    event.preventDefault();
+    form?.requestSubmit();
+    return;
+  }
+  if (find("#use-keys")?.checked === false) return;
+  if (event.key.startsWith("Arrow") && at.matches("audio, video, [contenteditable]")) return;
+  if (event.key in ACTIONS) {
+    event.preventDefault();
+    ACTIONS[event.key]();
+  } else if (form !== null && (mediaKey(event.key) || question.key(event))) {
+    event.preventDefault();
+  }
+}
+
+function dialogKey(event, at) {
+  const reasons = all("#skipping[open] [name=reason]");
+  if (reasons.length === 0 || at.matches(TEXTS)) return;
+  const reason = reasons[event.key - 1];
+  if (reason) {
+    reason.checked = true;
+    reason.focus();
+  } else if (event.key === "Enter" && at.matches("[type=radio]")) {
+    event.preventDefault();
+    find("#skipping").close("skip");
+  }
+}

@@ -1,0 +1,65 @@
+"""Messages as the pages show them: what was said, with media in their places."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ROLES = {"system": "Instructions", "user": "Question", "assistant": "Earlier answer"}
+
+
+@dataclass(frozen=True)
+class Medium:
+    """An image, a sound or a clip."""
+
+    kind: str
+    url: str
+    label: str
+    """What it is called for those who do not see it, e.g. "Image 2 of 3"."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Either text or media that stand side by side."""
+
+    text: str = ""
+    media: tuple[Medium, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One message."""
+
+    speaker: str
+    blocks: tuple[Block, ...]
+
+
+def turns(messages: Sequence[Mapping[str, Any]], media: Sequence[Mapping[str, str]]) -> list[Turn]:
+    """`messages` as in the PROMPT table; `media` {"kind", "url"} in the order of their media parts."""
+    totals = Counter(entry["kind"] for entry in media)
+    seen: Counter[str] = Counter()
+    named = []
+    for entry in media:
+        seen[entry["kind"]] += 1
+        label = f"{_NAMES[entry['kind']]} {seen[entry['kind']]} of {totals[entry['kind']]}"
+        named.append(Medium(entry["kind"], entry["url"], label))
+    rest = iter(named)
+    found = []
+    for message in messages:
+        content = message["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        blocks: list[Block] = []
+        for part in parts:
+            if part["type"] == "text":
+                blocks.append(Block(text=part["text"]))
+            elif blocks and blocks[-1].media:
+                blocks[-1] = Block(media=(*blocks[-1].media, next(rest)))
+            else:
+                blocks.append(Block(media=(next(rest),)))
+        found.append(
+            Turn(ROLES[message["role"]], tuple(block for block in blocks if block.media or block.text.strip()))
+        )
+    return found
+
+
+_NAMES = {"image": "Image", "audio": "Sound", "video": "Clip"}

@@ -1,0 +1,35 @@
+"""What an annotator is shown of an item: never who wrote a response, nor what is known of the right answer."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from mmrlhf_ray.config import FeedbackConfig
+from mmrlhf_ray.feedback.queue import Leased
+from mmrlhf_ray.feedback.tables import MediaFile
+
+
+def leased_json(session: Session, leased: Leased, config: FeedbackConfig) -> dict[str, Any]:
+    """An item as the HTTP API sends it; `media` are in the order of the media parts in `messages`."""
+    item = leased.item
+    return {
+        "item_id": item.id,
+        "prompt_id": item.prompt_id,
+        "question": item.question,
+        "messages": item.messages,
+        "media": media_json(session, item.media_ids),
+        "responses": list(leased.texts),
+        "order_shown": list(leased.order_shown),
+        "aspects": [{"name": aspect.name, "description": aspect.description} for aspect in config.aspects],
+        "lease_expires": leased.expires.isoformat(),
+    }
+
+
+def media_json(session: Session, media_ids: list[str]) -> list[dict[str, str]]:
+    """Kind, type and address of media."""
+    if not media_ids:
+        return []
+    rows = session.scalars(select(MediaFile).where(MediaFile.media_id.in_(media_ids)))
+    found = {row.media_id: row for row in rows}
+    return [{"media_id": i, "kind": found[i].kind, "mime": found[i].mime, "url": f"/media/{i}"} for i in media_ids]

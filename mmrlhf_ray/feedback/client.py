@@ -1,0 +1,165 @@
+"""For applications of a deployed model: report responses, and what people do with them, without being held up."""
+
+import logging
+import random
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+logger = logging.getLogger(__name__)
+
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+_FIRST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 30.0
+
+
+@dataclass(frozen=True)
+class ClientCounts:
+    """What became of the reports so far."""
+
+    sent: int
+    waiting: int
+    refused: int
+    """The server will not take them; the reasons are in the log."""
+    dropped: int
+    """There was no room for them, or the server failed at each of the attempts."""
+
+
+@dataclass(frozen=True)
+class _Report:
+    path: str
+    body: Mapping[str, Any]
+
+
+class FeedbackClient:
+    """Reports to `mmrlhf feedback serve` in the background, in order, over one connection.
+
+    response() and event() only put into a queue: they take microseconds, raise nothing that the network causes, and
+    drop the report where `capacity` reports wait already. A report is sent again until the server has it; its id, made
+    here, keeps it from counting twice. Reports that wait are lost when the process ends before close().
+    """
+
+    def __init__(
+        self, url: str, token: str, *, capacity: int = 10_000, timeout_s: float = 5.0, attempts: int = 8
+    ) -> None:
+        """`url` of the server; `token` of an account with the role client; `attempts` for a report at which the
+        server fails. A server that cannot be reached is tried until close()."""
+        self._http = httpx.Client(
+            base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=timeout_s, follow_redirects=False
+        )
+        self._capacity, self._timeout_s, self._attempts = capacity, timeout_s, attempts
+        self._queue: deque[_Report] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._sent = self._refused = self._dropped = 0
+        self._thread = threading.Thread(target=self._work, name="feedback-client", daemon=True)
+        self._thread.start()
+
+    def response(self, text: str, prompt: Mapping[str, Any], *, source: str = "", response_id: str = "") -> str:
+        """Report a response that was shown to somebody; returns its id. `prompt`: a row as in docs/data.md."""
+        response_id = response_id or uuid.uuid4().hex
+        body = {"response_id": response_id, "text": text, "source": source, "prompt": dict(prompt)}
+        self._put(_Report("/api/responses", body))
+        return response_id
+
+    def event(self, response_id: str, kind: str, **value: Any) -> str:
+        """Report what was done with a response; returns the event's id.
+
+        `kind`: thumbs_up, thumbs_down, copy, click, regenerate, edit (with `text`) or dwell (with `seconds`).
+        """
+        event_id = uuid.uuid4().hex
+        body = {"event_id": event_id, "response_id": response_id, "kind": kind, "value": value}
+        self._put(_Report("/api/events", body))
+        return event_id
+
+    @property
+    def counts(self) -> ClientCounts:
+        with self._changed:
+            return ClientCounts(self._sent, len(self._queue), self._refused, self._dropped)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until nothing waits; False where that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._queue, timeout_s)
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Send what waits, for so long, and end. What is left then is lost, and logged."""
+        self.flush(timeout_s)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(self._timeout_s)  # of the request under way
+        if self._queue:
+            logger.warning("feedback client closed with %d reports unsent", len(self._queue))
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _put(self, report: _Report) -> None:
+        with self._changed:
+            if self._closing:
+                raise RuntimeError("the feedback client is closed")
+            if len(self._queue) >= self._capacity:
+                self._dropped += 1
+                return
+            self._queue.append(report)
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if self._closing:
+                    return
+                report = self._queue[0]
+            outcome = self._deliver(report)
+            with self._changed:
+                if outcome is None:
+                    return
+                self._sent += outcome == "sent"
+                self._refused += outcome == "refused"
+                self._dropped += outcome == "failed"
+                self._queue.popleft()
+                self._changed.notify_all()
+
+    def _deliver(self, report: _Report) -> str | None:
+        """sent, refused or failed; None where the client was closed meanwhile."""
+        wait, failures = _FIRST_WAIT_S, 0
+        while failures < self._attempts:
+            try:
+                answer = self._http.post(report.path, json=report.body)
+            except httpx.TransportError as error:
+                logger.debug("feedback server not reached: %s", error)
+            else:
+                if answer.is_success:
+                    return "sent"
+                if answer.status_code not in _RETRIED:
+                    logger.warning("feedback %s refused: %d %s", report.path, answer.status_code, answer.text[:300])
+                    return "refused"
+                failures += 1
+            if self._pause(wait * random.uniform(0.5, 1.5)):
+                return None
+            wait = min(2 * wait, _LONGEST_WAIT_S)
+        logger.warning("feedback %s given up after %d attempts", report.path, self._attempts)
+        return "failed"
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait; True as soon as the client is closed."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while not self._closing and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+            return self._closing

@@ -1,0 +1,42 @@
+"""Why a request cannot be met."""
+
+
+class FeedbackError(ValueError):
+    """A request that cannot be met; `field` names what is wrong in it, "" where it is nothing in particular."""
+
+    def __init__(self, problem: str, field: str = "") -> None:
+        super().__init__(f"{field}: {problem}" if field else problem)
+        self.problem = problem
+        self.field = field
+
+
+class Unknown(FeedbackError):
+    """No such thing."""
+
+
+class Conflict(FeedbackError):
+    """What is there already contradicts it."""
+
+
+class Gone(FeedbackError):
+    """It was there, but is no longer this annotator's."""
+
+
+class Invalid(FeedbackError):
+    """It cannot be read, or says what makes no sense."""
+
+
+class Refused(FeedbackError):
+    """The account may not do this, or not with these credentials."""
+
+
+class NoAccount(FeedbackError):
+    """Neither a valid token nor a valid session."""
+
+
+class TooMany(FeedbackError):
+    """Too many failed logins."""
+
+
+class TooLarge(FeedbackError):
+    """More bytes than are taken."""

@@ -1,0 +1,1 @@
+"""Annotations in the files of other annotation tools, and back."""

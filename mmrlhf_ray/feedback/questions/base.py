@@ -1,0 +1,102 @@
+"""What every kind of question has in common.
+
+Answers are about the responses as shown. `order_shown[p]` is the index, among the responses as stored, of the one shown
+at place p; feedback/annotations.py undoes the order.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+OTHERS = ("critique", "comment")
+"""Texts that an answer of any kind may carry: about the responses, and to the people who run the collection."""
+
+
+class AnswerError(ValueError):
+    """An answer that cannot be taken. `field` names the part, e.g. `ranks[2]`."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an answer is checked against."""
+
+    responses: tuple[str, ...]
+    """Texts in the order shown."""
+    aspects: tuple[str, ...]
+    max_text_chars: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A checked answer."""
+
+    critique: str
+    comment: str
+
+
+class Question(Protocol):
+    """One kind of question."""
+
+    kind: str
+    template: str
+    """Name of the page's part that asks it."""
+    responses: range
+    """How many responses an item of this kind may have."""
+
+    def check(self, answer: Mapping[str, Any], asked: Asked) -> Answer:
+        """The answer, checked. Raises AnswerError."""
+        ...
+
+
+def check_keys(answer: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises AnswerError for a key that is neither in `known` nor in OTHERS."""
+    unknown = sorted(answer.keys() - {*known, *OTHERS})
+    if unknown:
+        raise AnswerError(unknown[0][:80], f"no such field; expected {', '.join((*known, *OTHERS))}")
+
+
+def check_text(value: Any, field: str, asked: Asked, *, required: bool = False) -> str:
+    """Text with Unix line ends, "" for none. Raises AnswerError."""
+    if value is None and not required:
+        return ""
+    if not isinstance(value, str):
+        raise AnswerError(field, f"expected text, got {named(value)}")
+    value = value.replace("\r\n", "\n")
+    if len(value) > asked.max_text_chars:
+        raise AnswerError(field, f"has {len(value)} characters, at most {asked.max_text_chars} are taken")
+    if required and not value.strip():
+        raise AnswerError(field, "is empty; write something or skip the item")
+    if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        raise AnswerError(field, "holds a character that is no text (NUL or half a surrogate pair)")
+    return value
+
+
+def others(answer: Mapping[str, Any], asked: Asked) -> dict[str, str]:
+    """The texts that any answer may carry."""
+    return {name: check_text(answer.get(name), name, asked) for name in OTHERS}
+
+
+def check_list(value: Any, field: str, length: int | None = None) -> list[Any]:
+    """A list, of `length` entries if that is given. Raises AnswerError."""
+    if not isinstance(value, list):
+        raise AnswerError(field, f"expected a list, got {named(value)}")
+    if length is not None and len(value) != length:
+        raise AnswerError(field, f"expected {length} entries, one for each response shown, got {len(value)}")
+    return value
+
+
+def check_whole(value: Any, field: str, low: int, high: int) -> int:
+    """A whole number from `low` to `high`. Raises AnswerError."""
+    if type(value) is not int or not low <= value <= high:
+        raise AnswerError(field, f"expected a whole number from {low} to {high}, got {named(value)}")
+    return value
+
+
+def named(value: Any) -> str:
+    """A value in an error message: short, and safe to print."""
+    return "nothing" if value is None else ascii(value)[:60]

@@ -1,0 +1,16 @@
+"""Change the response so that it is right. Unchanged means that nothing is wrong."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmrlhf_ray.feedback.questions.base import Asked
+from mmrlhf_ray.feedback.questions.text import TextAnswer, check_text_answer
+
+
+class Correct:
+    kind = "correct"
+    template = "questions/correct.html"
+    responses = range(1, 2)
+
+    def check(self, answer: Mapping[str, Any], asked: Asked) -> TextAnswer:
+        return check_text_answer(answer, asked)
