@@ -125,12 +125,15 @@ def wait(loop: Loop, number: int) -> Figures:
         annotators(cfg.annotators, loop.client, cfg.seed, logs) as programs,
         Progress(f"votes of round {number}", len(ids), "question") as progress,
     ):
+        known = 0
         if cfg.annotators is None:
             progress.note(f"people vote at {loop.client.url}")
         while True:
             votes = loop.client.votes(ids)
             whole = sum(found.cast >= found.wanted for found in votes.values())
-            progress.update(whole, 0, votes=float(sum(found.cast for found in votes.values())))
+            cast = sum(found.cast for found in votes.values())
+            progress.update(whole, cast - known, votes=float(cast))
+            known = cast
             if whole >= needed:
                 return {"answered": whole, "asked": len(ids)}
             if time.monotonic() >= until:
