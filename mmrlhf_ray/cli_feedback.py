@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmrlhf_ray.cli_feedback_files import app as files_app
+
 if TYPE_CHECKING:
     from mmrlhf_ray.config import FeedbackConfig
     from mmrlhf_ray.feedback.database import Database
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Collect what people think of responses.", no_args_is_help=True)
 annotators = typer.Typer(help="Accounts and their tokens.", no_args_is_help=True)
 app.add_typer(annotators, name="annotators")
+app.add_typer(files_app)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="YAML file with the keys of docs/feedback.md, `data_dir`, `port`, …")
@@ -124,6 +127,24 @@ def export(
         with database.write() as session:
             note(session, datetime.now(UTC), COMMAND, "export", "annotations", since or "")
     print(f"{out}: {count} annotations")
+
+
+@app.command()
+def implicit(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
+    kind: Annotated[
+        str, typer.Option(help="demonstration = weighted labels from all events; preference = edits over originals.")
+    ] = "demonstration",
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Turn what people did with a deployed model's responses into records for `data.path`."""
+    from mmrlhf_ray.feedback.observed import write_implicit
+
+    cfg = _config(config, overrides)
+    with _database(cfg) as database, database.read() as session:
+        count = write_implicit(session, cfg, kind, out)
+    print(f"{out}: {count} records")
 
 
 def _config(file: Path | None, overrides: list[str] | None) -> "FeedbackConfig":

@@ -32,6 +32,7 @@ from mmrlhf_ray.config.data import (
 )
 from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, LoginLimits
+from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.jobs import (
     CriticConfig,
@@ -79,6 +80,7 @@ __all__ = [
     "FunctionReward",
     "GeneratorConfig",
     "ImageAugment",
+    "ImplicitConfig",
     "IterateConfig",
     "JobKind",
     "JudgeReward",

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, model_validator
 
 from mmrlhf_ray.config.data import MediaLimits
+from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.section import Section
 
 
@@ -70,6 +71,8 @@ class FeedbackConfig(Section):
     login: LoginLimits = LoginLimits()
     pace_window_s: PositiveFloat = 3600.0
     """Votes of so many last seconds make the pace that is shown."""
+    implicit: ImplicitConfig = ImplicitConfig()
+    """Of `mmrlhf feedback implicit`."""
     log_level: Literal["warning", "info"] = "warning"
     """`info` also prints every request."""
     database_connections: PositiveInt = 16

@@ -13,7 +13,7 @@ from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.data.annotations import annotation_row
 from mmrlhf_ray.feedback.annotations import columns_of_answer
 from mmrlhf_ray.feedback.media_files import media_dir
-from mmrlhf_ray.feedback.tables import Item, MediaFile, Review, Vote
+from mmrlhf_ray.feedback.tables import Item, LoggedResponse, MediaFile, Review, Vote
 from mmrlhf_ray.schema import ANNOTATION, MEDIA, PROMPT
 
 BATCH = 1000
@@ -45,14 +45,19 @@ def prompt_rows(session: Session) -> Iterator[dict[str, Any]]:
     for (item,) in _stream(session, select(Item).order_by(Item.position)):
         if item.prompt_id not in seen:
             seen.add(item.prompt_id)
-            yield {
-                "prompt_id": item.prompt_id,
-                "messages": json.dumps(item.messages, ensure_ascii=False),
-                "media_ids": item.media_ids,
-                "task": item.task,
-                "modality": item.modality,
-                "extras": json.dumps(item.extras, ensure_ascii=False),
-            }
+            yield prompt_row(item)
+
+
+def prompt_row(asked: Item | LoggedResponse) -> dict[str, Any]:
+    """Row of the PROMPT table that an item asks about, or that a deployed model answered."""
+    return {
+        "prompt_id": asked.prompt_id,
+        "messages": json.dumps(asked.messages, ensure_ascii=False),
+        "media_ids": asked.media_ids,
+        "task": asked.task,
+        "modality": asked.modality,
+        "extras": json.dumps(asked.extras, ensure_ascii=False),
+    }
 
 
 def media_rows(session: Session, config: FeedbackConfig) -> Iterator[dict[str, Any]]:

@@ -78,15 +78,20 @@ def write_derived(exported: Exported, kind: DerivedKind, out: Path) -> int:
 
     Raises DataError where nothing comes of the annotations, or `out` holds anything but records.
     """
-    from mmrlhf_ray.data.readers import write_records  # Ray comes with it
-
     records = _DERIVED[kind](exported.annotations, exported.prompts)
     if not records.num_rows:
         raise DataError(f"no {kind} comes of the {len(exported.annotations)} annotations; see docs/feedback.md")
-    shown = {media_id for ids in records["media_ids"].to_pylist() for media_id in ids}
-    kept = pa.array([media_id in shown for media_id in exported.media["media_id"].to_pylist()], pa.bool_())
-    write_records(out, records, exported.media.filter(kept))
+    write_shown(out, records, exported.media)
     return records.num_rows
+
+
+def write_shown(out: Path, records: pa.Table, media: pa.Table) -> None:
+    """Write a directory that `data.path` reads, with those of the media that the records show."""
+    from mmrlhf_ray.data.readers import write_records  # Ray comes with it
+
+    shown = {media_id for ids in records["media_ids"].to_pylist() for media_id in ids}
+    kept = pa.array([media_id in shown for media_id in media["media_id"].to_pylist()], pa.bool_())
+    write_records(out, records, media.filter(kept))
 
 
 def write_argilla(exported: Exported, out: Path) -> int:

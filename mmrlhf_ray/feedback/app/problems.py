@@ -4,12 +4,13 @@ import logging
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from mmrlhf_ray.feedback import errors
+from mmrlhf_ray.feedback.app.rendering import render
 from mmrlhf_ray.feedback.questions import AnswerError
 
 STATUS: dict[type[Exception], int] = {
@@ -45,7 +46,8 @@ def answer(request: Request, status: int, problem: str, field: str = "") -> Resp
         return JSONResponse({"error": problem} | ({"field": field} if field else {}), status, headers)
     if status == 401:
         return RedirectResponse("/login", status_code=303)
-    return PlainTextResponse(problem, status)
+    said = {"problem": problem, "status": status}
+    return render(request, request.app.state.feedback.config, "problem.html", said, status)
 
 
 async def _ours(request: Request, error: Exception) -> Response:

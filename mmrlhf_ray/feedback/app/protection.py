@@ -1,5 +1,7 @@
 """Before and after every request: a cap on its size, and headers that keep browsers from running or sharing things."""
 
+import json
+
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,7 +32,7 @@ class Protection:
             return
         cap = self._upload_bytes if scope["path"].startswith(_MEDIA_PATH) else self._body_bytes
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        taken = 0
+        taken, answered = 0, False
 
         async def capped() -> Message:
             nonlocal taken
@@ -41,7 +43,9 @@ class Protection:
             return message
 
         async def protected(message: Message) -> None:
+            nonlocal answered
             if message["type"] == "http.response.start":
+                answered = True
                 headers = MutableHeaders(scope=message)
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -49,9 +53,14 @@ class Protection:
             await send(message)
 
         if not declared.isdigit() or int(declared) > cap:
-            await _refuse(protected, cap)
+            await _answer(protected, 413, too_large(cap).problem, "body")
             return
-        await self._app(scope, capped, protected)
+        try:
+            await self._app(scope, capped, protected)
+        except Exception:
+            if not answered:  # else an answer without these headers would be made outside of here
+                await _answer(protected, 500, "a fault of the server; whoever runs it finds it in its log")
+            raise
 
 
 def too_large(cap: int) -> TooLarge:
@@ -59,9 +68,9 @@ def too_large(cap: int) -> TooLarge:
     return TooLarge(f"the body has more than {cap} bytes; send less at a time", "body")
 
 
-async def _refuse(send: Send, cap: int) -> None:
-    """Without reading anything."""
-    body = b'{"error": "the body has more than %d bytes; send less at a time", "field": "body"}' % cap
+async def _answer(send: Send, status: int, problem: str, field: str = "") -> None:
+    """Without reading anything more."""
+    body = json.dumps({"error": problem} | ({"field": field} if field else {})).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})
     await send({"type": "http.response.body", "body": body})

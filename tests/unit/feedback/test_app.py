@@ -190,6 +190,24 @@ def test_headers(world: World) -> None:
         assert answer.headers["cache-control"] == "no-store"
 
 
+def test_a_fault_of_the_server_has_the_headers_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("mmrlhf_ray.feedback.queue.lease_next", fault)
+    answer = world.call("annotator", "POST", "/api/lease")
+    assert (answer.status_code, list(answer.json())) == (500, ["error"])
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+    assert "ZeroDivisionError" not in answer.text
+
+
+def test_what_a_browser_may_not_do_is_told_on_a_page(world: World) -> None:
+    answer = world.log_in("annotator").get("/admin")
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "text/html; charset=utf-8")
+    assert '<p class="problem" role="alert">' in answer.text
+
+
 def test_sizes_are_capped(world: World) -> None:
     cap = world.config.max_body_bytes
     big = b'{"a": "' + b"x" * cap + b'"}'
