@@ -14,6 +14,7 @@ import pyarrow as pa
 from mmrlhf_ray.algorithms.statistics import Interval, mean_interval, wilson_interval
 from mmrlhf_ray.config.iterate import IterateConfig, TextReward
 from mmrlhf_ray.data.readers import Records
+from mmrlhf_ray.pipelines.evaluate import read_responses
 from mmrlhf_ray.pipelines.iterate_jobs import RoundPaths, reward_model_after, scoring_job
 from mmrlhf_ray.pipelines.member_scores import Said, member_scores
 from mmrlhf_ray.rewards.batch import RewardBatch, Rows, extras_columns
@@ -22,6 +23,8 @@ from mmrlhf_ray.rewards.components import component
 from mmrlhf_ray.rewards.mixture import MixtureState, mix, routed
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.runtime.errors import RunError
+
+_PRIMARY_FILE = "primary.json"
 
 
 class Metric(Protocol):
@@ -127,6 +130,17 @@ def by_prompt(prompt_ids: Sequence[str], values: Sequence[float]) -> dict[str, f
     for prompt_id, value in zip(prompt_ids, values, strict=True):
         groups[prompt_id].append(value)
     return {prompt_id: float(np.mean(own)) for prompt_id, own in groups.items()}
+
+
+def keep_primary(paths: RoundPaths, values: Sequence[float]) -> None:
+    """Write down the primary reward of each answer of the round's evaluation."""
+    (paths.root / _PRIMARY_FILE).write_text(json.dumps(list(values)))
+
+
+def kept_primary(paths: RoundPaths) -> dict[str, float]:
+    """Prompt → mean primary reward, of what keep_primary() wrote."""
+    answers = read_responses(paths.evaluation, "policy")
+    return by_prompt(answers.column("prompt_id").to_pylist(), json.loads((paths.root / _PRIMARY_FILE).read_text()))
 
 
 def gain(before: dict[str, float], after: dict[str, float]) -> Interval:

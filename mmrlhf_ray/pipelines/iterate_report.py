@@ -43,6 +43,8 @@ class RoundSummary:
     primary: Interval | None
     gain: Interval | None
     """Primary reward after the round − before, paired by prompt."""
+    gain_since_start: Interval | None
+    """After the round − before the first, paired by prompt."""
     kl: float | None
     """Nats per response to the policy that the loop started with."""
     response_tokens: float
@@ -96,6 +98,7 @@ def _round(number: int, done: Done) -> RoundSummary:
         reward_model_pairs=_interval(evaluated.get("reward_model_pairs")),
         primary=_interval(evaluated["primary"]),
         gain=_interval(evaluated["gain"]),
+        gain_since_start=_interval(evaluated["gain_since_start"]),
         kl=evaluated.get("kl"),
         response_tokens=evaluated["response_tokens"],
         minutes={stage: done[stage][SECONDS] / 60 for stage in stages_of(number)},
@@ -131,6 +134,8 @@ def lines(summary: Summary) -> list[str]:
         parts += [f"gain {signed_text(r.gain)}"] if r.gain else []
         parts += [f"pair accuracy {interval_text(r.pair_accuracy)}"] if r.pair_accuracy else []
         said.append("  ".join(parts))
+    since = summary.rounds[-1].gain_since_start
+    said += [f"since the start: {signed_text(since)}"] if since else []
     said += [f"stopped: {summary.reason}"] if summary.stopped else []
     return [*said, f"best policy (round {summary.best_round}): {summary.best_policy}"]
 

@@ -29,7 +29,7 @@ from mmrlhf_ray.pipelines import evaluate, ppo, preference, reward_model
 from mmrlhf_ray.pipelines import iterate_jobs as jobs
 from mmrlhf_ray.pipelines.iterate_client import LoopClient
 from mmrlhf_ray.pipelines.iterate_jobs import RoundPaths
-from mmrlhf_ray.pipelines.iterate_metric import Metric, by_prompt, gain, pair_accuracy
+from mmrlhf_ray.pipelines.iterate_metric import Metric, by_prompt, gain, keep_primary, kept_primary, pair_accuracy
 from mmrlhf_ray.pipelines.iterate_pairs import Pair, candidate_pairs, choose, item_rows, pair_of
 from mmrlhf_ray.pipelines.iterate_programs import annotators
 from mmrlhf_ray.pipelines.iterate_state import Figures
@@ -38,8 +38,6 @@ from mmrlhf_ray.pipelines.reward_report import SUMMARY_FILE
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.schema import MEDIA, PROMPT
-
-_PRIMARY_FILE = "primary.json"
 
 
 @dataclass(frozen=True)
@@ -206,33 +204,36 @@ def evaluate_policy(loop: Loop, number: int) -> Figures:
     figures: dict[str, Any] = {"responses": len(answers), "response_tokens": _mean(answers, "response_tokens")}
     if job.kl_reference:
         figures["kl"] = _mean(answers, "kl")
-    earlier = evaluate.read_responses(loop.paths(number - 1).evaluation, "policy") if number else None
-    own, before = _primary(loop, number, answers, earlier)
-    if own is None:
-        return figures | {"primary": None, "gain": None}
-    after = by_prompt(ids, own)
-    figures |= {"primary": asdict(mean_interval(list(after.values()))), "gain": None}
-    if earlier is not None and before is not None:
-        figures["gain"] = asdict(gain(by_prompt(earlier.column("prompt_id").to_pylist(), before), after))
-    if metric.fixed and job.reward_model is not None:
+    own, gains = _primary(loop, number, answers)
+    if own is not None and metric.fixed and job.reward_model is not None:
         accuracy = pair_accuracy(ids, answers.column("score").to_pylist(), own)
         figures["reward_model_pairs"] = asdict(accuracy) if accuracy else None
-    return figures
+    return {**figures, **gains}
 
 
-def _primary(
-    loop: Loop, number: int, answers: pa.Table, earlier: pa.Table | None
-) -> tuple[list[float] | None, list[float] | None]:
-    """Primary reward of each answer, and of each of the round before; None where there is no such."""
-    file, metric = loop.paths(number).root / _PRIMARY_FILE, loop.metric
+def _primary(loop: Loop, number: int, answers: pa.Table) -> tuple[list[float] | None, Figures]:
+    """Primary reward of each answer, and its figures; None where there is no such."""
+    metric, ids = loop.metric, answers.column("prompt_id").to_pylist()
+    start: dict[str, float] | None = None
+    earlier: dict[str, float] | None = None
     if metric.fixed:
         own = metric.scores(answers, number)
-        file.write_text(json.dumps(own))
-        return own, json.loads((loop.paths(number - 1).root / _PRIMARY_FILE).read_text()) if number else None
-    if earlier is None:
-        return None, None
-    both = metric.scores(pa.concat_tables([earlier, answers]), number)
-    return both[len(earlier) :], both[: len(earlier)]
+        keep_primary(loop.paths(number), own)
+        if number:
+            start, earlier = kept_primary(loop.paths(0)), kept_primary(loop.paths(number - 1))
+    elif number:
+        previous = evaluate.read_responses(loop.paths(number - 1).evaluation, "policy")
+        both = metric.scores(pa.concat_tables([previous, answers]), number)
+        own = both[len(previous) :]
+        earlier = by_prompt(previous.column("prompt_id").to_pylist(), both[: len(previous)])
+    else:
+        return None, {"primary": None, "gain": None, "gain_since_start": None}
+    after = by_prompt(ids, own)
+    return own, {
+        "primary": asdict(mean_interval(list(after.values()))),
+        "gain": asdict(gain(earlier, after)) if earlier else None,
+        "gain_since_start": asdict(gain(start, after)) if start else None,
+    }
 
 
 STAGES: Mapping[str, Callable[[Loop, int], Figures]] = {

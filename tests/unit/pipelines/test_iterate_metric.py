@@ -3,11 +3,22 @@
 import json
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.config import ConfigError
 from mmrlhf_ray.data.readers import Records
-from mmrlhf_ray.pipelines.iterate_metric import MixtureMetric, by_prompt, gain, metric_of, pair_accuracy
+from mmrlhf_ray.pipelines.evaluate import RESPONSES_FILE
+from mmrlhf_ray.pipelines.iterate_jobs import RoundPaths
+from mmrlhf_ray.pipelines.iterate_metric import (
+    MixtureMetric,
+    by_prompt,
+    gain,
+    keep_primary,
+    kept_primary,
+    metric_of,
+    pair_accuracy,
+)
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.schema import MEDIA, PROMPT, RESPONSE
 from tests.unit.pipelines.loop import loop_config
@@ -69,6 +80,16 @@ def test_a_reward_that_cannot_work_is_found_at_the_start(reward, tmp_path):
     cfg = loop_config(evaluate={"data": {"path": "heldout"}, "rewards": [wrong]})
     with pytest.raises(ConfigError, match="worthless"):
         metric_of(cfg, heldout(), tmp_path)
+
+
+def test_what_is_kept_is_read_by_prompt(tmp_path):
+    paths = RoundPaths(tmp_path, 1)
+    paths.evaluation.mkdir(parents=True)
+    table = answers(("p", "a", 1), ("q", "b", 1), ("p", "c", 1))
+    others = pa.Table.from_pylist([row | {"policy": "reference"} for row in table.to_pylist()], schema=RESPONSE)
+    pq.write_table(pa.concat_tables([others, table]), paths.evaluation / RESPONSES_FILE)
+    keep_primary(paths, [1.0, 0.25, 2.0])
+    assert kept_primary(paths) == {"p": 1.5, "q": 0.25}
 
 
 def test_gains_are_paired_by_prompt():

@@ -26,13 +26,15 @@ def whole(votes: int, primary: dict[str, float] | None, gain: dict[str, float]) 
     }  # fmt: skip
     done["reward_model"] |= {"pair_accuracy": interval(0.8)}
     done["evaluate"] |= {
-        "primary": primary, "gain": gain, "kl": 1.25, "response_tokens": 9.5, "reward_model_pairs": interval(0.75),
+        "primary": primary, "gain": gain, "gain_since_start": interval(0.3), "kl": 1.25, "response_tokens": 9.5,
+        "reward_model_pairs": interval(0.75),
     }  # fmt: skip
     return done
 
 
 def state(*rounds: dict[str, Any], primary: dict[str, float] | None) -> IterateState:
-    first = {"evaluate": {"seconds": 30.0, "primary": primary, "gain": None, "response_tokens": 8.0}}
+    nothing = {"primary": primary, "gain": None, "gain_since_start": None}
+    first = {"evaluate": {"seconds": 30.0, "response_tokens": 8.0, **nothing}}
     return IterateState("x", (first, *rounds))
 
 
@@ -56,6 +58,7 @@ def test_the_summary_says_what_happened(stopped, tmp_path):
         "round 1  300 votes  gold 0.900 [0.850, 0.950]  gain +0.200 [+0.150, +0.250]  "
         "pair accuracy 0.800 [0.750, 0.850]"
     )
+    assert shown[3] == "since the start: +0.300 [+0.250, +0.350]"
     assert shown[-1] == "best policy (round 1): runs/loop/round-01/policy/model"
 
 
