@@ -97,9 +97,10 @@ def _scores(loop: Loop, number: int, pairs: list[Pair]) -> np.ndarray | None:
     paths = loop.paths(number)
     data = jobs.written(loop.cfg.prompts, paths.prompts)
     said = [Said(pair.prompt_id, text) for pair in pairs for text in (pair.first, pair.second)]
+    place = {one: i for i, one in enumerate(dict.fromkeys(said))}  # a response is in several pairs
     records = read_records(data, PROMPT, paths.root)
-    scores = member_scores(jobs.scoring_job(loop.cfg, paths, model, data), records, said, paths.root)
-    return scores.reshape(len(pairs), 2, -1)
+    scores = member_scores(jobs.scoring_job(loop.cfg, paths, model, data), records, list(place), paths.root)
+    return scores[[place[one] for one in said]].reshape(len(pairs), 2, -1)
 
 
 def queue(loop: Loop, number: int) -> Figures:
