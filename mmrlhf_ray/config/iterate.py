@@ -109,10 +109,13 @@ class AnnotatorsSection(Section):
 
 
 class RewardModelSection(Section):
-    """What is trained on all votes so far, in each round anew."""
+    """What is trained on all votes so far, in each round."""
 
     base: ModelConfig | None = None
-    """What training starts from; none = the policy that the loop starts with."""
+    """What the first round's training starts from; none = the policy that the loop starts with."""
+    start: Literal["previous", "first"] = "previous"
+    """What later rounds' training starts from, always with a new head: the reward model of the round before, which
+    needs fewer steps, or `base` again."""
     scorer: ModelConfig | None = None
     """A reward model that is there already, for the selection of the first round's questions."""
     consensus: Literal["majority", "dawid_skene"] = "majority"

@@ -135,11 +135,13 @@ def _answers(
 
 def reward_model_job(cfg: IterateConfig, paths: RoundPaths, heldout: bool) -> RewardModelConfig:
     """Training on all preferences so far. `heldout`: whether there are any to measure it by."""
+    again = cfg.reward_model.start == "previous" and paths.number > 1
+    previous = reward_model_after(cfg, paths.run_dir, paths.number - 1) if again else None
     return RewardModelConfig.model_validate(
         cfg.reward_model.job
         | _shared(cfg, paths, paths.reward_model.name)
         | {
-            "model": cfg.reward_model.base or cfg.policy,
+            "model": previous or cfg.reward_model.base or cfg.policy,
             "data": written(cfg.prompts, paths.preferences),
             "eval_data": written(cfg.prompts, paths.preferences_heldout) if heldout else None,
         }

@@ -71,6 +71,21 @@ def test_where_ppo_starts_and_what_it_stays_close_to(start, number, policy, refe
     assert job.sampling.max_response_tokens == 5
 
 
+@pytest.mark.parametrize(
+    ("keys", "number", "expected"),
+    [
+        ({}, 1, "model"),
+        ({}, 3, "runs/loop/round-02/reward-model/model"),
+        ({"start": "first"}, 3, "model"),
+        ({"start": "first", "base": {"path": "base"}}, 3, "base"),
+        ({"base": {"path": "base"}, "scorer": {"path": "scorer"}}, 1, "base"),
+    ],
+)
+def test_where_the_reward_model_starts(keys, number, expected):
+    cfg = loop_config(reward_model={"job": {"epochs": 1}, **keys})
+    assert reward_model_job(cfg, paths(number), heldout=False).model.path == expected
+
+
 def test_preference_training_never_sees_the_facts():
     job = train_job(loop_config(train=PREFERENCE), paths(2), heldout=True)
     assert isinstance(job, PreferenceConfig)
@@ -84,10 +99,10 @@ def test_preference_training_never_sees_the_facts():
     assert train_job(loop_config(train=PREFERENCE), paths(1), heldout=False).reference is None
 
 
-def test_the_reward_model_learns_anew_from_all_preferences():
+def test_the_reward_model_learns_from_all_preferences():
     cfg = loop_config(reward_model={"base": {"path": "base"}, "scorer": {"path": "old"}, "job": {"epochs": 3}})
     job = reward_model_job(cfg, paths(2), heldout=False)
-    assert (job.model.path, job.epochs, job.eval_data) == ("base", 3, None)
+    assert (job.epochs, job.eval_data) == (3, None)
     assert (job.data.path, job.data.facts_column) == ("runs/loop/round-02/preferences", "facts")
     scorer = reward_model_after(cfg, RUN, 0)
     assert scorer is not None
