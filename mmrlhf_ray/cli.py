@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mmrlhf_ray.cli_data import app as data_app
+from mmrlhf_ray.cli_discrete import discrete_export, discrete_serve
 from mmrlhf_ray.cli_feedback import app as feedback_app
 
 app = typer.Typer(
@@ -137,6 +138,29 @@ def iterate(file: JobFile, overrides: Overrides = None, resume: Resume = False) 
 
 
 @app.command()
+def discrete(
+    file: JobFile,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Try what the section `sweep` names with Ray Tune; prints the best.")
+    ] = False,
+) -> None:
+    """Learn decisions over several modalities with RLlib: DQN, PPO, A2C, REINFORCE, cloning."""
+    from mmrlhf_ray.config import DiscreteConfig, load_config
+
+    cfg = load_config(file, overrides or [], DiscreteConfig)
+    if sweep:
+        from mmrlhf_ray.pipelines import discrete_sweep
+
+        print(discrete_sweep.run(cfg))
+        return
+    from mmrlhf_ray.pipelines import discrete as pipeline
+
+    print(pipeline.run(cfg, resume=resume))
+
+
+@app.command()
 def compare(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="What to train; default: all that has no result.")
@@ -214,6 +238,10 @@ def submit(
 
     job = submission.prepare(file, overrides or [], address, root=root, env=env or [], python=python, resume=resume)
     _exit_by(submission.submit(job, address, wait=wait))
+
+
+app.command(name="discrete-export")(discrete_export)
+app.command(name="discrete-serve")(discrete_serve)
 
 
 def main() -> None:

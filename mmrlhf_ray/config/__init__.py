@@ -30,6 +30,7 @@ from mmrlhf_ray.config.data import (
     VideoAugment,
     VideoSampling,
 )
+from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, LoginLimits
 from mmrlhf_ray.config.implicit import ImplicitConfig
@@ -72,6 +73,7 @@ __all__ = [
     "DataConfig",
     "DeadlineConfig",
     "DecodeConfig",
+    "DiscreteConfig",
     "DynamicSamplingConfig",
     "EngineConfig",
     "EvaluateConfig",

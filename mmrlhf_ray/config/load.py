@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from mmrlhf_ray.config.base import RunConfig
+from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.jobs import (
@@ -42,6 +43,7 @@ class JobKind(StrEnum):
     PPO = "ppo"
     EVALUATE = "evaluate"
     ITERATE = "iterate"
+    DISCRETE = "discrete"
 
     @property
     def config(self) -> type[RunConfig]:
@@ -57,6 +59,7 @@ _CONFIGS: dict[JobKind, type[RunConfig]] = {
     JobKind.PPO: PPOConfig,
     JobKind.EVALUATE: EvaluateConfig,
     JobKind.ITERATE: IterateConfig,
+    JobKind.DISCRETE: DiscreteConfig,
 }
 _KINDS: dict[type[BaseModel], JobKind] = {config: kind for kind, config in _CONFIGS.items()}
 
@@ -112,12 +115,13 @@ def save_config(cfg: RunConfig, path: Path) -> None:
 
 
 def dotted_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration class, sections and values, as `section.key`."""
+    """Every key of a configuration class, sections and values, as `section.key`; the user's own names are `*`."""
     for name, info in kind.model_fields.items():
         yield prefix + name
-        section = _section(info.annotation)
-        if section is not None:
-            yield from dotted_keys(section, f"{prefix}{name}.")
+        below: dict[str, None] = {}
+        for step, section in _sections(info.annotation):
+            below |= dict.fromkeys(dotted_keys(section, f"{prefix}{name}.{step}"))
+        yield from below
 
 
 def _take_job(source: Source, expected: JobKind | None) -> JobKind | None:
@@ -133,13 +137,15 @@ def _take_job(source: Source, expected: JobKind | None) -> JobKind | None:
     return kind
 
 
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The section class in an annotation `X` or `X | None`, if it is one."""
+def _sections(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The section classes in an annotation `X`, `X | Y` or `dict[str, X]`, with what stands before their keys."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) is dict:
+        yield from (("*." + step, section) for step, section in _sections(typing.get_args(annotation)[1]))
+        return
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    for option in options:
-        if isinstance(option, type) and issubclass(option, BaseModel):
-            return option
-    return None
+    yield from (("", option) for option in options if isinstance(option, type) and issubclass(option, BaseModel))
 
 
 def _problem(detail: ErrorDetails, source: Source, kind: type[BaseModel]) -> str:
@@ -153,7 +159,7 @@ def _problem(detail: ErrorDetails, source: Source, kind: type[BaseModel]) -> str
     if detail["type"] == "value_error":
         return head + str(detail["ctx"]["error"])
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        known = detail["ctx"].get("expected_tags", "those in docs/rewards.md")
+        known = detail["ctx"].get("expected_tags", "those in the documentation")
         return f"{head}`kind` must be one of {known}, got {detail['ctx'].get('tag', 'none')}"
     got = detail["input"]
     shown = json.dumps(got, ensure_ascii=False, default=str)
@@ -180,7 +186,9 @@ def _type_name(value: object) -> str:
 
 def _nearest(key: str, kind: type[BaseModel]) -> str:
     """A remedy for an unknown key: the same name elsewhere, else the closest beside it, else the closest of all."""
-    keys = list(dotted_keys(kind))
+    keys = [_filled(known, key) for known in dotted_keys(kind)]
+    if key in keys:
+        return "it belongs to another `kind` than the one given here"
     prefix, dot, leaf = key.rpartition(".")
     siblings = [k for k in keys if k.rpartition(".")[0] == prefix]
     same = _shallowest([k for k in keys if k.rpartition(".")[2] == leaf])
@@ -201,6 +209,17 @@ def _nearest(key: str, kind: type[BaseModel]) -> str:
     return f"{where} are {', '.join(k.rpartition('.')[2] for k in siblings)}"
 
 
+def _filled(known: str, key: str) -> str:
+    """`known` with the names that `key` has in the places of its `*`."""
+    parts = known.split(".")
+    for i, said in enumerate(key.split(".")[: len(parts)]):
+        if parts[i] == "*":
+            parts[i] = said
+        if parts[i] != said:
+            break
+    return ".".join(parts)
+
+
 def _shallowest(keys: Sequence[str]) -> list[str]:
     """Deeper keys of the same name are special cases."""
     depth = min((key.count(".") for key in keys), default=0)
@@ -208,12 +227,12 @@ def _shallowest(keys: Sequence[str]) -> list[str]:
 
 
 def _untagged(detail: ErrorDetails, values: dict[str, Any]) -> ErrorDetails:
-    """pydantic puts the `kind` of a list's item into the path to it, where the file has no such level."""
+    """pydantic puts the `kind` of a section into the path to its keys, where the file has no such level."""
     path: list[int | str] = []
     here: Any = values
     for part in detail["loc"]:
-        if path and isinstance(path[-1], int) and isinstance(here, dict) and part == here.get("kind"):
-            # Only once: the item may have a key of the same name.
+        if path and isinstance(here, dict) and part == here.get("kind"):
+            # Only once: the section may have a key of the same name.
             here = {key: value for key, value in here.items() if key != "kind"}
             continue
         path.append(part)

@@ -28,7 +28,7 @@ EXCLUDES = (
     ".git", ".venv", "venv", "runs", "__pycache__", "*.egg-info",
     ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache",
 )  # fmt: skip
-_PATHS = ("path", "output_dir", "media_root", "spill_dir")
+_PATHS = ("path", "output_dir", "media_root", "spill_dir", "warm_start")
 MAX_UPLOAD_BYTES = 512 * 1024**2
 _MIB = 1024**2
 

@@ -28,4 +28,5 @@ def test_the_commands_are_those_of_the_readme() -> None:
 
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     training, others = {"sft", "reward-model", "preference", "ppo"}, {"demo", "compare", "parity", "doctor", "submit"}
-    assert names == training | {"evaluate", "probe-reward", "iterate"} | others
+    decisions = {"discrete", "discrete-export", "discrete-serve"}
+    assert names == training | {"evaluate", "probe-reward", "iterate"} | others | decisions

@@ -1,0 +1,347 @@
+"""What a discrete-action job decides, what it sees, and how it learns: the sections of its configuration."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.section import Section
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class TaskSection(Section):
+    """Keys that every task has."""
+
+    train: DataConfig
+    """PROMPT records that are decided in training."""
+    heldout: DataConfig
+    """PROMPT records that measure it."""
+    record_tasks: tuple[str, ...] | None = None
+    """Only records whose column `task` says one of these; none = all."""
+    weight: PositiveFloat = 1.0
+    """How often the task is drawn, in proportion to the other tasks'."""
+
+
+class DecideTask(TaskSection):
+    """Choose one of several classes."""
+
+    kind: Literal["decide"] = "decide"
+    label: str = "answer"
+    """Key in `extras` with the right class, as text or number."""
+    classes: tuple[str, ...] = Field(min_length=2)
+    """One action each, in this order."""
+    score: Literal["accuracy", "f1"] = "accuracy"
+    """`accuracy`: 1 for the right class. `f1`: classes and label are sets of words, as in "cat dog"; their F1."""
+    demonstrations: DataConfig | None = None
+    """DEMONSTRATION records whose response is one of the classes. Those with feedback 0 are imitated beside the labels
+    of `train`; those above or below 0 are people's votes for `human_loss`. none = votes are simulated."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "DecideTask":
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes must differ, got {list(self.classes)}")
+        return self
+
+
+class Grid(Section):
+    """Boxes to choose from: all of one size, evenly spaced, the outermost flush with the picture's edges."""
+
+    columns: PositiveInt = 6
+    rows: PositiveInt = 6
+    width: float = Field(0.25, gt=0, le=1)
+    """Of a box, as a share of the picture's."""
+    height: float = Field(0.25, gt=0, le=1)
+
+
+class LocateTask(TaskSection):
+    """Choose the box that fits a thing in the picture best; the score is the IoU with the true box."""
+
+    kind: Literal["locate"] = "locate"
+    box: str = "box"
+    """Key in `extras` with the true box [x1, y1, x2, y2], in pixels of the picture as it is stored."""
+    modality: str = "image"
+    """Which of the observed modalities the box is on; an image."""
+    grid: Grid = Grid()
+
+
+Task = Annotated[DecideTask | LocateTask, Field(discriminator="kind")]
+
+
+class MlpEncoder(Section):
+    """Hidden layers on the flattened input."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: tuple[PositiveInt, ...] = (128,)
+
+
+class CnnEncoder(Section):
+    """Convolutions, each with ReLU and a pooling by 2; over time and frequency for sound."""
+
+    kind: Literal["cnn"] = "cnn"
+    channels: tuple[PositiveInt, ...] = Field((16, 32), min_length=1)
+    kernel_size: PositiveInt = 3
+
+
+class RecurrentEncoder(Section):
+    """The last state of a recurrent network over frames of sound or words."""
+
+    kind: Literal["gru", "lstm"] = "gru"
+    hidden: PositiveInt = 64
+    layers: PositiveInt = 1
+
+
+class EmbeddingEncoder(Section):
+    """Mean of the words' embeddings."""
+
+    kind: Literal["embedding"] = "embedding"
+
+
+class PretrainedEncoder(Section):
+    """Pooled features of a CLIP or ViT checkpoint, whose weights stay as they are."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    path: str
+    """Directory in Hugging Face format."""
+
+
+PictureEncoder = Annotated[MlpEncoder | CnnEncoder | PretrainedEncoder, Field(discriminator="kind")]
+SoundEncoder = Annotated[MlpEncoder | CnnEncoder | RecurrentEncoder, Field(discriminator="kind")]
+WordEncoder = Annotated[EmbeddingEncoder | RecurrentEncoder, Field(discriminator="kind")]
+
+
+class FrontEnd(Section):
+    """What sound becomes before it is encoded."""
+
+    kind: Literal["log_mel", "mfcc", "waveform"] = "log_mel"
+    bands: PositiveInt = 24
+    """Mel bands; also the number of coefficients of `mfcc`, and of samples in a frame's place for `waveform`."""
+    window_s: PositiveFloat = 0.032
+    hop_s: PositiveFloat = 0.016
+
+
+class ModalitySection(Section):
+    index: NonNegativeInt = 0
+    """Which of the record's media of this kind, in the order in which they are shown."""
+
+
+class ImageModality(ModalitySection):
+    """float32 [channels, height, width] in 0…1."""
+
+    kind: Literal["image"] = "image"
+    height: PositiveInt = 16
+    width: PositiveInt = 16
+    channels: Literal[1, 3] = 1
+    encoder: PictureEncoder = CnnEncoder()
+
+
+class AudioModality(ModalitySection):
+    """float32 [frames, bands] of `front_end`, from sound that is cut off or filled up with silence."""
+
+    kind: Literal["audio"] = "audio"
+    seconds: PositiveFloat
+    sampling_rate: PositiveInt = 16_000
+    """Samples per second."""
+    front_end: FrontEnd = FrontEnd()
+    encoder: SoundEncoder = CnnEncoder()
+
+
+class VideoModality(ModalitySection):
+    """float32 [frames, channels, height, width] in 0…1, frames evenly over the clip."""
+
+    kind: Literal["video"] = "video"
+    frames: PositiveInt = 8
+    height: PositiveInt = 16
+    width: PositiveInt = 16
+    channels: Literal[1, 3] = 1
+    pool: Literal["mean", "max", "gru"] = "mean"
+    """How the frames' features become the clip's."""
+    encoder: PictureEncoder = CnnEncoder()
+
+
+class TextModality(Section):
+    """int64 [words]: buckets 1… of the lower-case words by hash, 0 = none; further words are cut off."""
+
+    kind: Literal["text"] = "text"
+    column: str | None = None
+    """Key in `extras` with the text; none = the text of the messages."""
+    words: PositiveInt = 16
+    buckets: int = Field(1024, ge=2)
+    encoder: WordEncoder = EmbeddingEncoder()
+
+
+Modality = Annotated[ImageModality | AudioModality | VideoModality | TextModality, Field(discriminator="kind")]
+
+
+class ObservationSection(Section):
+    modalities: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Modality] = Field(min_length=1)
+    """Name → what is seen or heard. A record without it has it missing."""
+    drop: float = Field(0.0, ge=0, lt=1)
+    """Probability that a modality is missing in training though it is there; one always stays."""
+
+
+class SequentialSection(Section):
+    """One modality is shown first; the others have to be asked for, at a cost, before the decision."""
+
+    first: str
+    """Modality that is shown from the start. A record that lacks it shows nothing until something is asked for."""
+    cost: NonNegativeFloat = 0.1
+    """Taken off the reward for each modality that is asked for."""
+
+
+class FusionSection(Section):
+    """How modalities become one."""
+
+    kind: Literal["concat", "weighted", "attention"] = "concat"
+    """`weighted`: a sum with learned weights; `attention`: each modality attends to the others."""
+    stage: Literal["early", "late", "hybrid"] = "hybrid"
+    """`early`: features, then one trunk; `late`: a decision by each modality, then their fusion; `hybrid`: both."""
+    width: PositiveInt = 64
+    """Features that each encoder hands over."""
+    hidden: tuple[PositiveInt, ...] = Field((128,), min_length=1)
+    """Layers of the trunk, which all tasks share."""
+    heads: PositiveInt = 4
+    """Of attention."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> "FusionSection":
+        if self.kind == "attention" and self.width % self.heads:
+            raise ValueError(f"fusion.width={self.width} must be a multiple of fusion.heads={self.heads}")
+        return self
+
+
+class AlgorithmKeys(Section):
+    """Keys that every algorithm has."""
+
+    lr: PositiveFloat = 1e-3
+    gamma: Share = 0.99
+    """Discount per decision; without effect where each case is one decision."""
+    max_grad_norm: PositiveFloat = 10.0
+
+
+class EpsilonSchedule(Section):
+    """Share of decisions made at random, falling in a straight line."""
+
+    start: Share = 1.0
+    end: Share = 0.05
+    decisions: PositiveInt = 10_000
+    """Over which it falls from start to end."""
+
+
+class DQN(AlgorithmKeys):
+    """Deep Q-learning (Mnih et al. 2015)."""
+
+    kind: Literal["dqn"] = "dqn"
+    double: bool = True
+    """van Hasselt et al. 2016."""
+    dueling: bool = True
+    """Wang et al. 2016."""
+    prioritized: bool = True
+    """Prioritised replay (Schaul et al. 2016)."""
+    epsilon: EpsilonSchedule = EpsilonSchedule()
+    buffer: PositiveInt = 20_000
+    """Decisions kept for replay."""
+    batch_size: PositiveInt = 64
+    updates_per_decision: PositiveFloat = 0.25
+    learning_starts: NonNegativeInt = 500
+    """Decisions before the first update."""
+    target_every: PositiveInt = 500
+    """Decisions after which the target network becomes the learner's."""
+
+
+class ActorCritic(AlgorithmKeys):
+    entropy_coef: NonNegativeFloat = 0.01
+    vf_coef: NonNegativeFloat = 0.5
+    gae_lambda: Share = 0.95
+
+
+class PPO(ActorCritic):
+    """Schulman et al. 2017."""
+
+    kind: Literal["ppo"] = "ppo"
+    clip_range: PositiveFloat = 0.2
+    value_clip_range: PositiveFloat = 10.0
+    ppo_epochs: PositiveInt = 4
+    mini_batch_size: PositiveInt = 128
+
+
+class A2C(ActorCritic):
+    """One epoch, the whole batch at once, no clipping (Mnih et al. 2016)."""
+
+    kind: Literal["a2c"] = "a2c"
+    gae_lambda: Share = 1.0
+
+
+class Reinforce(AlgorithmKeys):
+    """Policy gradient with returns (Williams 1992); no critic."""
+
+    kind: Literal["reinforce"] = "reinforce"
+    entropy_coef: NonNegativeFloat = 0.01
+
+
+class Clone(AlgorithmKeys):
+    """Behaviour cloning: supervised learning of labels and demonstrations."""
+
+    kind: Literal["clone"] = "clone"
+    batch_size: PositiveInt = 64
+    labelled_share: float = Field(1.0, gt=0, le=1)
+    """Of the training rows, drawn by the seed; the others' labels are not used."""
+
+
+DiscreteAlgorithm = Annotated[DQN | PPO | A2C | Reinforce | Clone, Field(discriminator="kind")]
+
+
+class HumanReward(Section):
+    """Simulated people who say +1 or −1 to each decision. What they say to it is drawn once, by the seed."""
+
+    weight: PositiveFloat = 1.0
+    wrong: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the feedback that is the wrong way round."""
+    threshold: Share = 0.5
+    """+1 is right from this score on (accuracy, F1 or IoU)."""
+
+
+class RewardModelReward(Section):
+    """A reward model's score of the class, worded as a response to the record's messages."""
+
+    weight: PositiveFloat = 1.0
+    model: ModelConfig
+    response: str = "answer : {}"
+    """Wording; {} is the class, or the box."""
+
+    @model_validator(mode="after")
+    def _holds_the_class(self) -> "RewardModelReward":
+        if "{}" not in self.response:
+            raise ValueError(f"response={self.response!r} must contain {{}}, where the class goes")
+        return self
+
+
+class RewardSection(Section):
+    """The reward is the weighted sum of these."""
+
+    labels: NonNegativeFloat = 1.0
+    """Weight of the task's score."""
+    human: HumanReward | None = None
+    reward_model: RewardModelReward | None = None
+
+    @model_validator(mode="after")
+    def _something(self) -> "RewardSection":
+        if not self.labels and self.human is None and self.reward_model is None:
+            raise ValueError("the reward is empty: give labels a weight above 0, or human, or reward_model")
+        return self
+
+
+class HumanLossSection(Section):
+    """L′ = L + λH: votes of ±1 on one decision of a row join the loss."""
+
+    coef: NonNegativeFloat = 0.0
+    """λ; at 0 the run is exactly the one without votes."""
+    share: Share = 1.0
+    """Of the training rows that have a vote. As below, where votes are simulated."""
+    wrong: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the votes that are the wrong way round."""
+    shown_right: Share = 0.5
+    """Share of the votes that are about the best decision; the others are about one at random."""
+    threshold: Share = 0.5
+    """+1 is right from this score on."""

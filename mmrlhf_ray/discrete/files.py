@@ -1,0 +1,8 @@
+"""Names of what a finished run leaves in its directory."""
+
+MODULE_DIR = "module"
+"""The trained module; the files below are in it."""
+WEIGHTS_FILE = "module.safetensors"
+CONFIG_FILE = "config.yaml"
+ONNX_FILE = "model.onnx"
+"""Made by `mmrlhf discrete-export`."""

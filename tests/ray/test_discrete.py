@@ -1,0 +1,166 @@
+"""Whole discrete jobs on RLlib, as small as they can be: every algorithm, resuming, seeds, votes, a sweep."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from mmrlhf_ray.config import ConfigError, DiscreteConfig, save_config
+from mmrlhf_ray.discrete.files import MODULE_DIR, WEIGHTS_FILE
+from mmrlhf_ray.pipelines import discrete, discrete_sweep
+from mmrlhf_ray.pipelines.discrete_report import REPORT_FILE, SUMMARY_FILE
+from mmrlhf_ray.runtime.errors import PlacementError
+from mmrlhf_ray.runtime.metrics import TENSORBOARD_DIR, read_metrics
+from mmrlhf_ray.runtime.session import ray_session
+from tests.e2e.support import mmrlhf, start
+from tests.ray.discrete_support import job, make_data, parts
+
+DQN = {"kind": "dqn", "batch_size": 32, "learning_starts": 32, "updates_per_decision": 0.125}
+PPO = {"kind": "ppo", "mini_batch_size": 64, "ppo_epochs": 2}
+CLONE = {"kind": "clone", "batch_size": 32, "labelled_share": 0.2}
+ALGORITHMS = {"dqn": DQN, "ppo": PPO, "a2c": {"kind": "a2c"}, "reinforce": {"kind": "reinforce"}, "clone": CLONE}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("discrete"))
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[None]:
+    """One for all jobs: they use what they find."""
+    with ray_session(num_cpus=2):
+        yield
+
+
+def _learned(run_dir: Path) -> list[dict[str, Any]]:
+    """What was logged, without what depends on the time of day."""
+    return [{k: v for k, v in row.items() if k not in ("time", "train_seconds")} for row in read_metrics(run_dir)]
+
+
+def _weights(run_dir: Path) -> dict[str, list[float]]:
+    return {k: v.flatten().tolist() for k, v in load_file(run_dir / MODULE_DIR / WEIGHTS_FILE).items()}
+
+
+@pytest.mark.parametrize("kind", ALGORITHMS)
+def test_a_job_leaves_a_module_figures_and_a_report(kind: str, data: Path, tmp_path: Path, session: None) -> None:
+    run_dir = discrete.run(job(data, tmp_path, ALGORITHMS[kind]))
+    rows = read_metrics(run_dir)
+    assert [row["step"] for row in rows] == [0, 1]
+    assert 0.0 <= rows[-1]["heldout_score"] <= 1.0
+    if kind != "clone":
+        assert rows[-1]["total reward"] == pytest.approx(sum(r["episode reward"] * r["decisions"] for r in rows))
+        assert list((run_dir / TENSORBOARD_DIR).iterdir())
+    (found,) = json.loads((run_dir / SUMMARY_FILE).read_text())
+    assert sum(map(sum, found["confusion"])) == found["cases"] == 100
+    assert [a["shown"] for a in found["ablations"]] == [["image", "tone"], ["tone"], ["image"]]
+    page = (run_dir / REPORT_FILE).read_text()
+    assert "Confusions" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert _weights(run_dir)
+
+
+@pytest.mark.parametrize("kind", ["dqn", "ppo", "clone"])
+def test_a_seed_reproduces_a_run(kind: str, data: Path, tmp_path: Path, session: None) -> None:
+    runs = {
+        name: discrete.run(job(data, tmp_path, ALGORITHMS[kind], name=name, seed=seed))
+        for name, seed in (("one", 4), ("again", 4), ("other", 5))
+    }
+    assert _learned(runs["one"]) == _learned(runs["again"])
+    assert _weights(runs["one"]) == _weights(runs["again"])
+    assert _weights(runs["one"]) != _weights(runs["other"])
+
+
+def test_lambda_zero_is_exactly_the_supervised_run(data: Path, tmp_path: Path, session: None) -> None:
+    votes = {"share": 1.0, "wrong": 0.1}
+    runs = {
+        name: discrete.run(job(data, tmp_path, CLONE, name=name, **keys))
+        for name, keys in (
+            ("supervised", {}),
+            ("zero", {"human_loss": {"coef": 0.0, **votes}}),
+            ("some", {"human_loss": {"coef": 0.2, **votes}}),
+        )
+    }
+    assert _weights(runs["zero"]) == _weights(runs["supervised"])
+    assert _learned(runs["zero"]) == _learned(runs["supervised"])
+    assert _weights(runs["some"]) != _weights(runs["supervised"])
+
+
+def test_actors_share_the_work(data: Path, tmp_path: Path, session: None) -> None:
+    spread = {"env_runners": {"replicas": 1, "num_cpus": 0.5}, "learners": {"replicas": 2, "num_cpus": 0.5}}
+    run_dir = discrete.run(job(data, tmp_path, PPO, **spread))
+    assert [row["step"] for row in read_metrics(run_dir)] == [0, 1]
+
+
+def test_more_than_the_cluster_has_is_refused(data: Path, tmp_path: Path, session: None) -> None:
+    with pytest.raises(PlacementError, match="reserve 3 CPUs, the cluster has 2"):
+        discrete.run(job(data, tmp_path, PPO, env_runners={"replicas": 3}))
+
+
+@pytest.mark.parametrize("kind", ["dqn", "ppo"])
+def test_a_clone_is_a_warm_start(kind: str, data: Path, tmp_path: Path, session: None) -> None:
+    """With nothing learned since (a step size of nearly 0), the encoder is the clone's."""
+    cloned = discrete.run(job(data, tmp_path, CLONE, name="clone"))
+    still = ALGORITHMS[kind] | {"lr": 1e-12}
+    warm = discrete.run(job(data, tmp_path, still, name="warm", warm_start=str(cloned)))
+    before, after = _weights(cloned), _weights(warm)
+    shared = [key for key in after if key.startswith("encoder.")]
+    assert shared
+    for key in shared:
+        assert after[key] == pytest.approx(before[key], abs=1e-6), key
+    with pytest.raises(ConfigError, match="warm_start"):
+        discrete.run(job(data, tmp_path, still, name="cold", warm_start=str(tmp_path / "nothing")))
+
+
+def test_tasks_share_a_trunk_and_asking_is_an_action(data: Path, tmp_path: Path, session: None) -> None:
+    digit = {"kind": "decide", "classes": [str(d) for d in range(10)], "weight": 3.0, **parts(data, "digits")}
+    parity = {"kind": "decide", "classes": ["even", "odd"], "label": "parity", **parts(data, "digits")}
+    both = discrete.run(job(data, tmp_path, PPO, name="tasks", tasks={"digit": digit, "parity": parity}))
+    last = read_metrics(both)[-1]
+    mean = (last["heldout_score/digit"] + last["heldout_score/parity"]) / 2
+    assert last["heldout_score"] == pytest.approx(mean)
+    asking = discrete.run(job(data, tmp_path, PPO, name="asking", sequential={"first": "image", "cost": 0.1}))
+    assert read_metrics(asking)[-1]["heldout_requests"] >= 0.0
+
+
+def test_a_sweep_names_the_best(data: Path, tmp_path: Path, session: None) -> None:
+    sweep = {"samples": 2, "parameters": {"algorithm.lr": [0.001, 0.01]}}
+    best = discrete_sweep.run(job(data, tmp_path, CLONE, name="sweep", sweep=sweep))
+    assert best.name == "best.yaml"
+    tried = json.loads((best.parent / "sweep.json").read_text())
+    assert len(tried) == 2
+    with pytest.raises(ConfigError, match=r"sweep\.parameters.*algorithm.*entropy"):
+        discrete_sweep.varied(job(data, tmp_path, CLONE), {"algorithm.entropy_coef": 0.1}, "x")
+
+
+def test_a_killed_run_resumes(data: Path, tmp_path: Path) -> None:
+    cfg: DiscreteConfig = job(data, tmp_path, PPO, steps=6, checkpoint={"every_steps": 2})
+    save_config(cfg, tmp_path / "job.yaml")
+    killed = start("discrete", str(tmp_path / "job.yaml"), cwd=tmp_path)
+    run_dir = tmp_path / "small"
+    until = time.monotonic() + 240
+    while not (run_dir / "checkpoints" / "step-00000002").is_dir():
+        assert killed.process.poll() is None, killed.process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.process.communicate()
+    killed.assert_nothing_left()
+    assert not (run_dir / MODULE_DIR).exists()
+    before = read_metrics(run_dir)
+
+    resumed = mmrlhf("discrete", str(tmp_path / "job.yaml"), "--resume", cwd=tmp_path, timeout_s=240)
+    assert resumed.returncode == 0, resumed.err
+    after = read_metrics(run_dir)
+    assert [row["step"] for row in after] == list(range(6))
+    assert after[:2] == before[:2]
+    assert after[2]["total reward"] == pytest.approx(
+        after[1]["total reward"] + after[2]["episode reward"] * after[2]["decisions"]
+    )
+    assert (run_dir / MODULE_DIR / WEIGHTS_FILE).is_file()
