@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 from numpy.typing import NDArray
+from ray.util.placement_group import remove_placement_group
 
 from mmrlhf_ray.config import EvaluateConfig
 from mmrlhf_ray.data.batching import PassBudget
@@ -49,8 +50,13 @@ def member_scores(
     for number, said in enumerate(responses):
         by_prompt[said.prompt_id].append(number)
     asked = records.kept([prompt_id in by_prompt for prompt_id in records.records.column("prompt_id").to_pylist()])
+    everyone = (Seat("encoder-0", cfg.placement.encoder), *seats("scorer", cfg.placement.scorer))
     with ray_session():
-        found = _ask(cfg, asked, responses, by_prompt, run_dir)
+        group = reserve(everyone, cfg.placement.strategy, cfg.deadlines)
+        try:
+            found = _ask(cfg, Reserved(group, everyone), asked, responses, by_prompt, run_dir)
+        finally:
+            remove_placement_group(group)  # ends the actors: the session may be another's and last longer
     lacking = [responses[number].prompt_id for number in range(len(responses)) if number not in found]
     if lacking:
         raise DataError(f"{records.file}: prompt {lacking[0]!r} was answered but is not among the usable prompts")
@@ -59,6 +65,7 @@ def member_scores(
 
 def _ask(
     cfg: EvaluateConfig,
+    reserved: Reserved,
     records: Records,
     responses: Sequence[Said],
     by_prompt: Mapping[str, Sequence[int]],
@@ -66,8 +73,6 @@ def _ask(
 ) -> dict[int, NDArray[np.float32]]:
     place, deadline = cfg.placement, cfg.deadlines
     assert cfg.reward_model is not None
-    everyone = (Seat("encoder-0", place.encoder), *seats("scorer", place.scorer))
-    reserved = Reserved(reserve(everyone, place.strategy, deadline), everyone)
     prompts, count = start_encoder(cfg, reserved, records, run_dir)
     device = device_of(place.scorer, cfg.device)
     group = reserved.role("scorer", Scorer, models=[absolute(cfg.reward_model)], device=device)
