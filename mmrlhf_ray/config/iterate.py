@@ -113,9 +113,9 @@ class RewardModelSection(Section):
 
     base: ModelConfig | None = None
     """What the first round's training starts from; none = the policy that the loop starts with."""
-    start: Literal["previous", "first"] = "previous"
-    """What later rounds' training starts from, always with a new head: the reward model of the round before, which
-    needs fewer steps, or `base` again."""
+    start: Literal["previous", "first"] = "first"
+    """What later rounds' training starts from, always with a new head: `base` again, or the reward model of the round
+    before, which is quicker and was less accurate (docs/feedback.md)."""
     scorer: ModelConfig | None = None
     """A reward model that is there already, for the selection of the first round's questions."""
     consensus: Literal["majority", "dawid_skene"] = "majority"

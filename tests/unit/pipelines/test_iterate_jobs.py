@@ -75,9 +75,10 @@ def test_where_ppo_starts_and_what_it_stays_close_to(start, number, policy, refe
     ("keys", "number", "expected"),
     [
         ({}, 1, "model"),
-        ({}, 3, "runs/loop/round-02/reward-model/model"),
-        ({"start": "first"}, 3, "model"),
-        ({"start": "first", "base": {"path": "base"}}, 3, "base"),
+        ({}, 3, "model"),
+        ({"base": {"path": "base"}}, 3, "base"),
+        ({"start": "previous"}, 1, "model"),
+        ({"start": "previous", "base": {"path": "base"}}, 3, "runs/loop/round-02/reward-model/model"),
         ({"base": {"path": "base"}, "scorer": {"path": "scorer"}}, 1, "base"),
     ],
 )
