@@ -1,7 +1,7 @@
 """`python -m mmrlhf_ray.demo.compare_loops RUN …`: ways to choose questions, side by side, from finished loops.
 
 Runs with the same seed are compared with the one that chose at random: they start from the same policy, with the same
-prompts, annotators and held-out prompts. Prints a table in Markdown.
+prompts, annotators and held-out prompts. Prints a table in Markdown, votes in brackets.
 """
 
 import sys
@@ -70,6 +70,8 @@ class Row:
     seeds: int
     primary: tuple[float, ...]
     """Mean over the seeds, by round."""
+    asked: tuple[float, ...]
+    """Votes of all rounds so far, mean over the seeds, by round: questions can run out."""
     beside: tuple[Interval, ...]
     """Last primary reward − that of the random run, by seed: 95 % over the held-out prompts."""
     votes: tuple[float | None, ...]
@@ -77,7 +79,7 @@ class Row:
 
 
 def compare(curves: Sequence[Curve]) -> list[Row]:
-    """A row for each selection. Raises ValueError for a seed without a random run, and for runs of different votes."""
+    """A row for each selection. Raises ValueError for a seed without a random run, and for runs of different length."""
     by_selection: dict[str, list[Curve]] = defaultdict(list)
     for curve in sorted(curves, key=lambda c: (c.selection != BASELINE, c.selection, c.seed)):
         by_selection[curve.selection].append(curve)
@@ -89,15 +91,17 @@ def compare(curves: Sequence[Curve]) -> list[Row]:
                 raise ValueError(
                     f"{selection}, seed {curve.seed}: no random run has this seed; give one, or leave it out"
                 )
-            if curve.votes != random[curve.seed].votes:
+            if len(curve.votes) != len(random[curve.seed].votes):
                 raise ValueError(
-                    f"{selection}, seed {curve.seed}: votes {curve.votes}, random {random[curve.seed].votes}"
+                    f"{selection}, seed {curve.seed}: {len(curve.votes) - 1} rounds, "
+                    f"random {len(random[curve.seed].votes) - 1}; let both run equally long (stop.patience)"
                 )
         rows.append(
             Row(
                 selection=selection,
                 seeds=len(own),
                 primary=tuple(np.mean([curve.primary for curve in own], axis=0).tolist()),
+                asked=tuple(np.mean([curve.votes for curve in own], axis=0).tolist()),
                 beside=tuple(gain(dict(random[c.seed].last), dict(c.last)) for c in own),
                 votes=tuple(votes_to_reach(c, random[c.seed].primary[-1]) for c in own),
             )
@@ -105,16 +109,17 @@ def compare(curves: Sequence[Curve]) -> list[Row]:
     return rows
 
 
-def markdown(rows: Sequence[Row], votes: Sequence[int]) -> str:
+def markdown(rows: Sequence[Row]) -> str:
     """The table."""
-    heads = ["selection", "seeds", *(f"{count:,} votes" for count in votes), "last − random's, by seed",
-             "votes to random's last, by seed"]  # fmt: skip
+    rounds = [f"round {number}" for number in range(1, len(rows[0].primary))]
+    heads = ["selection", "seeds", "start", *rounds, "last − random's, by seed", "votes to random's last, by seed"]
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
         beside, reached = "; ".join(map(signed_text, row.beside)), "; ".join(map(_votes, row.votes))
         own = row.selection == BASELINE
-        means = [f"{value:.3f}" for value in row.primary]
-        lines.append([f"`{row.selection}`", str(row.seeds), *means, *(["–", "–"] if own else [beside, reached])])
+        means = [f"{reward:.3f} ({votes:,.0f})" for reward, votes in zip(row.primary, row.asked, strict=True)][1:]
+        start = f"{row.primary[0]:.3f}"
+        lines.append([f"`{row.selection}`", str(row.seeds), start, *means, *(["–", "–"] if own else [beside, reached])])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -128,7 +133,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     curves = [read_curve(run_dir) for run_dir in parser.parse_args().runs]
     try:
-        print(markdown(compare(curves), curves[0].votes))
+        print(markdown(compare(curves)))
     except ValueError as error:
         sys.exit(f"error: {error}")
 
