@@ -1,7 +1,7 @@
 """Return, policy gradient, Bellman target, Q update and L′ as RLlib's learners compute them, against brute force."""
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -235,6 +235,33 @@ def test_q_learning_ends_at_the_fixed_point_of_dynamic_programming() -> None:
     seen = visits > 0
     assert seen.all(axis=1).sum() == 37  # all but the cliff and the goal
     np.testing.assert_allclose(learned[seen], exact[seen], atol=1e-9)
+
+
+class Circle(gymnasium.Env[int, int]):
+    """To the second state and, with a reward, back: the episode ends in a state that is acted in."""
+
+    observation_space = gymnasium.spaces.Discrete(2)
+    action_space = gymnasium.spaces.Discrete(2)
+    P: ClassVar = {
+        0: {0: [(1.0, 1, 0.0, False)], 1: [(1.0, 0, 0.0, False)]},
+        1: {0: [(1.0, 0, 1.0, True)], 1: [(1.0, 1, 0.0, False)]},
+    }
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        self._state = 0
+        return 0, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        _, self._state, reward, ended = self.P[self._state][action][0]
+        return self._state, reward, ended, False, {}
+
+
+def test_nothing_is_earned_after_the_end() -> None:
+    """By hand, first state: on, stay; second: back, stay."""
+    expected = [[GAMMA, GAMMA**2], [1.0, GAMMA]]
+    np.testing.assert_allclose(value_iteration(mdp_of(Circle()), GAMMA), expected, atol=1e-8)
+    learned, _ = q_learning(Circle(), GAMMA, 5_000, seed=0, decay=0.0)
+    np.testing.assert_allclose(learned, expected, atol=1e-8)
 
 
 def test_q_learning_comes_close_to_it_where_steps_slip() -> None:
