@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.preferences import preferences_from_annotations
 from mmrlhf_ray.data.readers import Records, read_records, write_records
 from mmrlhf_ray.demo import profiles
 from mmrlhf_ray.demo.annotators import Response, annotate, choose_pairs
@@ -22,6 +21,8 @@ from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.demo.profiles import FAST_PROFILE, FULL_PROFILE, Paths, Profile
 from mmrlhf_ray.demo.report import ReportInputs, write_report
 from mmrlhf_ray.demo.scoring import judge, print_table
+from mmrlhf_ray.feedback.annotations import annotations_of
+from mmrlhf_ray.feedback.derive import derive_preferences
 from mmrlhf_ray.pipelines import evaluate, ppo, reward_model, sft
 from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.metrics import read_metrics
@@ -94,7 +95,7 @@ def _annotate(paths: Paths, pairs_per_prompt: int, seed: int) -> None:
     pairs = [p for prompt_id, given in by_prompt.items() for p in choose_pairs(prompt_id, given, pairs_per_prompt, rng)]
     annotations = annotate(records.records, pairs, seed)
     pq.write_table(annotations, paths.annotations)
-    preferences = preferences_from_annotations(annotations, records.records)
+    preferences = derive_preferences(annotations_of(annotations), records.records)
     prompt_ids = records.records.column("prompt_id").to_pylist()
     held_out = set(prompt_ids[: int(_HELDOUT_SHARE * len(prompt_ids))])
     mine = pa.array([p in held_out for p in preferences.column("prompt_id").to_pylist()])

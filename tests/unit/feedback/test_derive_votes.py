@@ -1,9 +1,12 @@
+"""From the table of votes to preferences, counted by hand."""
+
 import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.data.annotations import annotation_row
 from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.data.preferences import preferences_from_annotations
+from mmrlhf_ray.feedback.annotations import annotations_of
+from mmrlhf_ray.feedback.derive import derive_preferences
 from mmrlhf_ray.schema import ANNOTATION, PREFERENCE, PROMPT, check
 
 
@@ -36,45 +39,41 @@ def pairs(table: pa.Table) -> list[tuple[str, str, str, float]]:
 
 def test_majority_whatever_the_listed_order():
     votes = annotations(("p", ["x", "y"], [1, 2]), ("p", ["y", "x"], [2, 1]), ("p", ["x", "y"], [2, 1]))
-    assert pairs(preferences_from_annotations(votes, prompts("p"))) == [("p", "x", "y", 0.3333)]
+    assert pairs(derive_preferences(annotations_of(votes), prompts("p"))) == [("p", "x", "y", 0.3333)]
 
 
 def test_ties_count_in_the_margin_and_alone_give_nothing():
     votes = annotations(("p", ["x", "y"], [2, 1]), ("p", ["x", "y"], [1, 1]))
-    assert pairs(preferences_from_annotations(votes, prompts("p"))) == [("p", "y", "x", 0.5)]
+    assert pairs(derive_preferences(annotations_of(votes), prompts("p"))) == [("p", "y", "x", 0.5)]
     split = annotations(("p", ["x", "y"], [1, 2]), ("p", ["x", "y"], [2, 1]))
-    assert pairs(preferences_from_annotations(split, prompts("p"))) == []
-    assert pairs(preferences_from_annotations(annotations(("p", ["x", "y"], [1, 1])), prompts("p"))) == []
+    assert pairs(derive_preferences(annotations_of(split), prompts("p"))) == []
+    assert pairs(derive_preferences(annotations_of(annotations(("p", ["x", "y"], [1, 1]))), prompts("p"))) == []
 
 
 def test_ranking_of_three_is_three_votes():
     ranked = annotations(("p", ["x", "y", "z"], [2, 1, 3]), kind="rank")
-    got = pairs(preferences_from_annotations(ranked, prompts("p")))
+    got = pairs(derive_preferences(annotations_of(ranked), prompts("p")))
     assert sorted(got) == [("p", "x", "z", 1.0), ("p", "y", "x", 1.0), ("p", "y", "z", 1.0)]
 
 
 def test_ranking_with_a_tie_and_a_pair_on_the_same_responses_add_up():
     rows = annotations(("p", ["x", "y", "z"], [1, 1, 2]), ("p", ["y", "x"], [1, 2]))
-    got = pairs(preferences_from_annotations(rows, prompts("p")))
+    got = pairs(derive_preferences(annotations_of(rows), prompts("p")))
     assert sorted(got) == [("p", "x", "z", 1.0), ("p", "y", "x", 0.5), ("p", "y", "z", 1.0)]
 
 
 def test_prompts_are_kept_apart_and_their_columns_kept():
     rows = annotations(("p", ["x", "y"], [1, 2]), ("q", ["x", "y"], [2, 1]))
-    got = preferences_from_annotations(rows, prompts("q", "p"))
+    got = derive_preferences(annotations_of(rows), prompts("q", "p"))
     assert pairs(got) == [("p", "x", "y", 1.0), ("q", "y", "x", 1.0)]
     assert got["media_ids"].to_pylist() == [["m"], ["m"]]
 
 
 def test_equal_texts_and_unranked_rows_give_nothing():
     rows = annotations(("p", ["x", "x"], [1, 2]), ("p", ["x", "y"], []))
-    assert pairs(preferences_from_annotations(rows, prompts("p"))) == []
+    assert pairs(derive_preferences(annotations_of(rows), prompts("p"))) == []
 
 
-def test_errors_name_the_row():
-    with pytest.raises(DataError, match=r"row 0 \(a0\): unknown prompt_id 'q'"):
-        preferences_from_annotations(annotations(("q", ["x", "y"], [1, 2])), prompts("p"))
-    with pytest.raises(DataError, match=r"row 0 \(a0\): ranks expects .* 2 responses, got 3"):
-        preferences_from_annotations(annotations(("p", ["x", "y"], [1, 2, 3])), prompts("p"))
+def test_a_prompt_that_is_there_twice_is_refused():
     with pytest.raises(DataError, match="prompt_id must be unique"):
-        preferences_from_annotations(annotations(), prompts("p", "p"))
+        derive_preferences([], prompts("p", "p"))
