@@ -86,9 +86,9 @@ class ParquetMedia:
                 self._groups[group] = self._parquet.read_row_group(group, columns=MEDIA.names).cast(MEDIA)
             except (OSError, pa.ArrowInvalid) as error:
                 raise unreadable(self._file, error) from error
+            while len(self._groups) > 1 and sum(table.nbytes for table in self._groups.values()) > _CACHE_BYTES:
+                self._groups.popitem(last=False)
         self._groups.move_to_end(group)
-        while len(self._groups) > 1 and sum(table.nbytes for table in self._groups.values()) > _CACHE_BYTES:
-            self._groups.popitem(last=False)
         return self._groups[group]
 
 
