@@ -26,6 +26,10 @@ class RoundSummary:
     number: int
     selection: str
     """How the round's questions were chosen; "" in round 0."""
+    asked: int
+    """Questions that the round added."""
+    candidates: int
+    """Pairs that they were chosen from: where they are as many, there was nothing to choose."""
     votes: int
     """Of all rounds so far, reviewers' decisions not counted."""
     items: int
@@ -89,6 +93,8 @@ def _round(number: int, done: Done) -> RoundSummary:
     return RoundSummary(
         number=number,
         selection=done.get("select", {}).get("selection", ""),
+        asked=done.get("select", {}).get("pairs", 0),
+        candidates=done.get("select", {}).get("candidates", 0),
         votes=labelled.get("votes", 0),
         items=labelled.get("items", 0),
         preferences=labelled.get("preferences", 0),

@@ -20,7 +20,7 @@ def interval(estimate: float, half: float = 0.05) -> dict[str, float]:
 
 def whole(votes: int, primary: dict[str, float] | None, gain: dict[str, float]) -> dict[str, Any]:
     done: dict[str, Any] = {stage: {"seconds": 60.0 * place} for place, stage in enumerate(ROUND)}
-    done["select"] |= {"selection": "disagreement"}
+    done["select"] |= {"selection": "disagreement", "pairs": 100, "candidates": 250}
     done["labels"] |= {
         "votes": votes, "items": votes // 3, "preferences": votes // 4, "agreed": interval(0.7), "alpha": None,
     }  # fmt: skip
@@ -67,6 +67,7 @@ def test_the_page_shows_it(stopped, tmp_path):
     page = write_report(tmp_path, summarise(stopped, cfg, verdict(stopped, cfg), tmp_path, "gold <b>")).read_text()
     assert "Stopped: round 2 brought no improvement" in page
     assert "+0.010 [-0.040, +0.060]" in page
+    assert page.count("100 of 250") == 2
     assert "gold &lt;b&gt; on held-out prompts" in page
     assert "<b>" not in page
     assert page.count('<circle class="dot"') == 3
