@@ -1,6 +1,6 @@
 """What a discrete-action job decides, what it sees, and how it learns: the sections of its configuration."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -215,9 +215,17 @@ class AlgorithmKeys(Section):
     """Keys that every algorithm has."""
 
     lr: PositiveFloat = 1e-3
+    lr_end: PositiveFloat | None = None
+    """`lr` falls to it in a straight line over `steps` × `decisions_per_step` decisions; none = it stays."""
     gamma: Share = 0.99
     """Discount per decision; without effect where each case is one decision."""
     max_grad_norm: PositiveFloat = 10.0
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.lr_end is not None and self.lr_end > self.lr:
+            raise ValueError(f"algorithm.lr_end={self.lr_end:g} must not be above algorithm.lr={self.lr:g}")
+        return self
 
 
 class EpsilonSchedule(Section):

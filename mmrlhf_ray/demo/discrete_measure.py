@@ -30,19 +30,20 @@ class Variant:
     without: tuple[str, ...] = ()
 
 
-_WRONG = {"reward.labels": 0.0, "reward.human": {"wrong": 0.2}}
-VARIANTS = tuple(
-    Variant(f"{kind}-{name}", f"{kind}: {said}", f"discrete-{kind}.yaml", changes, without)
-    for kind in ("dqn", "ppo")
-    for name, said, changes, without in (
-        ("both", "both modalities", {}, ()),
-        ("image", "image alone", {}, ("tone",)),
-        ("tone", "tone alone", {}, ("image",)),
-        ("wrong", "both, reward is feedback of which 20 % is wrong", _WRONG, ()),
-    )
-) + tuple(
-    Variant(f"clone-{coef:g}", f"clone: few labels, λ = {coef:g}", "discrete-clone.yaml", {"human_loss.coef": coef})
-    for coef in (0.0, 1.0)
+_ALONE = (("both", "both modalities", ()), ("image", "image alone", ("tone",)), ("tone", "tone alone", ("image",)))
+_WRONG = "both, reward is feedback of which 20 % is wrong"
+VARIANTS = (
+    *(
+        Variant(f"{kind}-{name}", f"{kind}: {said}", f"discrete-{kind}.yaml", {}, without)
+        for kind in ("dqn", "ppo")
+        for name, said, without in _ALONE
+    ),
+    Variant("dqn-wrong", f"dqn: {_WRONG}", "discrete-feedback.yaml", {}),
+    Variant("ppo-wrong", f"ppo: {_WRONG}", "discrete-ppo.yaml", {"reward.labels": 0.0, "reward.human": {"wrong": 0.2}}),
+    *(
+        Variant(f"clone-{coef:g}", f"clone: few labels, λ = {coef:g}", "discrete-clone.yaml", {"human_loss.coef": coef})
+        for coef in (0.0, 1.0)
+    ),
 )
 
 

@@ -47,7 +47,7 @@ def algorithm_config(
             num_cpus_per_learner=learners.num_cpus,
             num_gpus_per_learner=learners.num_gpus,
         )
-        .training(lr=cfg.algorithm.lr, gamma=cfg.algorithm.gamma, grad_clip=cfg.algorithm.max_grad_norm)
+        .training(lr=learning_rate(cfg), gamma=cfg.algorithm.gamma, grad_clip=cfg.algorithm.max_grad_norm)
         .rl_module(rl_module_spec=module)
         .debugging(seed=cfg.seed, log_level="ERROR")
         .reporting(min_time_s_per_iteration=0, metrics_num_episodes_for_smoothing=cfg.decisions_per_step)
@@ -60,6 +60,12 @@ def build(config: AlgorithmConfig) -> Algorithm:
     if algorithm.local_replay_buffer is not None:
         algorithm.local_replay_buffer.rng = np.random.default_rng(config.seed)
     return algorithm
+
+
+def learning_rate(cfg: DiscreteConfig) -> float | list[list[float]]:
+    """A number, or RLlib's schedule [[decisions, rate], …] of a straight line from `lr` to `lr_end`."""
+    a = cfg.algorithm
+    return a.lr if a.lr_end is None else [[0, a.lr], [cfg.steps * cfg.decisions_per_step, a.lr_end]]
 
 
 def per_learner(cfg: DiscreteConfig, key: str, rows: int) -> int:

@@ -12,7 +12,14 @@ from ray import tune
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core import DEFAULT_MODULE_ID
-from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY, Learner
+from ray.rllib.core.learner.learner import (
+    DEFAULT_OPTIMIZER,
+    ENTROPY_KEY,
+    LR_KEY,
+    POLICY_LOSS_KEY,
+    VF_LOSS_KEY,
+    Learner,
+)
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
@@ -30,7 +37,7 @@ ENVIRONMENT = "mmrlhf-decisions"
 """The name under which RLlib finds the environment."""
 EPISODE_REWARD, TOTAL_REWARD = "episode reward", "total reward"
 
-_LOSSES: Mapping[str, str] = {
+_LEARNED: Mapping[str, str] = {
     Learner.TOTAL_LOSS_KEY: "loss",
     POLICY_LOSS_KEY: "policy_loss",
     VF_LOSS_KEY: "value_loss",
@@ -39,6 +46,7 @@ _LOSSES: Mapping[str, str] = {
     "td_error_mean": "td_error",
     "supervised_loss": "supervised_loss",
     "human_loss": "human_loss",
+    f"{DEFAULT_OPTIMIZER}_{LR_KEY}": "lr",
 }
 """RLlib's name → ours."""
 
@@ -135,7 +143,7 @@ def preferences_of(net: DecisionNet) -> Preferences:
 
 
 def step_metrics(result: Mapping[str, Any], earlier_reward: float) -> dict[str, float]:
-    """Figures of one `train()`: `episode reward` (mean), `total reward` (sum over the run), `train_score`, losses."""
+    """Of one `train()`: `episode reward` (mean), `total reward` (sum over the run), `train_score`, losses, `lr`."""
     sampled, metrics = result.get(ENV_RUNNER_RESULTS, {}), {}
     episodes = float(sampled.get("decided", 0.0))
     if episodes:
@@ -145,4 +153,4 @@ def step_metrics(result: Mapping[str, Any], earlier_reward: float) -> dict[str, 
         metrics["requests"] = float(sampled["asked"]) / episodes
         metrics["decisions"] = episodes
     learned = result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
-    return metrics | {ours: float(learned[theirs]) for theirs, ours in _LOSSES.items() if theirs in learned}
+    return metrics | {ours: float(learned[theirs]) for theirs, ours in _LEARNED.items() if theirs in learned}

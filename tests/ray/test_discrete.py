@@ -50,10 +50,11 @@ def _weights(run_dir: Path) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("kind", ALGORITHMS)
 def test_a_job_leaves_a_module_figures_and_a_report(kind: str, data: Path, tmp_path: Path, session: None) -> None:
-    run_dir = discrete.run(job(data, tmp_path, ALGORITHMS[kind]))
+    run_dir = discrete.run(job(data, tmp_path, ALGORITHMS[kind] | {"lr_end": 1e-4}))
     rows = read_metrics(run_dir)
     assert [row["step"] for row in rows] == [0, 1]
     assert 0.0 <= rows[-1]["heldout_score"] <= 1.0
+    assert 1e-3 >= rows[0]["lr"] > rows[1]["lr"] >= 1e-4
     if kind != "clone":
         assert rows[-1]["total reward"] == pytest.approx(sum(r["episode reward"] * r["decisions"] for r in rows))
         assert list((run_dir / TENSORBOARD_DIR).iterdir())
@@ -140,7 +141,7 @@ def test_a_sweep_names_the_best(data: Path, tmp_path: Path, session: None) -> No
 
 
 def test_a_killed_run_resumes(data: Path, tmp_path: Path) -> None:
-    cfg: DiscreteConfig = job(data, tmp_path, PPO, steps=6, checkpoint={"every_steps": 2})
+    cfg: DiscreteConfig = job(data, tmp_path, PPO | {"lr_end": 1e-4}, steps=6, checkpoint={"every_steps": 2})
     save_config(cfg, tmp_path / "job.yaml")
     killed = start("discrete", str(tmp_path / "job.yaml"), cwd=tmp_path)
     run_dir = tmp_path / "small"
@@ -160,6 +161,8 @@ def test_a_killed_run_resumes(data: Path, tmp_path: Path) -> None:
     after = read_metrics(run_dir)
     assert [row["step"] for row in after] == list(range(6))
     assert after[:2] == before[:2]
+    rates = [row["lr"] for row in after]
+    assert rates == sorted(set(rates), reverse=True)  # it goes on falling from where it was
     assert after[2]["total reward"] == pytest.approx(
         after[1]["total reward"] + after[2]["episode reward"] * after[2]["decisions"]
     )

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.dqn.dqn import calculate_rr_weights
 
@@ -58,3 +59,11 @@ def test_batches_are_shared_among_learners() -> None:
 
 def test_the_seed_is_rllibs() -> None:
     assert _config({"kind": "ppo"}, seed=9).seed == 9
+
+
+def test_the_learning_rate_falls_over_the_whole_job() -> None:
+    assert _config({"kind": "dqn", "lr": 0.01}).lr == 0.01
+    falling = {"kind": "dqn", "lr": 0.01, "lr_end": 0.001}
+    assert _config(falling, steps=7, decisions_per_step=100).lr == [[0, 0.01], [700, 0.001]]
+    with pytest.raises(ValidationError, match=r"lr_end=0\.1 must not be above algorithm\.lr=0\.01"):
+        _config(falling | {"lr_end": 0.1})
