@@ -15,8 +15,10 @@ def discrete_export(
     """Write a trained decision network as ONNX, and check it against torch."""
     from mmrlhf_ray.discrete.export import export_onnx
     from mmrlhf_ray.discrete.files import MODULE_DIR, ONNX_FILE
+    from mmrlhf_ray.discrete.module import without_hints
     from mmrlhf_ray.discrete.saved import load_net
 
+    without_hints()
     cfg, net = load_net(run / MODULE_DIR)
     path = output or run / MODULE_DIR / ONNX_FILE
     parity = export_onnx(net, cfg, path)
@@ -33,14 +35,10 @@ def discrete_serve(
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
 ) -> None:
     """Answer HTTP requests with an exported network on Ray Serve; Ctrl-C ends it."""
-    from ray import serve
-
-    from mmrlhf_ray.discrete.serve import NAME, DiscreteServeConfig, build
+    from mmrlhf_ray.discrete.serve import DiscreteServeConfig, answer_requests, build, check_address
     from mmrlhf_ray.runtime.session import ray_session
 
     application = build(DiscreteServeConfig(run=str(run), replicas=replicas))
+    check_address(host, port)
     with ray_session():
-        serve.start(http_options={"host": host, "port": port})
-        serve.run(application, name=NAME, route_prefix="/")
-        print(f"http://{host}:{port}/decide answers", flush=True)
-        serve.run(application, name=NAME, route_prefix="/", blocking=True)
+        answer_requests(application, host, port)

@@ -4,6 +4,7 @@ Each holds `encoder` (FusionBody) and heads on its views, so that a module can s
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,12 @@ from mmrlhf_ray.discrete.spaces import action_space, observation_space
 
 CONFIG = "discrete"
 """Key of the job's configuration in a module's `model_config`."""
+
+
+def without_hints() -> None:
+    """Silence what RLlib says of its own past: even a module of its current kind makes one of the old settings."""
+    for name in ("ray.rllib", "ray.tune", "ray._common.deprecation"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def module_spec(cfg: DiscreteConfig) -> RLModuleSpec:

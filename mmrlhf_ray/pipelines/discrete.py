@@ -1,6 +1,5 @@
 """`mmrlhf discrete`: learn decisions with RLlib, measure them on held-out cases, write the module and a report."""
 
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,7 +13,7 @@ from mmrlhf_ray.config import ConfigError, DiscreteConfig
 from mmrlhf_ray.discrete.cases import Cases
 from mmrlhf_ray.discrete.decide import decide, scores_of
 from mmrlhf_ray.discrete.files import MODULE_DIR, WEIGHTS_FILE
-from mmrlhf_ray.discrete.module import DecisionNet
+from mmrlhf_ray.discrete.module import DecisionNet, without_hints
 from mmrlhf_ray.discrete.saved import load_net
 from mmrlhf_ray.discrete.start import (
     EPISODE_REWARD,
@@ -59,8 +58,7 @@ def run(cfg: DiscreteConfig, *, resume: bool = False) -> Path:
 
     Raises ConfigError, DataError and RunError, before Ray starts wherever that is possible.
     """
-    for chatty in ("ray.rllib", "ray.tune"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)  # hints about RLlib's own past
+    without_hints()
     if cfg.warm_start is not None and not (Path(cfg.warm_start) / MODULE_DIR / WEIGHTS_FILE).is_file():
         raise ConfigError(f"warm_start={cfg.warm_start}: no trained module in it; name a finished run's directory")
     with run_directory(cfg) as run_dir:
