@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from mmrlhf_ray.config import save_config
+from mmrlhf_ray.pipelines.discrete_report import REPORT_FILE
 from mmrlhf_ray.runtime.errors import RunError
-from mmrlhf_ray.runtime.submit import Job, submit
+from mmrlhf_ray.runtime.submit import Job, prepare, submit
 from tests.cluster import ROOT, local_cluster
+from tests.ray.discrete_support import job, make_data
 
 DRIVER = """
 import os, ray
@@ -51,6 +54,17 @@ def test_a_job_runs_the_uploaded_code_on_the_cluster(
     assert "environment 1 s3cret" in out
     assert "SUCCEEDED" in err
     assert "s3cret" not in err
+
+
+def test_a_discrete_job_decides_on_the_cluster(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = make_data(Path("data"))  # named by a relative path, which the job's copy of the directory is not at
+    save_config(job(data, Path("runs"), {"kind": "ppo"}), Path("job.yaml"))
+    assert submit(prepare(Path("job.yaml"), ["env_runners.replicas=1"], cluster), cluster)
+    assert "100 held-out cases" in capfd.readouterr().out
+    assert (tmp_path / "runs" / "small" / REPORT_FILE).is_file()
 
 
 def test_a_job_that_fails_is_reported_as_such(cluster: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
