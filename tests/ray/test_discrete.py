@@ -130,9 +130,10 @@ def test_tasks_share_a_trunk_and_asking_is_an_action(data: Path, tmp_path: Path,
     assert read_metrics(asking)[-1]["heldout_requests"] >= 0.0
 
 
-def test_a_sweep_names_the_best(data: Path, tmp_path: Path, session: None) -> None:
+def test_a_sweep_names_the_best(data: Path, tmp_path: Path, session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data.parent)  # relative paths are relative to where the sweep was started
     sweep = {"samples": 2, "parameters": {"algorithm.lr": [0.001, 0.01]}}
-    best = discrete_sweep.run(job(data, tmp_path, CLONE, name="sweep", sweep=sweep))
+    best = discrete_sweep.run(job(Path(data.name), tmp_path, CLONE, name="sweep", sweep=sweep))
     assert best.name == "best.yaml"
     tried = json.loads((best.parent / "sweep.json").read_text())
     assert len(tried) == 2
