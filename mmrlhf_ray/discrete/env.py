@@ -97,3 +97,20 @@ class DecisionEnv(gymnasium.Env[Observation, np.int64]):
     def _observation(self) -> Observation:
         made = self._tasks[self._task].cases.observations([self._row], self._shown[None])
         return {name: values[0] for name, values in made.items()}
+
+
+class SeededOnce(gymnasium.Wrapper[Observation, np.int64, Observation, np.int64]):
+    """Takes the first seed only. RLlib gives the same one again whenever it samples whole episodes, and would draw the
+    same cases in every step."""
+
+    def __init__(self, env: gymnasium.Env[Observation, np.int64]) -> None:
+        super().__init__(env)
+        self._seeded = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """As the environment's, but a second seed is not passed on."""
+        first = seed is not None and not self._seeded
+        self._seeded |= first
+        return self.env.reset(seed=seed if first else None, options=options)

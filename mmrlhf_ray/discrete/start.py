@@ -27,7 +27,7 @@ from mmrlhf_ray.config import DiscreteConfig
 from mmrlhf_ray.discrete.algorithms import algorithm_config, build
 from mmrlhf_ray.discrete.cases import Observations
 from mmrlhf_ray.discrete.decide import Preferences
-from mmrlhf_ray.discrete.env import DecisionEnv, TaskCases
+from mmrlhf_ray.discrete.env import DecisionEnv, SeededOnce, TaskCases
 from mmrlhf_ray.discrete.feedback import Lessons
 from mmrlhf_ray.discrete.human_loss import CloneConfig, LessonBook
 from mmrlhf_ray.discrete.module import DecisionNet, module_spec, warm_start
@@ -76,7 +76,7 @@ class EpisodeSums(RLlibCallback):
 def make_env(env_config: Mapping[str, Any]) -> gymnasium.Env[Any, Any]:
     """The environment of a runner. env_config: "cfg", and "tasks", in Ray's object store or themselves."""
     tasks = env_config["tasks"]
-    return DecisionEnv(env_config["cfg"], ray.get(tasks) if isinstance(tasks, ray.ObjectRef) else tasks)
+    return SeededOnce(DecisionEnv(env_config["cfg"], ray.get(tasks) if isinstance(tasks, ray.ObjectRef) else tasks))
 
 
 def start(cfg: DiscreteConfig, material: Material, first: int = 0) -> Algorithm:

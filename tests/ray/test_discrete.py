@@ -13,12 +13,15 @@ from safetensors.torch import load_file
 
 from mmrlhf_ray.config import ConfigError, DiscreteConfig, save_config
 from mmrlhf_ray.discrete.files import MODULE_DIR, WEIGHTS_FILE
+from mmrlhf_ray.discrete.start import start
 from mmrlhf_ray.pipelines import discrete, discrete_sweep
+from mmrlhf_ray.pipelines.discrete_material import read_material
 from mmrlhf_ray.pipelines.discrete_report import REPORT_FILE, SUMMARY_FILE
 from mmrlhf_ray.runtime.errors import PlacementError
 from mmrlhf_ray.runtime.metrics import TENSORBOARD_DIR, read_metrics
 from mmrlhf_ray.runtime.session import ray_session
-from tests.e2e.support import mmrlhf, start
+from tests.e2e import support
+from tests.e2e.support import mmrlhf
 from tests.ray.discrete_support import job, make_data, parts
 
 DQN = {"kind": "dqn", "batch_size": 32, "learning_starts": 32, "updates_per_decision": 0.125}
@@ -76,6 +79,20 @@ def test_a_seed_reproduces_a_run(kind: str, data: Path, tmp_path: Path, session:
     assert _learned(runs["one"]) == _learned(runs["again"])
     assert _weights(runs["one"]) == _weights(runs["again"])
     assert _weights(runs["one"]) != _weights(runs["other"])
+
+
+@pytest.mark.parametrize("kind", ["dqn", "ppo", "reinforce"])
+def test_other_cases_are_drawn_at_every_step(kind: str, data: Path, tmp_path: Path, session: None) -> None:
+    cfg = job(data, tmp_path, ALGORITHMS[kind])
+    material, _ = read_material(cfg, tmp_path, resume=False)
+    algorithm = start(cfg, material)
+    try:
+        runner: Any = algorithm.env_runner
+        drawn = [[e.get_infos(-1).get("row") for e in runner.sample()] for _ in range(3)]
+    finally:
+        algorithm.stop()
+    first, second, third = drawn
+    assert first != second != third != first
 
 
 def test_lambda_zero_is_exactly_the_supervised_run(data: Path, tmp_path: Path, session: None) -> None:
@@ -144,7 +161,7 @@ def test_a_sweep_names_the_best(data: Path, tmp_path: Path, session: None, monke
 def test_a_killed_run_resumes(data: Path, tmp_path: Path) -> None:
     cfg: DiscreteConfig = job(data, tmp_path, PPO | {"lr_end": 1e-4}, steps=6, checkpoint={"every_steps": 2})
     save_config(cfg, tmp_path / "job.yaml")
-    killed = start("discrete", str(tmp_path / "job.yaml"), cwd=tmp_path)
+    killed = support.start("discrete", str(tmp_path / "job.yaml"), cwd=tmp_path)
     run_dir = tmp_path / "small"
     until = time.monotonic() + 240
     while not (run_dir / "checkpoints" / "step-00000002").is_dir():

@@ -9,7 +9,7 @@ from gymnasium import logger
 from gymnasium.utils.env_checker import check_env
 
 from mmrlhf_ray.config import DiscreteConfig
-from mmrlhf_ray.discrete.env import DecisionEnv, TaskCases
+from mmrlhf_ray.discrete.env import DecisionEnv, SeededOnce, TaskCases
 from tests.unit.discrete_tiny import IMAGE, NOWHERE, TEXT, job, made_up
 
 TWO = {
@@ -143,3 +143,18 @@ def test_tasks_in_another_order_are_refused():
     tasks = [TaskCases(made_up(cfg, task=name), made_up(cfg, task=name).scores) for name in ("shade", "colour")]
     with pytest.raises(ValueError, match="in this order"):
         DecisionEnv(cfg, tasks)
+
+
+def test_a_second_seed_draws_no_case_again():
+    bare, once = env_of(job()), SeededOnce(env_of(job()))
+
+    def rows(env, *seeds):
+        found = []
+        for seed in seeds:
+            env.reset(seed=seed)
+            found.append(env.step(0)[4]["row"])
+        return found
+
+    assert rows(bare, *[3] * 12) == rows(bare, 3) * 12
+    assert rows(once, *[3] * 12) == rows(bare, 3, *[None] * 11)
+    assert len(set(rows(once, *[3] * 12))) > 1
