@@ -21,6 +21,7 @@ from mmrlhf_ray.config.data import DataConfig, DecodeConfig, MediaLimits, VideoS
 from mmrlhf_ray.data.decode_process import LENGTH
 from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.media import ALL_FRAMES, DEFAULT_LIMITS
+from mmrlhf_ray.rewards.child import kill_group
 
 _START_S = 60.0
 _PIPE_BYTES = 1 << 20
@@ -145,17 +146,11 @@ class DecodeWorker:
 
     def end(self) -> int:
         """Kill the process and all that is in its group; returns its exit status, −n where signal n ended it."""
-        # Before wait(): until then the number cannot belong to anybody else.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        code = self._popen.wait()
+        code = kill_group(self._popen)
         if self._life >= 0:
             os.close(self._life)
             os.close(self._memory)
             self._life = -1
-        for pipe in (self._popen.stdin, self._popen.stdout):
-            assert pipe is not None
-            pipe.close()
         return code
 
     def _write(self, about: Mapping[str, Any], files: Sequence[bytes], until: float) -> None:

@@ -5,7 +5,6 @@ The first line, {"functions": ["path/to/file.py:function", …], "memory_mb"}, i
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the package that this file belongs to
 
-from mmrlhf_ray.rewards.user_process import guard, limit_memory, load, report
+from mmrlhf_ray.rewards.user_process import converse, limit_memory, load, report, send
 
 Hook = Callable[[str], str]
 
@@ -36,33 +35,17 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         try:
             hooks[function] = load(function)
         except (Exception, SystemExit) as error:  # noqa: BLE001  our parent is told
-            _send(replies, {"failed": f"{function} {report(error)}"})
+            send(replies, {"failed": f"{function} {report(error)}"})
             return
-    _send(replies, {})
+    send(replies, {})
     for line in requests:
         request = json.loads(line)
         try:
             reply: dict[str, Any] = {"texts": changed(hooks[request["function"]], request["texts"])}
         except (Exception, SystemExit) as error:  # noqa: BLE001  our parent is told
             reply = {"failed": report(error)}
-        _send(replies, reply)
-
-
-def _send(replies: TextIO, reply: dict[str, Any]) -> None:
-    replies.write(json.dumps(reply) + "\n")
-    replies.flush()
-
-
-def main() -> None:
-    guard(int(sys.argv[1]))
-    # Copies under other numbers: what a hook prints or reads does not get between us and our parent.
-    requests = os.fdopen(os.dup(0), encoding="utf-8")
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    serve(requests, replies)
+        send(replies, reply)
 
 
 if __name__ == "__main__":
-    main()
+    converse(serve)

@@ -19,6 +19,18 @@ class ChildFailed(Exception):
     """Why there is no answer. The child is of no more use: end() it."""
 
 
+def kill_group(leader: "subprocess.Popen[bytes]") -> int:
+    """Kill a process and all that is in its group, close its pipes; its exit status, −n where signal n ended it."""
+    # Before wait(): until then the number cannot belong to anybody else.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)
+    code = leader.wait()
+    for pipe in (leader.stdin, leader.stdout):
+        assert pipe is not None
+        pipe.close()
+    return code
+
+
 class Child:
     """Runs `program` with this Python in a group of its own. What it prints goes to our standard error.
 
@@ -75,16 +87,10 @@ class Child:
 
     def end(self) -> int:
         """Kill the child and all that is in its group; returns its exit status, −n where signal n ended it."""
-        # Before wait(): until then the number cannot belong to anybody else.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        code = self._popen.wait()
+        code = kill_group(self._popen)
         if self._life >= 0:
             os.close(self._life)
             self._life = -1
-        for pipe in (self._popen.stdin, self._popen.stdout):
-            assert pipe is not None
-            pipe.close()
         return code
 
     def _send(self) -> None:

@@ -172,32 +172,34 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         function = load(setup["function"])
         own = parameters(function)
     except (Exception, SystemExit) as error:  # noqa: BLE001  our parent is told
-        _send(replies, {"failed": report(error)})
+        send(replies, {"failed": report(error)})
         return
-    _send(replies, {"parameters": own})
+    send(replies, {"parameters": own})
     for line in requests:
         try:
             reply = call(function, json.loads(line))
         except (Exception, SystemExit) as error:  # noqa: BLE001  our parent is told
             reply = {"failed": report(error)}
-        _send(replies, reply)
+        send(replies, reply)
 
 
-def _send(replies: TextIO, reply: Reply) -> None:
+def send(replies: TextIO, reply: Reply) -> None:
+    """One line."""
     replies.write(json.dumps(reply) + "\n")
     replies.flush()
 
 
-def main() -> None:
+def converse(answer: Callable[[TextIO, TextIO], None]) -> None:
+    """Run `answer(requests, replies)` as the process that `rewards.child.Child` starts."""
     guard(int(sys.argv[1]))
-    # Copies under other numbers: what the function prints or reads does not get between us and our parent.
+    # Copies under other numbers: what a function prints or reads does not get between us and our parent.
     requests = os.fdopen(os.dup(0), encoding="utf-8")
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
-    serve(requests, replies)
+    answer(requests, replies)
 
 
 if __name__ == "__main__":
-    main()
+    converse(serve)
