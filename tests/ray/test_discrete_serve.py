@@ -1,5 +1,6 @@
 """An exported decision network behind `mmrlhf discrete-serve`, as a user starts and ends it."""
 
+import os
 import select
 import signal
 import socket
@@ -40,6 +41,15 @@ def _await_address(server: Running, timeout_s: float) -> None:
     raise AssertionError(f"no address within {timeout_s} s")
 
 
+def _await_answers(client: httpx.Client, timeout_s: float) -> None:
+    """Eight in a row, a second apart: longer than the command takes between two looks at the application."""
+    until, answered = time.monotonic() + timeout_s, 0
+    while answered < 8:
+        answered = answered + 1 if client.get("/").status_code == 200 else 0
+        assert time.monotonic() < until
+        time.sleep(1.0)
+
+
 def test_a_picture_through_ray_serve_until_it_is_told_to_end(exported: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -50,6 +60,9 @@ def test_a_picture_through_ray_serve_until_it_is_told_to_end(exported: Path) -> 
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             got = client.post("/decide", files={"image": digit_png(3)}, data={"said": "a red one"}).json()
             assert client.post("/decide", files={"image": b"no picture"}).status_code == 400
+            (replica,) = (pid for pid, command in server.processes().items() if "ServeReplica" in command)
+            os.kill(replica, signal.SIGKILL)
+            _await_answers(client, 120)
     finally:
         server.process.send_signal(signal.SIGINT)
         ended = server.finish(60)
