@@ -10,6 +10,7 @@ from mmrlhf_ray.algorithms.advantages import (
     gae,
     group_centred,
     grpo,
+    overlong_penalty,
     reinforce,
     rloo,
     token_rewards,
@@ -17,13 +18,20 @@ from mmrlhf_ray.algorithms.advantages import (
 )
 from mmrlhf_ray.algorithms.aggregation import AGGREGATIONS, Aggregation, loss_denominator, token_weights
 from mmrlhf_ray.algorithms.calibration import Calibration, CalibrationBin, calibration, pair_calibration
-from mmrlhf_ray.algorithms.feedback_loss import feedback_loss
 from mmrlhf_ray.algorithms.kl import AdaptiveKL, KLEstimator, kl_estimate, kl_loss
 from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier, lagrangian_score
 from mmrlhf_ray.algorithms.logprobs import token_logprobs, token_logprobs_and_entropy
+from mmrlhf_ray.algorithms.losses import (
+    bradley_terry_loss,
+    ensemble_weights,
+    feedback_loss,
+    pair_accuracy,
+    plackett_luce_loss,
+    ppo_value_loss,
+    rating_loss,
+    sft_loss,
+)
 from mmrlhf_ray.algorithms.mismatch import CORRECTIONS, mismatch_stats, mismatch_weights
-from mmrlhf_ray.algorithms.moments import RunningMoments
-from mmrlhf_ray.algorithms.overlong import overlong_penalty
 from mmrlhf_ray.algorithms.policy_loss import (
     POLICY_LOSSES,
     Clip,
@@ -36,6 +44,7 @@ from mmrlhf_ray.algorithms.policy_loss import (
 from mmrlhf_ray.algorithms.preference_loss import (
     bco_delta,
     bco_loss,
+    changed_tokens,
     dpo_loss,
     ipo_loss,
     kto_loss,
@@ -43,20 +52,20 @@ from mmrlhf_ray.algorithms.preference_loss import (
     margin_beta,
     mpo_loss,
     orpo_loss,
+    segment_logprobs,
     simpo_loss,
 )
-from mmrlhf_ray.algorithms.reward_loss import (
-    bradley_terry_loss,
-    ensemble_weights,
-    pair_accuracy,
-    plackett_luce_loss,
-    rating_loss,
+from mmrlhf_ray.algorithms.statistics import (
+    Interval,
+    RunningMoments,
+    Stats,
+    WinTieLoss,
+    mean_interval,
+    mean_stats,
+    merge_stats,
+    wilson_interval,
+    win_tie_loss,
 )
-from mmrlhf_ray.algorithms.segments import changed_tokens, segment_logprobs
-from mmrlhf_ray.algorithms.sft_loss import sft_loss
-from mmrlhf_ray.algorithms.statistics import Interval, WinTieLoss, mean_interval, wilson_interval, win_tie_loss
-from mmrlhf_ray.algorithms.stats import Stats, mean_stats, merge_stats
-from mmrlhf_ray.algorithms.value_loss import ppo_value_loss
 
 __all__ = [
     "AGGREGATIONS",

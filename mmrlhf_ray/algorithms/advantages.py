@@ -1,4 +1,4 @@
-"""From scores to advantages: per-token rewards, estimators with and without a critic, whitening."""
+"""From scores to advantages: overlong penalty, per-token rewards, estimators with and without a critic, whitening."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.checks import check_tokens
+from mmrlhf_ray.algorithms.aggregation import check_tokens
 
 _STD_EPS = 1e-6
 
@@ -209,3 +209,18 @@ def _check_no_row_is_empty(mask: Tensor) -> None:
     empty = (~mask.any(dim=1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f"mask expects at least one response token in every row; rows {empty} have none")
+
+
+def overlong_penalty(lengths: Tensor, max_response_tokens: int, buffer_tokens: int, penalty: float) -> Tensor:
+    """What is added to each response's score [B] (float64, ≤ 0), from its `lengths` [B] in tokens.
+
+    0 up to max_response_tokens − buffer_tokens, then falling linearly to −penalty at max_response_tokens, and
+    −penalty beyond. Source: Yu et al. 2025, "DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
+    equation 13 (where penalty is 1). Raises ValueError unless 0 < buffer_tokens ≤ max_response_tokens.
+    """
+    if not 0 < buffer_tokens <= max_response_tokens:
+        raise ValueError(
+            f"buffer_tokens expects a number from 1 to max_response_tokens={max_response_tokens}, got {buffer_tokens}"
+        )
+    excess = lengths.to(torch.float64) - (max_response_tokens - buffer_tokens)
+    return -penalty * (excess / buffer_tokens).clamp(0.0, 1.0)

@@ -1,4 +1,6 @@
-"""How token losses add up to the loss of a mini-batch: a weight per token, and one denominator for all ranks."""
+"""How token losses add up to the loss of a mini-batch: a weight per token, one denominator for all ranks; and the shape
+checks that all losses share.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.checks import check_tokens
+
+def check_tokens(mask: Tensor, **tensors: Tensor) -> None:
+    """Raise ValueError unless `mask` is bool [B, T] and every named tensor has its shape."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask expects dtype bool, got {mask.dtype}")
+    if mask.dim() != 2:
+        raise ValueError(f"mask expects shape [B, T], got {list(mask.shape)}")
+    for name, tensor in tensors.items():
+        if tensor.shape != mask.shape:
+            raise ValueError(f"{name} expects the mask's shape {list(mask.shape)}, got {list(tensor.shape)}")
+
+
+def check_denominator(denominator: float) -> None:
+    """Raise ValueError unless `denominator` is positive."""
+    if not denominator > 0:
+        raise ValueError(f"denominator expects a positive number, got {denominator}")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.checks import check_denominator, check_tokens
-from mmrlhf_ray.algorithms.stats import Stats
+from mmrlhf_ray.algorithms.aggregation import check_denominator, check_tokens
+from mmrlhf_ray.algorithms.statistics import Stats
 
 KLEstimator = Literal["k1", "k2", "k3"]
 

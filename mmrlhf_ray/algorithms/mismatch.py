@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.checks import check_tokens
+from mmrlhf_ray.algorithms.aggregation import check_tokens
 from mmrlhf_ray.algorithms.kl import kl_estimate
 
 _NOTICEABLE = 0.01

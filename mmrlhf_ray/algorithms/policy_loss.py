@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.checks import check_denominator, check_tokens
-from mmrlhf_ray.algorithms.stats import Stats
+from mmrlhf_ray.algorithms.aggregation import check_denominator, check_tokens
+from mmrlhf_ray.algorithms.statistics import Stats
 
 
 @dataclass(frozen=True)

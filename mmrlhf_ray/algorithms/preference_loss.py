@@ -1,23 +1,17 @@
-"""Preference objectives: they train a policy on judged responses directly, without a reward model.
-
-P is the number of pairs, N of responses. The log-probability of a response is the sum over its tokens in nats;
-arguments called `*_mean` are that sum divided by the number of tokens. `denominator` is the number of pairs (or
-of responses with feedback) in the whole batch over all ranks and micro-batches. The reference's log-probabilities
-get no gradient.
-
-Statistics of every loss are sums: `pairs` (or `responses`), `preference_loss`, `preference_accuracy` (a tie counts
-one half), `reward_chosen`, `reward_rejected`; the implicit reward is β·(log π − log π_ref), and β·(log π / tokens)
-where there is no reference. Losses of single responses also count `liked` and `disliked`, over which
-`reward_chosen` and `reward_rejected` are summed there.
+"""Preference objectives: they train a policy on judged responses directly, without a reward model; and corrections,
+whose differing tokens weigh more.
 """
+
+from collections.abc import Sequence
+from difflib import SequenceMatcher
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mmrlhf_ray.algorithms.checks import check_denominator
-from mmrlhf_ray.algorithms.reward_loss import right_pairs
-from mmrlhf_ray.algorithms.stats import Stats
+from mmrlhf_ray.algorithms.aggregation import check_denominator
+from mmrlhf_ray.algorithms.losses import right_pairs
+from mmrlhf_ray.algorithms.statistics import Stats
 
 
 def dpo_loss(
@@ -249,3 +243,46 @@ def _response_stats(total: Tensor, rewards: Tensor, feedback: Tensor, threshold:
         "reward_chosen": (liked * rewards).sum(),
         "reward_rejected": (disliked * rewards).sum(),
     }
+
+
+def changed_tokens(chosen_ids: Sequence[int], rejected_ids: Sequence[int]) -> tuple[list[bool], list[bool]]:
+    """Which tokens of `chosen_ids` and of `rejected_ids` have no counterpart in the other response.
+
+    Counterparts are, in order on both sides, the common beginning, the common end, and between them the longest
+    matching runs of ids (as Python's difflib finds them). One bool per token; all false when the responses are equal.
+    """
+    start = _common(chosen_ids, rejected_ids)
+    end = _common(chosen_ids[start:][::-1], rejected_ids[start:][::-1])
+    # Between beginning and end only: over repetitive text the longest run may be one shifted against the other.
+    inner = [list(ids[start : len(ids) - end]) for ids in (chosen_ids, rejected_ids)]
+    flags = [[True] * len(ids) for ids in inner]
+    # autojunk would call frequent tokens of a long response noise and report them as changed.
+    for block in SequenceMatcher(None, inner[0], inner[1], autojunk=False).get_matching_blocks():
+        for side, first in zip(flags, (block.a, block.b), strict=True):
+            side[first : first + block.size] = [False] * block.size
+    chosen, rejected = ([False] * start + side + [False] * end for side in flags)
+    return chosen, rejected
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
+
+
+def segment_logprobs(logprobs: Tensor, changed: Sequence[bool] | Tensor, weight: float) -> Tensor:
+    """Log-probability of one response in which changed tokens count `weight` > 0 and the others 1, a scalar:
+
+    (Σ_unchanged logprobs + weight·Σ_changed logprobs) / (n_unchanged + weight·n_changed); logprobs, changed [T].
+    Goes into `dpo_loss` in place of the sums, of policy and reference alike.
+    Raises ValueError for a response without tokens. Source: Yu et al. 2023, "RLHF-V", dense DPO.
+    """
+    flags = torch.as_tensor(changed, dtype=torch.bool, device=logprobs.device)
+    if logprobs.dim() != 1 or flags.shape != logprobs.shape or not logprobs.numel():
+        raise ValueError(
+            f"logprobs and changed expect one shape [T], T > 0, got {list(logprobs.shape)}, {list(flags.shape)}"
+        )
+    if not weight > 0:
+        raise ValueError(f"weight expects a positive number, got {weight}")
+    weights = torch.ones_like(logprobs).masked_fill(flags, weight)
+    return (weights * logprobs).sum() / weights.sum()

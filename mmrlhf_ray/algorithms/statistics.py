@@ -1,11 +1,107 @@
-"""Confidence intervals for evaluation."""
+"""Adding up the statistics that losses return, running moments of scores, and confidence intervals for evaluation."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+MAX_SUFFIX = "_max"
+
+Stats = dict[str, Tensor]
+
+
+def merge_stats(parts: Iterable[Mapping[str, Tensor]]) -> Stats:
+    """Combine the statistics of several micro-batches or ranks: maxima by maximum, all else by sum."""
+    merged: Stats = {}
+    for part in parts:
+        for key, value in part.items():
+            if key not in merged:
+                merged[key] = value
+            elif key.endswith(MAX_SUFFIX):
+                merged[key] = torch.maximum(merged[key], value)
+            else:
+                merged[key] = merged[key] + value
+    return merged
+
+
+def mean_stats(stats: Mapping[str, Tensor], count: str) -> dict[str, float]:
+    """Sums divided by `stats[count]`; maxima and the count itself as they are.
+
+    Raises ValueError when the count is missing or zero.
+    """
+    total = float(stats[count]) if count in stats else 0.0
+    if total <= 0:
+        raise ValueError(f"stats[{count!r}] expects a positive count, got {stats.get(count)}")
+    return {
+        key: float(value) if key == count or key.endswith(MAX_SUFFIX) else float(value) / total
+        for key, value in stats.items()
+    }
+
+
+Values = Sequence[float] | NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class RunningMoments:
+    """Moments of every value seen so far.
+
+    Source: Chan, Golub & LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances".
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    m2: float = 0.0
+    """Sum of squared differences from the mean."""
+
+    def update(self, values: Values) -> "RunningMoments":
+        """The moments with `values` [N] added, N may be 0.
+
+        Raises ValueError when a value is not finite: it would spoil the moments for good.
+        """
+        x = _finite(values)
+        if x.size == 0:
+            return self
+        count = self.count + x.size
+        mean = float(x.mean())
+        delta = mean - self.mean
+        m2 = self.m2 + float(np.square(x - mean).sum()) + delta * delta * self.count * x.size / count
+        return RunningMoments(count, self.mean + delta * x.size / count, m2)
+
+    @property
+    def std(self) -> float:
+        """Unbiased standard deviation √(m2 / (count − 1)); 0 before the second value."""
+        return math.sqrt(self.m2 / (self.count - 1)) if self.count > 1 else 0.0
+
+    def normalise(self, values: Values, eps: float = 1e-8) -> NDArray[np.float64]:
+        """(values − mean) / std, float64 [N]. While std ≤ eps there is no unit yet: only the mean is taken off.
+
+        Call `update` with the same values first, else the first outlier after a run of equal values is unbounded;
+        so no value comes out larger than √count. Raises ValueError when a value is not finite.
+        """
+        std = self.std
+        return (_finite(values) - self.mean) / (std if std > eps else 1.0)
+
+    def to_dict(self) -> dict[str, float]:
+        """For checkpoints."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, float]) -> "RunningMoments":
+        """The inverse of `to_dict`; raises TypeError on a key it does not know."""
+        return cls(**state)  # type: ignore[arg-type]
+
+
+def _finite(values: Values) -> NDArray[np.float64]:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or not np.isfinite(x).all():
+        raise ValueError(f"values expects a flat list of finite numbers, got {x.tolist()}")
+    return x
+
 
 _RESAMPLES = 10_000
 

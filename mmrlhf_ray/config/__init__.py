@@ -31,7 +31,6 @@ from mmrlhf_ray.config.data import (
     VideoSampling,
 )
 from mmrlhf_ray.config.discrete import DiscreteConfig
-from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, LoginLimits
 from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
@@ -67,7 +66,6 @@ __all__ = [
     "AudioAugment",
     "AugmentConfig",
     "CheckpointConfig",
-    "ConfigError",
     "CostConfig",
     "CriticConfig",
     "DataConfig",

@@ -18,7 +18,6 @@ from pydantic_core import ErrorDetails
 
 from mmrlhf_ray.config.base import RunConfig
 from mmrlhf_ray.config.discrete import DiscreteConfig
-from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.jobs import (
     EvaluateConfig,
@@ -29,6 +28,7 @@ from mmrlhf_ray.config.jobs import (
     SFTConfig,
 )
 from mmrlhf_ray.config.source import Source, read_source
+from mmrlhf_ray.errors import ConfigError
 
 C = TypeVar("C", bound=BaseModel)
 

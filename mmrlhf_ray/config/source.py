@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mmrlhf_ray.config.errors import ConfigError
+from mmrlhf_ray.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):

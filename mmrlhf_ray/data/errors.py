@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmrlhf_ray.errors import DataError
+
 _SHOWN = 5
-
-
-class DataError(ValueError):
-    """Data that cannot be used. The message names the file or rows and the remedy; it needs no traceback."""
 
 
 class RowError(ValueError):

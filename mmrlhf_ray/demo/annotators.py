@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from mmrlhf_ray.data.annotations import annotation_row
+from mmrlhf_ray.data.records.annotations import annotation_row
 from mmrlhf_ray.demo.gold import gold_reward
 from mmrlhf_ray.demo.tasks import SENTENCE_END
 from mmrlhf_ray.schema import ANNOTATION, PROMPT, check

@@ -17,7 +17,7 @@ import pyarrow as pa
 from PIL import Image
 
 from mmrlhf_ray.data.media import MediaRow, media_row, resample, to_wav
-from mmrlhf_ray.data.readers import write_records
+from mmrlhf_ray.data.records.readers import write_records
 from mmrlhf_ray.demo.digits import SIDE, Digit, Split, digits_of, scan
 from mmrlhf_ray.demo.tones import SAMPLE_RATE, tone
 from mmrlhf_ray.schema import MEDIA, PROMPT

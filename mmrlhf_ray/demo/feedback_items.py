@@ -13,12 +13,12 @@ from mmrlhf_ray.demo.clips import DIRECTIONS, clip_webm
 from mmrlhf_ray.demo.digits import digit_png, digits_of
 from mmrlhf_ray.demo.tasks import TASKS, Case, Item, draw_case, respond
 from mmrlhf_ray.demo.tones import tone_wav
-from mmrlhf_ray.feedback.accounts import add_annotator, new_token
-from mmrlhf_ray.feedback.audit import COMMAND
-from mmrlhf_ray.feedback.database import Database
-from mmrlhf_ray.feedback.items import add_items
-from mmrlhf_ray.feedback.media_files import store_media
-from mmrlhf_ray.feedback.tables import Annotator
+from mmrlhf_ray.feedback.collect.accounts import add_annotator, new_token
+from mmrlhf_ray.feedback.collect.audit import COMMAND
+from mmrlhf_ray.feedback.collect.database import Database
+from mmrlhf_ray.feedback.collect.items import add_items
+from mmrlhf_ray.feedback.collect.media_files import store_media
+from mmrlhf_ray.feedback.collect.tables import Annotator
 
 DEMO_ACCOUNT = "demo"
 ROUNDS = 5

@@ -10,8 +10,8 @@ import av
 import pyarrow as pa
 from PIL import Image
 
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.demo.scoring import ScoredResponse
+from mmrlhf_ray.errors import DataError
 
 SECONDS_A_FRAME_UNKNOWN = 0.25
 

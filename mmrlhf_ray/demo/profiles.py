@@ -28,7 +28,7 @@ from mmrlhf_ray.demo.data import FAST, FULL, Sizes
 
 FACTS = "facts"
 COMPARE_DIR = "compare"
-"""Below a demo's root: what `mmrlhf compare` trains and finds."""
+"""Below a demo's root: what `python -m benchmarks.compare` trains and finds."""
 _MAX_PROMPT_TOKENS = 64
 _SAMPLING = SamplingConfig(max_response_tokens=24)
 # On a small model a pass costs more than the padding it saves.

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
 from mmrlhf_ray.demo import scoring
-from mmrlhf_ray.demo.charts import Series, line_chart
 from mmrlhf_ray.demo.gallery import gallery
 from mmrlhf_ray.demo.scoring import ScoredResponse, score_responses
+from mmrlhf_ray.reports.charts import Series, line_chart
+from mmrlhf_ray.reports.page import page_environment
 from mmrlhf_ray.runtime.progress import duration
 
 FILE_NAME = "report.html"
@@ -88,10 +88,7 @@ def write_report(run_dir: Path, inputs: ReportInputs) -> Path:
     """
     verdict = scoring.judge(inputs.prompts, inputs.sft, inputs.ppo, inputs.swapped)
     before, after = score_responses(inputs.sft, inputs.prompts), score_responses(inputs.ppo, inputs.prompts)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mmrlhf_ray.demo"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = page_environment("mmrlhf_ray.demo")
     environment.filters["number"] = scoring.number
     page = environment.get_template("report.html.j2").render(
         title=inputs.title,

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.readers import Records, read_records, write_records
+from mmrlhf_ray.data.records.readers import Records, read_records, write_records
 from mmrlhf_ray.demo import profiles
 from mmrlhf_ray.demo.annotators import Response, annotate, choose_pairs
 from mmrlhf_ray.demo.data import build_data
@@ -21,10 +21,12 @@ from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.demo.profiles import FAST_PROFILE, FULL_PROFILE, Paths, Profile
 from mmrlhf_ray.demo.report import ReportInputs, write_report
 from mmrlhf_ray.demo.scoring import judge, print_table
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.feedback.annotations import annotations_of
-from mmrlhf_ray.feedback.derive import derive_preferences
-from mmrlhf_ray.pipelines import evaluate, ppo, reward_model, sft
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.feedback.labels.derive import derive_preferences
+from mmrlhf_ray.pipelines.evaluate import job as evaluate
+from mmrlhf_ray.pipelines.ppo import job as ppo
+from mmrlhf_ray.pipelines.supervised import reward_model, sft
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.progress import duration
 from mmrlhf_ray.schema import PROMPT, RESPONSE

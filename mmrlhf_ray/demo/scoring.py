@@ -12,8 +12,8 @@ from rich.segment import Segments
 from rich.table import Table
 
 from mmrlhf_ray.algorithms.statistics import Interval, WinTieLoss, mean_interval, wilson_interval, win_tie_loss
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.demo.gold import GoldScore, gold_reward
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import PROMPT, RESPONSE, check
 
 TIE = 0.05

@@ -16,9 +16,10 @@ from ray.rllib.algorithms.dqn import DQNConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from mmrlhf_ray.config import ConfigError, DiscreteConfig
+from mmrlhf_ray.config import DiscreteConfig
 from mmrlhf_ray.config.discrete_parts import A2C, DQN, PPO, ActorCritic, Clone, Reinforce
 from mmrlhf_ray.discrete.human_loss import CloneConfig
+from mmrlhf_ray.errors import ConfigError
 
 _NEVER_CLIPPED = 1e9
 """A bound that no ratio and no error reaches."""

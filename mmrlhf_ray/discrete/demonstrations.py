@@ -8,7 +8,7 @@ import numpy as np
 
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.discrete_parts import Clone, DecideTask
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.discrete.cases import Cases
 from mmrlhf_ray.discrete.feedback import Lessons, lessons
 from mmrlhf_ray.discrete.tasks import Media, RowProblem, columns_of, make_cases, scores_of, wanted

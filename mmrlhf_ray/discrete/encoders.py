@@ -23,9 +23,9 @@ from mmrlhf_ray.config.discrete_parts import (
     TextModality,
     VideoModality,
 )
-from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.discrete.pretrained import PretrainedFeatures
 from mmrlhf_ray.discrete.spaces import modality_space
+from mmrlhf_ray.errors import ConfigError
 
 
 def make_encoder(name: str, modality: Modality, width: int) -> nn.Module:

@@ -17,7 +17,7 @@ from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.discrete.module import DecisionNet
 from mmrlhf_ray.discrete.onnx_file import ACTIONS, OUTPUT, input_names, open_session, session_scores
 from mmrlhf_ray.discrete.spaces import PRESENT, TASK, action_names, observation_space
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import RunError
 
 TOLERANCE = 1e-5
 _OPSET = 18

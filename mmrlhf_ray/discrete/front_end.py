@@ -12,7 +12,7 @@ from scipy.fft import dct
 from transformers.audio_utils import mel_filter_bank
 
 from mmrlhf_ray.config.discrete_parts import AudioModality
-from mmrlhf_ray.config.errors import ConfigError
+from mmrlhf_ray.errors import ConfigError
 
 FLOOR_DB = -80.0
 """Power below that, in decibels of a full-scale constant, counts as silence."""

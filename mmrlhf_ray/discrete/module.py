@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.discrete_parts import DQN, Clone, Reinforce
-from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.discrete.fusion import Views
 from mmrlhf_ray.discrete.net import FusionBody, Heads, Observation, action_counts, fusion_shares
 from mmrlhf_ray.discrete.spaces import action_space, observation_space
+from mmrlhf_ray.errors import ConfigError
 
 CONFIG = "discrete"
 """Key of the job's configuration in a module's `model_config`."""

@@ -10,7 +10,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, Inva
 
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.discrete.spaces import PRESENT, TASK
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import RunError
 
 OUTPUT = "scores"
 ACTIONS = "actions"

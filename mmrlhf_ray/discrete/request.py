@@ -7,7 +7,7 @@ import numpy as np
 
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.discrete_parts import AudioModality, LocateTask, Modality, TextModality
-from mmrlhf_ray.data.decode_pool import DecodeSettings, decode_pool
+from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
 from mmrlhf_ray.discrete.cases import Column
 from mmrlhf_ray.discrete.spaces import PRESENT, TASK, empty_observation, grid_boxes
 from mmrlhf_ray.discrete.tasks import fitted, text_array

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.discrete_parts import DQN
-from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.load import load_config, save_config
 from mmrlhf_ray.discrete.files import CONFIG_FILE, WEIGHTS_FILE
 from mmrlhf_ray.discrete.module import DecisionNet, config_of, module_spec
+from mmrlhf_ray.errors import ConfigError
 
 
 def save_module(module: TorchRLModule, directory: Path) -> Path:

@@ -21,13 +21,12 @@ from ray import serve
 from starlette.datastructures import UploadFile
 
 from mmrlhf_ray.config.discrete import DiscreteConfig
-from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.load import load_config
 from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.discrete.files import CONFIG_FILE, MODULE_DIR, ONNX_FILE
 from mmrlhf_ray.discrete.onnx_file import input_names, open_session, session_actions, session_scores
 from mmrlhf_ray.discrete.request import BadRequest, answer, chosen_task, observe
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import ConfigError, RunError
 
 NAME = "discrete"
 _REQUESTS = 32

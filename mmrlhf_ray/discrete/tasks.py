@@ -21,13 +21,14 @@ from mmrlhf_ray.config.discrete_parts import (
     TextModality,
     VideoModality,
 )
-from mmrlhf_ray.data.decode_pool import DecodeSettings, decode_pool
-from mmrlhf_ray.data.errors import DataError, bad_rows_error
+from mmrlhf_ray.data.errors import bad_rows_error
 from mmrlhf_ray.data.media import Clip
-from mmrlhf_ray.data.readers import Records, read_records
+from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
+from mmrlhf_ray.data.records.readers import Records, read_records
 from mmrlhf_ray.discrete.cases import Cases, Column
 from mmrlhf_ray.discrete.front_end import front_end
 from mmrlhf_ray.discrete.spaces import action_names, grid_boxes, modality_space
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.rewards.boxes import overlap_share
 from mmrlhf_ray.schema import PROMPT
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 
-from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import ANNOTATION, check
 
 T = TypeVar("T")

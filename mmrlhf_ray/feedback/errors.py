@@ -1,13 +1,6 @@
 """Why a request cannot be met."""
 
-
-class FeedbackError(ValueError):
-    """A request that cannot be met; `field` names what is wrong in it, "" where it is nothing in particular."""
-
-    def __init__(self, problem: str, field: str = "") -> None:
-        super().__init__(f"{field}: {problem}" if field else problem)
-        self.problem = problem
-        self.field = field
+from mmrlhf_ray.errors import FeedbackError
 
 
 class Unknown(FeedbackError):

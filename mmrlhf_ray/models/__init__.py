@@ -1,14 +1,8 @@
 """Policies, reward and value models; one adapter per processor family."""
 
-from mmrlhf_ray.models.adapter import (
-    ModelAdapter,
-    banned_token_ids,
-    eos_token_ids,
-    load_processor,
-    read_config,
-)
-from mmrlhf_ray.models.errors import ModelError
+from mmrlhf_ray.models.adapter import ModelAdapter, banned_token_ids, eos_token_ids, load_processor, read_config
 from mmrlhf_ray.models.export import ADAPTER_DIR, export_lora, export_model
+from mmrlhf_ray.models.families.registry import adapter_for
 from mmrlhf_ray.models.headed import (
     HeadedModel,
     checkpoint_name,
@@ -19,7 +13,6 @@ from mmrlhf_ray.models.headed import (
 )
 from mmrlhf_ray.models.lora import Weight, add_lora, grouped, lora_off, merged_weights, trained_weights
 from mmrlhf_ray.models.parts import ParameterGroup, check_trained, freeze_parts, parameter_groups
-from mmrlhf_ray.models.registry import adapter_for
 from mmrlhf_ray.models.scalar_head import ScalarHead, read_scalar_head, scalar_head_file
 from mmrlhf_ray.models.tokens import check_same_tokens
 
@@ -27,7 +20,6 @@ __all__ = [
     "ADAPTER_DIR",
     "HeadedModel",
     "ModelAdapter",
-    "ModelError",
     "ParameterGroup",
     "ScalarHead",
     "Weight",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from mmrlhf_ray.models.errors import ModelError
+from mmrlhf_ray.errors import ModelError
 
 
 class ModelAdapter(Protocol):

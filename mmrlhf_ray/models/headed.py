@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.adapter import ModelAdapter
-from mmrlhf_ray.models.errors import ModelError
 from mmrlhf_ray.models.scalar_head import (
     LAYOUT_FILE,
     SCALAR_HEAD_FILE,

@@ -11,8 +11,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from mmrlhf_ray.config.base import LoRAConfig
+from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.adapter import ModelAdapter
-from mmrlhf_ray.models.errors import ModelError
 from mmrlhf_ray.models.headed import HeadedModel
 
 _ADAPTER = "default"

@@ -8,11 +8,11 @@ from pathlib import Path
 from torch import nn
 
 from mmrlhf_ray.config.base import LoRAConfig, PartConfig, PartsConfig
+from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.adapter import ModelAdapter
-from mmrlhf_ray.models.errors import ModelError
+from mmrlhf_ray.models.families.registry import adapter_for
 from mmrlhf_ray.models.headed import HEAD, HeadedModel, backbone_name, split_head
 from mmrlhf_ray.models.lora import add_lora
-from mmrlhf_ray.models.registry import adapter_for
 
 SCALAR_HEAD = "scalar_head"
 """The part that a scalar head is: always trained."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.models.errors import ModelError
+from mmrlhf_ray.errors import ModelError
 
 SCALAR_HEAD_FILE = "scalar_head.safetensors"
 """Beside a Hugging Face directory, turns it into a reward model: `weight` [outputs, hidden]."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.adapter import eos_token_ids
-from mmrlhf_ray.models.errors import ModelError
-from mmrlhf_ray.models.registry import adapter_for
+from mmrlhf_ray.models.families.registry import adapter_for
 
 
 def check_same_tokens(policy: str | Path, *others: str | Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from mmrlhf_ray.models.errors import ModelError
+from mmrlhf_ray.errors import ModelError
 
 VERDICT_FILE = "mmrlhf_parity.json"
 # What a processor, a chat template or a model class is made of; weights may change.

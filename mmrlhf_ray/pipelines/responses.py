@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from mmrlhf_ray.data.encode import Encoder, decode_response
+from mmrlhf_ray.data.encoding.encode import Encoder, decode_response
 from mmrlhf_ray.schema import RESPONSE, check
 
 SWAPPED = "#swapped"

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmrlhf_ray.config import RunConfig, save_config
-from mmrlhf_ray.models import ModelError, read_config, scalar_head_file
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import ModelError, RunError
+from mmrlhf_ray.models import read_config, scalar_head_file
 
 CONFIG_FILE = "config.yaml"
 MODEL_DIR = "model"

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
+from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.rewards.batch import OWN_COLUMNS
 from mmrlhf_ray.rewards.functions import BUILT_IN, RewardFunction
 from mmrlhf_ray.rewards.http import read_token

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, Reward
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.rewards.batch import Rows
-from mmrlhf_ray.runtime.errors import RunError
 
 _SHOWN = 5
 _REASONS = 4

@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 
-from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.rewards import JudgeReward, RemoteReward
+from mmrlhf_ray.errors import ConfigError
 
 _SHOWN_CHARACTERS = 200
 _TRY_AGAIN = frozenset({408, 429})

@@ -7,12 +7,12 @@ from statistics import fmean
 from typing import Any
 
 from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier
-from mmrlhf_ray.algorithms.moments import RunningMoments
+from mmrlhf_ray.algorithms.statistics import RunningMoments
 from mmrlhf_ray.config.rewards import Reward
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.gaps import Gap, missing, settle, unscored
 from mmrlhf_ray.rewards.scores import ComponentScores
-from mmrlhf_ray.runtime.errors import RunError
 
 
 @dataclass(frozen=True)

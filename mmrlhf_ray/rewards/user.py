@@ -6,22 +6,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from mmrlhf_ray.config.errors import ConfigError
 from mmrlhf_ray.config.rewards import FunctionReward, RewardComponent
+from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.rewards.batch import OWN_COLUMNS, RewardBatch, prompt_text
-from mmrlhf_ray.rewards.child import Child, ChildFailed
 from mmrlhf_ray.rewards.functions import BUILT_IN
 from mmrlhf_ray.rewards.scores import ComponentScores
+from mmrlhf_ray.sandbox.child import Child, ChildFailed
 
 IMPORT_S = 60.0
 """How long a function's file may take to be imported when a run starts."""
 
 R = TypeVar("R", bound=RewardComponent)
 
-_PROGRAM = Path(__file__).with_name("user_process.py")
+_PROGRAM = "mmrlhf_ray.rewards.user_process"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
-"""The process that a reward function runs in: this file, run as a script.
+"""The process that a reward function runs in; `rewards.user` starts it as a module.
 
 One JSON object per line comes in on standard input and goes out on what was standard output when the process started;
-what the function prints goes to standard error. Only the standard library is imported, so that the process starts at
-once and the function's imports are the only ones it pays for.
+what the function prints goes to standard error.
 
 The first line is answered with the function's parameters, every later one with its numbers:
 
@@ -14,18 +13,13 @@ or with {"failed": why}.
 """
 
 import asyncio
-import importlib.util
 import inspect
 import json
 import math
-import os
-import resource
-import signal
-import sys
-import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TextIO
+
+from mmrlhf_ray.sandbox.inside import converse, limit_memory, load_function, report, send
 
 _SHOWN_CHARACTERS = 300
 
@@ -36,25 +30,11 @@ Result = tuple[float | None, str | None]
 
 def load(function: str) -> Callable[..., Any]:
     """`path/to/file.py:name`, or the name of a function that is built in."""
-    file, _, name = function.rpartition(":")
-    if not file:
-        sys.path.insert(0, str(Path(__file__).parents[2]))  # the package that this file belongs to
-        from mmrlhf_ray.rewards.functions import BUILT_IN
+    if ":" in function:
+        return load_function(function)
+    from mmrlhf_ray.rewards.functions import BUILT_IN
 
-        return BUILT_IN[name]
-    path = Path(file).resolve()
-    sys.path.insert(0, str(path.parent))  # as for a script: modules beside the file can be imported
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    found = getattr(module, name, None)
-    if not callable(found):
-        defined = sorted(n for n, v in vars(module).items() if inspect.isfunction(v) and v.__module__ == path.stem)
-        raise ImportError(f"it has no function {name!r}; its functions are {', '.join(defined) or 'none'}")
-    return found
+    return BUILT_IN[function]
 
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, str, bool]]:
@@ -85,7 +65,7 @@ def call_verl(function: Callable[..., Any], request: Mapping[str, Any]) -> Reply
         try:
             answer = _finished(function(**_taken(function, row), **request["arguments"]))
         except (Exception, SystemExit) as error:  # noqa: BLE001  the reason why this row has no number
-            results.append((None, report(error)))
+            results.append((None, report(error, __file__)))
         else:
             results.append(as_number(answer.get("score", answer) if isinstance(answer, Mapping) else answer))
     return _reply(results)
@@ -110,19 +90,6 @@ def as_number(value: Any) -> Result:
     return (number, None) if math.isfinite(number) else (None, f"returned {_shown(value)}, expected a finite number")
 
 
-def report(error: BaseException) -> str:
-    """Print an exception; returns it in one line, with the place in the function's code where it was raised."""
-    traceback.print_exception(error)
-    text = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if f.filename != __file__ and not f.filename.startswith("<")
-    ]
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"raised {type(error).__name__}{': ' if text else ''}{text}{place}"
-
-
 def _taken(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     own = parameters(function)
     if any(kind == "VAR_KEYWORD" for _, kind, _ in own):
@@ -143,26 +110,6 @@ def _shown(value: Any) -> str:
     return f"{repr(value)[:_SHOWN_CHARACTERS]} ({type(value).__name__})"
 
 
-def guard(life: int) -> None:
-    """Fork a process that kills this group as soon as the other end of `life` is closed: our parent is gone.
-
-    A thread would not do: a function that holds the interpreter's lock would stop it too.
-    """
-    if os.fork() == 0:
-        os.closerange(0, 3)  # or our parent would wait for the end of output that never comes
-        os.read(life, 1)
-        os.killpg(0, signal.SIGKILL)
-    os.close(life)
-
-
-def limit_memory(megabytes: int) -> None:
-    """Address space of this process; never more than it may have already."""
-    most = megabytes << 20
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
 def serve(requests: TextIO, replies: TextIO) -> None:
     """Answer each line until there are no more, or until the function cannot be loaded."""
     setup = json.loads(requests.readline())
@@ -172,33 +119,15 @@ def serve(requests: TextIO, replies: TextIO) -> None:
         function = load(setup["function"])
         own = parameters(function)
     except (Exception, SystemExit) as error:  # noqa: BLE001  our parent is told
-        send(replies, {"failed": report(error)})
+        send(replies, {"failed": report(error, __file__)})
         return
     send(replies, {"parameters": own})
     for line in requests:
         try:
             reply = call(function, json.loads(line))
         except (Exception, SystemExit) as error:  # noqa: BLE001  our parent is told
-            reply = {"failed": report(error)}
+            reply = {"failed": report(error, __file__)}
         send(replies, reply)
-
-
-def send(replies: TextIO, reply: Reply) -> None:
-    """One line."""
-    replies.write(json.dumps(reply) + "\n")
-    replies.flush()
-
-
-def converse(answer: Callable[[TextIO, TextIO], None]) -> None:
-    """Run `answer(requests, replies)` as the process that `rewards.child.Child` starts."""
-    guard(int(sys.argv[1]))
-    # Copies under other numbers: what a function prints or reads does not get between us and our parent.
-    requests = os.fdopen(os.dup(0), encoding="utf-8")
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    with open(os.devnull) as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(2, 1)
-    answer(requests, replies)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mmrlhf_ray.config.base import DeadlineConfig, Resources
-from mmrlhf_ray.runtime.errors import PlacementError
+from mmrlhf_ray.errors import PlacementError
 from mmrlhf_ray.runtime.waits import deadline_get
 
 

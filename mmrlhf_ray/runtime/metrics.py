@@ -17,7 +17,7 @@ import ray
 from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import RunError
 
 FILE_NAME = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.runtime import processes
-from mmrlhf_ray.runtime.errors import RunError
 
 _GRACE_S = 10.0
 _WATCHDOG_GRACE_S = 2.0

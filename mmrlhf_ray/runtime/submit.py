@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from mmrlhf_ray.config import ConfigError, load_config, read_job_kind
+from mmrlhf_ray.config import load_config, read_job_kind
 from mmrlhf_ray.config.data import HUB
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import ConfigError, RunError
 from mmrlhf_ray.runtime.session import read_token
 
 # Patterns as in .gitignore; a name without a slash is left out wherever it is.

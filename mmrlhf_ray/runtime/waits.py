@@ -7,7 +7,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from mmrlhf_ray.runtime.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.errors import DeadlineExceeded, RunError
 
 
 def deadline_get(

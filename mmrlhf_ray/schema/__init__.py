@@ -1,6 +1,6 @@
 """The data contract: Arrow schemas of everything that passes between the parts."""
 
-from mmrlhf_ray.schema.check import SchemaError, check
+from mmrlhf_ray.schema.check import check
 from mmrlhf_ray.schema.tables import (
     ANNOTATION,
     DEMONSTRATION,
@@ -37,7 +37,6 @@ __all__ = [
     "RESPONSE",
     "ROLLOUT",
     "SCHEMA_VERSION",
-    "SchemaError",
     "TABLES",
     "TRAINING_ROW",
     "check",

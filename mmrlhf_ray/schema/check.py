@@ -3,6 +3,8 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmrlhf_ray.errors import SchemaError
+
 # Lists that hold one entry per response token; all must agree in length, row by row.
 _PER_TOKEN = (
     "response_mask",
@@ -14,10 +16,6 @@ _PER_TOKEN = (
     "advantages",
     "returns",
 )
-
-
-class SchemaError(ValueError):
-    """A table breaks the data contract. The message names the column, what was expected and what came."""
 
 
 def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:

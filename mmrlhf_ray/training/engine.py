@@ -19,9 +19,17 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-from mmrlhf_ray.algorithms.stats import Stats, merge_stats
+from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
-from mmrlhf_ray.models import HeadedModel, ParameterGroup, Weight, grouped, lora_off, merged_weights, trained_weights
+from mmrlhf_ray.models import (
+    HeadedModel,
+    ParameterGroup,
+    Weight,
+    grouped,
+    lora_off,
+    merged_weights,
+    trained_weights,
+)
 
 _TAG = "state"
 _GATHERED_BYTES = 1 << 30

@@ -12,13 +12,13 @@ from torch import Tensor
 from mmrlhf_ray.algorithms.aggregation import token_weights
 from mmrlhf_ray.algorithms.kl import kl_loss
 from mmrlhf_ray.algorithms.logprobs import token_logprobs, token_logprobs_and_entropy
+from mmrlhf_ray.algorithms.losses import ppo_value_loss
 from mmrlhf_ray.algorithms.mismatch import mismatch_weights
 from mmrlhf_ray.algorithms.policy_loss import POLICY_LOSSES, Clip, entropy_bonus
-from mmrlhf_ray.algorithms.stats import Stats
-from mmrlhf_ray.algorithms.value_loss import ppo_value_loss
+from mmrlhf_ray.algorithms.statistics import Stats
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
-from mmrlhf_ray.data.collate import Batch, flat_column, pad_rows
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.batches.collate import Batch, flat_column, pad_rows
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, load_critic, load_policy
 from mmrlhf_ray.training.passes import LossFunction
 

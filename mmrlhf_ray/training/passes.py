@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.stats import Stats, merge_stats
-from mmrlhf_ray.data.batching import MicroBatch
-from mmrlhf_ray.data.collate import Batch, TokenRow, collate
-from mmrlhf_ray.data.dummy import dummy_rows
-from mmrlhf_ray.data.encode import Encoder, Features
+from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
+from mmrlhf_ray.data.batches.batching import MicroBatch
+from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
+from mmrlhf_ray.data.batches.dummy import dummy_rows
+from mmrlhf_ray.data.encoding.encode import Encoder, Features
 from mmrlhf_ray.models import HeadedModel
 from mmrlhf_ray.training.engine import TrainEngine
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmrlhf_ray.algorithms.preference_loss import (
     bco_delta,
     bco_loss,
+    changed_tokens,
     dpo_loss,
     ipo_loss,
     kto_loss,
@@ -19,13 +20,13 @@ from mmrlhf_ray.algorithms.preference_loss import (
     margin_beta,
     mpo_loss,
     orpo_loss,
+    segment_logprobs,
     simpo_loss,
 )
-from mmrlhf_ray.algorithms.segments import changed_tokens, segment_logprobs
-from mmrlhf_ray.algorithms.stats import Stats
+from mmrlhf_ray.algorithms.statistics import Stats
 from mmrlhf_ray.config.jobs import PreferenceConfig
-from mmrlhf_ray.data.collate import Batch
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.batches.collate import Batch
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, load_policy
 from mmrlhf_ray.training.tasks import (
     PassLoss,

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.stats import Stats, merge_stats
+from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
 from mmrlhf_ray.config.base import TrainJobConfig
-from mmrlhf_ray.data.batching import (
+from mmrlhf_ray.data.batches.batching import (
     MicroBatch,
     PassBudget,
     align_passes,
@@ -23,9 +23,9 @@ from mmrlhf_ray.data.batching import (
     media_kinds,
     present_kinds,
 )
-from mmrlhf_ray.data.collate import Batch, TokenRow
-from mmrlhf_ray.data.encode import Features, load_encoder
-from mmrlhf_ray.data.training_rows import features_from_bytes
+from mmrlhf_ray.data.batches.collate import Batch, TokenRow
+from mmrlhf_ray.data.encoding.encode import Features, load_encoder
+from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
 from mmrlhf_ray.models import ADAPTER_DIR, add_lora, export_lora, export_model, freeze_parts, parameter_groups
 from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.checkpoint import Manifest, newest_complete, publish, stage, staging_path

@@ -9,12 +9,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.feedback_loss import feedback_loss
 from mmrlhf_ray.algorithms.logprobs import token_logprobs
-from mmrlhf_ray.algorithms.sft_loss import sft_loss
-from mmrlhf_ray.algorithms.stats import Stats
-from mmrlhf_ray.data.collate import Batch, pad_rows
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.algorithms.losses import feedback_loss, sft_loss
+from mmrlhf_ray.algorithms.statistics import Stats
+from mmrlhf_ray.data.batches.collate import Batch, pad_rows
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, ScalarHead, load_policy
 
 PassLoss = Callable[[Tensor, Batch, pa.Table], tuple[Tensor, Stats]]

@@ -10,13 +10,13 @@ import pyarrow as pa
 import ray
 
 from mmrlhf_ray.config import ModelReward
-from mmrlhf_ray.data.batching import PassBudget, Shard, media_kinds, one_pass_plan
+from mmrlhf_ray.data.batches.batching import PassBudget, Shard, media_kinds, one_pass_plan
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.runtime.actors import ActorGroup
-from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import ENCODED_PROMPT, ROLLOUT, check
-from mmrlhf_ray.workers.encoder import TakeStats
+from mmrlhf_ray.workers.roles.encoder import TakeStats
 
 
 @dataclass(frozen=True)

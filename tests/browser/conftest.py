@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from mmrlhf_ray.demo.feedback_pictures import BROWSER, launch
+from benchmarks.feedback_pictures import BROWSER, launch
 from tests.browser.support import Site, log_in, site
 
 WINDOW = {"width": 1280, "height": 860}

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 from playwright.sync_api import BrowserContext, Page
 
+from benchmarks.feedback_pictures import serving
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.demo.feedback_pictures import serving
-from mmrlhf_ray.feedback.accounts import add_annotator
-from mmrlhf_ray.feedback.database import open_database
+from mmrlhf_ray.feedback.collect.accounts import add_annotator
+from mmrlhf_ray.feedback.collect.database import open_database
 
 Row = dict[str, Any]
 WAIT_S = 20

@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
+from benchmarks.feedback_pictures import question_kind
 from mmrlhf_ray.demo.feedback_items import demo_items
-from mmrlhf_ray.demo.feedback_pictures import question_kind
 from tests.browser.conftest import TIMEOUT_MS
 from tests.browser.support import Site, item, log_in, press, site
 

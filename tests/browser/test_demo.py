@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext
 
-from mmrlhf_ray.demo.feedback_pictures import WIDTHS, question_kind, take_pictures
+from benchmarks.feedback_pictures import WIDTHS, question_kind, take_pictures
 from tests.browser.support import press, ready, sends, until
 
 KINDS = {"pair", "rank", "rate", "correct", "demonstrate", "spans", "critique"}
@@ -74,9 +74,9 @@ def test_the_demo_opens_with_items_of_every_kind(served: str, context: BrowserCo
 def test_a_second_start_has_the_same_items_and_the_votes(tmp_path: Path) -> None:
     from mmrlhf_ray.config import FeedbackConfig
     from mmrlhf_ray.demo.feedback_items import GOLD_ITEMS, ROUNDS, add_demo_items
-    from mmrlhf_ray.feedback.accounts import by_token
-    from mmrlhf_ray.feedback.database import open_database
-    from mmrlhf_ray.feedback.tables import Item
+    from mmrlhf_ray.feedback.collect.accounts import by_token
+    from mmrlhf_ray.feedback.collect.database import open_database
+    from mmrlhf_ray.feedback.collect.tables import Item
 
     config = FeedbackConfig(data_dir=str(tmp_path))
     database = open_database(config)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from mmrlhf_ray.cli import app
+from mmrlhf_ray.cli.main import app
 from mmrlhf_ray.config import load_config, read_job_kind
 
 ROOT = Path(__file__).parents[2]

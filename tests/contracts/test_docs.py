@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmrlhf_ray.config import DataConfig, load_config, read_job_kind
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.schema import DEMONSTRATION
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.readers import read_records, write_records
+from mmrlhf_ray.data.records.readers import read_records, write_records
 from mmrlhf_ray.schema import MEDIA, PROMPT
 from tests.cluster import Cluster, local_cluster
 from tests.e2e.support import Finished, start

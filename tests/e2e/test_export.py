@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.readers import Records, read_records
+from mmrlhf_ray.data.records.readers import Records, read_records
 from mmrlhf_ray.schema import PROMPT
 from tests.e2e.conftest import Submitted
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mmrlhf_ray.data.readers import RECORDS_FILE
-from mmrlhf_ray.pipelines.iterate_state import BEFORE, ROUND
+from mmrlhf_ray.data.records.readers import RECORDS_FILE
+from mmrlhf_ray.pipelines.iterate.state import BEFORE, ROUND
 from mmrlhf_ray.schema import ANNOTATION
 from tests.cluster import ROOT, local_cluster
 from tests.e2e.support import Running, mmrlhf, start

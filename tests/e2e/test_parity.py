@@ -8,7 +8,7 @@ import pytest
 
 from mmrlhf_ray.demo.families import FAMILIES
 from mmrlhf_ray.models import adapter_for
-from mmrlhf_ray.models.generic import GenericAdapter
+from mmrlhf_ray.models.families.generic import GenericAdapter
 from mmrlhf_ray.models.verdict import Verdict, read_verdict
 from tests.e2e.support import Finished, mmrlhf
 from tests.unit.tiny_families import build_llava, build_mistral3

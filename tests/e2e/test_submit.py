@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.config import PPOConfig, load_config
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.schema import PROMPT, RESPONSE
 from tests.e2e.conftest import STEPS, Submitted

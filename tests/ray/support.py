@@ -7,12 +7,12 @@ import pyarrow as pa
 import ray
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.training.objectives import Objective
-from mmrlhf_ray.workers.encoder import PromptEncoder
-from mmrlhf_ray.workers.learner import Learner, LearnerSpec
+from mmrlhf_ray.workers.roles.encoder import PromptEncoder
+from mmrlhf_ray.workers.roles.learner import Learner, LearnerSpec
 
 START_S = 180.0
 ANSWER_S = 120.0

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from mmrlhf_ray.config import ConfigError, DiscreteConfig, save_config
+from mmrlhf_ray.config import DiscreteConfig, save_config
 from mmrlhf_ray.discrete.files import MODULE_DIR, WEIGHTS_FILE
 from mmrlhf_ray.discrete.start import start
-from mmrlhf_ray.pipelines import discrete, discrete_sweep
-from mmrlhf_ray.pipelines.discrete_material import read_material
-from mmrlhf_ray.pipelines.discrete_report import REPORT_FILE, SUMMARY_FILE
-from mmrlhf_ray.runtime.errors import PlacementError
+from mmrlhf_ray.errors import ConfigError, PlacementError
+from mmrlhf_ray.pipelines.discrete import job as discrete
+from mmrlhf_ray.pipelines.discrete import sweep as discrete_sweep
+from mmrlhf_ray.pipelines.discrete.material import read_material
+from mmrlhf_ray.pipelines.discrete.report import REPORT_FILE, SUMMARY_FILE
 from mmrlhf_ray.runtime.metrics import TENSORBOARD_DIR, read_metrics
 from mmrlhf_ray.runtime.session import ray_session
 from tests.e2e import support

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mmrlhf_ray.config import DataConfig, EvaluateConfig, ModelConfig
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.demo.discrete_data import Sizes, build
-from mmrlhf_ray.pipelines import discrete
-from mmrlhf_ray.pipelines.discrete_material import read_material
-from mmrlhf_ray.pipelines.member_scores import Said, member_scores
+from mmrlhf_ray.pipelines.discrete import job as discrete
+from mmrlhf_ray.pipelines.discrete.material import read_material
+from mmrlhf_ray.pipelines.iterate.member_scores import Said, member_scores
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT

@@ -20,17 +20,17 @@ from safetensors.torch import load_file
 from mmrlhf_ray.config import AlgorithmConfig, DataConfig, EngineConfig, LearnerConfig, ModelConfig, OptimizerConfig
 from mmrlhf_ray.config.base import LoRAConfig
 from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
-from mmrlhf_ray.data.batching import PassBudget, plan_shards
+from mmrlhf_ray.data.batches.batching import PassBudget, plan_shards
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.runtime.actors import ActorGroup
-from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import EXPERIENCE
 from mmrlhf_ray.training.objectives import PolicyObjective
-from mmrlhf_ray.workers.buckets import pack
-from mmrlhf_ray.workers.encoder import TakeStats
+from mmrlhf_ray.weights.buckets import pack
 from mmrlhf_ray.workers.fleet import Generators, LearnerGroup, Prompts, Rollouts, Servers, WeightSync
-from mmrlhf_ray.workers.generator import Generator
+from mmrlhf_ray.workers.roles.encoder import TakeStats
+from mmrlhf_ray.workers.roles.generator import Generator
 from tests.e2e.test_export import PRELUDE, cases
 from tests.ray.support import ANSWER_S, START_S, encoded_prompts, start_learners
 

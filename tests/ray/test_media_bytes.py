@@ -12,14 +12,14 @@ from PIL import Image
 from ray.experimental import get_object_locations
 
 from mmrlhf_ray.config import DataConfig, GeneratorConfig, ModelConfig, SamplingConfig
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.workers import fleet
-from mmrlhf_ray.workers.encoder import PromptEncoder
 from mmrlhf_ray.workers.fleet import Generators, PromptServer
-from mmrlhf_ray.workers.generator import Generator
+from mmrlhf_ray.workers.roles.encoder import PromptEncoder
+from mmrlhf_ray.workers.roles.generator import Generator
 from tests.ray.support import ANSWER_S, START_S, end
 
 PROMPTS, SAMPLES = 8, 8

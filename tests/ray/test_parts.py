@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mmrlhf_ray.config import AlgorithmConfig, DataConfig, EngineConfig, LearnerConfig, ModelConfig, OptimizerConfig
 from mmrlhf_ray.config.base import PartConfig, PartsConfig
-from mmrlhf_ray.data.batching import PassBudget, media_kinds, plan_shards
-from mmrlhf_ray.data.encode import load_encoder
+from mmrlhf_ray.data.batches.batching import PassBudget, media_kinds, plan_shards
+from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.models.parts import part_of
 from mmrlhf_ray.runtime.session import ray_session

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.config import DataConfig, EngineConfig, ModelConfig, OptimizerConfig, PreferenceConfig
-from mmrlhf_ray.data.batching import PassBudget
-from mmrlhf_ray.data.encode import load_encoder
-from mmrlhf_ray.data.readers import read_records, write_records
+from mmrlhf_ray.data.batches.batching import PassBudget
+from mmrlhf_ray.data.encoding.encode import load_encoder
+from mmrlhf_ray.data.records.readers import read_records, write_records
 from mmrlhf_ray.demo.model import build_model
-from mmrlhf_ray.pipelines import preference
-from mmrlhf_ray.pipelines.ref_logprobs import CACHE_FILE, ReferenceRows, with_ref_logprobs
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.pipelines.preference import job as preference
+from mmrlhf_ray.pipelines.preference.ref_logprobs import CACHE_FILE, ReferenceRows, with_ref_logprobs
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, TRAINING_ROW, check

@@ -12,15 +12,16 @@ import pyarrow as pa
 import pytest
 import ray
 
-from mmrlhf_ray.config import ConfigError, DataConfig, FunctionReward, JudgeReward, RemoteReward
-from mmrlhf_ray.data.encode import encode_response, load_encoder
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.config import DataConfig, FunctionReward, JudgeReward, RemoteReward
+from mmrlhf_ray.data.encoding.encode import encode_response, load_encoder
+from mmrlhf_ray.data.records.readers import read_records
+from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import MixtureState, mix
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import PROMPT, ROLLOUT
-from mmrlhf_ray.workers.functions import RewardFunctions
+from mmrlhf_ray.workers.roles.functions import RewardFunctions
 from tests.ray.support import ANSWER_S, START_S
 from tests.unit.rewards.servers import HANG, Answer, serve
 

@@ -15,14 +15,14 @@ import torch
 
 from mmrlhf_ray.config import DataConfig, ModelConfig, OptimizerConfig, RewardModelConfig
 from mmrlhf_ray.config.base import EngineConfig, LearnerPlacement
-from mmrlhf_ray.data.batching import MicroBatch
-from mmrlhf_ray.data.collate import TokenRow
-from mmrlhf_ray.data.encode import load_encoder
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.data.readers import read_records, write_records
-from mmrlhf_ray.data.training_rows import EncodeOptions, encode_records, features_from_bytes
+from mmrlhf_ray.data.batches.batching import MicroBatch
+from mmrlhf_ray.data.batches.collate import TokenRow
+from mmrlhf_ray.data.encoding.encode import load_encoder
+from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records, features_from_bytes
+from mmrlhf_ray.data.records.readers import read_records, write_records
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.models import ScalarHead, load_scalar, read_scalar_head
-from mmrlhf_ray.pipelines import reward_model
+from mmrlhf_ray.pipelines.supervised import reward_model
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import DEMONSTRATION, EVAL_SCORE, PREFERENCE, RANKING

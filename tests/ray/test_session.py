@@ -13,8 +13,8 @@ import psutil
 import pytest
 import ray
 
+from mmrlhf_ray.errors import DeadlineExceeded, RunError
 from mmrlhf_ray.runtime import processes
-from mmrlhf_ray.runtime.errors import DeadlineExceeded, RunError
 from mmrlhf_ray.runtime.session import SessionInfo, ray_session
 from mmrlhf_ray.runtime.waits import deadline_get
 
@@ -196,7 +196,7 @@ def test_nothing_is_left(tmp_path: Path, ending: str, signum: int | None, return
 def test_an_address_where_nobody_answers_is_one_clear_error() -> None:
     code = (
         "from mmrlhf_ray.runtime.session import ray_session\n"
-        "from mmrlhf_ray.runtime.errors import RunError\n"
+        "from mmrlhf_ray.errors import RunError\n"
         "try:\n with ray_session(): pass\nexcept RunError as error: print(error)"
     )
     done = subprocess.run(

@@ -9,13 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.config import DataConfig, EngineConfig, ModelConfig, OptimizerConfig, SFTConfig
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.data.quarantine import FILE_NAME, Rejected
-from mmrlhf_ray.data.rows import open_sources
-from mmrlhf_ray.data.stream import BLOCK_ROWS, StreamPlan, stream, stream_batches
-from mmrlhf_ray.data.training_rows import EncodeOptions
-from mmrlhf_ray.pipelines import sft
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.data.batches.stream import BLOCK_ROWS, StreamPlan, stream, stream_batches
+from mmrlhf_ray.data.encoding.training_rows import EncodeOptions
+from mmrlhf_ray.data.records.quarantine import FILE_NAME, Rejected
+from mmrlhf_ray.data.records.rows import open_sources
+from mmrlhf_ray.errors import DataError, RunError
+from mmrlhf_ray.pipelines.supervised import sft
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import DEMONSTRATION, TRAINING_ROW

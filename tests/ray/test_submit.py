@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmrlhf_ray.config import save_config
-from mmrlhf_ray.pipelines.discrete_report import REPORT_FILE
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.pipelines.discrete.report import REPORT_FILE
 from mmrlhf_ray.runtime.submit import Job, prepare, submit
 from tests.cluster import ROOT, local_cluster
 from tests.ray.discrete_support import job, make_data

@@ -18,16 +18,16 @@ from mmrlhf_ray.config import (
     ModelConfig,
     SamplingConfig,
 )
-from mmrlhf_ray.data.batching import PassBudget
+from mmrlhf_ray.data.batches.batching import PassBudget
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.runtime.actors import ActorGroup
-from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.training.objectives import PolicyObjective
-from mmrlhf_ray.workers.buckets import TensorLayout, pack
-from mmrlhf_ray.workers.encoder import TakeStats
+from mmrlhf_ray.weights.buckets import TensorLayout, pack
 from mmrlhf_ray.workers.fleet import Generators, LearnerGroup, Prompts, Rollouts, WeightSync
-from mmrlhf_ray.workers.generator import Generator
+from mmrlhf_ray.workers.roles.encoder import TakeStats
+from mmrlhf_ray.workers.roles.generator import Generator
 from tests.ray.support import ANSWER_S, START_S, encoded_prompts, start_learners
 
 TOLERANCE = 1e-4

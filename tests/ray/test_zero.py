@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
 from mmrlhf_ray.config import AlgorithmConfig, DataConfig, EngineConfig, LearnerConfig, ModelConfig, OptimizerConfig
-from mmrlhf_ray.data.batching import MicroBatch, Shard, align_passes, media_kinds, present_kinds
-from mmrlhf_ray.data.encode import load_encoder
-from mmrlhf_ray.data.features import read_features
+from mmrlhf_ray.data.batches.batching import MicroBatch, Shard, align_passes, media_kinds, present_kinds
+from mmrlhf_ray.data.encoding.encode import load_encoder
+from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import EXPERIENCE
 from mmrlhf_ray.training.objectives import PolicyObjective

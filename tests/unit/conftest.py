@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmrlhf_ray.data.encode import Encoder, load_encoder
+from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.demo.families import FAMILIES
 from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.models import HeadedModel, load_policy

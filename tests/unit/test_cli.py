@@ -5,11 +5,8 @@ from pathlib import Path
 import pytest
 from ray.exceptions import RayTaskError
 
-from mmrlhf_ray import cli
-from mmrlhf_ray.config import ConfigError
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.runtime.errors import RunError
-from mmrlhf_ray.schema import SchemaError
+from mmrlhf_ray.cli import main as cli
+from mmrlhf_ray.errors import ConfigError, DataError, RunError, SchemaError
 
 
 def _mmrlhf(*args: str) -> "subprocess.CompletedProcess[str]":
@@ -25,7 +22,9 @@ def test_help_shows_every_command() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import mmrlhf_ray.cli, sys; print([m for m in ('torch', 'ray', 'vllm', 'pyarrow') if m in sys.modules])"
+    code = (
+        "import mmrlhf_ray.cli.main, sys; print([m for m in ('torch', 'ray', 'vllm', 'pyarrow') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -102,7 +101,7 @@ def test_the_outermost_error_of_the_user_is_shown() -> None:
 
 def test_ctrl_c_is_status_130() -> None:
     code = (
-        "import mmrlhf_ray.cli as cli\n"
+        "import mmrlhf_ray.cli.main as cli\n"
         "@cli.app.command()\n"
         "def stop():\n    raise KeyboardInterrupt\n"
         "import sys; sys.argv = ['mmrlhf', 'stop']; cli.main()"

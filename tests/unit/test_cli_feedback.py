@@ -14,8 +14,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from mmrlhf_ray.cli_feedback import app
-from mmrlhf_ray.config import ConfigError, FeedbackConfig, load_config
+from mmrlhf_ray.cli.feedback import app
+from mmrlhf_ray.config import FeedbackConfig, load_config
+from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.feedback.errors import Invalid
 
 MODULE = [sys.executable, "-m", "mmrlhf_ray.cli", "feedback"]

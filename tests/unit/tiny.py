@@ -21,8 +21,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from mmrlhf_ray.data.collate import TokenRow
-from mmrlhf_ray.data.encode import EncodedPrompt, Encoder, Features, RawMedia, encode_prompt
+from mmrlhf_ray.data.batches.collate import TokenRow
+from mmrlhf_ray.data.encoding.encode import EncodedPrompt, Encoder, Features, RawMedia, encode_prompt
 from mmrlhf_ray.data.media import media_id
 from mmrlhf_ray.demo.clips import DIRECTIONS, clip_webm
 from mmrlhf_ray.schema import ROLLOUT

@@ -4,7 +4,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.formats.base import Embedding, Kind, MediaNames, Row, one_of, plain_row, raw_row, refuse, require
+from mmrlhf_ray.data.formats.base import (
+    Embedding,
+    Kind,
+    MediaNames,
+    Row,
+    one_of,
+    plain_row,
+    raw_row,
+    refuse,
+    require,
+)
 from mmrlhf_ray.data.formats.chat import media_lists, one_question, written_media
 from mmrlhf_ray.data.validate import text
 

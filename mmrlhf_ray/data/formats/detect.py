@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mmrlhf_ray.data.errors import DataError, RowError
+from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.formats.align_anything import AlignAnything
 from mmrlhf_ray.data.formats.base import KINDS, Format, Kind, MediaNames, Row
 from mmrlhf_ray.data.formats.llamafactory import LlamaFactory
@@ -17,6 +17,7 @@ from mmrlhf_ray.data.formats.trl import Trl
 from mmrlhf_ray.data.formats.ultrafeedback import UltraFeedback
 from mmrlhf_ray.data.formats.verl import Verl
 from mmrlhf_ray.data.validate import MEDIA_LISTS, build_record, conversation
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import TABLES
 
 FORMATS: tuple[Format, ...] = (

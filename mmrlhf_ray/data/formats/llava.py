@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.formats.base import Embedding, Kind, MediaNames, Row, plain_row, raw_row, refuse
+from mmrlhf_ray.data.formats.base import (
+    Embedding,
+    Kind,
+    MediaNames,
+    Row,
+    plain_row,
+    raw_row,
+    refuse,
+)
 from mmrlhf_ray.data.formats.chat import (
     Message,
     lead_with_media,

@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.formats.base import Embedding, Kind, MediaNames, Row, one_of, plain_row, raw_row, refuse
+from mmrlhf_ray.data.formats.base import (
+    Embedding,
+    Kind,
+    MediaNames,
+    Row,
+    one_of,
+    plain_row,
+    raw_row,
+    refuse,
+)
 from mmrlhf_ray.data.formats.chat import media_lists, one_question, written_media
 from mmrlhf_ray.data.validate import text
 

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.formats.base import Embedding, Kind, MediaNames, Row, plain_row, raw_row, require
+from mmrlhf_ray.data.formats.base import (
+    Embedding,
+    Kind,
+    MediaNames,
+    Row,
+    plain_row,
+    raw_row,
+    require,
+)
 from mmrlhf_ray.data.formats.chat import (
     chat_of,
     lead_with_media,

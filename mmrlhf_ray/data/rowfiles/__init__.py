@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mmrlhf_ray.config.data import HUB, SourceConfig
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.rowfiles.base import Fragment, Row, RowFile, expand_braces, filesystem
 from mmrlhf_ray.data.rowfiles.hub import HubRows
 from mmrlhf_ray.data.rowfiles.json_rows import JSONLines, JSONList, is_list
 from mmrlhf_ray.data.rowfiles.tables import ArrowRows, ParquetRows
 from mmrlhf_ray.data.rowfiles.tar_rows import TarRows
+from mmrlhf_ray.errors import DataError
 
 __all__ = ["MEDIA_FILE", "RECORDS_FILE", "Fragment", "Row", "RowFile", "open_rows", "record_files"]
 

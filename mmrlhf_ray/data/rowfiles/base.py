@@ -11,7 +11,7 @@ import fsspec
 import pyarrow as pa
 from fsspec import AbstractFileSystem
 
-from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.errors import DataError
 
 FRAGMENT_ROWS = 256
 FRAGMENT_BYTES = 8 << 20

@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mmrlhf_ray.config.data import HUB
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS, Fragment, Row, slices
+from mmrlhf_ray.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset

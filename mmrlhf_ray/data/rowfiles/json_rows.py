@@ -7,8 +7,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.rowfiles.base import FRAGMENT_BYTES, FRAGMENT_ROWS, Fragment, Row, reading
+from mmrlhf_ray.errors import DataError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CODECS = {".gz": "gzip", ".zst": "zstd"}

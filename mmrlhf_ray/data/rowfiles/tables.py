@@ -7,8 +7,8 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.rowfiles.base import FRAGMENT_BYTES, FRAGMENT_ROWS, Fragment, Row, filesystem, slices
+from mmrlhf_ray.errors import DataError
 
 _OPEN_FILES = 16
 

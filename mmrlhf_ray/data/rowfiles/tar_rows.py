@@ -5,8 +5,8 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.rowfiles.base import FRAGMENT_BYTES, FRAGMENT_ROWS, Fragment, Row, reading
+from mmrlhf_ray.errors import DataError
 
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _MEDIA = {

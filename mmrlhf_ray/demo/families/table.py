@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mmrlhf_ray.models.verdict import ParityRow, Verdict, read_verdict
-from mmrlhf_ray.pipelines.parity_report import shown
+from mmrlhf_ray.pipelines.parity.report import shown
 
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 

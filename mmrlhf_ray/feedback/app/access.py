@@ -12,11 +12,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
-from mmrlhf_ray.feedback.accounts import Caller, by_cookie, by_token
 from mmrlhf_ray.feedback.app.state import AppState, app_state
 from mmrlhf_ray.feedback.app.tokens import FORM_TYPES, SESSION_COOKIE, same
+from mmrlhf_ray.feedback.collect.accounts import Caller, by_cookie, by_token
+from mmrlhf_ray.feedback.collect.tables import Role
 from mmrlhf_ray.feedback.errors import NoAccount, Refused
-from mmrlhf_ray.feedback.tables import Role
 
 _SAFE = ("GET", "HEAD")
 

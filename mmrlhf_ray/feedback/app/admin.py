@@ -11,19 +11,19 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from mmrlhf_ray.feedback import accounts
 from mmrlhf_ray.feedback.app.access import AsAdmin
 from mmrlhf_ray.feedback.app.body import Message, body_as, read_json
 from mmrlhf_ray.feedback.app.state import AppState, State
-from mmrlhf_ray.feedback.audit import note
-from mmrlhf_ray.feedback.erase import erase_annotator, personal_data
+from mmrlhf_ray.feedback.collect import accounts
+from mmrlhf_ray.feedback.collect.audit import note
+from mmrlhf_ray.feedback.collect.erase import erase_annotator, personal_data
+from mmrlhf_ray.feedback.collect.export import annotation_rows, prompt_rows
+from mmrlhf_ray.feedback.collect.export_files import json_row, prompt_json
+from mmrlhf_ray.feedback.collect.items import add_items
+from mmrlhf_ray.feedback.collect.media_files import store_media
+from mmrlhf_ray.feedback.collect.tables import Annotator, Item
+from mmrlhf_ray.feedback.collect.times import parse_time
 from mmrlhf_ray.feedback.errors import Invalid
-from mmrlhf_ray.feedback.export import annotation_rows, prompt_rows
-from mmrlhf_ray.feedback.export_files import json_row, prompt_json
-from mmrlhf_ray.feedback.items import add_items
-from mmrlhf_ray.feedback.media_files import store_media
-from mmrlhf_ray.feedback.tables import Annotator, Item
-from mmrlhf_ray.feedback.times import parse_time
 
 router = APIRouter(prefix="/api")
 

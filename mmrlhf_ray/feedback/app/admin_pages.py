@@ -6,16 +6,16 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 from sqlalchemy import func, select
 
-from mmrlhf_ray.feedback import accounts
-from mmrlhf_ray.feedback.accounts import Caller
+from mmrlhf_ray.errors import FeedbackError
 from mmrlhf_ray.feedback.annotations import annotations_of
 from mmrlhf_ray.feedback.app.access import AsAdmin
 from mmrlhf_ray.feedback.app.pages import page
 from mmrlhf_ray.feedback.app.state import AppState, State
-from mmrlhf_ray.feedback.errors import FeedbackError
-from mmrlhf_ray.feedback.export import annotations_table
-from mmrlhf_ray.feedback.progress import progress
-from mmrlhf_ray.feedback.tables import ROLES, Annotator, Audit, Item, Vote
+from mmrlhf_ray.feedback.collect import accounts
+from mmrlhf_ray.feedback.collect.accounts import Caller
+from mmrlhf_ray.feedback.collect.export import annotations_table
+from mmrlhf_ray.feedback.collect.progress import progress
+from mmrlhf_ray.feedback.collect.tables import ROLES, Annotator, Audit, Item, Vote
 
 router = APIRouter()
 _AUDIT_ROWS = 50
@@ -73,8 +73,8 @@ def remove(annotator_id: str, caller: AsAdmin, state: State) -> Response:
 def quality(request: Request, caller: AsAdmin, state: State) -> Response:
     """Agreement by task, and each annotator's figures: seconds to compute where there are many votes."""
     # Here, as they load scipy, torch and more: the server starts in a second without them.
-    from mmrlhf_ray.feedback.agreement import agreement, pairwise_agreement
-    from mmrlhf_ray.feedback.quality import annotator_quality, gold_answer
+    from mmrlhf_ray.feedback.labels.agreement import agreement, pairwise_agreement
+    from mmrlhf_ray.feedback.labels.quality import annotator_quality, gold_answer
 
     with state.database.read() as session:
         annotations = annotations_of(annotations_table(session))

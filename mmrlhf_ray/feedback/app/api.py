@@ -8,13 +8,13 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from mmrlhf_ray.feedback import queue
 from mmrlhf_ray.feedback.app.access import AsAnnotator
 from mmrlhf_ray.feedback.app.body import Message, body_as
 from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.app.views import leased_json
+from mmrlhf_ray.feedback.collect import queue
+from mmrlhf_ray.feedback.collect.progress import progress
 from mmrlhf_ray.feedback.errors import Invalid
-from mmrlhf_ray.feedback.progress import progress
 
 router = APIRouter(prefix="/api")
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from mmrlhf_ray.feedback.app.access import AsClient
 from mmrlhf_ray.feedback.app.body import Message, body_as
 from mmrlhf_ray.feedback.app.state import State
-from mmrlhf_ray.feedback.deployed import log_event, log_response
+from mmrlhf_ray.feedback.collect.deployed import log_event, log_response
 
 router = APIRouter(prefix="/api")
 Id = Annotated[str, Field(min_length=1, max_length=64)]

@@ -8,11 +8,20 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.feedback.app import admin, admin_pages, api, deployed, login, media, pages, review_pages
+from mmrlhf_ray.feedback.app import (
+    admin,
+    admin_pages,
+    api,
+    deployed,
+    login,
+    media,
+    pages,
+    review_pages,
+)
 from mmrlhf_ray.feedback.app.problems import add_handlers
 from mmrlhf_ray.feedback.app.protection import Protection
 from mmrlhf_ray.feedback.app.state import AppState
-from mmrlhf_ray.feedback.database import open_database
+from mmrlhf_ray.feedback.collect.database import open_database
 
 _STATIC = Path(__file__).with_name("static")
 

@@ -5,12 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
-from mmrlhf_ray.feedback.accounts import csrf_of, log_in, log_out, new_secret
+from mmrlhf_ray.errors import FeedbackError
 from mmrlhf_ray.feedback.app.access import Anybody, AsAnyAccount
 from mmrlhf_ray.feedback.app.rendering import render
 from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.app.tokens import LOGIN_COOKIE, SESSION_COOKIE, same, secure_cookies
-from mmrlhf_ray.feedback.errors import FeedbackError, Refused, TooMany
+from mmrlhf_ray.feedback.collect.accounts import csrf_of, log_in, log_out, new_secret
+from mmrlhf_ray.feedback.errors import Refused, TooMany
 
 router = APIRouter()
 _MAX_TOKEN = 200

@@ -5,7 +5,7 @@ from fastapi.responses import FileResponse
 
 from mmrlhf_ray.feedback.app.access import AsAnnotator
 from mmrlhf_ray.feedback.app.state import State
-from mmrlhf_ray.feedback.media_files import find_media
+from mmrlhf_ray.feedback.collect.media_files import find_media
 
 router = APIRouter()
 

@@ -5,18 +5,18 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from mmrlhf_ray.feedback import queue
-from mmrlhf_ray.feedback.accounts import Caller
 from mmrlhf_ray.feedback.app.access import AsAnnotator
 from mmrlhf_ray.feedback.app.rendering import render
 from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.app.turns import turns
 from mmrlhf_ray.feedback.app.views import media_json
 from mmrlhf_ray.feedback.app.wording import WORDINGS
-from mmrlhf_ray.feedback.own_work import last_vote, undone_answer, waiting
-from mmrlhf_ray.feedback.progress import progress
+from mmrlhf_ray.feedback.collect import queue
+from mmrlhf_ray.feedback.collect.accounts import Caller
+from mmrlhf_ray.feedback.collect.own_work import last_vote, undone_answer, waiting
+from mmrlhf_ray.feedback.collect.progress import progress
+from mmrlhf_ray.feedback.collect.tables import Item
 from mmrlhf_ray.feedback.questions import question_of
-from mmrlhf_ray.feedback.tables import Item
 
 router = APIRouter()
 

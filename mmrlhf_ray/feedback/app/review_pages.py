@@ -6,13 +6,13 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from mmrlhf_ray.feedback import decisions
 from mmrlhf_ray.feedback.app.access import AsReviewer
 from mmrlhf_ray.feedback.app.api import DAY_MS, ItemId
 from mmrlhf_ray.feedback.app.body import Message, body_as
 from mmrlhf_ray.feedback.app.pages import page, question_context
 from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.app.views import media_json
+from mmrlhf_ray.feedback.collect import decisions
 
 router = APIRouter()
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.feedback.database import Database
+from mmrlhf_ray.feedback.collect.database import Database
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.feedback.queue import Leased
-from mmrlhf_ray.feedback.tables import MediaFile
+from mmrlhf_ray.feedback.collect.queue import Leased
+from mmrlhf_ray.feedback.collect.tables import MediaFile
 
 
 def leased_json(session: Session, leased: Leased, config: FeedbackConfig) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmrlhf_ray.data.errors import DataError, RowError
+from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.formats.chat import lead_with_media, record_chat, split_tags, tagged_text, written_media
 from mmrlhf_ray.data.validate import MEDIA_LISTS
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import Annotation, Ratings, columns_of_answer
 from mmrlhf_ray.schema import PROMPT, check
 

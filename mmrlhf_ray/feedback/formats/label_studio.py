@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 
 import pyarrow as pa
 
-from mmrlhf_ray.data.errors import DataError, RowError
+from mmrlhf_ray.data.errors import RowError
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import Annotation
 from mmrlhf_ray.feedback.formats.common import (
     KEPT,

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from mmrlhf_ray.config import ConfigError, DiscreteConfig, dotted_keys, load_config, read_job_kind, save_config
+from mmrlhf_ray.config import DiscreteConfig, dotted_keys, load_config, read_job_kind, save_config
+from mmrlhf_ray.errors import ConfigError
 
 DATA = "{path: a}"
 JOB = f"""\

@@ -5,9 +5,10 @@ import typing
 import pytest
 from pydantic import ValidationError
 
-from mmrlhf_ray.config import ConfigError, EvaluateConfig, IterateConfig, load_config, save_config
+from mmrlhf_ray.config import EvaluateConfig, IterateConfig, load_config, save_config
 from mmrlhf_ray.config.iterate import AskSection
-from mmrlhf_ray.feedback.selection import SELECTIONS
+from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.feedback.labels.selection import SELECTIONS
 from tests.unit.pipelines.loop import loop_config
 
 PPO = {"steps": 2}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmrlhf_ray.config import JobKind, PPOConfig, load_config, read_job_kind
-from mmrlhf_ray.runtime.plan import plan_ppo, render
+from mmrlhf_ray.planning.plan import plan_ppo, render
 
 JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.yaml"))
 PPO = [path for path in JOBS if read_job_kind(path) is JobKind.PPO]

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 
 from mmrlhf_ray.config import (
-    ConfigError,
     EvaluateConfig,
     JobKind,
     PPOConfig,
@@ -14,6 +13,7 @@ from mmrlhf_ray.config import (
     read_job_kind,
     save_config,
 )
+from mmrlhf_ray.errors import ConfigError
 
 PPO = """\
 job: ppo

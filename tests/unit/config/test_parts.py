@@ -2,7 +2,8 @@
 
 import pytest
 
-from mmrlhf_ray.config import ConfigError, LearnerConfig, SFTConfig, load_config
+from mmrlhf_ray.config import LearnerConfig, SFTConfig, load_config
+from mmrlhf_ray.errors import ConfigError
 
 SFT = ["name=x", "model.path=m", "data.path=d", "steps=1"]
 

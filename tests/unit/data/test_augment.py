@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from mmrlhf_ray.config.data import AugmentConfig, DataConfig
-from mmrlhf_ray.data.augment import augment
 from mmrlhf_ray.data.media import decode_audio, decode_image, decode_video, media_id, media_row
+from mmrlhf_ray.data.media.augment import augment
 from tests.unit.tiny import picture, raw
 
 ALL = {

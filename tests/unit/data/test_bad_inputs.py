@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.data import sources
-from mmrlhf_ray.data.encode import RawMedia, encode_prompt
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.data.readers import read_records
-from mmrlhf_ray.data.remote_media import fetch
+from mmrlhf_ray.data.encoding.encode import RawMedia, encode_prompt
+from mmrlhf_ray.data.media.remote import fetch
+from mmrlhf_ray.data.records import sources
+from mmrlhf_ray.data.records.readers import read_records
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import PROMPT, TABLES
 from tests.unit.data import bad_media as media
 from tests.unit.data.bad_inputs import GOOD, Case, cases, shows, write_case

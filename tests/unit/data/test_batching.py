@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from mmrlhf_ray.data.batching import (
+from mmrlhf_ray.data.batches.batching import (
     MicroBatch,
     PassBudget,
     Shard,

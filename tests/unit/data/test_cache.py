@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmrlhf_ray.config import ConfigError, DataConfig
-from mmrlhf_ray.data import cache as module
-from mmrlhf_ray.data.cache import FeatureCache, PromptCache, SpillDirectory, check_spill_dir, fingerprint
-from mmrlhf_ray.data.encode import EncodedPrompt
+from mmrlhf_ray.config import DataConfig
+from mmrlhf_ray.data.encoding import cache as module
+from mmrlhf_ray.data.encoding.cache import FeatureCache, PromptCache, SpillDirectory, check_spill_dir, fingerprint
+from mmrlhf_ray.data.encoding.encode import EncodedPrompt
+from mmrlhf_ray.errors import ConfigError
 
 
 def array(nbytes: int, value: int = 0) -> dict[str, np.ndarray]:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.data.collate import TokenRow, collate, flat_column, rollout_rows
-from mmrlhf_ray.data.dummy import dummy_rows
-from mmrlhf_ray.data.encode import Encoder, RawMedia, processor_arguments
+from mmrlhf_ray.data.batches.collate import TokenRow, collate, flat_column, rollout_rows
+from mmrlhf_ray.data.batches.dummy import dummy_rows
+from mmrlhf_ray.data.encoding.encode import Encoder, RawMedia, processor_arguments
 from mmrlhf_ray.models import HeadedModel
 from tests.unit.tiny import messages, mixed_media, mixed_responses, mixed_rows, raw, rollout_table, token_rows
 

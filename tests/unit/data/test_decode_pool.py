@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from mmrlhf_ray.config.data import DataConfig, DecodeConfig, MediaLimits, VideoSampling
-from mmrlhf_ray.data.decode_pool import DecodePool, DecodeSettings, decode_pool
 from mmrlhf_ray.data.media import Clip, decode_audio, decode_image, decode_video
+from mmrlhf_ray.data.media.decode_pool import DecodePool, DecodeSettings, decode_pool
 from tests.unit.tiny import picture, raw
 
 
@@ -47,7 +47,7 @@ OTHERS: list[int] = []
 def workers():
     """The test's decoding processes, without their guards."""
     children = psutil.Process().children()
-    return [c for c in children if c.pid not in OTHERS and "mmrlhf_ray.data.decode_process" in c.cmdline()]
+    return [c for c in children if c.pid not in OTHERS and "mmrlhf_ray.data.media.decode_process" in c.cmdline()]
 
 
 def test_results_are_those_of_decoding_here(pool):
@@ -190,7 +190,7 @@ def test_threads_share_the_pool(pool):
 
 PROGRAM = """
 import sys, time
-from mmrlhf_ray.data.decode_pool import DecodePool, DecodeSettings
+from mmrlhf_ray.data.media.decode_pool import DecodePool, DecodeSettings
 import psutil
 pool = DecodePool(DecodeSettings())
 pool.problem("image", b"")
@@ -221,6 +221,6 @@ def test_no_process_is_left_behind(how, tmp_path):
 
 def test_the_process_is_light():
     """No torch, no Ray: what a decoder imports, it imports again after each replacement."""
-    code = "import mmrlhf_ray.data.decode_process, mmrlhf_ray.data.media, sys; print(*sys.modules)"
+    code = "import mmrlhf_ray.data.media.decode_process, mmrlhf_ray.data.media, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "ray", "transformers", "pyarrow"} & set(loaded)

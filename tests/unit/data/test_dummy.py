@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmrlhf_ray.data.dummy import dummy_rows
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.batches.dummy import dummy_rows
+from mmrlhf_ray.data.encoding.encode import Encoder
 
 
 def test_each_kind_and_text_has_a_row(encoder: Encoder) -> None:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from mmrlhf_ray.data.encode import (
+from mmrlhf_ray.data.encoding.encode import (
     Encoder,
     RawMedia,
     decode_response,

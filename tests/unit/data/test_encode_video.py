@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.config.data import DataConfig, VideoSampling
-from mmrlhf_ray.data.encode import (
+from mmrlhf_ray.data.encoding.encode import (
     Encoder,
     RawMedia,
     load_encoder,
@@ -15,11 +15,11 @@ from mmrlhf_ray.data.encode import (
     processor_arguments,
     processor_kwargs,
 )
+from mmrlhf_ray.data.encoding.training_rows import EncodeOptions
+from mmrlhf_ray.data.encoding.training_rows import _encoder as encoder_of_rows
 from mmrlhf_ray.data.media import media_row
-from mmrlhf_ray.data.training_rows import EncodeOptions
-from mmrlhf_ray.data.training_rows import _encoder as encoder_of_rows
 from mmrlhf_ray.schema import MEDIA
-from mmrlhf_ray.workers.generator import _requests
+from mmrlhf_ray.workers.roles.generator import _requests
 from tests.unit.tiny import encode, picture, raw
 
 CLIP = raw("video", 1)  # 4 frames, 4 a second

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmrlhf_ray.data.features import feature_bytes, features_table, read_features
-from mmrlhf_ray.schema import FEATURES, SchemaError
+from mmrlhf_ray.data.encoding.features import feature_bytes, features_table, read_features
+from mmrlhf_ray.errors import SchemaError
+from mmrlhf_ray.schema import FEATURES
 
 FEATURES_MADE = {
     "a": {"pixels": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "grid": np.array([[1, 2, 3]], np.int64)},

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmrlhf_ray.data.media import MediaLimits, decode, decode_audio, decode_image, decode_video, media_id, media_row
+from mmrlhf_ray.data.media import (
+    MediaLimits,
+    decode,
+    decode_audio,
+    decode_image,
+    decode_video,
+    media_id,
+    media_row,
+)
 
 
 def peak_hertz(samples, rate):

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmrlhf_ray.data import media_table
 from mmrlhf_ray.data.media import media_id
-from mmrlhf_ray.data.media_table import ParquetMedia
+from mmrlhf_ray.data.records import media_table
+from mmrlhf_ray.data.records.media_table import ParquetMedia
 from mmrlhf_ray.schema import MEDIA
 
 BYTES = [bytes([number]) * 100 for number in range(4)]

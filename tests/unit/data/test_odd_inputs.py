@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmrlhf_ray.config.data import DataConfig, VideoSampling
 from mmrlhf_ray.data.media import decode, decode_video, media_id
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.schema import PROMPT
 from tests.unit.data import bad_media as media
 from tests.unit.data.bad_inputs import Case, shows, write_case

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from mmrlhf_ray.config import ConfigError
-from mmrlhf_ray.data.order import Order, interleaving
+from mmrlhf_ray.data.records.order import Order, interleaving
+from mmrlhf_ray.errors import ConfigError
 
 SIZES = ((3, 1, 5, 2, 4, 4, 1), (7,), (2, 2, 2))
 RNG = np.random.default_rng(0)

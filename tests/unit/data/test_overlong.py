@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mmrlhf_ray.data.encode import encode_prompt
+from mmrlhf_ray.data.encoding.encode import encode_prompt
+from mmrlhf_ray.data.encoding.overlong import encode_within, shortened
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.overlong import encode_within, shortened
 from tests.unit.tiny import raw
 
 CLIPS = [raw("image", 0), raw("audio", 1)]

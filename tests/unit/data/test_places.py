@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.places import with_absolute_paths
+from mmrlhf_ray.data.records.places import with_absolute_paths
 
 
 def test_relative_paths_become_absolute_and_addresses_stay(tmp_path, monkeypatch):

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.data.errors import BadRow, DataError
+from mmrlhf_ray.data.errors import BadRow
 from mmrlhf_ray.data.media import MediaLimits, media_row
-from mmrlhf_ray.data.quarantine import Rejected, settle
-from mmrlhf_ray.data.readers import read_records, write_records
+from mmrlhf_ray.data.records.quarantine import Rejected, settle
+from mmrlhf_ray.data.records.readers import read_records, write_records
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PREFERENCE, PROMPT, RANKING
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.data.readers import Records, read_records
+from mmrlhf_ray.data.records.readers import Records, read_records
 from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, RANKING
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from mmrlhf_ray.config.data import RemoteMedia
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.remote_media import PUBLIC_NETWORK, fetch, is_public
-from mmrlhf_ray.data.sources import MediaPlace, load_media
+from mmrlhf_ray.data.media.remote import PUBLIC_NETWORK, fetch, is_public
+from mmrlhf_ray.data.records.sources import MediaPlace, load_media
 from tests.unit.data.web import certificate_for, loopback_too, named, site
 from tests.unit.tiny import picture
 

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.config import SourceConfig
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.rowfiles import open_rows
 from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS, expand_braces
+from mmrlhf_ray.errors import DataError
 
 COUNT = 2 * FRAGMENT_ROWS + 100
 ROWS = [{"prompt": f'Row {i}: a "quoted", [odd] {{text}} \\ é', "number": i} for i in range(COUNT)]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.data.encode import RawMedia, encode_prompt
-from mmrlhf_ray.data.errors import DataError, RowError
+from mmrlhf_ray.data.encoding.encode import RawMedia, encode_prompt
+from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.media import decode_audio, decode_sound_track, media_id, media_row
-from mmrlhf_ray.data.readers import read_records, write_records
-from mmrlhf_ray.data.sound_track import with_sound_tracks
+from mmrlhf_ray.data.records.readers import read_records, write_records
+from mmrlhf_ray.data.records.sound_track import with_sound_tracks
 from mmrlhf_ray.data.validate import Shown, conversation
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import PROMPT
 from tests.unit.tiny import noise, picture, raw
 

@@ -9,7 +9,14 @@ import pytest
 from mmrlhf_ray.config.data import MediaLimits, RemoteMedia
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.media import media_id
-from mmrlhf_ray.data.sources import DerivedMedia, FileMedia, MediaPlace, load_media, named_references, shown_name
+from mmrlhf_ray.data.records.sources import (
+    DerivedMedia,
+    FileMedia,
+    MediaPlace,
+    load_media,
+    named_references,
+    shown_name,
+)
 from mmrlhf_ray.data.validate import MediaPart, conversation
 from tests.unit.tiny import noise, picture
 

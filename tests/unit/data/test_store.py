@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data import store as module
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.media import media_row
-from mmrlhf_ray.data.quarantine import Rejected
-from mmrlhf_ray.data.readers import first_records, read_records, write_records
+from mmrlhf_ray.data.records import store as module
+from mmrlhf_ray.data.records.quarantine import Rejected
+from mmrlhf_ray.data.records.readers import first_records, read_records, write_records
+from mmrlhf_ray.data.records.rows import open_sources
+from mmrlhf_ray.data.records.store import LoadedRow, RowStore
 from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS
-from mmrlhf_ray.data.rows import open_sources
-from mmrlhf_ray.data.store import LoadedRow, RowStore
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import MEDIA, PROMPT
 
 

@@ -4,11 +4,11 @@ import psutil
 import pytest
 
 from mmrlhf_ray.config.data import TextHooks
-from mmrlhf_ray.config.errors import ConfigError
-from mmrlhf_ray.data import text_hooks
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.pii import mask_pii
-from mmrlhf_ray.data.text_hooks import TextHookRunner
+from mmrlhf_ray.data.records import text_hooks
+from mmrlhf_ray.data.records.pii import mask_pii
+from mmrlhf_ray.data.records.text_hooks import TextHookRunner
+from mmrlhf_ray.errors import ConfigError
 
 HOOKS = """
 import os, sys, time

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmrlhf_ray.data import training_rows
-from mmrlhf_ray.data.encode import Encoder, encode_facts, encode_response
-from mmrlhf_ray.data.features import features_table
-from mmrlhf_ray.data.training_rows import EncodeOptions, encode_records, features_from_bytes, table_to_bytes
+from mmrlhf_ray.data.encoding import training_rows
+from mmrlhf_ray.data.encoding.encode import Encoder, encode_facts, encode_response
+from mmrlhf_ray.data.encoding.features import features_table
+from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records, features_from_bytes, table_to_bytes
 from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PREFERENCE, RANKING, TRAINING_ROW, check
 from tests.unit.tiny import encode, messages, raw
 

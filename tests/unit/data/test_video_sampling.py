@@ -9,8 +9,15 @@ import pytest
 from PIL import Image
 
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.data.encode import clip_metadata
-from mmrlhf_ray.data.media import MediaLimits, VideoSampling, decode_audio, decode_sound_track, decode_video, media_row
+from mmrlhf_ray.data.encoding.encode import clip_metadata
+from mmrlhf_ray.data.media import (
+    MediaLimits,
+    VideoSampling,
+    decode_audio,
+    decode_sound_track,
+    decode_video,
+    media_row,
+)
 
 SIDE = 16
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from mmrlhf_ray.data.remote_media import IPAddress, Network, is_public
+from mmrlhf_ray.data.media.remote import IPAddress, Network, is_public
 
 Handler = Callable[[BaseHTTPRequestHandler], None]
 

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.data.media import decode_audio, decode_image
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.demo import discrete_data
 from mmrlhf_ray.demo.discrete_data import LINE_RATE, Sizes, build, dialled
 from mmrlhf_ray.schema import PROMPT

@@ -11,14 +11,14 @@ import pytest
 
 from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.config.iterate import AnnotatorsSection, AskSection, FeedbackSection
-from mmrlhf_ray.data.readers import Records, read_records
+from mmrlhf_ray.data.records.readers import Records, read_records
 from mmrlhf_ray.demo.gold import gold_reward
 from mmrlhf_ray.demo.http_annotators import _ANSWERS, Judgement, Options, Told, judge, person
 from mmrlhf_ray.demo.tasks import respond
-from mmrlhf_ray.pipelines.iterate_client import LoopClient
-from mmrlhf_ray.pipelines.iterate_pairs import Pair, item_rows
-from mmrlhf_ray.pipelines.iterate_programs import annotators, feedback_client
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.pipelines.iterate.client import LoopClient
+from mmrlhf_ray.pipelines.iterate.pairs import Pair, item_rows
+from mmrlhf_ray.pipelines.iterate.programs import annotators, feedback_client
 from mmrlhf_ray.schema import PROMPT
 
 TRUTH = {"answer": "odd", "evidence": {"image": "7"}, "options": ["even", "odd"]}

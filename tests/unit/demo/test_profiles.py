@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import algorithms
 from mmrlhf_ray.config import EvaluateConfig, PPOConfig, PreferenceConfig, RewardModelConfig, SFTConfig, load_config
-from mmrlhf_ray.demo import algorithms, profiles
+from mmrlhf_ray.demo import profiles
 from mmrlhf_ray.demo.profiles import FAST_PROFILE, FULL_PROFILE, Paths
 
 JOBS = Path(__file__).parents[3] / "jobs"

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.demo.charts import Series, line_chart, ticks
 from mmrlhf_ray.demo.data import Sizes, build_data
 from mmrlhf_ray.demo.gallery import pick, question, view
 from mmrlhf_ray.demo.report import ReportInputs, proxy_gold, write_report
 from mmrlhf_ray.demo.scoring import score_responses
 from mmrlhf_ray.demo.tasks import respond
+from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.reports.charts import Series, line_chart, ticks
 from mmrlhf_ray.schema import MODALITIES, RESPONSE
 
 ATTACK = '<script>alert("x")</script> answer : 4 & <img src=x onerror=alert(1)>'

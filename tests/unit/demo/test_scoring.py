@@ -6,9 +6,17 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.demo.scoring import bars, compare, judge, media_bar, print_table, score_responses, summarise
-from mmrlhf_ray.schema import PROMPT, RESPONSE, SchemaError
+from mmrlhf_ray.demo.scoring import (
+    bars,
+    compare,
+    judge,
+    media_bar,
+    print_table,
+    score_responses,
+    summarise,
+)
+from mmrlhf_ray.errors import DataError, SchemaError
+from mmrlhf_ray.schema import PROMPT, RESPONSE
 
 RIGHT, TERSE, WRONG = "the image shows 4 . answer : 4", "answer : 4", "answer : 5"
 

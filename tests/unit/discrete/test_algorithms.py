@@ -7,9 +7,9 @@ from pydantic import ValidationError
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.dqn.dqn import calculate_rr_weights
 
-from mmrlhf_ray.config import ConfigError
 from mmrlhf_ray.discrete.algorithms import algorithm_config
 from mmrlhf_ray.discrete.module import module_spec
+from mmrlhf_ray.errors import ConfigError
 from tests.unit.discrete_tiny import job
 
 

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.config import DiscreteConfig
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.media import media_row
-from mmrlhf_ray.data.readers import write_records
+from mmrlhf_ray.data.records.readers import write_records
 from mmrlhf_ray.demo.digits import digit_png
 from mmrlhf_ray.discrete.demonstrations import read_lessons
 from mmrlhf_ray.discrete.feedback import lessons
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import DEMONSTRATION, MEDIA
 from tests.unit.discrete_tiny import IMAGE, NOWHERE, TEXT, job, made_up
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from mmrlhf_ray.config import ConfigError
 from mmrlhf_ray.config.discrete_parts import Modality
 from mmrlhf_ray.discrete.encoders import make_encoder
 from mmrlhf_ray.discrete.spaces import modality_space
+from mmrlhf_ray.errors import ConfigError
 from tests.unit.discrete_nets import CLIP, SOUND
 from tests.unit.discrete_tiny import IMAGE, TEXT
 

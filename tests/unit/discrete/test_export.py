@@ -12,7 +12,7 @@ from mmrlhf_ray.discrete.export import TOLERANCE, compare, export_onnx, sample_o
 from mmrlhf_ray.discrete.module import DecisionNet
 from mmrlhf_ray.discrete.onnx_file import input_names, open_session, session_actions, session_scores
 from mmrlhf_ray.discrete.saved import inference_module
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import RunError
 from tests.unit.discrete_nets import SOUND, TWO_TASKS, make, net_job, save_vit_checkpoint
 from tests.unit.discrete_tiny import IMAGE, TEXT, job
 

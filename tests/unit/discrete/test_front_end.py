@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.fft import idct
 
-from mmrlhf_ray.config import ConfigError
 from mmrlhf_ray.config.discrete_parts import AudioModality, FrontEnd
 from mmrlhf_ray.discrete.front_end import front_end, front_end_shape
+from mmrlhf_ray.errors import ConfigError
 
 RATE = 4000
 

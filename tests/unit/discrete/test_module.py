@@ -6,9 +6,9 @@ import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import QNetAPI, TargetNetworkAPI, ValueFunctionAPI
 
-from mmrlhf_ray.config import ConfigError
 from mmrlhf_ray.discrete.module import DecisionNet, PolicyModule, QModule, config_of, module_spec, warm_start
 from mmrlhf_ray.discrete.saved import inference_module
+from mmrlhf_ray.errors import ConfigError
 from tests.unit.discrete_nets import TWO_TASKS, make, net_job, observations
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from mmrlhf_ray.config import ConfigError
 from mmrlhf_ray.config.load import save_config
 from mmrlhf_ray.data.media import to_wav
 from mmrlhf_ray.demo.digits import digit_png
@@ -18,6 +17,7 @@ from mmrlhf_ray.discrete.saved import load_net, save_module
 from mmrlhf_ray.discrete.serve import DiscreteServeConfig, build, create_app
 from mmrlhf_ray.discrete.spaces import observation_space
 from mmrlhf_ray.discrete.tasks import text_array
+from mmrlhf_ray.errors import ConfigError
 from tests.unit.discrete_nets import SOUND, TWO_TASKS, make
 from tests.unit.discrete_tiny import NOWHERE, TEXT, job
 

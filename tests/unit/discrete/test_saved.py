@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from mmrlhf_ray.config import ConfigError
 from mmrlhf_ray.config.load import save_config
 from mmrlhf_ray.discrete.files import CONFIG_FILE, WEIGHTS_FILE
 from mmrlhf_ray.discrete.module import DecisionNet
 from mmrlhf_ray.discrete.saved import inference_module, load_net, load_weights, save_module
+from mmrlhf_ray.errors import ConfigError
 from tests.unit.discrete_nets import TWO_TASKS, make, net_job, observations
 
 

@@ -12,9 +12,8 @@ from PIL import Image
 
 from mmrlhf_ray.config import DiscreteConfig
 from mmrlhf_ray.config.discrete_parts import AudioModality, FrontEnd, ImageModality, TextModality, VideoModality
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.media import media_row, to_wav
-from mmrlhf_ray.data.readers import write_records
+from mmrlhf_ray.data.records.readers import write_records
 from mmrlhf_ray.demo.clips import clip_webm
 from mmrlhf_ray.demo.digits import digit_png
 from mmrlhf_ray.discrete.spaces import observation_space
@@ -27,6 +26,7 @@ from mmrlhf_ray.discrete.tasks import (
     sound_array,
     text_array,
 )
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import MEDIA, PROMPT
 from tests.unit.discrete_tiny import job
 

@@ -7,9 +7,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.feedback.accounts import add_annotator
 from mmrlhf_ray.feedback.app import create_app
-from mmrlhf_ray.feedback.database import Database, open_database
+from mmrlhf_ray.feedback.collect.accounts import add_annotator
+from mmrlhf_ray.feedback.collect.database import Database, open_database
 from tests.unit.feedback.world import NOON, World
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmrlhf_ray.feedback.agreement import (
+from mmrlhf_ray.feedback.labels.agreement import (
     Label,
     _alphas,
     _coincidences,

@@ -10,11 +10,12 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from mmrlhf_ray.config import ConfigError, DataConfig
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.config import DataConfig
+from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.demo.clips import clip_webm
 from mmrlhf_ray.demo.digits import digit_png, digits_of
-from mmrlhf_ray.feedback.export_files import write_export
+from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.feedback.collect.export_files import write_export
 from mmrlhf_ray.schema import ANNOTATION, PROMPT, check
 from tests.unit.feedback.world import World, fill, pair
 

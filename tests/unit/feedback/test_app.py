@@ -14,11 +14,11 @@ from sqlalchemy import select
 from starlette.routing import Mount
 
 from mmrlhf_ray.config import FeedbackConfig, LoginLimits
-from mmrlhf_ray.feedback.accounts import hashed
 from mmrlhf_ray.feedback.app import create_app
 from mmrlhf_ray.feedback.app.access import Access, Public
 from mmrlhf_ray.feedback.app.tokens import secure_cookies
-from mmrlhf_ray.feedback.tables import Annotator, Audit, Base, WebSession
+from mmrlhf_ray.feedback.collect.accounts import hashed
+from mmrlhf_ray.feedback.collect.tables import Annotator, Audit, Base, WebSession
 from tests.unit.feedback.world import World, fill, pair
 
 UUID = str(uuid.uuid4()).encode()
@@ -121,7 +121,7 @@ def test_a_removed_account_is_out_at_once(world: World) -> None:
 
 
 def csrf(world: World, browser: TestClient) -> str:
-    from mmrlhf_ray.feedback.accounts import csrf_of
+    from mmrlhf_ray.feedback.collect.accounts import csrf_of
 
     return csrf_of(browser.cookies["mmrlhf_session"])
 
@@ -194,7 +194,7 @@ def test_a_fault_of_the_server_has_the_headers_too(world: World, monkeypatch: py
     def fault(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("mmrlhf_ray.feedback.queue.lease_next", fault)
+    monkeypatch.setattr("mmrlhf_ray.feedback.collect.queue.lease_next", fault)
     answer = world.call("annotator", "POST", "/api/lease")
     assert (answer.status_code, list(answer.json())) == (500, ["error"])
     assert "default-src 'self'" in answer.headers["content-security-policy"]

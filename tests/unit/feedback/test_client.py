@@ -10,11 +10,11 @@ import uvicorn
 from sqlalchemy import select
 
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.feedback.accounts import add_annotator
 from mmrlhf_ray.feedback.app.factory import create_app
 from mmrlhf_ray.feedback.client import FeedbackClient
-from mmrlhf_ray.feedback.database import open_database
-from mmrlhf_ray.feedback.tables import Event, LoggedResponse
+from mmrlhf_ray.feedback.collect.accounts import add_annotator
+from mmrlhf_ray.feedback.collect.database import open_database
+from mmrlhf_ray.feedback.collect.tables import Event, LoggedResponse
 
 PROMPT = {"prompt": "Which animal?", "prompt_id": "p1"}
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import comparisons_of
-from mmrlhf_ray.feedback.consensus import Verdict, consensus
+from mmrlhf_ray.feedback.labels.consensus import Verdict, consensus
 from tests.unit.feedback.people import crowd, pair
 
 

@@ -8,9 +8,10 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from mmrlhf_ray.config import ConfigError, FeedbackConfig
-from mmrlhf_ray.feedback.database import Database, open_database
-from mmrlhf_ray.feedback.tables import Lease, SchemaVersion
+from mmrlhf_ray.config import FeedbackConfig
+from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.feedback.collect.database import Database, open_database
+from mmrlhf_ray.feedback.collect.tables import Lease, SchemaVersion
 from tests.unit.feedback.world import NOON, person
 
 

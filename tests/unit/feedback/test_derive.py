@@ -5,9 +5,9 @@ from itertools import permutations
 
 import pytest
 
-from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import annotations_of, annotations_table, as_listed
-from mmrlhf_ray.feedback.derive import (
+from mmrlhf_ray.feedback.labels.derive import (
     ORIGIN,
     DemonstrationRules,
     PreferenceRules,

@@ -3,10 +3,10 @@
 import pyarrow as pa
 import pytest
 
-from mmrlhf_ray.data.annotations import annotation_row
-from mmrlhf_ray.data.errors import DataError
+from mmrlhf_ray.data.records.annotations import annotation_row
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import annotations_of
-from mmrlhf_ray.feedback.derive import derive_preferences
+from mmrlhf_ray.feedback.labels.derive import derive_preferences
 from mmrlhf_ray.schema import ANNOTATION, PREFERENCE, PROMPT, check
 
 

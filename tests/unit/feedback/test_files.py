@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from mmrlhf_ray.cli_feedback_files import app
+from mmrlhf_ray.cli.feedback_files import app
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.data.readers import read_records
-from mmrlhf_ray.feedback.agreement import agreement, pairwise_agreement
+from mmrlhf_ray.data.records.readers import read_records
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import annotations_table, comparisons_of
-from mmrlhf_ray.feedback.consensus import consensus
-from mmrlhf_ray.feedback.files import (
+from mmrlhf_ray.feedback.labels.agreement import agreement, pairwise_agreement
+from mmrlhf_ray.feedback.labels.consensus import consensus
+from mmrlhf_ray.feedback.labels.files import (
     read_export,
     read_foreign,
     write_argilla,
@@ -24,8 +24,8 @@ from mmrlhf_ray.feedback.files import (
     write_imported,
     write_label_studio,
 )
-from mmrlhf_ray.feedback.quality import annotator_quality
-from mmrlhf_ray.feedback.report import agreement_table, pairs_table, quality_table
+from mmrlhf_ray.feedback.labels.quality import annotator_quality
+from mmrlhf_ray.feedback.labels.report import agreement_table, pairs_table, quality_table
 from mmrlhf_ray.schema import MEDIA, PREFERENCE, PROMPT
 from tests.unit.feedback.people import A, B, answered, crowd, pair, prompts
 

@@ -7,10 +7,9 @@ import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.formats import as_raw_row, as_written_row, format_named
-from mmrlhf_ray.data.readers import read_records
-from mmrlhf_ray.feedback.derive import derive_demonstrations, derive_preferences
+from mmrlhf_ray.data.records.readers import read_records
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.formats.argilla import ArgillaNames, argilla_datasets, argilla_files, read_argilla
 from mmrlhf_ray.feedback.formats.label_studio import (
     LabelStudioNames,
@@ -18,6 +17,7 @@ from mmrlhf_ray.feedback.formats.label_studio import (
     label_studio_tasks,
     read_label_studio,
 )
+from mmrlhf_ray.feedback.labels.derive import derive_demonstrations, derive_preferences
 from mmrlhf_ray.schema import PROMPT
 from tests.unit.feedback.people import A, B, C, answered, pair, prompts
 

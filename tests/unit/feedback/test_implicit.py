@@ -5,9 +5,9 @@ import json
 import pytest
 
 from mmrlhf_ray.config.implicit import ImplicitConfig
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.feedback.derive import ORIGIN, derive_preferences
-from mmrlhf_ray.feedback.implicit import (
+from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.feedback.labels.derive import ORIGIN, derive_preferences
+from mmrlhf_ray.feedback.labels.implicit import (
     ImplicitEvent,
     ObservedResponse,
     feedback_of,

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from mmrlhf_ray.cli_feedback import app
+from mmrlhf_ray.cli.feedback import app
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.data.readers import read_records
+from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.demo.digits import digit_png, digits_of
-from mmrlhf_ray.feedback.observed import write_implicit
+from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.feedback.collect.observed import write_implicit
 from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE
 from tests.unit.feedback.test_api import upload
 from tests.unit.feedback.world import World

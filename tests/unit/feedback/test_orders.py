@@ -8,14 +8,14 @@ from itertools import permutations
 import pytest
 
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.feedback.accounts import add_annotator
 from mmrlhf_ray.feedback.annotations import annotations_of
-from mmrlhf_ray.feedback.database import open_database
-from mmrlhf_ray.feedback.derive import derive_preferences, derive_rankings
-from mmrlhf_ray.feedback.export import annotations_table, prompts_table
-from mmrlhf_ray.feedback.items import add_items
-from mmrlhf_ray.feedback.quality import annotator_quality, gold_answer
-from mmrlhf_ray.feedback.queue import NewVote, lease_next, submit
+from mmrlhf_ray.feedback.collect.accounts import add_annotator
+from mmrlhf_ray.feedback.collect.database import open_database
+from mmrlhf_ray.feedback.collect.export import annotations_table, prompts_table
+from mmrlhf_ray.feedback.collect.items import add_items
+from mmrlhf_ray.feedback.collect.queue import NewVote, lease_next, submit
+from mmrlhf_ray.feedback.labels.derive import derive_preferences, derive_rankings
+from mmrlhf_ray.feedback.labels.quality import annotator_quality, gold_answer
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WORTH = {"gamma": 1, "alpha": 2, "beta": 3}

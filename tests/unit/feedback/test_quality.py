@@ -3,8 +3,8 @@
 import pytest
 
 from mmrlhf_ray.algorithms.statistics import wilson_interval
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.feedback.quality import annotator_quality, gold_answer
+from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.feedback.labels.quality import annotator_quality, gold_answer
 from tests.unit.feedback.people import A, B, C, answered, crowd, pair
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.feedback import queue
-from mmrlhf_ray.feedback.database import Database
+from mmrlhf_ray.feedback.collect import queue
+from mmrlhf_ray.feedback.collect.database import Database
+from mmrlhf_ray.feedback.collect.export import annotation_rows
+from mmrlhf_ray.feedback.collect.progress import progress
+from mmrlhf_ray.feedback.collect.tables import Item, Lease, Vote
 from mmrlhf_ray.feedback.errors import Conflict, Gone, Invalid, Unknown
-from mmrlhf_ray.feedback.export import annotation_rows
-from mmrlhf_ray.feedback.progress import progress
 from mmrlhf_ray.feedback.questions import AnswerError
-from mmrlhf_ray.feedback.tables import Item, Lease, Vote
 from tests.unit.feedback.world import NOON, fill, pair, person
 
 LATER = NOON + timedelta(seconds=61)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmrlhf_ray.feedback.review import item_disagreement, review_queue
+from mmrlhf_ray.feedback.collect.review import item_disagreement, review_queue
 from tests.unit.feedback.people import A, answered, pair
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from mmrlhf_ray.feedback.segments import apply_segments, changed_segments
+from mmrlhf_ray.feedback.labels.segments import apply_segments, changed_segments
 
 
 @pytest.mark.parametrize(

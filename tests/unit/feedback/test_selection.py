@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.feedback.selection import (
+from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.feedback.labels.selection import (
     SELECTIONS,
     Candidates,
     Diversity,
@@ -102,7 +102,7 @@ def test_hashes_are_those_of_every_process():
     assert np.array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
     assert np.linalg.norm(found, axis=1) == pytest.approx([1, 1, 1, 0])
-    code = f"from mmrlhf_ray.feedback.selection import hashed_ngrams as h; print(h({texts!r}).tolist())"
+    code = f"from mmrlhf_ray.feedback.labels.selection import hashed_ngrams as h; print(h({texts!r}).tolist())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == str(found.tolist())
 

@@ -8,9 +8,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.feedback.accounts import add_annotator
-from mmrlhf_ray.feedback.database import Database
-from mmrlhf_ray.feedback.items import add_items
+from mmrlhf_ray.feedback.collect.accounts import add_annotator
+from mmrlhf_ray.feedback.collect.database import Database
+from mmrlhf_ray.feedback.collect.items import add_items
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 

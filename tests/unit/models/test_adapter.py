@@ -7,11 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmrlhf_ray.config import ConfigError
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.errors import ConfigError, ModelError
 from mmrlhf_ray.models import (
     HeadedModel,
-    ModelError,
     adapter_for,
     banned_token_ids,
     checkpoint_name,

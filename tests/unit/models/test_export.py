@@ -12,8 +12,8 @@ from transformers import (
     Qwen2_5OmniThinkerForConditionalGeneration,
 )
 
-from mmrlhf_ray.data.collate import collate
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.batches.collate import collate
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, export_model, load_policy, load_scalar
 from mmrlhf_ray.models.scalar_head import SCALAR_HEAD_FILE
 from tests.unit.tiny import mixed_rows

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mmrlhf_ray.data.collate import TokenRow, collate
-from mmrlhf_ray.data.encode import Encoder, Features, RawMedia, processor_arguments
+from mmrlhf_ray.data.batches.collate import TokenRow, collate
+from mmrlhf_ray.data.encoding.encode import Encoder, Features, RawMedia, processor_arguments
 from mmrlhf_ray.data.media import media_id
 from mmrlhf_ray.models import HeadedModel, checkpoint_tensors, export_model, load_policy
-from mmrlhf_ray.pipelines.parity_cases import MAKERS
+from mmrlhf_ray.pipelines.parity.cases import MAKERS
 from tests.unit.tiny import encode, token_rows
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmrlhf_ray.data.collate import TokenRow, collate
-from mmrlhf_ray.data.encode import load_encoder
-from mmrlhf_ray.models import ModelError, adapter_for, checkpoint_tensors, load_policy
-from mmrlhf_ray.models.generic import GenericAdapter
+from mmrlhf_ray.data.batches.collate import TokenRow, collate
+from mmrlhf_ray.data.encoding.encode import load_encoder
+from mmrlhf_ray.errors import ModelError
+from mmrlhf_ray.models import adapter_for, checkpoint_tensors, load_policy
+from mmrlhf_ray.models.families.generic import GenericAdapter
 from mmrlhf_ray.models.parts import part_of
 from mmrlhf_ray.models.verdict import (
     VERDICT_FILE,
@@ -24,7 +25,7 @@ from mmrlhf_ray.models.verdict import (
     versions,
     write_verdict,
 )
-from mmrlhf_ray.pipelines.parity_cases import make_cases
+from mmrlhf_ray.pipelines.parity.cases import make_cases
 from tests.unit.tiny_families import build_llava, build_mistral3
 
 

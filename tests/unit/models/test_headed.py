@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5OmniThinkerForConditionalGeneration
 
-from mmrlhf_ray.data.collate import collate
-from mmrlhf_ray.data.encode import Encoder
-from mmrlhf_ray.models import ModelError, load_policy, load_scalar
+from mmrlhf_ray.data.batches.collate import collate
+from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.errors import ModelError
+from mmrlhf_ray.models import load_policy, load_scalar
 from mmrlhf_ray.models.scalar_head import SCALAR_HEAD_FILE
 from tests.unit.tiny import mixed_rows
 

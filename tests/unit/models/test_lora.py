@@ -11,13 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5OmniThinkerForConditionalGeneration
 
-from mmrlhf_ray.config import ConfigError
 from mmrlhf_ray.config.base import LoRAConfig
-from mmrlhf_ray.data.collate import Batch, collate
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.batches.collate import Batch, collate
+from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.errors import ConfigError, ModelError
 from mmrlhf_ray.models import (
     HeadedModel,
-    ModelError,
     ScalarHead,
     add_lora,
     export_lora,

@@ -7,16 +7,9 @@ import pytest
 import torch
 
 from mmrlhf_ray.config.base import LoRAConfig, PartConfig, PartsConfig
-from mmrlhf_ray.data.encode import Encoder
-from mmrlhf_ray.models import (
-    HeadedModel,
-    ModelError,
-    check_trained,
-    freeze_parts,
-    load_policy,
-    load_scalar,
-    parameter_groups,
-)
+from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.errors import ModelError
+from mmrlhf_ray.models import HeadedModel, check_trained, freeze_parts, load_policy, load_scalar, parameter_groups
 from mmrlhf_ray.models.parts import SCALAR_HEAD, part_of
 
 FROZEN = PartConfig(train=False)

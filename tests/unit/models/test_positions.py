@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmrlhf_ray.models.positions import IMAGE, VIDEO, rotary_positions, token_kinds
+from mmrlhf_ray.models.families.positions import IMAGE, VIDEO, rotary_positions, token_kinds
 
 
 def test_text_goes_on_after_the_largest_position_of_a_clip() -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmrlhf_ray.data.collate import collate
-from mmrlhf_ray.data.encode import Encoder
-from mmrlhf_ray.models import ModelError, ScalarHead, export_model, load_critic, load_scalar, read_scalar_head
+from mmrlhf_ray.data.batches.collate import collate
+from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.errors import ModelError
+from mmrlhf_ray.models import ScalarHead, export_model, load_critic, load_scalar, read_scalar_head
 from mmrlhf_ray.models.scalar_head import LAYOUT_FILE, SCALAR_HEAD_FILE, new_weight, write_scalar_head
 from tests.unit.tiny import mixed_rows
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mmrlhf_ray.models import ModelError, check_same_tokens
+from mmrlhf_ray.errors import ModelError
+from mmrlhf_ray.models import check_same_tokens
 
 
 def changed(source: Path, target: Path, file: str, change: Callable[[dict[str, Any]], None]) -> Path:

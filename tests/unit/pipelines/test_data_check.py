@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.pipelines import data_check
-from mmrlhf_ray.pipelines.data_rows import Stages, checked_rows, open_data
+from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.pipelines.data import check as data_check
+from mmrlhf_ray.pipelines.data.rows import Stages, checked_rows, open_data
 from tests.unit.data.bad_inputs import cases, write_case
 from tests.unit.pipelines.folder import bad_rows, demonstrations, media_folder, write_rows
 

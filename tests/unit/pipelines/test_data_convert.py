@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.formats import Kind
-from mmrlhf_ray.data.readers import read_records
-from mmrlhf_ray.pipelines import data_convert, data_writers
+from mmrlhf_ray.data.records.readers import read_records
+from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.pipelines.data import convert as data_convert
+from mmrlhf_ray.pipelines.data import writers as data_writers
 from mmrlhf_ray.schema import TABLES
 from tests.unit.pipelines.folder import bad_rows, demonstrations, media_folder, picture, write_rows
 

@@ -18,9 +18,9 @@ import psutil
 import pytest
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.pipelines import data_show
-from mmrlhf_ray.pipelines.data_rows import open_data
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.pipelines.data import show as data_show
+from mmrlhf_ray.pipelines.data.rows import open_data
 from tests.unit.data.bad_inputs import cases, write_case
 from tests.unit.pipelines.folder import bad_rows, demonstrations, media_folder, write_rows
 

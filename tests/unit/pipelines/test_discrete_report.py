@@ -9,7 +9,7 @@ import torch
 from mmrlhf_ray.algorithms.statistics import wilson_interval
 from mmrlhf_ray.discrete.cases import Cases
 from mmrlhf_ray.discrete.spaces import PRESENT
-from mmrlhf_ray.pipelines.discrete_report import headline, interval_of, task_figures, write_report
+from mmrlhf_ray.pipelines.discrete.report import headline, interval_of, task_figures, write_report
 from tests.unit.discrete_tiny import job, made_up
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from mmrlhf_ray.config import ConfigError
-from mmrlhf_ray.pipelines import discrete_sweep
-from mmrlhf_ray.pipelines.discrete_sweep import varied
+from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.pipelines.discrete import sweep as discrete_sweep
+from mmrlhf_ray.pipelines.discrete.sweep import varied
 from tests.unit.discrete_tiny import job
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmrlhf_ray.data.readers import Records
-from mmrlhf_ray.pipelines.evaluate import RESPONSES_FILE, read_responses, summary, with_swapped_media
+from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.pipelines.evaluate.job import RESPONSES_FILE, read_responses, summary, with_swapped_media
 from mmrlhf_ray.pipelines.responses import SWAPPED
 from mmrlhf_ray.schema import MEDIA, PROMPT, RESPONSE
 from tests.unit.tiny import messages

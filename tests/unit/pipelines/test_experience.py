@@ -10,9 +10,9 @@ import pytest
 import ray
 
 from mmrlhf_ray.config import AlgorithmConfig, OverlongConfig
-from mmrlhf_ray.data.batching import PassBudget
-from mmrlhf_ray.data.collate import TokenRow
-from mmrlhf_ray.pipelines.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
+from mmrlhf_ray.data.batches.batching import PassBudget
+from mmrlhf_ray.data.batches.collate import TokenRow
+from mmrlhf_ray.pipelines.ppo.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import EXPERIENCE, check
 from mmrlhf_ray.workers.fleet import LearnerGroup, Rollouts

@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmrlhf_ray.config import ConfigError
-from mmrlhf_ray.data.readers import Records
-from mmrlhf_ray.pipelines.evaluate import RESPONSES_FILE
-from mmrlhf_ray.pipelines.iterate_jobs import RoundPaths
-from mmrlhf_ray.pipelines.iterate_metric import (
+from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.errors import ConfigError, RunError
+from mmrlhf_ray.pipelines.evaluate.job import RESPONSES_FILE
+from mmrlhf_ray.pipelines.iterate.jobs import RoundPaths
+from mmrlhf_ray.pipelines.iterate.metric import (
     MixtureMetric,
     by_prompt,
     gain,
@@ -19,7 +19,6 @@ from mmrlhf_ray.pipelines.iterate_metric import (
     metric_of,
     pair_accuracy,
 )
-from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.schema import MEDIA, PROMPT, RESPONSE
 from tests.unit.pipelines.loop import loop_config
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.config.iterate import AskSection
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.pipelines.iterate_pairs import Pair, candidate_pairs, choose, item_id, item_rows, pair_of
+from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.pipelines.iterate.pairs import Pair, candidate_pairs, choose, item_id, item_rows, pair_of
 from mmrlhf_ray.schema import RESPONSE
 
 

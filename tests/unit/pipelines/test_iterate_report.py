@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mmrlhf_ray.algorithms.statistics import Interval
-from mmrlhf_ray.pipelines.interval_chart import Point, interval_chart
-from mmrlhf_ray.pipelines.iterate_report import lines, summarise, write_report
-from mmrlhf_ray.pipelines.iterate_state import ROUND, IterateState, verdict
+from mmrlhf_ray.pipelines.iterate.report import lines, summarise, write_report
+from mmrlhf_ray.pipelines.iterate.state import ROUND, IterateState, verdict
+from mmrlhf_ray.reports.intervals import Point, interval_chart
 from tests.unit.pipelines.loop import loop_config
 
 

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from mmrlhf_ray.pipelines.iterate_state import (
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.pipelines.iterate.state import (
     BEFORE,
     ROUND,
     STATE_FILE,
@@ -17,7 +18,6 @@ from mmrlhf_ray.pipelines.iterate_state import (
     save,
     verdict,
 )
-from mmrlhf_ray.runtime.errors import RunError
 from tests.unit.pipelines.loop import loop_config
 
 ALL = [(0, *BEFORE), *((n, stage) for n in (1, 2) for stage in ROUND)]

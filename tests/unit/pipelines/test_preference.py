@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf_ray.config import ConfigError, DataConfig, ModelConfig, PreferenceConfig, SFTConfig, load_config
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.data.readers import Records, read_records
-from mmrlhf_ray.models import ModelError
-from mmrlhf_ray.pipelines import preference
-from mmrlhf_ray.pipelines.preference import problems, with_mismatched
-from mmrlhf_ray.pipelines.sft import demonstrations_only
+from mmrlhf_ray.config import DataConfig, ModelConfig, PreferenceConfig, SFTConfig, load_config
+from mmrlhf_ray.data.records.readers import Records, read_records
+from mmrlhf_ray.errors import ConfigError, DataError, ModelError
+from mmrlhf_ray.pipelines.preference import job as preference
+from mmrlhf_ray.pipelines.preference.job import problems, with_mismatched
+from mmrlhf_ray.pipelines.supervised.sft import demonstrations_only
 from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE
 
 

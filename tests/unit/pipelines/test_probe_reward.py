@@ -11,16 +11,22 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from mmrlhf_ray.config import ConfigError, DataConfig, ModelConfig, ModelReward, ProbeRewardConfig, load_config
-from mmrlhf_ray.data.encode import Encoder, RawMedia, decode_response, encode_facts, encode_prompt, encode_response
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.data.readers import Records
-from mmrlhf_ray.pipelines.probe_report import print_report, summarise
-from mmrlhf_ray.pipelines.probe_reward import prepare, probe_table, summary
-from mmrlhf_ray.pipelines.probe_rows import HONEST, ProbeRows, build_rows, choose, spread
+from mmrlhf_ray.config import DataConfig, ModelConfig, ModelReward, ProbeRewardConfig, load_config
+from mmrlhf_ray.data.encoding.encode import (
+    Encoder,
+    RawMedia,
+    decode_response,
+    encode_facts,
+    encode_prompt,
+    encode_response,
+)
+from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.errors import ConfigError, DataError, RunError
+from mmrlhf_ray.pipelines.probe.job import prepare, probe_table, summary
+from mmrlhf_ray.pipelines.probe.report import print_report, summarise
+from mmrlhf_ray.pipelines.probe.rows import HONEST, ProbeRows, build_rows, choose, spread
+from mmrlhf_ray.planning.placement import reservations
 from mmrlhf_ray.rewards.scores import ComponentScores
-from mmrlhf_ray.runtime.errors import RunError
-from mmrlhf_ray.runtime.placement_check import reservations
 from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PROBE
 from tests.unit.tiny import messages, raw
 

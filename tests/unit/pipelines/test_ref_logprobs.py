@@ -10,12 +10,12 @@ import torch
 
 from mmrlhf_ray.algorithms.logprobs import token_logprobs
 from mmrlhf_ray.config import ModelConfig
-from mmrlhf_ray.data.batching import MicroBatch, PassBudget
-from mmrlhf_ray.data.collate import TokenRow
-from mmrlhf_ray.data.encode import Encoder, load_encoder
-from mmrlhf_ray.data.training_rows import features_from_bytes
+from mmrlhf_ray.data.batches.batching import MicroBatch, PassBudget
+from mmrlhf_ray.data.batches.collate import TokenRow
+from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
+from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
 from mmrlhf_ray.models import load_policy
-from mmrlhf_ray.pipelines.ref_logprobs import ReferenceRows, fingerprint
+from mmrlhf_ray.pipelines.preference.ref_logprobs import ReferenceRows, fingerprint
 from mmrlhf_ray.schema import TRAINING_ROW
 from mmrlhf_ray.training.passes import Inference, Passes
 from tests.unit.training.rows import NUMBERS, media_rows

@@ -2,8 +2,8 @@
 
 import math
 
-from mmrlhf_ray.data.collate import TokenRow
-from mmrlhf_ray.data.encode import Encoder, encode_response
+from mmrlhf_ray.data.batches.collate import TokenRow
+from mmrlhf_ray.data.encoding.encode import Encoder, encode_response
 from mmrlhf_ray.pipelines.responses import SWAPPED, response_table
 from mmrlhf_ray.schema import RESPONSE
 from tests.unit.tiny import rollout_table

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.algorithms.statistics import wilson_interval
-from mmrlhf_ray.pipelines.reward_report import (
+from mmrlhf_ray.pipelines.supervised.reward_report import (
     REPORT_FILE,
     SUMMARY_FILE,
     headline,

@@ -9,9 +9,8 @@ import pytest
 import yaml
 
 from mmrlhf_ray.config import RunConfig
-from mmrlhf_ray.models import ModelError
+from mmrlhf_ray.errors import ModelError, RunError
 from mmrlhf_ray.pipelines.run_dir import CONFIG_FILE, check_models, run_directory
-from mmrlhf_ray.runtime.errors import RunError
 
 
 def config(tmp_path: Path, **changes: object) -> RunConfig:

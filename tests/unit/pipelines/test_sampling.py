@@ -7,13 +7,13 @@ import pytest
 import ray
 
 from mmrlhf_ray.config import AlgorithmConfig, PPOConfig, load_config
-from mmrlhf_ray.data.collate import TokenRow
-from mmrlhf_ray.pipelines.driver_state import DriverState
-from mmrlhf_ray.pipelines.experience import Answers
-from mmrlhf_ray.pipelines.ppo import comparable, drop_rows
-from mmrlhf_ray.pipelines.sampling import informative_rows
+from mmrlhf_ray.data.batches.collate import TokenRow
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.pipelines.ppo.experience import Answers
+from mmrlhf_ray.pipelines.ppo.job import comparable, drop_rows
+from mmrlhf_ray.pipelines.ppo.sampling import informative_rows
+from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.rewards.mixture import Mixed, MixtureState
-from mmrlhf_ray.runtime.errors import RunError
 from mmrlhf_ray.workers.fleet import Rollouts
 from tests.unit.tiny import rollout_table
 

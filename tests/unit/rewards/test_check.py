@@ -3,7 +3,6 @@
 import pytest
 
 from mmrlhf_ray.config import (
-    ConfigError,
     CostConfig,
     FluencyReward,
     FunctionReward,
@@ -12,6 +11,7 @@ from mmrlhf_ray.config import (
     ModelReward,
     RemoteReward,
 )
+from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.rewards.check import check_rewards
 
 COLUMNS = frozenset({"answer", "facts"})

@@ -8,10 +8,10 @@ import pytest
 
 from mmrlhf_ray.algorithms.lagrange import lagrangian_score
 from mmrlhf_ray.config import CostConfig, FluencyReward, FunctionReward, JudgeReward, ModelConfig, ModelReward
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import MixtureState, mix, routed
 from mmrlhf_ray.rewards.scores import ComponentScores
-from mmrlhf_ray.runtime.errors import RunError
 
 NONE = (None, None, None, None)
 ROWS = Rows(("s0", "s1", "s2", "s3"), ("sums", "sums", "names", "names"), ("text", "image", "text", "audio"))

@@ -5,7 +5,8 @@ import zlib
 
 import pytest
 
-from mmrlhf_ray.config import ConfigError, RemoteReward
+from mmrlhf_ray.config import RemoteReward
+from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.rewards.remote import RemoteScores
 from tests.unit.rewards.servers import HANG, Answer, serve
 from tests.unit.rewards.support import make_batch

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mmrlhf_ray.config import ConfigError, FunctionReward
+from mmrlhf_ray.config import FunctionReward
+from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.rewards.user import FunctionProcess, with_absolute_path
 from tests.unit.rewards.support import make_batch
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mmrlhf_ray.runtime.errors import RunError
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.runtime import session
-from mmrlhf_ray.runtime.errors import RunError
 
 
 def test_the_token_is_made_once_and_for_its_owner_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf_ray.config import ConfigError, ProbeRewardConfig, load_config
+from mmrlhf_ray.config import ProbeRewardConfig, load_config
+from mmrlhf_ray.errors import ConfigError, RunError
 from mmrlhf_ray.runtime import submit
-from mmrlhf_ray.runtime.errors import RunError
 
 JOB = """
 job: sft

@@ -3,7 +3,8 @@
 import pyarrow as pa
 import pytest
 
-from mmrlhf_ray.schema import EXPERIENCE, PREFERENCE, PROMPT, ROLLOUT, TABLES, SchemaError, check
+from mmrlhf_ray.errors import SchemaError
+from mmrlhf_ray.schema import EXPERIENCE, PREFERENCE, PROMPT, ROLLOUT, TABLES, check
 
 PROMPTS = [
     {"prompt_id": f"p{i}", "messages": "[]", "media_ids": [], "task": "t", "modality": "text", "extras": "{}"}

@@ -7,10 +7,10 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.data.collate import Batch, TokenRow, collate
-from mmrlhf_ray.data.encode import Encoder
-from mmrlhf_ray.data.features import features_table
-from mmrlhf_ray.data.training_rows import table_to_bytes
+from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
+from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.data.encoding.features import features_table
+from mmrlhf_ray.data.encoding.training_rows import table_to_bytes
 from mmrlhf_ray.schema import TRAINING_ROW
 from tests.unit.tiny import encode, mixed_media, mixed_responses
 

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from mmrlhf_ray.training.checkpoint import MANIFEST, Manifest, discard, newest_complete, publish, stage, staging_path
+from mmrlhf_ray.training.checkpoint import (
+    MANIFEST,
+    Manifest,
+    discard,
+    newest_complete,
+    publish,
+    stage,
+    staging_path,
+)
 
 
 def manifest(step: int) -> Manifest:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mmrlhf_ray.config.base import EngineConfig, LoRAConfig, OptimizerConfig
-from mmrlhf_ray.data.collate import Batch, collate
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.batches.collate import Batch, collate
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, add_lora, load_policy, load_scalar, merged_weights, trained_weights
 from mmrlhf_ray.training.engine import TrainEngine, partitioned_loading
 from tests.unit.tiny import mixed_rows

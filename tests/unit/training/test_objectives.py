@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mmrlhf_ray.config import AlgorithmConfig
-from mmrlhf_ray.data.collate import Batch, TokenRow, collate
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.schema import EXPERIENCE
 from mmrlhf_ray.training.objectives import CriticObjective, PolicyObjective
 from tests.unit.tiny import rollout_table

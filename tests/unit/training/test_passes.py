@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from mmrlhf_ray.algorithms.logprobs import token_logprobs
-from mmrlhf_ray.algorithms.sft_loss import sft_loss
-from mmrlhf_ray.algorithms.stats import Stats
+from mmrlhf_ray.algorithms.losses import sft_loss
+from mmrlhf_ray.algorithms.statistics import Stats
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
-from mmrlhf_ray.data.batching import MicroBatch
-from mmrlhf_ray.data.collate import Batch
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.batches.batching import MicroBatch
+from mmrlhf_ray.data.batches.collate import Batch
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, load_policy
 from mmrlhf_ray.training.engine import TrainEngine
 from mmrlhf_ray.training.passes import Inference, Passes, train_step

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf_ray.config import PreferenceConfig
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.training.preference_tasks import OBJECTIVES, PreferenceTask
 from tests.unit.training.rows import batch_of, logits_for, row_table, tokens_by_hand
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.reward_loss import bradley_terry_loss, ensemble_weights
+from mmrlhf_ray.algorithms.losses import bradley_terry_loss, ensemble_weights
 from mmrlhf_ray.config import DataConfig, ModelConfig, RewardModelConfig
-from mmrlhf_ray.data.collate import Batch, TokenRow, collate
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.schema import EVAL_SCORE, TRAINING_ROW
 from mmrlhf_ray.training.reward_tasks import RewardModelTask
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmrlhf_ray.config import EngineConfig, OptimizerConfig, PreferenceConfig, SFTConfig
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.training.preference_tasks import PreferenceTask
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SFTTask, SupervisedTask

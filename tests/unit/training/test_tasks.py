@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.data.encode import Encoder
+from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.training.tasks import SFTTask
 from tests.unit.training.rows import batch_of, by_hand, logits_for, row_table
 

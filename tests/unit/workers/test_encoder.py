@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.encode import Encoder, encode_facts
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.data.features import read_features
-from mmrlhf_ray.data.quarantine import FILE_NAME
-from mmrlhf_ray.data.readers import Records
+from mmrlhf_ray.data.encoding.encode import Encoder, encode_facts
+from mmrlhf_ray.data.encoding.features import read_features
+from mmrlhf_ray.data.records.quarantine import FILE_NAME
+from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import ENCODED_PROMPT, FEATURES, MEDIA, PROMPT, check
-from mmrlhf_ray.workers.encoder import PromptEncoder
+from mmrlhf_ray.workers.roles.encoder import PromptEncoder
 from tests.unit.tiny import encode, messages, raw
 
 CLIPS = [raw("image", seed) for seed in range(3)]

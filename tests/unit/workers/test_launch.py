@@ -6,7 +6,7 @@ import pytest
 
 from mmrlhf_ray.config import DataConfig, GeneratorConfig, ModelConfig, Resources, RolePlacement, SamplingConfig
 from mmrlhf_ray.runtime.actors import Seat
-from mmrlhf_ray.workers.launch import absolute, device_of, generator_arguments, seats
+from mmrlhf_ray.workers.crew import absolute, device_of, generator_arguments, seats
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from mmrlhf_ray.config import ModelConfig
-from mmrlhf_ray.data.batching import PassBudget, media_kinds, one_pass_plan
-from mmrlhf_ray.data.collate import collate
-from mmrlhf_ray.data.encode import Encoder
-from mmrlhf_ray.data.features import features_table
-from mmrlhf_ray.models import ModelError, ScalarHead, export_model, load_scalar
-from mmrlhf_ray.workers.servers import Scorer
+from mmrlhf_ray.data.batches.batching import PassBudget, media_kinds, one_pass_plan
+from mmrlhf_ray.data.batches.collate import collate
+from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.data.encoding.features import features_table
+from mmrlhf_ray.errors import ModelError
+from mmrlhf_ray.models import ScalarHead, export_model, load_scalar
+from mmrlhf_ray.workers.roles.servers import Scorer
 from tests.unit.tiny import mixed_media, mixed_rows, rollout_table
 
 LAYOUTS = (ScalarHead(), ScalarHead(3, {"helpful": 0.5, "short": -1.0}))

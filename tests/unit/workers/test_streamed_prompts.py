@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.data.errors import DataError
-from mmrlhf_ray.data.quarantine import FILE_NAME
-from mmrlhf_ray.data.readers import first_records, read_records
+from mmrlhf_ray.data.records.quarantine import FILE_NAME
+from mmrlhf_ray.data.records.readers import first_records, read_records
+from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import ENCODED_PROMPT, PROMPT, check
-from mmrlhf_ray.workers.encoder import PromptEncoder
+from mmrlhf_ray.workers.roles.encoder import PromptEncoder
 from tests.unit.tiny import raw
 
 COUNT = 40

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from mmrlhf_ray.data.errors import DataError
 from mmrlhf_ray.data.formats import Kind, as_raw_row, format_named, format_of
+from mmrlhf_ray.errors import DataError
 from tests.unit.data.formats.examples import ASKED, CHAT, EXAMPLES, ONE, PAIR, Row
 
 

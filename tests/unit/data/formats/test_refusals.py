@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from mmrlhf_ray.data.errors import DataError, RowError
+from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.formats import FORMATS, KINDS, Kind, as_raw_row, format_named, format_of
+from mmrlhf_ray.errors import DataError
 from tests.unit.data.formats.examples import ASKED, CHAT, EXAMPLES, ONE, OVERALL, PAIR, RESPONSES, SEVEN, Row
 
 

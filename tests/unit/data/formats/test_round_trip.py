@@ -7,7 +7,16 @@ import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.formats import FORMATS, KINDS, Format, Kind, as_raw_row, as_written_row, format_named, format_of
+from mmrlhf_ray.data.formats import (
+    FORMATS,
+    KINDS,
+    Format,
+    Kind,
+    as_raw_row,
+    as_written_row,
+    format_named,
+    format_of,
+)
 from tests.unit.data.formats.shapes import MESSAGES, as_table_row, media_names, read_back, record
 
 CELLS = [(form, kind) for form in FORMATS for kind in KINDS if kind in form.writes]

@@ -1,0 +1,198 @@
+"""Pictures of the feedback pages for docs/feedback.md: `python -m benchmarks.feedback_pictures OUT`.
+
+Needs Chromium on PATH (`apt install chromium`) and playwright, which `make setup` installs.
+"""
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+
+from mmrlhf_ray.config import FeedbackConfig
+from mmrlhf_ray.demo.feedback_items import add_demo_items
+from mmrlhf_ray.feedback.app import create_app
+from mmrlhf_ray.feedback.collect import queue
+from mmrlhf_ray.feedback.collect.accounts import add_annotator
+from mmrlhf_ray.feedback.collect.audit import COMMAND
+from mmrlhf_ray.feedback.collect.database import open_database
+
+BROWSER = "chromium"
+WIDTHS = {1280: 860, 360: 740}
+"""Width → height of the window, pixels."""
+PEOPLE = ("Ada", "Ben", "Cleo")
+_VOTES = 20
+_START_S = 30
+
+
+@contextmanager
+def serving(config: FeedbackConfig) -> Iterator[str]:
+    """The app in a thread of this process, on a free port of this machine; gives its address."""
+    server = uvicorn.Server(uvicorn.Config(create_app(config), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until = time.monotonic() + _START_S
+        while not server.started and time.monotonic() < until and thread.is_alive():
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def launch(playwright: Playwright) -> Browser:
+    """The distribution's Chromium; root may run it only without its sandbox."""
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    return playwright.chromium.launch(executable_path=shutil.which(BROWSER), args=arguments)
+
+
+def take_pictures(out: Path, browser: Browser) -> list[Path]:
+    """PNG files `<page>-<width>.png` of every page, of every kind of question and of the dialogs; returns their paths.
+
+    Shown is what `mmrlhf feedback serve --demo` shows, after some votes of three simulated people who answer at random.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as directory:
+        config = FeedbackConfig(data_dir=directory, overlap=5, gold_share=0.0)
+        database = open_database(config)
+        token = add_demo_items(database, config)
+        for number, name in enumerate(PEOPLE):
+            with database.write() as session:
+                who = add_annotator(session, name, "annotator", COMMAND, datetime.now(UTC))[0].id
+            _vote(config, who, random.Random(number))
+        database.close()
+        with serving(config) as address:
+            return [path for width in WIDTHS for path in _pictures_at(browser, address, token, width, out)]
+
+
+def _pictures_at(browser: Browser, address: str, token: str, width: int, out: Path) -> Iterator[Path]:
+    context = browser.new_context(viewport={"width": width, "height": WIDTHS[width]})
+    page = context.new_page()
+
+    def picture(name: str) -> Path:
+        path = out / f"{name}-{width}.png"
+        page.screenshot(path=path, animations="disabled")
+        return path
+
+    page.goto(f"{address}/login")
+    yield picture("login")
+    page.goto(f"{address}/login#token={token}")
+    page.wait_for_url(f"{address}/")
+    for name, path in (("home", "/"), ("guide", "/guide"), ("review", "/review"), ("admin", "/admin")):
+        page.goto(address + path)
+        yield picture(name)
+    page.goto(f"{address}/admin/quality")
+    yield picture("quality")
+    page.goto(f"{address}/work")
+    missing = set(_PREPARED)
+    while missing:
+        kind = question_kind(page)
+        if kind in missing:
+            yield from _question(page, kind, picture)
+            missing.remove(kind)
+        page.keyboard.press("s")
+        with page.expect_response("**/work"):
+            page.keyboard.press("Enter")
+    context.close()
+
+
+def question_kind(page: Page) -> str:
+    """Of the item on /work, once it can be answered."""
+    page.wait_for_selector("main:not([aria-busy=true]) #send:enabled")
+    return str(page.evaluate("JSON.parse(document.querySelector('#question').dataset.item).question"))
+
+
+def _question(page: Page, kind: str, picture: Callable[[str], Path]) -> Iterator[Path]:
+    """The question that is shown, half answered; and the dialogs of one kind."""
+    page.wait_for_load_state("networkidle")
+    _PREPARED[kind](page)
+    yield picture(kind)
+    page.keyboard.press("Escape")
+    if kind == "spans":
+        for key, name in (("z", "zoom"), ("?", "keys"), ("s", "skip")):
+            page.keyboard.press(key)
+            yield picture(name)
+            page.keyboard.press("Escape")
+
+
+def _prepare_pair(page: Page) -> None:
+    page.keyboard.press("ArrowLeft")
+
+
+def _prepare_rank(page: Page) -> None:
+    for key in ("2", "1", "3"):
+        page.keyboard.press(key)
+
+
+def _prepare_rate(page: Page) -> None:
+    for key in ("4", "5", "5"):
+        page.keyboard.press(key)
+
+
+def _prepare_correct(page: Page) -> None:
+    text = page.input_value("#text")
+    page.fill("#text", text.replace("the", "The", 1) + " .")
+
+
+def _prepare_text(page: Page) -> None:
+    page.fill("#text", "Right, but it does not say what it saw.")
+
+
+def _prepare_spans(page: Page) -> None:
+    page.keyboard.press("e")
+    page.keyboard.press("Control+End")
+    page.keyboard.press("Control+Shift+ArrowLeft")
+    page.keyboard.press("w")
+
+
+_PREPARED: Mapping[str, Callable[[Page], None]] = {
+    "pair": _prepare_pair,
+    "rank": _prepare_rank,
+    "rate": _prepare_rate,
+    "correct": _prepare_correct,
+    "demonstrate": _prepare_text,
+    "spans": _prepare_spans,
+    "critique": _prepare_text,
+}
+
+
+def _vote(config: FeedbackConfig, who: str, rng: random.Random) -> None:
+    """Answers at random to what asks for a choice, a ranking or ratings; the rest is skipped."""
+    database, aspects = open_database(config), [aspect.name for aspect in config.aspects]
+    answers: Mapping[str, Callable[[int], dict[str, Any]]] = {
+        "pair": lambda count: {"choice": rng.choice(("left", "right", "tie"))},
+        "rank": lambda count: {"ranks": rng.sample(range(1, count + 1), count)},
+        "rate": lambda count: {"ratings": [{name: rng.randint(1, 5) for name in aspects} for _ in range(count)]},
+    }
+    for number in range(_VOTES):
+        now = datetime.now(UTC)
+        with database.write() as session:
+            leased = queue.lease_next(session, who, config, now)
+            if leased is None:
+                break
+            if leased.item.question in answers:
+                answer = answers[leased.item.question](len(leased.order_shown))
+                vote = queue.NewVote(f"{who}-{number}", leased.item.id, answer, rng.randint(3000, 30000))
+                queue.submit(session, who, vote, config, now)
+            else:
+                queue.skip(session, who, leased.item.id, "cannot_judge", "", now)
+    database.close()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or shutil.which(BROWSER) is None:
+        raise SystemExit(f"usage: python -m benchmarks.feedback_pictures OUT (with {BROWSER} on PATH)")
+    with sync_playwright() as playwright:
+        for picture in take_pictures(Path(sys.argv[1]), launch(playwright)):
+            print(picture)

@@ -1,0 +1,5 @@
+"""`python -m mmrlhf_ray.cli`."""
+
+from mmrlhf_ray.cli.main import main
+
+main()

@@ -1,0 +1,114 @@
+"""`mmrlhf data`: what a data set holds and what is wrong with it; the same in another format; its rows as a page."""
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from mmrlhf_ray.config import DataConfig
+    from mmrlhf_ray.data.formats import Kind
+
+app = typer.Typer(help="Look at data sets, check them, convert them.", no_args_is_help=True)
+
+Source = Annotated[str, typer.Argument(metavar="PATH", help="File, directory, URL or `hf:NAME`, as data.path.")]
+Format = Annotated[
+    str | None, typer.Option("--format", help="Format of the rows (docs/data.md). Default: told from the rows.")
+]
+KindOption = Annotated[
+    str | None,
+    typer.Option("--kind", help="Read rows as prompt, demonstration, preference or ranking. Default: told."),
+]
+Split = Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")]
+MediaRoot = Annotated[
+    str | None, typer.Option(help="Directory that media paths are relative to. Default: that of the file.")
+]
+
+
+@app.command()
+def check(
+    path: Source,
+    format_name: Format = None,
+    kind: KindOption = None,
+    split: Split = None,
+    media_root: MediaRoot = None,
+    model: Annotated[Path | None, typer.Option(help="Model directory, to count tokens with its processor.")] = None,
+    max_prompt_tokens: Annotated[int, typer.Option(min=1, help="Count prompts that are longer.")] = 1024,
+    output: Annotated[Path | None, typer.Option(help="Write every bad row to this file, as JSON lines.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End with status 1 when a row is bad.")] = False,
+) -> None:
+    """Say what a data set is, count its rows, media and tokens, and list every row that cannot be used."""
+    from mmrlhf_ray.pipelines.data import check as data_check
+
+    config = _config(path, format_name, split, media_root, max_prompt_tokens)
+    good = data_check.run(config, _kind(kind), model, output, strict)
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
+def convert(
+    path: Source,
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="A .jsonl or .parquet file, or a directory for mmrlhf's own tables.")
+    ],
+    to: Annotated[str, typer.Option(help="Format to write (docs/data.md).")],
+    format_name: Format = None,
+    kind: KindOption = None,
+    split: Split = None,
+    media_root: MediaRoot = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Write nothing when a row is bad.")] = False,
+) -> None:
+    """Write a data set in another format, its media beside it in media/ or inside the rows."""
+    from mmrlhf_ray.pipelines.data import convert as data_convert
+
+    config = _config(path, format_name, split, media_root)
+    print(data_convert.run(config, destination, to, _kind(kind), strict))
+
+
+@app.command()
+def show(
+    path: Source,
+    format_name: Format = None,
+    kind: KindOption = None,
+    split: Split = None,
+    media_root: MediaRoot = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 = any that is free.")] = 0,
+    rows: Annotated[int, typer.Option(min=1, max=500, help="Rows of a page.")] = 20,
+    once: Annotated[
+        Path | None, typer.Option(help="Write the first page to this HTML file, media inside, and end.")
+    ] = None,
+) -> None:
+    """Open a page on this machine that shows the rows and their media."""
+    from mmrlhf_ray.pipelines.data import show as data_show
+
+    config = _config(path, format_name, split, media_root)
+    if once is not None:
+        print(data_show.write_page(config, _kind(kind), rows, once))
+    else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends it as Ctrl-C does
+        data_show.serve(config, _kind(kind), rows, port)
+
+
+def _config(
+    path: str, format_name: str | None, split: str | None, media_root: str | None, max_prompt_tokens: int = 1024
+) -> "DataConfig":
+    from mmrlhf_ray.config import DataConfig
+
+    return DataConfig(
+        path=path,
+        format=format_name,
+        split=split,
+        media_root=media_root,
+        max_prompt_tokens=max_prompt_tokens,
+        on_bad_row="quarantine",
+    )
+
+
+def _kind(name: str | None) -> "Kind | None":
+    from mmrlhf_ray.data.formats import KINDS
+
+    if name is not None and name.upper() not in KINDS:
+        known = ", ".join(kind.lower() for kind in KINDS)
+        raise typer.BadParameter(f"{name!r} is no kind of record; expected one of {known}", param_hint="--kind")
+    return None if name is None else cast("Kind", name.upper())

@@ -1,0 +1,165 @@
+"""`mmrlhf feedback`: collect what people think of responses."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmrlhf_ray.cli.feedback_files import app as files_app
+
+if TYPE_CHECKING:
+    from mmrlhf_ray.config import FeedbackConfig
+    from mmrlhf_ray.feedback.collect.database import Database
+
+app = typer.Typer(help="Collect what people think of responses.", no_args_is_help=True)
+annotators = typer.Typer(help="Accounts and their tokens.", no_args_is_help=True)
+app.add_typer(annotators, name="annotators")
+app.add_typer(files_app)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="YAML file with the keys of docs/feedback.md, `data_dir`, `port`, …")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Key to replace, e.g. port=9000. Repeatable.")
+]
+Who = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the account.")]
+
+
+@app.command()
+def serve(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 = any that is free.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="With items of Omni-Digits, made here.")] = False,
+) -> None:
+    """Start the app; Ctrl-C ends it."""
+    given = {"host": host, "port": port}
+    cfg = _config(
+        config, [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    )
+    from mmrlhf_ray.feedback.app.serve import serve as serve_app
+
+    token = None
+    if demo:
+        from mmrlhf_ray.demo.feedback_items import add_demo_items
+
+        with _database(cfg) as database:
+            token = add_demo_items(database, cfg)
+    serve_app(cfg, token)
+
+
+@annotators.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What the account is called; no two are called the same.")],
+    role: Annotated[str, typer.Option(help="annotator, reviewer, admin, or client (a deployed model).")] = "annotator",
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make an account and print its token, which is not shown again."""
+    from mmrlhf_ray.feedback.collect.accounts import add_annotator
+    from mmrlhf_ray.feedback.collect.audit import COMMAND
+
+    with _database(_config(config, overrides)) as database, database.write() as session:
+        _, token = add_annotator(session, name, role, COMMAND, datetime.now(UTC))
+    print(token)
+
+
+@annotators.command("list")
+def list_annotators(config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """All accounts, with their votes."""
+    from rich.console import Console
+    from rich.table import Table
+    from sqlalchemy import func, select
+
+    from mmrlhf_ray.feedback.collect.tables import Annotator, Vote
+
+    votes = select(func.count()).where(Vote.annotator_id == Annotator.id, ~Vote.undone).scalar_subquery()
+    table = Table("id", "name", "role", "active", "votes", "created")
+    with _database(_config(config, overrides)) as database, database.read() as session:
+        for who, count in session.execute(select(Annotator, votes).order_by(Annotator.created)):
+            active, created = "yes" if who.active else "no", who.created.isoformat(timespec="seconds")
+            table.add_row(who.id, who.name, who.role, active, str(count), created)
+    Console().print(table)
+
+
+@annotators.command()
+def remove(
+    name: Who,
+    erase: Annotated[bool, typer.Option("--erase", help="Delete all that the account did, too.")] = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Close an account; its votes stay unless --erase is given."""
+    from mmrlhf_ray.feedback.collect.accounts import remove_annotator
+    from mmrlhf_ray.feedback.collect.audit import COMMAND
+    from mmrlhf_ray.feedback.collect.erase import erase_annotator
+
+    now = datetime.now(UTC)
+    with _database(_config(config, overrides)) as database, database.write() as session:
+        if erase:
+            erased = erase_annotator(session, name, COMMAND, now)
+            print(f"{name}: closed; {erased.votes} votes, {erased.reviews} reviews and {erased.skips} skips deleted")
+        else:
+            remove_annotator(session, name, COMMAND, now)
+            print(f"{name}: closed")
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A .parquet or .jsonl file.")],
+    since: Annotated[str | None, typer.Option(help="ISO 8601 time with its zone: only votes after it.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write all annotations to OUT, and their prompts and media beside it."""
+    from mmrlhf_ray.feedback.collect.audit import COMMAND, note
+    from mmrlhf_ray.feedback.collect.export_files import write_export
+    from mmrlhf_ray.feedback.collect.times import parse_time
+
+    after, cfg = None if since is None else parse_time(since), _config(config, overrides)
+    with _database(cfg) as database:
+        with database.read() as session:
+            count = write_export(session, cfg, out, after)
+        with database.write() as session:
+            note(session, datetime.now(UTC), COMMAND, "export", "annotations", since or "")
+    print(f"{out}: {count} annotations")
+
+
+@app.command()
+def implicit(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
+    kind: Annotated[
+        str, typer.Option(help="demonstration = weighted labels from all events; preference = edits over originals.")
+    ] = "demonstration",
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Turn what people did with a deployed model's responses into records for `data.path`."""
+    from mmrlhf_ray.feedback.collect.observed import write_implicit
+
+    cfg = _config(config, overrides)
+    with _database(cfg) as database, database.read() as session:
+        count = write_implicit(session, cfg, kind, out)
+    print(f"{out}: {count} records")
+
+
+def _config(file: Path | None, overrides: list[str] | None) -> "FeedbackConfig":
+    from mmrlhf_ray.config import FeedbackConfig, load_config
+
+    return load_config(file, overrides or [], FeedbackConfig)
+
+
+@contextmanager
+def _database(config: "FeedbackConfig") -> "Iterator[Database]":
+    """The database, for one command. What cannot be done is told as a wrong configuration is: one line, status 2."""
+    from mmrlhf_ray.feedback.collect.database import open_database
+
+    database = open_database(config)
+    try:
+        yield database
+    finally:
+        database.close()

@@ -1,0 +1,221 @@
+"""Messages and media to token ids and features: the one place where a processor runs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import ProcessorMixin
+
+from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.data.media import Clip
+from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
+from mmrlhf_ray.models import ModelAdapter, adapter_for, banned_token_ids, eos_token_ids, load_processor
+
+Features = dict[str, np.ndarray]
+
+_ARGUMENTS = {"image": "images", "audio": "audio", "video": "videos"}
+
+
+@dataclass(frozen=True)
+class RawMedia:
+    """One undecoded clip."""
+
+    media_id: str
+    kind: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """One prompt as the learner sees it."""
+
+    token_ids: list[int]
+    """Placeholders expanded by the processor."""
+    collapsed_token_ids: list[int]
+    """One placeholder per clip: what the sampler is given beside the raw media."""
+    features: dict[str, Features]
+    """media_id → the processor's tensors of that clip."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model family's processor with what is needed to use it."""
+
+    adapter: ModelAdapter
+    processor: ProcessorMixin
+    eos_token_ids: tuple[int, ...]
+    banned_token_ids: tuple[int, ...]
+    decoding: DecodeSettings = field(default_factory=DecodeSettings)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def sampling_rate(self) -> int:
+        """Hz that audio is resampled to; families without audio never ask."""
+        extractor = getattr(self.processor, "feature_extractor", None)
+        return extractor.sampling_rate if extractor is not None else 16_000
+
+    @property
+    def written_as(self) -> dict[int, int]:
+        """Token that the sampler leaves in an expanded prompt → the processor's for the same thing."""
+        ids = self.tokenizer.convert_tokens_to_ids
+        return {
+            ids(getattr(self.processor, sampled)): ids(getattr(self.processor, written))
+            for sampled, written in self.adapter.sampled_as.items()
+        }
+
+
+def load_encoder(path: str | Path, data: DataConfig | None = None, *, unverified: bool = False) -> Encoder:
+    """Encoder of a model directory that decodes media as `data` says. Raises ModelError for a directory that cannot be
+    used; `unverified` as in adapter_for()."""
+    path = Path(path)
+    adapter = adapter_for(path, unverified=unverified)
+    processor = load_processor(path)
+    eos, banned = tuple(eos_token_ids(path)), tuple(banned_token_ids(processor, path))
+    return Encoder(adapter, processor, eos, banned, DecodeSettings.of(data))
+
+
+def media_arguments(encoder: Encoder, media: Sequence[RawMedia]) -> dict[str, list[Any]]:
+    """Decoded media by kind, in prompt order: images, arrays of samples, Clips. Raises ValueError."""
+    pool = decode_pool(encoder.decoding)
+    decoded: dict[str, list[Any]] = {}
+    for item, found in zip(media, pool.decode([(m.kind, m.data) for m in media], encoder.sampling_rate), strict=True):
+        heard = item.kind == "audio"
+        decoded.setdefault(item.kind, []).append(_filled_up(encoder, np.asarray(found)) if heard else found)
+    return decoded
+
+
+def _filled_up(encoder: Encoder, samples: np.ndarray) -> np.ndarray:
+    """With as much silence behind it as the family wants."""
+    least = encoder.adapter.least_sound_s
+    if not least:
+        return samples
+    hop = encoder.processor.feature_extractor.hop_length
+    hops = max(-(-len(samples) // hop), ceil(least * encoder.sampling_rate / hop))
+    return np.pad(samples, (0, hops * hop - len(samples)))
+
+
+def processor_arguments(encoder: Encoder, media: Sequence[RawMedia]) -> dict[str, Any]:
+    """What the processor is given beside the text: decoded media, and how to take them. Raises ValueError."""
+    decoded = media_arguments(encoder, media)
+    clips = decoded.get("video", [])
+    given: dict[str, Any] = {_ARGUMENTS[kind]: items for kind, items in decoded.items()}
+    if clips:
+        given["videos"] = [clip.frames for clip in clips]
+        if encoder.adapter.video_metadata:
+            given["video_metadata"] = [clip_metadata(clip) for clip in clips]
+    return given | processor_kwargs(encoder)
+
+
+def processor_kwargs(encoder: Encoder) -> dict[str, Any]:
+    """Keyword arguments that learner and sampler both pass to the processor.
+
+    A family whose processor is told nothing of single clips takes one frame rate for all of them: `data.video.fps`,
+    or its own default.
+    """
+    given = encoder.adapter.processor_kwargs(encoder.processor)
+    fps = encoder.decoding.video.fps
+    if fps is None or encoder.adapter.video_metadata or "video" not in encoder.adapter.placeholders:
+        return given
+    return given | {"videos_kwargs": given.get("videos_kwargs", {}) | {"fps": fps}}
+
+
+def clip_metadata(clip: Clip) -> dict[str, Any]:
+    """What processor and sampler are told of a decoded clip: when its frames are on display."""
+    return {
+        "total_num_frames": clip.total,
+        "fps": clip.fps,
+        "duration": clip.total / clip.fps,
+        "frames_indices": list(clip.indices),
+        "video_backend": "pyav",
+    }
+
+
+def encode_prompt(encoder: Encoder, messages: str, media: Sequence[RawMedia]) -> EncodedPrompt:
+    """Run the processor on one prompt. `messages`: JSON as in the PROMPT table; `media` in prompt order.
+
+    Raises ValueError when text contains control tokens, when the placeholders in the rendered prompt do not match
+    the media kind by kind, or when the family has no such kind.
+    """
+    chat = json.loads(messages)
+    _refuse_control_text(encoder, chat)
+    rendered = encoder.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    collapsed = encoder.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    _check_placeholders(encoder, collapsed, media)
+    outputs = encoder.processor(text=[rendered], **processor_arguments(encoder, media), return_tensors="pt")
+    token_ids = [int(i) for i in outputs["input_ids"][0]]
+    return EncodedPrompt(token_ids, list(collapsed), split_features(encoder, outputs, media))
+
+
+def split_features(encoder: Encoder, outputs: Mapping[str, Any], media: Sequence[RawMedia]) -> dict[str, Features]:
+    """Divide the processor's tensors, which it returns per batch, among the clips they belong to."""
+    adapter, features = encoder.adapter, dict[str, Features]({item.media_id: {} for item in media})
+    for key in dict.fromkeys(key for item in media for key in adapter.feature_keys[item.kind]):
+        owners = [item for item in media if key in adapter.feature_keys[item.kind]]
+        rows = adapter.item_rows(encoder.processor, key, outputs, [item.kind for item in owners])
+        values = np.asarray(outputs[key])
+        if sum(rows) != len(values):
+            raise ValueError(f"the processor returned {len(values)} rows of {key} for clips that have {rows}")
+        for item, part in zip(owners, np.split(values, np.cumsum(rows)[:-1]), strict=True):
+            features[item.media_id][key] = part
+    return {media_id: _trim_audio(parts) for media_id, parts in features.items()}
+
+
+def _trim_audio(parts: Features) -> Features:
+    """Drop the frames that the extractor padded to its window; the mask says which are real."""
+    if "feature_attention_mask" not in parts:
+        return parts
+    frames = int(parts["feature_attention_mask"].sum())
+    return {key: value[..., :frames] for key, value in parts.items()}
+
+
+def encode_response(encoder: Encoder, text: str, max_tokens: int | None = None) -> list[int]:
+    """Token ids of a written response, closed by the token that ends a response."""
+    ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"] + [encoder.eos_token_ids[0]]
+    if max_tokens is not None and len(ids) > max_tokens:
+        raise ValueError(
+            f"response has {len(ids)} tokens, expected at most {max_tokens}; shorten it or raise the limit"
+        )
+    return ids
+
+
+def encode_facts(encoder: Encoder, facts: str) -> list[int]:
+    """Token ids of the ground truth that a reward model reads before the prompt."""
+    return encoder.tokenizer(facts + "\n", add_special_tokens=False)["input_ids"] if facts else []
+
+
+def decode_response(encoder: Encoder, token_ids: Sequence[int]) -> str:
+    """Text of a response without control tokens."""
+    return encoder.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+
+
+def _refuse_control_text(encoder: Encoder, chat: list[dict[str, Any]]) -> None:
+    control = [t.content for t in encoder.tokenizer.added_tokens_decoder.values() if t.special]
+    for message in chat:
+        content = message["content"]
+        texts = [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]
+        for token in control:
+            if any(token in text for text in texts):
+                raise ValueError(f"text contains the control token {token!r}, which only the chat template may write")
+
+
+def _check_placeholders(encoder: Encoder, collapsed: Sequence[int], media: Sequence[RawMedia]) -> None:
+    kinds = [item.kind for item in media]
+    for kind in kinds:
+        if kind not in encoder.adapter.placeholders:
+            known = ", ".join(encoder.adapter.placeholders)
+            raise ValueError(f"model family {encoder.adapter.family} takes {known}, got {kind}")
+    for kind, attribute in encoder.adapter.placeholders.items():
+        token = getattr(encoder.processor, attribute)
+        found = list(collapsed).count(encoder.tokenizer.convert_tokens_to_ids(token))
+        if found != kinds.count(kind):
+            raise ValueError(
+                f"the rendered prompt has {found} {kind} placeholder(s) for {kinds.count(kind)} {kind} clip(s); "
+                "give one media part per clip, in order"
+            )

@@ -1,0 +1,180 @@
+"""Data sets as they are opened, and one of their rows to a record with what it shows."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mmrlhf_ray.config.data import HUB, DataConfig, SourceConfig
+from mmrlhf_ray.data.errors import BadRow, RowError
+from mmrlhf_ray.data.formats import Format, as_raw_row, format_named, format_of, kind_of
+from mmrlhf_ray.data.records.media_table import ParquetMedia
+from mmrlhf_ray.data.records.quarantine import Rejected
+from mmrlhf_ray.data.records.sound_track import with_sound_tracks
+from mmrlhf_ray.data.records.sources import DerivedMedia, FileMedia
+from mmrlhf_ray.data.records.text_hooks import TextHookRunner
+from mmrlhf_ray.data.rowfiles import MEDIA_FILE, Fragment, Row, RowFile, open_rows
+from mmrlhf_ray.data.rowfiles.base import filesystem
+from mmrlhf_ray.data.rowfiles.tables import ParquetRows
+from mmrlhf_ray.data.validate import Shown, build_record, conversation, parse_json
+from mmrlhf_ray.errors import DataError
+
+_NOWHERE = Path(os.devnull, "data.media_root is not set")
+"""For data sets without a directory: below it there is nothing."""
+
+_LOOKED_AT = 64
+"""Rows from which the format is told."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set of the mixture, found and looked over. Small: it travels to every process that reads."""
+
+    config: SourceConfig
+    fragments: tuple[Fragment, ...]
+    form: Format
+
+    @property
+    def files(self) -> list[str]:
+        return list(dict.fromkeys(fragment.file for fragment in self.fragments))
+
+
+@dataclass(frozen=True)
+class ReadRow:
+    """A row that passed every check but the decoding of its media."""
+
+    file: str
+    index: int
+    """Number in the file, from 0."""
+    raw: Mapping[str, Any]
+    record: dict[str, Any]
+    shown: list[Shown]
+
+    def rejected(self, error: RowError) -> Rejected:
+        """The row as a bad one."""
+        return rejected(self.file, self.index, self.raw, error)
+
+
+def open_sources(config: DataConfig) -> tuple[Source, ...]:
+    """Every data set of the mixture. Raises DataError for one that cannot be read, has no rows, or fits no format."""
+    return tuple(_open(source) for source in config.mixture)
+
+
+def _open(config: SourceConfig) -> Source:
+    rows = open_rows(config)
+    fragments = tuple(rows.fragments())
+    if not fragments:
+        raise DataError(f"{config.path}: no rows; give at least one record")
+    if config.format:
+        return Source(config, fragments, format_named(config.format))
+    found = [row for _, row in islice(rows.read(fragments[0]), _LOOKED_AT)]
+    objects = [row for row in map(_object_or_none, found) if row is not None]
+    if not objects or any("media_ids" in row for row in objects):  # only our own tables have that
+        return Source(config, fragments, format_named("mmrlhf"))
+    try:
+        form = format_of(objects)
+    except DataError as error:
+        raise DataError(f"{config.path}: {error}") from error
+    return Source(config, fragments, form)
+
+
+class SourceReader:
+    """Reads the rows of one data set."""
+
+    def __init__(self, source: Source, config: DataConfig, schema: pa.Schema) -> None:
+        self.source = source
+        self._config, self._schema, self._kind = config, schema, kind_of(schema)
+        self._rows: RowFile = open_rows(source.config)
+        self._root = _media_root(config, source.files[0])
+        self._stored = _media_beside(self._rows, source.files[0])
+        self._hooks = TextHookRunner(config.text)
+        self._hooks.start()
+        self.redacted: Counter[str] = Counter()
+        """What redaction changed so far, by label."""
+
+    def close(self) -> None:
+        """End what text hooks run in."""
+        self._hooks.close()
+
+    def raw(self, fragment: Fragment) -> Iterator[tuple[int, Row]]:
+        """The rows of a fragment as they are stored."""
+        return self._rows.read(fragment)
+
+    def media(self) -> DerivedMedia:
+        """Where rows find their media. What holds media is made anew, so that they go when the caller lets go."""
+        if self._stored is not None:
+            return DerivedMedia(self._stored)
+        return DerivedMedia(FileMedia(self._root, self._config.limits, self._config.remote))
+
+    def parse(self, file: str, index: int, row: Row, media: DerivedMedia) -> ReadRow | Rejected:
+        """One row, checked, with its media found in `media`."""
+        original: Mapping[str, Any] = row if isinstance(row, dict) else {"line": row.decode("utf-8", "replace")}
+        try:
+            original = object_of(row)
+            raw = as_raw_row(original, self.source.form, self._kind)
+            if self.source.config.task is not None:
+                raw.setdefault("task", self.source.config.task)
+            if self._stored is None and not raw.get("media_ids", True):
+                del raw["media_ids"]  # the empty list of a record without media
+            raw, counts = self._hooks.apply(raw)
+            self.redacted.update(counts)
+            messages, parts = conversation(raw)
+            shown = media.attach(raw, parts)
+            messages, shown, made = with_sound_tracks(messages, shown, media.get, self._config)
+            for sound in made:
+                media.add(sound)
+            if made:
+                raw.pop("modality", None)  # what it was without them
+            record = build_record(raw, self._schema, messages, shown, self._config.facts_column)
+        except RowError as error:
+            return rejected(file, index, original, error)
+        return ReadRow(file, index, original, record, shown)
+
+
+def rejected(file: str, index: int, original: Mapping[str, Any], error: RowError) -> Rejected:
+    """A bad row with the record as it was read."""
+    return Rejected(BadRow(file, index, str(original.get("prompt_id", "")), error.reason, error.remedy), original)
+
+
+def _media_root(config: DataConfig, file: str) -> Path:
+    """What paths in rows are relative to."""
+    if config.media_root is not None:
+        return Path(config.media_root)
+    if "://" in file or file.startswith(HUB):
+        return _NOWHERE
+    return Path(file) if Path(file).is_dir() else Path(file).parent
+
+
+def _media_beside(rows: RowFile, file: str) -> ParquetMedia | None:
+    """The media.parquet in the directory of a Parquet file."""
+    if not isinstance(rows, ParquetRows):
+        return None
+    directory, slash, _ = file.rpartition("/")
+    beside = f"{directory}{slash}{MEDIA_FILE}"
+    fs, inside = filesystem(beside)
+    return ParquetMedia(beside) if fs.exists(inside) else None
+
+
+def object_of(row: Row) -> dict[str, Any]:
+    """A row as it is stored, parsed. Raises RowError for what is no JSON object."""
+    parsed = row if isinstance(row, dict) else parse_json(row, "the line")
+    if not isinstance(parsed, dict):
+        raise RowError(f"the line is a JSON {type(parsed).__name__}, expected an object", 'write {"prompt": …}')
+    return {key: value for key, value in parsed.items() if value is not None}  # null is absent, as in Parquet
+
+
+def _object_or_none(row: Row) -> dict[str, Any] | None:
+    try:
+        return object_of(row)
+    except RowError:
+        return None
+
+
+def files_of(sources: Sequence[Source]) -> list[str]:
+    """Every file of the mixture."""
+    return [file for source in sources for file in source.files]

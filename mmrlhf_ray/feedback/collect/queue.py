@@ -1,0 +1,285 @@
+"""Who is asked what next, and what becomes of the answer. Every function runs in one `Database.write()` transaction.
+
+What holds at all times: votes in force + live leases of an item ≤ its overlap, so that no answer is given in vain.
+PostgreSQL keeps it by row locks, taken in the order annotator, item; SQLite has one writer at a time.
+"""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Select, delete, func, select
+from sqlalchemy.orm import Session
+
+from mmrlhf_ray.config import FeedbackConfig
+from mmrlhf_ray.feedback.collect.audit import note
+from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Lease, Skip, Vote
+from mmrlhf_ray.feedback.errors import Conflict, Gone, Invalid, Unknown
+from mmrlhf_ray.feedback.questions import Answer, AnswerError, Asked, question_of
+
+SKIP_REASONS = ("unclear", "cannot_judge", "broken_media", "offensive", "other")
+_RANDOM = random.SystemRandom()
+
+
+@dataclass(frozen=True)
+class Leased:
+    """An item that is held for an annotator."""
+
+    item: Item
+    order_shown: tuple[int, ...]
+    """Index into item.responses of what is shown at each place."""
+    expires: datetime
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The responses in the order shown."""
+        return tuple(str(self.item.responses[index]["text"]) for index in self.order_shown)
+
+
+@dataclass(frozen=True)
+class NewVote:
+    """A vote as a client sends it."""
+
+    vote_id: str
+    """UUID that the client chose."""
+    item_id: str
+    answer: Mapping[str, Any]
+    milliseconds: int
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A vote that is stored."""
+
+    vote_id: str
+    item_id: str
+    undone: bool
+    repeated: bool
+    """It was stored before; nothing changed."""
+
+
+def lease_next(
+    session: Session, annotator_id: str, config: FeedbackConfig, now: datetime, rng: random.Random = _RANDOM
+) -> Leased | None:
+    """The item that this annotator holds already, else the next one; None where there is nothing to do.
+
+    Items come by priority, then in order of arrival. None is given that the annotator voted on or skipped, or whose
+    votes and live leases have reached its overlap. With probability gold_share a gold question comes, if one is left.
+    """
+    _lock_annotator(session, annotator_id)
+    expires = now + timedelta(seconds=config.lease_s)
+    held = _held(session, annotator_id, now)
+    if held is not None:
+        lease, item = held
+        lease.expires = expires
+        return Leased(item, tuple(lease.order_shown), expires)
+    kinds = (True, False) if rng.random() < config.gold_share else (False,)
+    found = next((open_ for gold in kinds if (open_ := _open_item(session, annotator_id, gold, now)) is not None), None)
+    if found is None:
+        return None
+    item, old = found
+    if old is not None:  # who comes back sees the responses in the same places
+        old.expires = expires
+        return Leased(item, tuple(old.order_shown), expires)
+    order = rng.sample(range(len(item.responses)), len(item.responses))
+    session.add(Lease(item_id=item.id, annotator_id=annotator_id, order_shown=order, expires=expires))
+    return Leased(item, tuple(order), expires)
+
+
+def submit(session: Session, annotator_id: str, vote: NewVote, config: FeedbackConfig, now: datetime) -> Recorded:
+    """Store a vote; the same vote again changes nothing.
+
+    Who let the lease expire may still vote while the overlap has room. Raises AnswerError for an answer that makes no
+    sense, Unknown for an item that is not there, Conflict for a vote_id that stands for another vote and for a second
+    vote on an item, Gone where the annotator no longer holds the item.
+    """
+    _lock_annotator(session, annotator_id)
+    on_item = (Vote.item_id == vote.item_id) & (Vote.annotator_id == annotator_id) & ~Vote.undone
+    earlier = {found.id: found for found in session.scalars(select(Vote).where((Vote.id == vote.vote_id) | on_item))}
+    if vote.vote_id in earlier:
+        return _repeated(session, earlier[vote.vote_id], annotator_id, vote, config)
+    item, lease = _locked_item(session, vote.item_id, annotator_id)
+    if earlier:
+        raise Conflict("you have voted on this item already; undo that vote to change it", "item_id")
+    if lease is None:
+        raise Gone("you do not hold this item; ask for the next one", "item_id")
+    if lease.expires <= now and not _has_room(item, _leases(session, item), annotator_id, now):
+        raise Gone("the time for this item was up, and others have answered it; ask for the next one", "item_id")
+    answer = question_of(item.question).check(vote.answer, asked_of(item, lease.order_shown, config))
+    session.add(
+        Vote(
+            id=vote.vote_id,
+            item_id=item.id,
+            annotator_id=annotator_id,
+            question=item.question,
+            answer=plain(answer),
+            order_shown=lease.order_shown,
+            milliseconds=vote.milliseconds,
+            created=now,
+            undone=False,
+        )
+    )
+    item.votes += 1
+    session.delete(lease)
+    return Recorded(vote.vote_id, item.id, undone=False, repeated=False)
+
+
+def undo(session: Session, annotator_id: str, vote_id: str, config: FeedbackConfig, now: datetime) -> Recorded:
+    """Take back the annotator's last vote, who then holds its item again; doing so twice changes nothing.
+
+    What the annotator held meanwhile is given back. Raises Unknown and, for a vote that is not the last, Conflict.
+    """
+    _lock_annotator(session, annotator_id)
+    vote = session.get(Vote, vote_id)
+    if vote is None or vote.annotator_id != annotator_id:
+        raise Unknown("you have cast no such vote", "vote_id")
+    if vote.undone:
+        return Recorded(vote.id, vote.item_id, undone=True, repeated=True)
+    last = session.scalar(_in_force(annotator_id).order_by(Vote.created.desc()).limit(1))
+    if last != vote_id:
+        raise Conflict("only your last vote can be undone", "vote_id")
+    item, _ = _locked_item(session, vote.item_id, annotator_id)
+    vote.undone = True
+    item.votes -= 1
+    session.execute(delete(Lease).where(Lease.annotator_id == annotator_id))
+    expires = now + timedelta(seconds=config.lease_s)
+    session.add(Lease(item_id=item.id, annotator_id=annotator_id, order_shown=vote.order_shown, expires=expires))
+    note(session, now, annotator_id, "vote undone", vote.id)
+    return Recorded(vote.id, item.id, undone=True, repeated=False)
+
+
+def skip(session: Session, annotator_id: str, item_id: str, reason: str, comment: str, now: datetime) -> None:
+    """Give an item back for good; skipping twice changes nothing. Raises Invalid, Unknown, and Gone without a lease."""
+    if reason not in SKIP_REASONS:
+        raise Invalid(f"expected one of {', '.join(SKIP_REASONS)}, got {reason[:40]!r}", "reason")
+    _lock_annotator(session, annotator_id)
+    item, lease = _locked_item(session, item_id, annotator_id)
+    if session.get(Skip, (item.id, annotator_id)) is not None:
+        return
+    if lease is None:
+        raise Gone("you do not hold this item; ask for the next one", "item_id")
+    session.delete(lease)
+    session.add(Skip(item_id=item.id, annotator_id=annotator_id, reason=reason, comment=comment, created=now))
+
+
+def _lock_annotator(session: Session, annotator_id: str) -> None:
+    """One request of an annotator at a time, so that nobody holds two items at once."""
+    if not _one_writer(session):
+        session.execute(select(Annotator.id).where(Annotator.id == annotator_id).with_for_update())
+
+
+def _one_writer(session: Session) -> bool:
+    """Whether the whole database is locked already, so that rows need not be."""
+    return session.get_bind().dialect.name == "sqlite"
+
+
+def _locked_item(session: Session, item_id: str, annotator_id: str) -> tuple[Item, Lease | None]:
+    """The item, and this annotator's lease of it. Raises Unknown."""
+    mine = (Lease.item_id == Item.id) & (Lease.annotator_id == annotator_id)
+    query = select(Item, Lease).outerjoin(Lease, mine).where(Item.id == item_id).with_for_update(of=Item)
+    found = session.execute(query).first()
+    if found is None:
+        raise Unknown("there is no such item", "item_id")
+    return found[0], found[1]
+
+
+def _held(session: Session, annotator_id: str, now: datetime) -> tuple[Lease, Item] | None:
+    found = session.execute(
+        select(Lease, Item)
+        .join(Item, Item.id == Lease.item_id)
+        .where(Lease.annotator_id == annotator_id, Lease.expires > now)
+        .limit(1)
+    ).first()
+    return None if found is None else (found[0], found[1])
+
+
+def _open_item(session: Session, annotator_id: str, gold: bool, now: datetime) -> tuple[Item, Lease | None] | None:
+    """An item with room, locked, and the lease of it that this annotator let expire.
+
+    Items that another request has locked are passed over at first, and waited for only where nothing else is left:
+    "nothing to do" must be true.
+    """
+    full: list[str] = []
+    for skip_locked in (True, False):
+        while True:
+            query = _candidates(annotator_id, gold, now).where(Item.id.not_in(full))
+            item = session.scalar(query.with_for_update(of=Item, skip_locked=skip_locked))
+            if item is None:
+                break
+            # PostgreSQL counted before it had the lock; count again now that nobody else can lease the item.
+            leases = _leases(session, item)
+            if _has_room(item, leases, annotator_id, now):
+                return item, next((lease for lease in leases if lease.annotator_id == annotator_id), None)
+            full.append(item.id)
+        if _one_writer(session):
+            break
+    return None
+
+
+def _candidates(annotator_id: str, gold: bool, now: datetime) -> Select[Item]:
+    mine = select(Vote.id).where(Vote.item_id == Item.id, Vote.annotator_id == annotator_id, ~Vote.undone)
+    skipped = select(Skip.item_id).where(Skip.item_id == Item.id, Skip.annotator_id == annotator_id)
+    return (
+        select(Item)
+        .where(
+            Item.votes < Item.overlap,
+            Item.gold.is_not(None) if gold else Item.gold.is_(None),
+            ~mine.exists(),
+            ~skipped.exists(),
+            Item.votes + _live_leases(annotator_id, now).correlate(Item).scalar_subquery() < Item.overlap,
+        )
+        .order_by(Item.priority.desc(), Item.position)
+        .limit(1)
+    )
+
+
+def _live_leases(but_of: str, now: datetime) -> Select[int]:
+    """How many others hold the item."""
+    return select(func.count()).where(Lease.item_id == Item.id, Lease.annotator_id != but_of, Lease.expires > now)
+
+
+def _leases(session: Session, item: Item) -> Sequence[Lease]:
+    return session.scalars(select(Lease).where(Lease.item_id == item.id)).all()
+
+
+def _has_room(item: Item, leases: Sequence[Lease], annotator_id: str, now: datetime) -> bool:
+    """Whether the overlap of a locked item has room for this annotator."""
+    others = sum(lease.annotator_id != annotator_id and lease.expires > now for lease in leases)
+    return item.votes + others < item.overlap
+
+
+def _in_force(annotator_id: str) -> Select[str]:
+    return select(Vote.id).where(Vote.annotator_id == annotator_id, ~Vote.undone)
+
+
+def asked_of(item: Item, order_shown: Sequence[int], config: FeedbackConfig) -> Asked:
+    """What an answer to the item is checked against when its responses are shown in this order."""
+    return Asked(
+        responses=tuple(str(item.responses[index]["text"]) for index in order_shown),
+        aspects=tuple(aspect.name for aspect in config.aspects),
+        max_text_chars=config.max_text_chars,
+    )
+
+
+def _repeated(session: Session, earlier: Vote, annotator_id: str, vote: NewVote, config: FeedbackConfig) -> Recorded:
+    """The vote that has this vote_id, if it is this one. Raises Conflict."""
+    other = Conflict("this vote_id stands for another vote; make a new UUID for each vote", "vote_id")
+    if earlier.annotator_id != annotator_id or earlier.item_id != vote.item_id:
+        raise other
+    item = session.get_one(Item, earlier.item_id)
+    try:
+        answer = question_of(item.question).check(vote.answer, asked_of(item, earlier.order_shown, config))
+    except AnswerError as error:
+        raise other from error
+    if plain(answer) != earlier.answer:
+        raise other
+    return Recorded(earlier.id, earlier.item_id, undone=earlier.undone, repeated=True)
+
+
+def plain(answer: Answer) -> dict[str, Any]:
+    """An answer as it is stored: JSON knows no tuples."""
+    stored: dict[str, Any] = json.loads(json.dumps(asdict(answer)))
+    return stored

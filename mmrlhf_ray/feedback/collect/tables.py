@@ -1,0 +1,252 @@
+"""The tables of the feedback database. Times are UTC; what is JSON holds plain lists, objects, text and numbers."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+TABLES_VERSION = 1
+"""Raise it with every change of a table; databases of a newer version are refused."""
+
+Role = Literal["annotator", "reviewer", "admin", "client"]
+ROLES: tuple[Role, ...] = ("annotator", "reviewer", "admin", "client")
+"""A client is a deployed model's application: it reports responses and events, and does nothing else."""
+
+JsonObject = dict[str, Any]
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """SQLite forgets time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+    type_annotation_map = {  # noqa: RUF012 -- SQLAlchemy reads it from the class
+        datetime: UtcDateTime,
+        JsonObject: JSON,
+        list[str]: JSON,
+        list[int]: JSON,
+        list[JsonObject]: JSON,
+        str: Text,
+    }
+
+
+class SchemaVersion(Base):
+    """One row: the TABLES_VERSION that made the database."""
+
+    __tablename__ = "schema_version"
+
+    version: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Annotator(Base):
+    """Somebody, or a program, with a token."""
+
+    __tablename__ = "annotator"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    token_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
+    """SHA-256; none once the account is removed."""
+    active: Mapped[bool] = mapped_column(default=True)
+    created: Mapped[datetime]
+
+
+class WebSession(Base):
+    """A browser that is logged in."""
+
+    __tablename__ = "web_session"
+
+    cookie_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"), index=True)
+    expires: Mapped[datetime]
+
+
+class MediaFile(Base):
+    """Media whose bytes are in data_dir/media under their sha256."""
+
+    __tablename__ = "media_file"
+
+    media_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16))
+    mime: Mapped[str] = mapped_column(String(40))
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class Item(Base):
+    """One question about the responses to one prompt."""
+
+    __tablename__ = "item"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    prompt_id: Mapped[str] = mapped_column(String(200), index=True)
+    messages: Mapped[list[JsonObject]]
+    """Chat messages as in the PROMPT table."""
+    media_ids: Mapped[list[str]]
+    task: Mapped[str]
+    modality: Mapped[str] = mapped_column(String(16))
+    extras: Mapped[JsonObject]
+    """Ground truth and the like: never shown to annotators."""
+    responses: Mapped[list[JsonObject]]
+    """[{"text": …, "source": …}]"""
+    question: Mapped[str] = mapped_column(String(16))
+    overlap: Mapped[int]
+    priority: Mapped[float] = mapped_column(default=0.0)
+    """Higher is asked first."""
+    position: Mapped[int] = mapped_column(BigInteger)
+    """Order of arrival, which decides between equal priorities."""
+    round: Mapped[int] = mapped_column(default=0)
+    gold: Mapped[JsonObject | None] = mapped_column(JSON(none_as_null=True))
+    """The known answer, in terms of `responses` as stored; none = it is not known."""
+    votes: Mapped[int] = mapped_column(default=0)
+    """Votes in force, kept with the votes in one transaction, so that open items are found by an index."""
+    created: Mapped[datetime]
+
+    __table_args__ = (
+        Index(
+            "item_open",
+            text("priority DESC"),
+            "position",
+            sqlite_where=text("votes < overlap"),
+            postgresql_where=text("votes < overlap"),
+        ),
+    )
+
+
+class Lease(Base):
+    """An item held for an annotator, and the order in which the responses are shown to that annotator."""
+
+    __tablename__ = "lease"
+
+    item_id: Mapped[str] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"), primary_key=True, index=True)
+    order_shown: Mapped[list[int]]
+    expires: Mapped[datetime]
+
+
+class Vote(Base):
+    """An answer, in terms of the responses as shown."""
+
+    __tablename__ = "vote"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    """UUID chosen by the client, so that a vote that is sent twice counts once."""
+    item_id: Mapped[str] = mapped_column(ForeignKey("item.id"), index=True)
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"))
+    question: Mapped[str] = mapped_column(String(16))
+    answer: Mapped[JsonObject]
+    order_shown: Mapped[list[int]]
+    milliseconds: Mapped[int] = mapped_column(BigInteger)
+    created: Mapped[datetime] = mapped_column(index=True)
+    undone: Mapped[bool] = mapped_column(default=False)
+
+    __table_args__ = (
+        Index(
+            "vote_in_force",
+            "item_id",
+            "annotator_id",
+            unique=True,
+            sqlite_where=text("undone = 0"),
+            postgresql_where=text("NOT undone"),
+        ),
+        Index("vote_by_annotator", "annotator_id", "created"),
+    )
+
+
+class Skip(Base):
+    """An item that an annotator does not want to answer."""
+
+    __tablename__ = "skip"
+
+    item_id: Mapped[str] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"), primary_key=True)
+    reason: Mapped[str] = mapped_column(String(40))
+    comment: Mapped[str]
+    created: Mapped[datetime]
+
+
+class Review(Base):
+    """A reviewer's decision about an item on which annotators disagree; it outweighs their votes."""
+
+    __tablename__ = "review"
+
+    item_id: Mapped[str] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    reviewer_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"), index=True)
+    question: Mapped[str] = mapped_column(String(16))
+    answer: Mapped[JsonObject]
+    order_shown: Mapped[list[int]]
+    milliseconds: Mapped[int] = mapped_column(BigInteger, default=0)
+    created: Mapped[datetime]
+
+
+class LoggedResponse(Base):
+    """A response of a deployed model, reported by its application."""
+
+    __tablename__ = "logged_response"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    prompt_id: Mapped[str] = mapped_column(String(200))
+    messages: Mapped[list[JsonObject]]
+    media_ids: Mapped[list[str]]
+    task: Mapped[str]
+    modality: Mapped[str] = mapped_column(String(16))
+    extras: Mapped[JsonObject]
+    text: Mapped[str]
+    source: Mapped[str]
+    created: Mapped[datetime] = mapped_column(index=True)
+
+
+class Event(Base):
+    """What somebody did with a logged response."""
+
+    __tablename__ = "event"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """Chosen by the client, so that an event that is sent twice counts once."""
+    response_id: Mapped[str] = mapped_column(ForeignKey("logged_response.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(24))
+    value: Mapped[JsonObject]
+    """What the kind needs: {"text": …} of an edit, {"seconds": …} of dwelling; else {}."""
+    created: Mapped[datetime] = mapped_column(index=True)
+
+
+class Audit(Base):
+    """Who did what that matters for trust. Rows only come, save that erasing a person clears `detail`."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
+    at: Mapped[datetime]
+    actor: Mapped[str] = mapped_column(String(64))
+    """annotator_id, or "command" for what was done on the server's own machine, or "" where nobody is known."""
+    action: Mapped[str] = mapped_column(String(40))
+    target: Mapped[str] = mapped_column(String(200))
+    detail: Mapped[str]
+
+    __table_args__ = (Index("audit_action", "action", "at"),)

@@ -1,0 +1,118 @@
+"""A feedback server as the loop uses it: over HTTP, as an administrator. Every call may be made again."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import httpx
+import pyarrow as pa
+
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.schema import ANNOTATION
+
+_ROWS_PER_CALL = 100
+_TIMEOUT_S = 60.0
+_PATIENCE_S = 60.0
+"""How long a server may be away, e.g. while it is started again."""
+_RETRY_S = 0.5
+_AWAY = (502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Of one item."""
+
+    cast: int
+    wanted: int
+
+
+@dataclass(frozen=True)
+class LoopClient:
+    """Raises RunError where the server refuses, or cannot be reached for a minute."""
+
+    http: httpx.Client
+    """Has the address and the token."""
+
+    @classmethod
+    def connect(cls, url: str, token: str) -> "LoopClient":
+        """Raises RunError unless it is a feedback server and the token an administrator's."""
+        headers = {"Authorization": f"Bearer {token}"}
+        client = cls(httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=False))
+        client._call("GET", "/api/annotators")
+        return client
+
+    @property
+    def url(self) -> str:
+        return str(self.http.base_url)
+
+    def add_media(self, media: pa.Table) -> None:
+        """Upload a MEDIA table."""
+        for row in media.to_pylist():
+            self._call("PUT", f"/api/media/{row['media_id']}", content=row["data"], params={"kind": row["kind"]})
+
+    def add_items(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Put items into the queue; those that are there already change nothing."""
+        for part in _parts(rows):
+            self._call("POST", "/api/items", json=part)
+
+    def votes(self, item_ids: Sequence[str]) -> dict[str, Votes]:
+        """Item → its votes. Raises RunError for items that are not there."""
+        found: dict[str, Votes] = {}
+        for part in _parts(item_ids):
+            for item_id, counted in self._call("POST", "/api/items/votes", json=part).json()["items"].items():
+                found[item_id] = Votes(counted["votes"], counted["overlap"])
+        lacking = [item_id for item_id in item_ids if item_id not in found]
+        if lacking:
+            raise RunError(
+                f"{self.url}: {len(lacking)} of {len(item_ids)} questions of this run are not there, first {lacking[0]}"
+                "; is it the server that the run was started with?"
+            )
+        return found
+
+    def annotations(self) -> pa.Table:
+        """The ANNOTATION table of all that was collected."""
+        text = self._call("GET", "/api/export", params={"format": "annotations"}).text
+        rows = [json.loads(line) for line in text.splitlines()]
+        packed = [row | {key: json.dumps(row[key], ensure_ascii=False) for key in ("aspects", "spans")} for row in rows]
+        return pa.Table.from_pylist(packed, schema=ANNOTATION)
+
+    def annotator_token(self, name: str) -> str:
+        """A fresh token of the annotator of that name, whose account is made if it is not there."""
+        known = [row for row in self._call("GET", "/api/annotators").json() if row["name"] == name]
+        if known:
+            return str(self._call("POST", f"/api/annotators/{known[0]['id']}/token").json()["token"])
+        return str(self._call("POST", "/api/annotators", json={"name": name, "role": "annotator"}).json()["token"])
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.http.close()
+
+    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        until, away = time.monotonic() + _PATIENCE_S, ""
+        while time.monotonic() < until:
+            try:
+                response = self.http.request(method, path, **arguments)
+            except httpx.TransportError as error:
+                away = f"{type(error).__name__}: {error}"
+            else:
+                if response.status_code not in _AWAY:
+                    return self._checked(response, method, path)
+                away = f"status {response.status_code}"
+            time.sleep(_RETRY_S)
+        raise RunError(f"{self.url}: the feedback server cannot be reached: {away}; start it and go on with --resume")
+
+    def _checked(self, response: httpx.Response, method: str, path: str) -> httpx.Response:
+        if response.is_success:
+            return response
+        if response.status_code in (401, 403):
+            raise RunError(f"{self.url}: {response.text}; the loop needs the token of an account with the role admin")
+        raise RunError(f"{self.url}: {method} {path} was refused with status {response.status_code}: {response.text}")
+
+
+def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:
+    rest = iter(values)
+    while part := list(islice(rest, _ROWS_PER_CALL)):
+        yield part

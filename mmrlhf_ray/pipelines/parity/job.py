@@ -1,0 +1,182 @@
+"""Do sampler and learner agree on a model? Prompt ids must be equal and log-probabilities close, for every modality,
+with the weights of the directory and with others that are pushed as in a run."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from mmrlhf_ray.algorithms.logprobs import token_logprobs
+from mmrlhf_ray.config import GeneratorConfig, ModelConfig, SamplingConfig
+from mmrlhf_ray.data.batches.collate import collate, flat_column, rollout_rows
+from mmrlhf_ray.data.encoding.encode import Encoder, Features, load_encoder
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.models import HeadedModel, checkpoint_tensors, grouped, load_policy, merged_weights
+from mmrlhf_ray.models.verdict import ParityRow, Verdict, description_digest, versions, write_verdict
+from mmrlhf_ray.pipelines.parity.cases import Case, left_out, make_cases
+from mmrlhf_ray.pipelines.parity.report import print_verdict
+from mmrlhf_ray.pipelines.run_dir import check_models
+from mmrlhf_ray.weights.buckets import checksums, combine, pack
+from mmrlhf_ray.workers.roles.generator import Generator, PromptMismatch
+
+TOLERANCE = 1e-4
+"""Largest |Δlogprob| in float32."""
+VISIBLE = 10 * TOLERANCE
+"""Media and pushed weights must change log-probabilities by more than this, or their agreement says nothing."""
+_SAMPLING = SamplingConfig(temperature=0.7, max_response_tokens=16)
+_SAMPLES = 2
+_BUCKET_BYTES = 64 << 20
+_CHANGE, _LEAST_SPREAD = 0.1, 0.02
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the comparison of one case with some weights found."""
+
+    row: ParityRow
+    rollouts: pa.Table | None
+    """None where the sampler refused or the ids differ."""
+
+
+def run(model_dir: Path) -> bool:
+    """Print the table, keep the verdict, and return whether every modality of the family agrees. Raises ModelError."""
+    check_models(str(model_dir))
+    verdict = examine(Path(model_dir))
+    file = write_verdict(Path(model_dir), verdict)
+    print_verdict(model_dir, verdict, left_out(load_encoder(model_dir, unverified=True)), file)
+    return verdict.passed
+
+
+def examine(model_dir: Path) -> Verdict:
+    """Compare in every modality. Raises ModelError for a directory that cannot be read at all."""
+    encoder = load_encoder(model_dir, unverified=True)
+    rows: tuple[ParityRow, ...] = ()
+    reason = ""
+    try:
+        rows = compare(model_dir, encoder, make_cases(encoder))
+    except Exception as error:  # noqa: BLE001  # the model's own code in transformers and vLLM raises whatever it does
+        reason = f"{type(error).__name__}: {error}"
+    return Verdict(
+        family=encoder.adapter.family,
+        passed=bool(rows) and all(row.passed for row in rows),
+        rows=rows,
+        versions=versions(),
+        described_by=description_digest(model_dir),
+        reason=reason,
+    )
+
+
+def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> tuple[ParityRow, ...]:
+    """Sample each case's prompts with vLLM and look up the same tokens in the learner's model, both in float32; then
+    change the learner's weights, push them, and do it again."""
+    longest = max(len(ids) for case in cases for ids in case.prompts.column("prompt_token_ids").to_pylist())
+    model = load_policy(encoder.adapter, model_dir, torch.float32)
+    generator = Generator(
+        ModelConfig(path=str(model_dir)),
+        GeneratorConfig(),
+        _SAMPLING,
+        max_prompt_tokens=longest,
+        seed=0,
+        device="cpu",
+        encoder=encoder,
+    )
+    before = [_compare(encoder, model, generator, case) for case in cases]
+    _change_weights(model)
+    _push(encoder, model, generator)
+    return tuple(_after(encoder, model, generator, case, seen) for case, seen in zip(cases, before, strict=True))
+
+
+def _compare(encoder: Encoder, model: HeadedModel, generator: Generator, case: Case) -> _Seen:
+    try:
+        rollouts, _ = generator.generate(case.prompts, case.media, n_samples=_SAMPLES, seed_offset=0)
+    except RunError as refused:
+        same = not isinstance(refused, PromptMismatch)
+        return _Seen(ParityRow(case.name, same, None, None, None, 0, False, f"{case.name}: {refused}"), None)
+    learned = _logprobs(encoder, model, rollouts, case.features)
+    difference, where = _worst(rollouts, learned)
+    influence = None
+    if len(case.media):
+        changed = _logprobs(encoder, model, rollouts, _changed_media(case.features))
+        influence = min(float(d.abs().max()) for d in (learned - changed).split(_lengths(rollouts)))
+    detail = where if difference > TOLERANCE else ""
+    if influence is not None and influence <= VISIBLE:
+        detail += f"\n{case.name}: other media change no log-probability by more than {influence:.1e}: nothing is seen"
+    return _Seen(ParityRow(case.name, True, difference, None, influence, len(learned), not detail, detail), rollouts)
+
+
+def _after(encoder: Encoder, model: HeadedModel, generator: Generator, case: Case, seen: _Seen) -> ParityRow:
+    """The row with what is found with the pushed weights."""
+    if seen.rollouts is None:
+        return seen.row
+    moved, _ = _worst(seen.rollouts, _logprobs(encoder, model, seen.rollouts, case.features))
+    again = _compare(encoder, model, generator, case).row
+    detail = seen.row.detail + (f"\nafter a weight push: {again.detail}" if again.detail else "")
+    if moved <= VISIBLE:
+        detail += f"\n{case.name}: the changed weights move no log-probability by more than {moved:.1e}"
+    return replace(seen.row, after=again.before, passed=seen.row.passed and again.passed and not detail, detail=detail)
+
+
+@torch.no_grad()
+def _logprobs(encoder: Encoder, model: HeadedModel, rollouts: pa.Table, features: Mapping[str, Features]) -> Tensor:
+    """The learner's, of all response tokens: a batch of rows of different lengths."""
+    batch = collate(rollout_rows(rollouts, with_facts=False), [], features, encoder.eos_token_ids[0])
+    output = model(batch.response_positions, **batch.inputs)
+    banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long)
+    return token_logprobs(output, batch.response_tokens, _SAMPLING.temperature, banned)
+
+
+def _worst(rollouts: pa.Table, learned: Tensor) -> tuple[float, str]:
+    """The largest |Δlogprob|, and where it is."""
+    sampled = torch.from_numpy(flat_column(rollouts, "rollout_logprobs", range(len(rollouts))).copy())
+    difference = (learned - sampled).abs().nan_to_num(nan=torch.inf)
+    at = int(difference.argmax())
+    row, position = next(_rows_and_positions(_lengths(rollouts), at))
+    prompt = rollouts.column("prompt_id")[row].as_py()
+    token = rollouts.column("response_token_ids")[row].as_py()[position]
+    return float(difference[at]), (
+        f"prompt {prompt}, response token {position} (id {token}): log-probability {float(learned[at]):.6f} in the "
+        f"learner, {float(sampled[at]):.6f} in the sampler"
+    )
+
+
+def _rows_and_positions(lengths: Sequence[int], flat: int) -> Iterator[tuple[int, int]]:
+    for row, end in enumerate(np.cumsum(lengths)):
+        if flat < end:
+            yield row, flat - int(end) + lengths[row]
+
+
+def _lengths(rollouts: pa.Table) -> list[int]:
+    return [len(ids) for ids in rollouts.column("response_token_ids").to_pylist()]
+
+
+def _changed_media(features: Mapping[str, Features]) -> dict[str, Features]:
+    """The negative of every picture and sound; sizes and masks stay."""
+    return {
+        media_id: {key: -value if value.dtype.kind == "f" and value.ndim > 1 else value for key, value in parts.items()}
+        for media_id, parts in features.items()
+    }
+
+
+@torch.no_grad()
+def _change_weights(model: HeadedModel) -> None:
+    noise = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        spread = max(float(parameter.std()) if parameter.numel() > 1 else 0.0, _LEAST_SPREAD)
+        parameter.add_(torch.randn(parameter.shape, generator=noise) * spread * _CHANGE)
+
+
+def _push(encoder: Encoder, model: HeadedModel, generator: Generator) -> None:
+    """As a learner's first rank does. Raises RunError when names or bytes differ at the other end."""
+    sums: dict[str, str] = {}
+    generator.start_weight_update()
+    for group in grouped(merged_weights(model), _BUCKET_BYTES):
+        layout, payload = pack([t for w in group for t in checkpoint_tensors(encoder.adapter, w.name, w.value())])
+        sums |= checksums(layout, payload)
+        generator.receive_bucket(layout, payload)
+    pushed = generator.finish_weight_update(policy_version=1)
+    if pushed.names != sums.keys() or pushed.checksum != combine(sums):
+        raise RunError(f"weight push: the sampler holds {len(pushed.names)} tensors of other bytes than were sent")

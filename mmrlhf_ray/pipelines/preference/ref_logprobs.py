@@ -1,0 +1,168 @@
+"""Log-probabilities of all responses under the reference policy: computed once before training, and kept."""
+
+import hashlib
+import math
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+import torch
+from torch import Tensor
+
+from mmrlhf_ray.algorithms.logprobs import token_logprobs
+from mmrlhf_ray.config.base import ModelConfig, TrainJobConfig
+from mmrlhf_ray.data.batches.batching import PassBudget, media_kinds, one_pass_plan
+from mmrlhf_ray.data.batches.collate import Batch, TokenRow
+from mmrlhf_ray.data.encoding.encode import load_encoder
+from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
+from mmrlhf_ray.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.models import load_policy
+from mmrlhf_ray.runtime.progress import Progress
+from mmrlhf_ray.runtime.waits import unwrap
+from mmrlhf_ray.schema import TRAINING_ROW, check
+from mmrlhf_ray.training.passes import Inference, Passes
+from mmrlhf_ray.workers.crew import absolute, device_of
+from mmrlhf_ray.workers.roles.servers import device_map
+
+CACHE_FILE = "ref_logprobs.parquet"
+_ROWS = 128
+_FINGERPRINT = b"mmrlhf.fingerprint"
+_COLUMNS = pa.schema([TRAINING_ROW.field("row"), TRAINING_ROW.field("ref_logprobs")])
+
+
+def with_ref_logprobs(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig, run_dir: Path) -> pa.Table:
+    """TRAINING_ROW with `ref_logprobs` of every response token under `reference`, at temperature 1.
+
+    Computed by `cfg.workers.replicas` actors with the workers' resources, and written to the run's directory with a
+    fingerprint of rows and model; taken from there where both are what they were. Raises DeadlineExceeded, or RunError
+    with an actor's own error.
+    """
+    file, wanted = run_dir / CACHE_FILE, fingerprint(rows, reference)
+    answers = _cached(file, wanted)
+    if answers is None:
+        answers = _computed(rows, reference, cfg)
+        unfinished = file.with_name(file.name + ".partial")
+        pq.write_table(answers.replace_schema_metadata({_FINGERPRINT: wanted.encode()}), unfinished)
+        os.replace(unfinished, file)
+    field = TRAINING_ROW.field("ref_logprobs")
+    return rows.set_column(rows.schema.get_field_index(field.name), field, answers.column(field.name))
+
+
+def fingerprint(rows: pa.Table, reference: ModelConfig) -> str:
+    """Of all that the log-probabilities depend on: tokens, features, the model's files, its number format."""
+    digest = hashlib.sha256(reference.dtype.encode())
+    tokens = rows.select(["row", "context_token_ids", "responses_token_ids", "media_ids"])
+    for batch in tokens.combine_chunks().to_batches():  # however the rows came in chunks
+        digest.update(batch.serialize())
+    for stream in rows.column("features"):
+        digest.update(stream.as_buffer())
+    root = Path(reference.path)
+    for file in sorted(path for path in root.rglob("*") if path.is_file()):
+        digest.update(str(file.relative_to(root)).encode())
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _cached(cache: Path, wanted: str) -> pa.Table | None:
+    if not cache.is_file():
+        return None
+    table = pq.read_table(cache)
+    return table if (table.schema.metadata or {}).get(_FINGERPRINT) == wanted.encode() else None
+
+
+def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa.Table:
+    """Column `ref_logprobs`, in the order of the rows."""
+    workers = cfg.workers
+    numbers = pa.array(range(len(rows)), pa.int64())
+    numbered = rows.set_column(rows.schema.get_field_index("row"), TRAINING_ROW.field("row"), numbers)
+    size = min(_ROWS, math.ceil(len(rows) / workers.replicas))
+    answers = ray.data.from_arrow([numbered.slice(first, size) for first in range(0, len(rows), size)]).map_batches(
+        ReferenceRows,
+        fn_constructor_kwargs={
+            "model": absolute(reference),
+            "budget": PassBudget(cfg.engine.micro_batch_tokens, cfg.engine.max_padding_share),
+            "device": device_of(workers, cfg.device),
+        },
+        batch_size=size,
+        batch_format="pyarrow",
+        concurrency=workers.replicas,
+        num_cpus=workers.num_cpus,
+        num_gpus=workers.num_gpus,
+        max_restarts=0,
+    )
+    parts, done = [], 0
+    with Progress("reference", len(rows), "row") as progress:
+        for part in _within_deadlines(answers, cfg.deadlines.start_s, cfg.deadlines.stage_s):
+            parts.append(part.cast(_COLUMNS))
+            done += len(part)
+            progress.update(done, len(part))
+    return pa.concat_tables(parts).sort_by("row").select(["ref_logprobs"])
+
+
+def _within_deadlines(answers: ray.data.Dataset, start_s: float, stage_s: float) -> Iterator[pa.Table]:
+    """What the actors answer, block by block. The first block also waits for the model to be loaded."""
+    arrived: queue.Queue[Any] = queue.Queue()
+
+    def receive() -> None:
+        try:
+            for block in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+                arrived.put(block)
+            arrived.put(None)
+        except BaseException as error:  # noqa: BLE001  handed to the driver's thread, which raises it
+            arrived.put(error)
+
+    threading.Thread(target=receive, daemon=True).start()
+    patience = start_s + stage_s
+    while True:
+        try:
+            block = arrived.get(timeout=patience)
+        except queue.Empty:
+            raise DeadlineExceeded(
+                f"reference log-probabilities: nothing arrived within {patience:g} s; raise the deadline in "
+                "`deadlines` if this is expected"
+            ) from None
+        if isinstance(block, BaseException):
+            cause = unwrap(block)
+            raise RunError(f"reference log-probabilities: {type(cause).__name__}: {cause}") from block
+        if block is None:
+            return
+        yield block
+        patience = stage_s
+
+
+class ReferenceRows:
+    """A frozen policy that Ray Data maps over TRAINING_ROW batches."""
+
+    def __init__(self, model: ModelConfig, budget: PassBudget, device: str):
+        encoder = load_encoder(model.path)
+        policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.dtype), device_map(device))
+        self._passes = Passes(Inference(policy), encoder, torch.device(device))
+        self._banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=device)
+        self._budget = budget
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Columns `row` and `ref_logprobs`."""
+        check(batch, TRAINING_ROW, "ReferenceRows")
+        sequences, kinds, sizes = [], [], []
+        for row in batch.select(["context_token_ids", "responses_token_ids", "media_ids", "modality"]).to_pylist():
+            sequences += [TokenRow(row["context_token_ids"], r, row["media_ids"]) for r in row["responses_token_ids"]]
+            kinds += [media_kinds(row["modality"])] * len(row["responses_token_ids"])
+            sizes.append(len(row["responses_token_ids"]))
+        (shard,) = one_pass_plan(list(map(len, sequences)), kinds, 1, self._budget)
+        features = features_from_bytes(batch.column("features").to_pylist())
+        ordered = [sequences[i] for i in shard.rows]
+        found = self._passes.per_token(ordered, features, shard.steps[0], self._read)
+        values = dict(zip(shard.rows, found, strict=True))
+        numbers = iter(range(len(sequences)))
+        by_row = [[values[next(numbers)] for _ in range(size)] for size in sizes]
+        return pa.table([batch.column("row"), pa.array(by_row, _COLUMNS.field("ref_logprobs").type)], schema=_COLUMNS)
+
+    def _read(self, output: Tensor, batch: Batch) -> Tensor:
+        return token_logprobs(output, batch.response_tokens, 1.0, self._banned)

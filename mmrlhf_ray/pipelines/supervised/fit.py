@@ -1,0 +1,301 @@
+"""What SFT, reward-model and preference training share: records to Ray Data, Ray Train workers, progress."""
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import partial
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import ray.train
+from ray.train import RunConfig as TrainRunConfig
+from ray.train import ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from mmrlhf_ray.config.base import TrainJobConfig
+from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.data.batches.stream import RowCheck
+from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records
+from mmrlhf_ray.data.records.quarantine import Rejected, settle
+from mmrlhf_ray.data.records.readers import Records, read_records
+from mmrlhf_ray.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.models import check_trained
+from mmrlhf_ray.pipelines.run_dir import check_models, run_directory
+from mmrlhf_ray.pipelines.supervised.streaming import (
+    Streams,
+    check_first_rows,
+    eval_batches,
+    open_streams,
+    rows_of,
+    train_batches,
+)
+from mmrlhf_ray.planning.placement import check_fits
+from mmrlhf_ray.planning.preflight import check_training_data
+from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
+from mmrlhf_ray.runtime.progress import Progress
+from mmrlhf_ray.runtime.session import ray_session
+from mmrlhf_ray.runtime.waits import unwrap
+from mmrlhf_ray.training.checkpoint import discard
+from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
+from mmrlhf_ray.training.tasks import SupervisedTask
+from mmrlhf_ray.workers.crew import absolute, device_of
+
+_ENCODE_ROWS = 256
+_POLL_SECONDS = 1.0
+_RAY_TRAIN_DIR = "ray_train"
+_SHOWN = ("loss", "pair_accuracy", "preference_accuracy", "eval_pair_accuracy", "eval_preference_accuracy")
+
+Prepare = Callable[[Records, DataConfig, Path], Records]
+"""(what was read, where from, run directory) → what is used. Bad records are for set_aside()."""
+Complete = Callable[[dict[str, pa.Table], Path], dict[str, pa.Table]]
+"""("train", "eval" → TRAINING_ROW; run directory) → the rows with what was left to compute. Ray is up."""
+
+
+def run_supervised(
+    cfg: TrainJobConfig,
+    task: SupervisedTask,
+    schema: pa.Schema,
+    job: str,
+    resume: bool,
+    *,
+    aspects: tuple[str, ...] = (),
+    prepare: Prepare | None = None,
+    complete: Complete | None = None,
+    row_check: RowCheck | None = None,
+) -> Path:
+    """Train on `cfg.data` and export to `<run>/model`. `aspects`: whose ratings the rows get. `prepare` and `complete`
+    see all rows, `row_check` those that are streamed one by one.
+
+    Raises as pipelines.ppo.run().
+    """
+    check_models(cfg.model.path)
+    check_trained(cfg.model.path, cfg.parts, cfg.lora, "", scalar=task.scalar)
+    check_training_data(cfg.data, weighted=False)
+    held = {name: data for name, data in _data(cfg).items() if not data.streaming}
+    options = partial(_options, cfg, aspects=aspects, sampled_only=not task.scalar)
+    with run_directory(cfg) as run_dir:
+        read = {name: read_records(data, schema, run_dir) for name, data in held.items()}
+        if prepare:
+            read = {name: prepare(records, held[name], run_dir) for name, records in read.items()}
+        streams = open_streams(cfg, _data(cfg), schema, options, row_check)
+        with ray_session() as session:
+            check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
+            rows = {name: _encode(read[name], data, options(data), run_dir) for name, data in held.items()}
+            for own in streams.values():
+                check_first_rows(own, run_dir)
+            count = rows_of(streams["train"]) if "train" in streams else len(rows["train"])
+            _check_rows(cfg, count)
+            if complete:
+                rows = complete(rows, run_dir)
+            plan = WorkerPlan(
+                cfg=cfg,
+                task=task,
+                model_path=absolute(cfg.model).path,
+                run_dir=run_dir.resolve(),
+                total_steps=_total_steps(cfg, count),
+                resume=resume,
+                device=device_of(cfg.workers, cfg.device),
+            )
+            if not resume:
+                discard(run_dir)
+            # Popped, so that no table stays in memory beside its copy.
+            _fit(plan, job, {name: _dataset(rows.pop(name)) for name in held}, streams)
+    return run_dir
+
+
+def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
+    return {"train": cfg.data} | ({"eval": cfg.eval_data} if cfg.eval_data else {})
+
+
+def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sampled_only: bool) -> EncodeOptions:
+    path, tokens = absolute(cfg.model).path, cfg.engine.micro_batch_tokens
+    return EncodeOptions(path, data.facts_column, data.max_prompt_tokens, tokens, aspects, sampled_only, data)
+
+
+def _check_rows(cfg: TrainJobConfig, count: int) -> None:
+    """Raise RunError where an epoch would have no batch."""
+    if count < cfg.batch_size:
+        raise RunError(f"data.path has {count} usable rows, fewer than batch_size={cfg.batch_size}; lower it")
+
+
+def _total_steps(cfg: TrainJobConfig, rows: int) -> int:
+    if cfg.steps is not None:
+        return cfg.steps
+    assert cfg.epochs is not None, "the configuration has one of the two"
+    return cfg.epochs * (rows // cfg.batch_size)
+
+
+def _encode(records: Records, data: DataConfig, options: EncodeOptions, run_dir: Path) -> pa.Table:
+    """Records through the processor, once: TRAINING_ROW. Bad rows are dealt with as `on_bad_row` says."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # the driver shows its own
+    context.execution_options.preserve_order = True  # a resumed run must see the rows in the same order
+    numbered = records.records.append_column("row", pa.array(range(len(records.records)), pa.int64()))
+    encoded = (
+        ray.data.from_arrow(numbered)
+        .repartition(target_num_rows_per_block=_ENCODE_ROWS)
+        .map_batches(
+            encode_records,  # type: ignore[arg-type]  # Ray's annotation knows nothing of fn_kwargs
+            batch_size=_ENCODE_ROWS,
+            batch_format="pyarrow",
+            fn_kwargs={"options": options, "media": [ray.put(records.media)]},
+        )
+        .materialize()
+    )
+    table = pa.concat_tables(ray.get(encoded.to_arrow_refs()))
+    problems = zip(table.column("row").to_pylist(), table.column("problem").to_pylist(), strict=True)
+    bad = {row: (problem, "Mend it or leave it out") for row, problem in problems if problem}
+    set_aside(records, bad, data, run_dir)
+    return table.filter(pc.equal(table.column("problem"), "")) if bad else table
+
+
+def set_aside(records: Records, bad: Mapping[int, tuple[str, str]], data: DataConfig, run_dir: Path) -> None:
+    """Deal with bad records, number → (reason, remedy), as `data.on_bad_row` says. Raises DataError as settle()."""
+    rejected = []
+    for number, (reason, remedy) in bad.items():
+        (original,) = records.records.slice(number, 1).to_pylist()
+        row = records.bad_row(number, original["prompt_id"], reason, remedy)
+        rejected.append(Rejected(row, original))
+    settle(rejected, len(records.records) - len(bad), records.file, data.on_bad_row, run_dir)
+
+
+def _dataset(rows: pa.Table) -> ray.data.Dataset:
+    return ray.data.from_arrow([rows.slice(first, _ENCODE_ROWS) for first in range(0, len(rows), _ENCODE_ROWS)])
+
+
+def _fit(plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset], streams: Streams) -> None:
+    """Run the workers while the driver shows what they write down. Raises RunError with a worker's own error."""
+    workers = plan.cfg.workers
+    resources = {k: v for k, v in (("CPU", workers.num_cpus), ("GPU", workers.num_gpus)) if v}
+    trainer = TorchTrainer(
+        _worker_loop,
+        train_loop_config={"plan": plan, "job": job, "streams": streams},
+        torch_config=TorchConfig(backend="gloo" if plan.device == "cpu" else "nccl"),
+        scaling_config=ScalingConfig(
+            num_workers=workers.replicas, use_gpu=bool(workers.num_gpus), resources_per_worker=resources
+        ),
+        run_config=TrainRunConfig(name=_RAY_TRAIN_DIR, storage_path=str(plan.run_dir)),
+        datasets=dict(datasets),
+        # Ray's equal shares leave out what does not divide, and every held-out row counts: see _eval_tables().
+        dataset_config=ray.train.DataConfig(datasets_to_split=[name for name in datasets if name == "train"]),
+    )
+    # Ray Train would take up an earlier run of that name; our own checkpoints say where to go on.
+    shutil.rmtree(plan.run_dir / _RAY_TRAIN_DIR, ignore_errors=True)
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001  handed to the driver's thread, which raises it
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    _show(plan, job, thread)
+    if failure:
+        raise RunError(f"{job}: {_cause(failure[0])}") from failure[0]
+
+
+def _cause(error: BaseException) -> str:
+    """The first worker's own words."""
+    failures = getattr(error, "worker_failures", {})
+    for rank, cause in sorted(failures.items()):
+        return f"worker {rank}: {type(unwrap(cause)).__name__}: {unwrap(cause)}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _show(plan: WorkerPlan, job: str, thread: threading.Thread) -> None:
+    """Progress until the workers are done. Raises DeadlineExceeded when they stop writing metrics."""
+    deadlines, started = plan.cfg.deadlines, time.time()
+    heard, patience, done = started, deadlines.start_s + deadlines.stage_s, 0
+    with Progress(job, plan.total_steps, "step") as progress:
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+            rows = [row for row in _metrics(plan) if row["time"] >= started]
+            if rows and rows[-1]["step"] + 1 > done:
+                fresh = rows[-1]["step"] + 1
+                shown = {k: v for k, v in rows[-1].items() if k in _SHOWN}
+                progress.update(fresh, (fresh - done) * plan.cfg.batch_size, **shown)
+                heard, patience, done = time.time(), deadlines.stage_s, fresh
+            if time.time() - heard > patience:
+                raise DeadlineExceeded(f"{job}: the workers wrote no metrics for {patience:g} s after step {done}")
+
+
+def _metrics(plan: WorkerPlan) -> list[dict[str, Any]]:
+    return read_metrics(plan.run_dir) if (plan.run_dir / FILE_NAME).exists() else []
+
+
+def _worker_loop(config: dict[str, Any]) -> None:
+    """One Ray Train worker."""
+    plan: WorkerPlan = config["plan"]
+    streams: Streams = config["streams"]
+    context = ray.train.get_context()
+    rank, world_size, cfg = context.get_world_rank(), context.get_world_size(), plan.cfg
+    worker = SupervisedWorker(plan, rank, world_size)
+    first = worker.restore()
+    writer = MetricsWriter(plan.run_dir, config["job"], resume_step=first if plan.resume else None)
+    if "train" in streams:
+        steps = range(first, plan.total_steps)
+        batches = train_batches(streams["train"], cfg, plan.run_dir, rank, world_size, steps)
+    else:
+        batches = _batches(cfg, world_size, first)
+    with writer if rank == 0 else nullcontext() as log:
+        for step, table in zip(range(first, plan.total_steps), batches, strict=False):
+            metrics = worker.step(table)
+            done = step + 1
+            if done % cfg.log_every_steps == 0 or done == plan.total_steps:
+                if cfg.eval_data and (done == plan.total_steps or _due(done, cfg.eval_every_steps)):
+                    tables = _eval_tables(plan, streams, rank, world_size)
+                    metrics |= worker.evaluate(tables, record=done == plan.total_steps)
+                if log is not None:
+                    log.log(step, metrics)
+            if done % cfg.checkpoint.every_steps == 0 and done < plan.total_steps:
+                worker.save(done)
+        worker.export()
+    ray.train.report({})
+
+
+def _due(done: int, every: int | None) -> bool:
+    return every is not None and done % every == 0
+
+
+def _batches(cfg: TrainJobConfig, world_size: int, first: int) -> Iterator[pa.Table]:
+    """This rank's share of each batch, from step `first` on: epoch after epoch, each with a shuffle of its own."""
+    shard = ray.train.get_dataset_shard("train")
+    size = cfg.batch_size // world_size
+
+    def epoch(number: int) -> Iterator[pa.Table]:
+        return iter(
+            shard.iter_batches(
+                batch_size=size,
+                batch_format="pyarrow",
+                local_shuffle_buffer_size=64 * size,
+                local_shuffle_seed=cfg.seed + number,
+                drop_last=True,
+            )
+        )
+
+    stream = chain.from_iterable(epoch(number) for number in count())
+    for _ in range(first):
+        next(stream)
+    return stream
+
+
+def _eval_tables(plan: WorkerPlan, streams: Streams, rank: int, world_size: int) -> Iterator[pa.Table]:
+    """This rank's share of each batch of the held-out rows; if they are not streamed, every worker reads all."""
+    cfg = plan.cfg
+    if "eval" in streams:
+        yield from eval_batches(streams["eval"], cfg, plan.run_dir, rank, world_size)
+        return
+    everything = ray.train.get_dataset_shard("eval")
+    for table in everything.iter_batches(batch_size=cfg.batch_size, batch_format="pyarrow"):
+        yield table.take(pa.array(range(rank, len(table), world_size), pa.int64()))

@@ -1,0 +1,50 @@
+"""Reward-model training on preferences, rankings or ratings, and its report on held-out ones."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmrlhf_ray.config import DataConfig, RewardModelConfig
+from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.pipelines.supervised.fit import run_supervised, set_aside
+from mmrlhf_ray.pipelines.supervised.reward_report import headline, write_report
+from mmrlhf_ray.schema import PREFERENCE, RANKING
+from mmrlhf_ray.training.reward_tasks import RewardModelTask
+
+_SCHEMAS = {"bradley_terry": PREFERENCE, "plackett_luce": RANKING, "rating": RANKING}
+
+
+def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
+    """Train and export to `<run>/model`; with `eval_data`, also write `eval_scores.parquet` (EVAL_SCORE),
+    `reward_model.json` and `report.html`, and print the report's headline. Returns the run's directory. Raises as
+    pipelines.ppo.run().
+    """
+    run_dir = run_supervised(
+        cfg,
+        RewardModelTask(cfg),
+        _SCHEMAS[cfg.objective],
+        "reward_model",
+        resume,
+        aspects=tuple(cfg.aspects),
+        prepare=ranked_only if cfg.objective == "plackett_luce" else None,
+        row_check=unranked if cfg.objective == "plackett_luce" else None,
+    )
+    if cfg.eval_data:
+        print(headline(write_report(run_dir, cfg.name, cfg.objective, tuple(cfg.aspects))))
+    return run_dir
+
+
+def ranked_only(records: Records, data: DataConfig, run_dir: Path) -> Records:
+    """Without records that have ratings but no ranks, which are bad ones here."""
+    found = [unranked(row) for row in records.records.select(["ranks"]).to_pylist()]
+    bad = {number: why for number, why in enumerate(found) if why is not None}
+    if bad:
+        set_aside(records, bad, data, run_dir)
+    return records.kept([why is None for why in found])
+
+
+def unranked(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(reason, remedy) where nobody ranked the record's responses."""
+    if row["ranks"]:
+        return None
+    return "the responses have no ranks", "Give ranks, leave the row out, or train with objective=rating"

@@ -1,0 +1,115 @@
+"""vLLM's receiving end for weights that arrive through the Ray object store.
+
+Registered with vLLM's own engine factory; a bucket is a packed buffer and the layout of the tensors in it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.weights.buckets import TensorLayout, unpack
+
+OBJECT_STORE = "mmrlhf_object_store"
+_WHY = 200  # characters of vLLM's own words, which may list every parameter
+
+
+@dataclass
+class ObjectStoreInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on: every bucket describes itself."""
+
+
+@dataclass
+class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
+    """One bucket."""
+
+    layout: list[TensorLayout]
+    payload: Any
+    """uint8 array of all tensors, back to back."""
+
+
+class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
+    """Loads buckets in checkpoint format through vLLM's layer-wise reload."""
+
+    init_info_cls = ObjectStoreInitInfo
+    update_info_cls = ObjectStoreUpdateInfo
+
+    def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
+        """No connection is needed."""
+
+    def start_weight_update(self) -> None:
+        self._loaded: set[str] = set()
+        self._tied = _tied(self.model)
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class synchronises an accelerator, which a CPU build does not have.
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
+        """Raises RunError when the model takes no parameter from some tensor of the bucket."""
+        for name, tensor in unpack(update_info.layout, update_info.payload):
+            try:
+                loaded = self.model.load_weights([(name, tensor.to(self.device))])
+            except (ValueError, KeyError, AssertionError, RuntimeError) as error:  # what vLLM's loaders raise
+                raise self._refused(name, tensor, f": {error}") from error
+            if not loaded:
+                raise self._refused(name, tensor, "")
+            self._loaded |= loaded
+
+    def _refused(self, name: str, tensor: torch.Tensor, why: str) -> RunError:
+        return RunError(
+            f"weight push: the sampler's {type(self.model).__name__} has no place for {name!r} {list(tensor.shape)}; "
+            "use versions of transformers and vLLM that name this model's weights alike (constraints.txt), or mend "
+            f"checkpoint_name() of its family in mmrlhf_ray/models{why[:_WHY]}"
+        )
+
+    def finish_weight_update(self) -> None:
+        """Raises RunError when some parameter of the model got no weight in this session."""
+        tied = {name for name, owner in self._tied.items() if owner in self._loaded}
+        silent = {name for name, _ in self.model.named_parameters()} - self._loaded - tied
+        if silent:
+            raise RunError(
+                f"weight push: the learner sent nothing for {len(silent)} of the sampler's parameters: "
+                f"{', '.join(sorted(silent)[:5])} …; mend checkpoint_name() of the family in mmrlhf_ray/models"
+            )
+        finalize_layerwise_reload(self.model, self.model_config)
+        for name in tied:  # it has the new values, but what was computed from the old ones is of the old ones
+            module = self.model.get_submodule(name.rpartition(".")[0])
+            module.quant_method.process_weights_after_loading(module)
+        if self.device.type == "cpu":
+            _pack_experts(self.model)
+
+    def shutdown(self) -> None:
+        """Nothing is held open."""
+
+
+def _tied(model: torch.nn.Module) -> dict[str, str]:
+    """Parameters that are another one under a second name → its first name: a vocabulary head that is the embedding."""
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)}
+    return {name: owner for name, owner in names.items() if name != owner}
+
+
+def _pack_experts(model: torch.nn.Module) -> None:
+    """vLLM packs a layer's experts for its CPU kernel when they are loaded first, but not when they are updated."""
+    for module in model.modules():
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None:
+            kernel.fused_experts.process_weights_after_loading(module)
+
+
+def register() -> None:
+    """Make the engine known to vLLM. vLLM calls this in each of its processes, as the plugin of pyproject.toml."""
+    if OBJECT_STORE not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(OBJECT_STORE, ObjectStoreWeightTransferEngine)

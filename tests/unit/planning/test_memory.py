@@ -1,0 +1,137 @@
+import pytest
+
+from mmrlhf_ray.config import EngineConfig, GeneratorConfig, LoRAConfig, ModelConfig
+from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.planning.memory import (
+    GIB,
+    ModelSize,
+    activation_bytes,
+    generator_bytes,
+    kv_sequences,
+    learner_bytes,
+    logits_bytes,
+    lora_parameters,
+    model_size,
+    server_bytes,
+    state_bytes,
+)
+
+SIZE = ModelSize(
+    parameters=7_500_000_000, hidden_size=4096, num_layers=32, num_kv_heads=8, head_dim=128, vocab_size=32_000
+)
+
+
+@pytest.mark.parametrize(
+    ("stage", "gigabytes"),
+    # Figure 1 of the ZeRO paper: 7.5 billion parameters on 64 GPUs.
+    [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.9)],
+)
+def test_state_of_the_paper_s_example(stage, gigabytes):
+    total = sum(state_bytes(SIZE.parameters, "bfloat16", EngineConfig(zero_stage=stage), 64).values())
+    assert total / 1e9 == pytest.approx(gigabytes, abs=0.05)
+
+
+def test_float32_needs_sixteen_bytes_a_parameter_too():
+    items = state_bytes(100, "float32", EngineConfig(zero_stage=0), 1)
+    assert items == {"parameters": 400, "gradients": 400, "optimizer": 800}
+
+
+def test_frozen_parameters_take_no_gradient_and_no_optimizer_state():
+    items = state_bytes(1000, "bfloat16", EngineConfig(zero_stage=0), 1, trained=10)
+    assert items == {"parameters": 2000, "gradients": 20, "optimizer": 120}
+    whole, part = (
+        learner_bytes(SIZE, "bfloat16", EngineConfig(), 8, 100, vocabulary_head=True, trained=t) for t in (None, 10**6)
+    )
+    assert part["parameters"] == whole["parameters"]
+    assert part["activations"] == whole["activations"]
+    assert part["gradients"] < 1e-3 * whole["gradients"]
+
+
+def test_an_adapter_s_parameters_by_hand():
+    # One layer of hidden 8 with one key head of 4: q and o 8·8, k and v 8·4, three of 8·20, two vocabularies of 8·10.
+    parameters = 2 * 64 + 2 * 32 + 3 * 160 + 2 * 80
+    size = ModelSize(parameters, hidden_size=8, num_layers=1, num_kv_heads=1, head_dim=4, vocab_size=10)
+    assert lora_parameters(size, LoRAConfig(rank=3, target_modules=("q_proj", "k_proj"))) == 3 * (16 + 12)
+    assert lora_parameters(size, LoRAConfig(rank=1)) == 2 * 16 + 2 * 12 + 3 * 28
+
+
+def test_an_offloaded_optimizer_takes_no_gpu_memory():
+    assert "optimizer" not in state_bytes(100, "bfloat16", EngineConfig(offload_optimizer=True), 2)
+
+
+def test_activations_by_hand():
+    size = ModelSize(1, hidden_size=10, num_layers=3, num_kv_heads=1, head_dim=1, vocab_size=1)
+    assert activation_bytes(size, "bfloat16", 7, checkpointing=False) == 34 * 7 * 10 * 3
+    assert activation_bytes(size, "bfloat16", 7, checkpointing=True) == 2 * 7 * 10 * 3 + 34 * 7 * 10
+    assert activation_bytes(size, "float32", 7, checkpointing=False) == 2 * 34 * 7 * 10 * 3
+
+
+def test_logits_by_hand():
+    size = ModelSize(1, 1, 1, 1, 1, vocab_size=100)
+    assert logits_bytes(size, "bfloat16", 5, backward=False) == 100 * 5 * (2 + 4)
+    assert logits_bytes(size, "bfloat16", 5, backward=True) == 100 * 5 * (2 + 4) * 2
+    assert logits_bytes(size, "bfloat16", 4096, backward=False) == 100 * (4096 * 2 + 1024 * 4)
+
+
+def test_a_critic_has_no_logits_and_a_policy_has():
+    assert "logits" in learner_bytes(SIZE, "bfloat16", EngineConfig(), 8, 100, vocabulary_head=True)
+    assert "logits" not in learner_bytes(SIZE, "bfloat16", EngineConfig(), 8, 100, vocabulary_head=False)
+
+
+def test_a_server_divides_its_weights_over_its_devices():
+    items = server_bytes(SIZE, "bfloat16", 1000, 10, devices=4, vocabulary_head=False)
+    assert items["parameters"] == 2 * 7_500_000_000 / 4
+
+
+def test_generator_and_its_cache_by_hand():
+    size = ModelSize(10_000_000_000, 1024, 10, num_kv_heads=4, head_dim=128, vocab_size=1)
+    generator = GeneratorConfig(gpu_memory_utilization=0.5, tensor_parallel_size=2)
+    items = generator_bytes(size, "bfloat16", generator, 80e9)
+    assert items["parameters"] == 10e9
+    assert items["kv_cache"] == pytest.approx(40e9 - 11e9)
+    # Two tensors × 10 layers × 4 heads × 128 × 2 bytes, over two GPUs: 10,240 bytes a token on each.
+    assert kv_sequences(size, "bfloat16", generator, 10_240 * 1000 * 3.5, 1000) == 3
+    # Four GPUs more than heads do not divide the cache any further.
+    wide = GeneratorConfig(tensor_parallel_size=8)
+    assert kv_sequences(size, "bfloat16", wide, 5_120 * 1000 * 3.5, 1000) == 3
+
+
+def test_on_the_cpu_the_cache_is_what_the_configuration_says():
+    assert generator_bytes(SIZE, "float32", GeneratorConfig(cpu_kv_cache_gb=3), None)["kv_cache"] == 3 * GIB
+
+
+def test_size_from_a_directory_counts_what_is_trained(model_directory):
+    size = model_size(ModelConfig(path=str(model_directory)))
+    assert size == ModelSize(22, 8, 2, 2, head_dim=2, vocab_size=11, context=512)
+
+
+def test_a_directory_wins_over_the_shape_and_neither_is_none(model_directory, tmp_path):
+    shape = {
+        "parameters_b": 1.5,
+        "hidden_size": 1,
+        "num_layers": 1,
+        "num_kv_heads": 1,
+        "head_dim": 1,
+        "vocab_size": 1,
+    }
+    here = model_size(ModelConfig.model_validate({"path": str(model_directory), "shape": shape}))
+    assert here is not None
+    assert here.parameters == 22
+    elsewhere = model_size(ModelConfig.model_validate({"path": str(tmp_path / "none"), "shape": shape}))
+    assert elsewhere is not None
+    assert elsewhere.parameters == 1_500_000_000
+    assert model_size(ModelConfig(path=str(tmp_path / "none"))) is None
+
+
+@pytest.mark.parametrize("spoil", ["config.json", "model-1.safetensors"])
+def test_a_broken_directory_is_named(model_directory, spoil):
+    (model_directory / spoil).write_bytes(b"{}")
+    with pytest.raises(ConfigError, match="not a model directory"):
+        model_size(ModelConfig(path=str(model_directory)))
+
+
+def test_a_directory_without_weights_is_named(model_directory):
+    for file in model_directory.glob("*.safetensors"):
+        file.unlink()
+    with pytest.raises(ConfigError, match=r"no \.safetensors files"):
+        model_size(ModelConfig(path=str(model_directory)))
