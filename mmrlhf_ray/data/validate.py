@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.schema import PREFERENCE, PROMPT, RANKING
+from mmrlhf_ray.schema import PREFERENCE, PROMPT, RANKING, modality_of
 from mmrlhf_ray.schema.tables import MEDIA_KINDS
 
 MEDIA_LISTS = {"image": "images", "audio": "audios", "video": "videos"}
@@ -230,8 +230,7 @@ def _part(where: str, part: Any) -> dict[str, Any]:
 
 
 def _modality(raw: Mapping[str, Any], shown: Sequence[Shown]) -> str:
-    kinds = {media.kind for media in shown}
-    modality = "+".join(kind for kind in MEDIA_KINDS if kind in kinds) or "text"
+    modality = modality_of({media.kind for media in shown})
     if raw.get("modality", modality) != modality:
         raise RowError(f"modality is {raw['modality']!r} but the messages show {modality}", "leave modality out")
     return modality

@@ -19,6 +19,7 @@ from mmrlhf_ray.schema.tables import (
     SCHEMA_VERSION,
     TABLES,
     TRAINING_ROW,
+    modality_of,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "TABLES",
     "TRAINING_ROW",
     "check",
+    "modality_of",
 ]

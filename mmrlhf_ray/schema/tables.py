@@ -3,12 +3,23 @@
 T is the number of response tokens of the row. Token-level lists of one row all have length T.
 """
 
+from collections.abc import Collection
+from itertools import chain, combinations
+
 import pyarrow as pa
 
 SCHEMA_VERSION = "3"
 
 MEDIA_KINDS = ("image", "audio", "video")
-MODALITIES = ("text", "image", "audio", "image+audio", "video")
+
+
+def modality_of(kinds: Collection[str]) -> str:
+    """The column `modality` of a row that shows media of these kinds."""
+    return "+".join(kind for kind in MEDIA_KINDS if kind in kinds) or "text"
+
+
+MODALITIES = tuple(map(modality_of, chain.from_iterable(combinations(MEDIA_KINDS, n) for n in range(4))))
+"""All there can be."""
 
 _TOKENS = pa.list_(pa.int32())
 _FLOATS = pa.list_(pa.float32())

@@ -19,8 +19,10 @@ from mmrlhf_ray.demo.scoring import score_responses
 from mmrlhf_ray.demo.tasks import respond
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.reports.charts import Series, line_chart, ticks
-from mmrlhf_ray.schema import MODALITIES, RESPONSE
+from mmrlhf_ray.schema import RESPONSE
 
+MODALITIES = {"text", "image", "audio", "image+audio", "video"}
+"""Of Omni-Digits."""
 ATTACK = '<script>alert("x")</script> answer : 4 & <img src=x onerror=alert(1)>'
 
 
@@ -201,7 +203,7 @@ def test_proxy_and_gold_are_means_of_each_step(inputs):
 
 def test_pick_covers_modalities_and_tasks_and_is_not_by_answer(inputs):
     picked = pick(inputs.prompts, 14)
-    assert {row["modality"] for row in picked} == set(MODALITIES)
+    assert {row["modality"] for row in picked} == MODALITIES
     assert {row["task"] for row in picked if row["modality"] == "image"} == {
         "image_digit",
         "image_parity",

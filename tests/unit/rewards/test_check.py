@@ -1,5 +1,7 @@
 """What is wrong with rewards is said before anything starts."""
 
+from itertools import combinations
+
 import pytest
 
 from mmrlhf_ray.config import (
@@ -11,8 +13,10 @@ from mmrlhf_ray.config import (
     ModelReward,
     RemoteReward,
 )
+from mmrlhf_ray.data.validate import Shown, build_record
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.rewards.check import check_rewards
+from mmrlhf_ray.schema import PROMPT
 
 COLUMNS = frozenset({"answer", "facts"})
 
@@ -53,6 +57,15 @@ def test_good_rewards_pass(users, monkeypatch):
         COLUMNS,
     )
     check_rewards([], None)
+
+
+@pytest.mark.parametrize("kinds", [k for n in range(4) for k in combinations(("image", "audio", "video"), n)])
+def test_a_reward_can_be_for_any_modality_that_rows_have(kinds):
+    modality = build_record({}, PROMPT, [], [Shown(kind, kind, kind) for kind in kinds])["modality"]
+    built_in("accuracy", modalities=[modality])
+    if len(kinds) > 1:
+        with pytest.raises(ConfigError, match="no modality"):
+            built_in("accuracy", modalities=["+".join(reversed(kinds))])
 
 
 @pytest.mark.parametrize(
