@@ -6,12 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 Messages = list[dict[str, Any]]
 """A prompt's chat messages, as parsed from the column `messages`."""
 
 OWN_COLUMNS = ("prompt_id", "task", "modality", "finish_reason", "response_tokens")
 """Columns that every row has; extras of the same names are left out."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a mixture needs to know of a step's responses. All fields have one entry per row."""
+
+    sample_ids: tuple[str, ...]
+    tasks: tuple[str, ...]
+    modalities: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rollouts: pa.Table) -> "Rows":
+        """Of a ROLLOUT or EXPERIENCE table."""
+        return cls(*(tuple(rollouts.column(name).to_pylist()) for name in ("sample_id", "task", "modality")))
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,11 @@ class RewardBatch:
     def __len__(self) -> int:
         return len(self.sample_ids)
 
+    @property
+    def rows(self) -> Rows:
+        """As a mixture sees them."""
+        return Rows(self.sample_ids, self.tasks, self.modalities)
+
     def select(self, rows: Sequence[int]) -> "RewardBatch":
         """The given rows, in the given order."""
         return RewardBatch(
@@ -40,20 +60,6 @@ class RewardBatch:
             modalities=tuple(self.modalities[i] for i in rows),
             columns={name: [values[i] for i in rows] for name, values in self.columns.items()},
         )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a mixture needs to know of a step's responses. All fields have one entry per row."""
-
-    sample_ids: tuple[str, ...]
-    tasks: tuple[str, ...]
-    modalities: tuple[str, ...]
-
-    @classmethod
-    def of(cls, rollouts: pa.Table) -> "Rows":
-        """Of a ROLLOUT or EXPERIENCE table."""
-        return cls(*(tuple(rollouts.column(name).to_pylist()) for name in ("sample_id", "task", "modality")))
 
 
 class PromptLookup:
@@ -71,21 +77,29 @@ class PromptLookup:
 
         Raises ValueError where a row's prompt_id is not in the PROMPT table.
         """
-        names = ("sample_id", "prompt_id", "task", "modality", "finish_reason")
-        rows = rollouts.select([*names, "response_token_ids"]).to_pylist()
-        unknown = sorted({row["prompt_id"] for row in rows} - self._row.keys())
+        names = [name for name in OWN_COLUMNS if name != "response_tokens"]
+        own = {name: rollouts.column(name).to_pylist() for name in names}
+        own["response_tokens"] = pc.list_value_length(rollouts.column("response_token_ids")).to_pylist()
+        return self._batch(rollouts.column("sample_id").to_pylist(), completions, own)
+
+    def batch_of_texts(self, responses: pa.Table) -> RewardBatch:
+        """The rows of a RESPONSE table; samples are named `<prompt_id>#<row>`. Raises ValueError as batch()."""
+        own = {name: responses.column(name).to_pylist() for name in OWN_COLUMNS}
+        samples = [f"{prompt_id}#{row}" for row, prompt_id in enumerate(own["prompt_id"])]
+        return self._batch(samples, responses.column("text").to_pylist(), own)
+
+    def _batch(self, sample_ids: Sequence[str], completions: Sequence[str], own: dict[str, list[Any]]) -> RewardBatch:
+        unknown = sorted(set(own["prompt_id"]) - self._row.keys())
         if unknown:
-            raise ValueError(f"prompt_id of rollouts expects one of the {len(self._row)} prompts, got {unknown[:5]}")
-        places = [self._row[row["prompt_id"]] for row in rows]
+            raise ValueError(f"prompt_id expects one of the {len(self._row)} prompts, got {unknown[:5]}")
+        places = [self._row[prompt_id] for prompt_id in own["prompt_id"]]
         extras = [json.loads(self._extras[i].as_py()) for i in places]
-        own = {name: [row[name] for row in rows] for name in names if name in OWN_COLUMNS}
-        own["response_tokens"] = [len(row["response_token_ids"]) for row in rows]
         return RewardBatch(
-            sample_ids=tuple(row["sample_id"] for row in rows),
+            sample_ids=tuple(sample_ids),
             prompts=tuple(json.loads(self._messages[i].as_py()) for i in places),
             completions=tuple(completions),
-            tasks=tuple(row["task"] for row in rows),
-            modalities=tuple(row["modality"] for row in rows),
+            tasks=tuple(own["task"]),
+            modalities=tuple(own["modality"]),
             columns={name: [e.get(name) for e in extras] for name in sorted(self.extras_columns)} | own,
         )
 

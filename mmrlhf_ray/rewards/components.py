@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from mmrlhf_ray.config.rewards import FunctionReward, JudgeReward, RemoteReward
 from mmrlhf_ray.rewards.batch import RewardBatch
 from mmrlhf_ray.rewards.judge import JudgeScores
+from mmrlhf_ray.rewards.mixture import routed
 from mmrlhf_ray.rewards.remote import RemoteScores
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rewards.user import FunctionProcess
@@ -37,3 +38,10 @@ _KINDS: Mapping[type, Callable[[Any], Component]] = {
 def component(reward: TextReward) -> Component:
     """The component of a reward; nothing is started."""
     return _KINDS[type(reward)](reward)
+
+
+def score_own(reward: TextReward, own: Component, batch: RewardBatch) -> ComponentScores:
+    """One entry per row of the batch, from the started component of `reward`; it is given the rows that are its own."""
+    rows = routed(reward, batch.rows)
+    scores = own.score(batch.select(rows)) if rows else ComponentScores((), ())
+    return scores.scatter(rows, len(batch))

@@ -18,10 +18,10 @@ from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.evaluate.job import read_responses
 from mmrlhf_ray.pipelines.iterate.jobs import RoundPaths, reward_model_after, scoring_job
 from mmrlhf_ray.pipelines.iterate.member_scores import Said, member_scores
-from mmrlhf_ray.rewards.batch import RewardBatch, Rows, extras_columns
+from mmrlhf_ray.rewards.batch import PromptLookup, RewardBatch, extras_columns
 from mmrlhf_ray.rewards.check import check_rewards
-from mmrlhf_ray.rewards.components import component
-from mmrlhf_ray.rewards.mixture import MixtureState, mix, routed
+from mmrlhf_ray.rewards.components import component, score_own
+from mmrlhf_ray.rewards.mixture import MixtureState, mix
 from mmrlhf_ray.rewards.scores import ComponentScores
 
 _PRIMARY_FILE = "primary.json"
@@ -55,10 +55,9 @@ class MixtureMetric:
     fixed: bool = True
 
     def scores(self, responses: pa.Table, number: int) -> list[float]:
-        batch = _batch(responses, self.prompts)
-        rows = Rows(batch.sample_ids, batch.tasks, batch.modalities)
-        answers = {reward.name: _answers(reward, batch, rows) for reward in self.rewards}
-        mixed = mix(self.rewards, answers, rows, MixtureState.start(self.rewards))
+        batch = PromptLookup(self.prompts.records).batch_of_texts(responses)
+        answers = {reward.name: _answers(reward, batch) for reward in self.rewards}
+        mixed = mix(self.rewards, answers, batch.rows, MixtureState.start(self.rewards))
         lacking = mixed.keep.count(False)
         if lacking:
             raise RunError(
@@ -68,31 +67,13 @@ class MixtureMetric:
         return list(mixed.scores)
 
 
-def _answers(reward: TextReward, batch: RewardBatch, rows: Rows) -> ComponentScores:
+def _answers(reward: TextReward, batch: RewardBatch) -> ComponentScores:
     own = component(reward)
     try:
         own.start()
-        numbers = routed(reward, rows)
-        scores = own.score(batch.select(numbers)) if numbers else ComponentScores((), ())
+        return score_own(reward, own, batch)
     finally:
         own.close()
-    return scores.scatter(numbers, len(batch))
-
-
-def _batch(responses: pa.Table, prompts: Records) -> RewardBatch:
-    asked = {row["prompt_id"]: row for row in prompts.records.to_pylist()}
-    rows = responses.to_pylist()
-    extras = [json.loads(asked[row["prompt_id"]]["extras"]) for row in rows]
-    own = ("prompt_id", "task", "modality", "finish_reason", "response_tokens")
-    columns = {name: [e.get(name) for e in extras] for name in sorted(extras_columns(prompts.records))}
-    return RewardBatch(
-        sample_ids=tuple(f"{row['prompt_id']}#{number}" for number, row in enumerate(rows)),
-        prompts=tuple(json.loads(asked[row["prompt_id"]]["messages"]) for row in rows),
-        completions=tuple(row["text"] for row in rows),
-        tasks=tuple(row["task"] for row in rows),
-        modalities=tuple(row["modality"] for row in rows),
-        columns=columns | {name: [row[name] for row in rows] for name in own},
-    )
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 
 from mmrlhf_ray.data.encoding.encode import decode_response, load_encoder
-from mmrlhf_ray.rewards.batch import PromptLookup, RewardBatch, Rows
-from mmrlhf_ray.rewards.components import Component, TextReward, component
-from mmrlhf_ray.rewards.mixture import routed
+from mmrlhf_ray.rewards.batch import PromptLookup
+from mmrlhf_ray.rewards.components import Component, TextReward, component, score_own
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.schema import PROMPT, ROLLOUT, check
 
@@ -41,10 +40,10 @@ class RewardFunctions:
         table = check(rollouts, ROLLOUT, "RewardFunctions.score")
         completions = [decode_response(self._encoder, ids) for ids in table.column("response_token_ids").to_pylist()]
         known = PromptLookup(pa.concat_tables(prompts), self._prompts.extras_columns) if prompts else self._prompts
-        batch, rows = known.batch(table, completions), Rows.of(table)
+        batch = known.batch(table, completions)
 
         def ask(reward: TextReward, own: Component) -> ComponentScores:
-            return _score_own(own, batch, routed(reward, rows))
+            return score_own(reward, own, batch)
 
         with ThreadPoolExecutor(len(self._components)) as pool:
             answers = list(pool.map(ask, self._rewards, self._components))
@@ -54,8 +53,3 @@ class RewardFunctions:
         """End the processes of functions."""
         for own in self._components:
             own.close()
-
-
-def _score_own(own: Component, batch: RewardBatch, rows: Sequence[int]) -> ComponentScores:
-    scores = own.score(batch.select(rows)) if rows else ComponentScores((), ())
-    return scores.scatter(rows, len(batch))

@@ -1,13 +1,14 @@
 """From rollouts and prompts to what functions are given."""
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.rewards.batch import PromptLookup, Rows, extras_columns, prompt_text
 from mmrlhf_ray.rewards.scores import ComponentScores
-from mmrlhf_ray.schema import PROMPT, ROLLOUT
+from mmrlhf_ray.schema import PROMPT, RESPONSE, ROLLOUT
 from tests.unit.rewards.support import make_batch
 
 
@@ -68,6 +69,24 @@ def test_rows_get_the_columns_of_their_prompts():
         "finish_reason": ["stop"] * 3,
         "response_tokens": [1, 2, 3],
     }
+
+
+def test_kept_responses_make_the_batch_that_their_rollouts_made():
+    sampled = rollouts("p1", "p0", "p1")
+    kept = pa.Table.from_pylist(
+        [
+            {name: row[name] for name in ("prompt_id", "task", "modality", "finish_reason")}
+            | {"step": 0, "policy": "policy", "media": "own", "text": text, "score": 0.0, "kl": 0.0}
+            | {"response_tokens": len(row["response_token_ids"])}
+            for row, text in zip(sampled.to_pylist(), ["x", "y", "z"], strict=True)
+        ],
+        schema=RESPONSE,
+    )
+    lookup = PromptLookup(prompts({"answer": 7}, {"facts": 1}))
+    batch = lookup.batch_of_texts(kept)
+    assert batch.sample_ids == ("p1#0", "p0#1", "p1#2")
+    assert replace(batch, sample_ids=("s0", "s1", "s2")) == lookup.batch(sampled, ["x", "y", "z"])
+    assert batch.rows == Rows(batch.sample_ids, ("sums",) * 3, ("text",) * 3)
 
 
 def test_unknown_prompts_are_named():
