@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from mmrlhf_ray.config import DataConfig, LearnerPlacement, OptimizerConfig, PPOConfig, PreferenceConfig
+from mmrlhf_ray.config import DataConfig, LearnerConfig, LearnerPlacement, OptimizerConfig, PPOConfig, PreferenceConfig
 from mmrlhf_ray.demo import profiles
 from mmrlhf_ray.demo.profiles import Paths, Profile
 
@@ -86,8 +86,10 @@ def offline(name: str, paths: Paths, profile: Profile, seed: int) -> PreferenceC
         data=reward_model.data.model_copy(update=unseen),
         eval_data=DataConfig(**reward_model.eval_data.model_dump() | unseen) if reward_model.eval_data else None,
         eval_every_steps=50,
-        engine=reward_model.engine,
-        optimizer=OptimizerConfig(lr=1e-4, warmup_steps=20, schedule="cosine"),
+        learner=LearnerConfig(
+            engine=reward_model.learner.engine,
+            optimizer=OptimizerConfig(lr=1e-4, warmup_steps=20, schedule="cosine"),
+        ),
         workers=LearnerPlacement(num_cpus=0.2, replicas=2),
         batch_size=64,
         epochs=1,

@@ -85,10 +85,20 @@ class PartsConfig(Section):
     """Between the towers and the language model."""
 
 
-def refuse_both(lora: LoRAConfig | None, parts: PartsConfig) -> None:
-    """An adapter freezes everything beside it. Raises ValueError where parts are configured too."""
-    if lora is not None and parts != PartsConfig():
-        raise ValueError("lora freezes all weights of the model; leave either lora or parts out")
+class LearnerConfig(Section):
+    """How a model is trained; the same keys in every job that learns."""
+
+    engine: EngineConfig = EngineConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoRAConfig | None = None
+    """Train a low-rank adapter alongside frozen weights; null = all weights."""
+    parts: PartsConfig = PartsConfig()
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> "LearnerConfig":
+        if self.lora is not None and self.parts != PartsConfig():
+            raise ValueError("lora freezes all weights of the model; leave either lora or parts out")
+        return self
 
 
 class Resources(Section):
@@ -143,11 +153,7 @@ class TrainJobConfig(RunConfig):
     model: ModelConfig
     data: DataConfig
     eval_data: DataConfig | None = None
-    engine: EngineConfig = EngineConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    lora: LoRAConfig | None = None
-    """Train a low-rank adapter beside frozen weights; none = all weights."""
-    parts: PartsConfig = PartsConfig()
+    learner: LearnerConfig = LearnerConfig()
     workers: LearnerPlacement = LearnerPlacement()
     batch_size: PositiveInt = 64
     """Rows per optimizer step over all workers."""
@@ -160,7 +166,6 @@ class TrainJobConfig(RunConfig):
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainJobConfig":
-        refuse_both(self.lora, self.parts)
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"give exactly one of epochs and steps; got epochs={self.epochs}, steps={self.steps}")
         if self.batch_size % self.workers.replicas:

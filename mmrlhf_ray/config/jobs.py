@@ -6,17 +6,13 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.config.base import (
-    EngineConfig,
+    LearnerConfig,
     LearnerPlacement,
-    LoRAConfig,
     ModelConfig,
-    OptimizerConfig,
-    PartsConfig,
     Resources,
     RolePlacement,
     RunConfig,
     TrainJobConfig,
-    refuse_both,
 )
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
@@ -123,19 +119,6 @@ class SamplingConfig(Section):
     temperature: PositiveFloat = 1.0
     top_p: float = Field(1.0, gt=0, le=1)
     max_response_tokens: PositiveInt = 64
-
-
-class LearnerConfig(Section):
-    engine: EngineConfig = EngineConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    lora: LoRAConfig | None = None
-    """Train a low-rank adapter beside frozen weights; none = all weights."""
-    parts: PartsConfig = PartsConfig()
-
-    @model_validator(mode="after")
-    def _one_choice(self) -> "LearnerConfig":
-        refuse_both(self.lora, self.parts)
-        return self
 
 
 class CriticConfig(LearnerConfig):

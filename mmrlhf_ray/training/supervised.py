@@ -71,19 +71,19 @@ class SupervisedWorker:
 
     def __init__(self, plan: WorkerPlan, rank: int, world_size: int):
         self._plan, self._rank, self._world_size = plan, rank, world_size
-        cfg, device = plan.cfg, torch.device(plan.device)
+        cfg, learner, device = plan.cfg, plan.cfg.learner, torch.device(plan.device)
         adopt_process_group(device)
         self._encoder = load_encoder(plan.model_path)
         adapter, scalar, dtype = self._encoder.adapter, plan.task.scalar, getattr(torch, cfg.model.dtype)
-        with partitioned_loading(cfg.engine, cfg.optimizer, dtype):
+        with partitioned_loading(learner.engine, learner.optimizer, dtype):
             model = plan.task.load(self._encoder, Path(plan.model_path), dtype)
-        if cfg.lora:
-            add_lora(model, adapter, cfg.lora, train_head=scalar, seed=cfg.seed)
-        freeze_parts(model, adapter, cfg.parts, scalar=scalar)
-        groups = parameter_groups(model, adapter, cfg.parts, cfg.optimizer.lr, scalar=scalar)
-        self._engine = TrainEngine(model, cfg.engine, cfg.optimizer, plan.total_steps, dtype, device, groups)
+        if learner.lora:
+            add_lora(model, adapter, learner.lora, train_head=scalar, seed=cfg.seed)
+        freeze_parts(model, adapter, learner.parts, scalar=scalar)
+        groups = parameter_groups(model, adapter, learner.parts, learner.optimizer.lr, scalar=scalar)
+        self._engine = TrainEngine(model, learner.engine, learner.optimizer, plan.total_steps, dtype, device, groups)
         self._passes = Passes(self._engine, self._encoder, device)
-        self._budget = PassBudget(cfg.engine.micro_batch_tokens, cfg.engine.max_padding_share)
+        self._budget = PassBudget(learner.engine.micro_batch_tokens, learner.engine.max_padding_share)
 
     def restore(self) -> int:
         """Load the newest complete checkpoint; returns the steps that are done. Raises ValueError for other ranks."""
@@ -184,8 +184,8 @@ class SupervisedWorker:
 
     def export(self) -> None:
         """Write `<run>/model`, and an adapter beside it, too, to `<run>/adapter`. A collective."""
-        plan, adapter, lora, tensors = self._plan, self._encoder.adapter, self._plan.cfg.lora, self._engine.weights()
-        task = plan.task
+        plan, task, adapter, tensors = self._plan, self._plan.task, self._encoder.adapter, self._engine.weights()
+        lora = plan.cfg.learner.lora
         trained = self._engine.weights(trained_only=True) if lora else {}
         if self._rank == 0:
             source = Path(plan.model_path)

@@ -7,9 +7,9 @@ from typing import Any
 
 from ray.util.placement_group import PlacementGroup
 
-from mmrlhf_ray.config.base import ModelConfig, Resources, RolePlacement
+from mmrlhf_ray.config.base import LearnerConfig, ModelConfig, Resources, RolePlacement
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.config.jobs import EvaluateConfig, GeneratorConfig, LearnerConfig, PPOConfig, SamplingConfig
+from mmrlhf_ray.config.jobs import EvaluateConfig, GeneratorConfig, PPOConfig, SamplingConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.places import with_absolute_paths
 from mmrlhf_ray.data.records.readers import Records

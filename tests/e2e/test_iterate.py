@@ -26,7 +26,7 @@ pytestmark = pytest.mark.e2e
 
 def job(model_dir: Path, data_dir: Path, directory: Path) -> str:
     small, pair = {"num_cpus": 0.2}, {"num_cpus": 0.2, "replicas": 2}
-    engine = {"engine": {"zero_stage": 1, "max_padding_share": 0.3}, "optimizer": {"lr": 2e-4}}
+    learner = {"engine": {"zero_stage": 1, "max_padding_share": 0.3}, "optimizer": {"lr": 2e-4}}
     prompts = {"path": str(data_dir / "prompts_train"), "facts_column": "facts", "max_prompt_tokens": 64}
     gold = f"{ROOT / 'mmrlhf_ray' / 'demo' / 'gold_function.py'}:gold"
     values: dict[str, Any] = {
@@ -48,14 +48,21 @@ def job(model_dir: Path, data_dir: Path, directory: Path) -> str:
         },
         "reward_model": {
             "heldout_share": 0.2,
-            "job": {"epochs": 1, "batch_size": 4, "ensemble": 2, "workers": pair, "log_every_steps": 1, **engine},
+            "job": {
+                "epochs": 1,
+                "batch_size": 4,
+                "ensemble": 2,
+                "workers": pair,
+                "log_every_steps": 1,
+                "learner": learner,
+            },
         },
         "train": {
             "ppo": {
                 "steps": 2,
                 "algorithm": {"prompts_per_step": 13, "n_samples_per_prompt": 2, "mini_batch_size": 26},
-                "learner": engine,
-                "critic": engine,
+                "learner": learner,
+                "critic": learner,
             }
         },
         "evaluate": {

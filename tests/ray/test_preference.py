@@ -58,8 +58,10 @@ def config(objective: str, pairs: Path, model_dir: Path, output: Path, **options
             "model": ModelConfig(path=str(model_dir)),
             "data": DataConfig(path=str(pairs), max_prompt_tokens=64),
             "eval_data": DataConfig(path=str(pairs), max_prompt_tokens=64),
-            "engine": EngineConfig(zero_stage=2, micro_batch_tokens=2048, max_padding_share=0.3),
-            "optimizer": OptimizerConfig(lr=3e-4),
+            "learner": {
+                "engine": EngineConfig(zero_stage=2, micro_batch_tokens=2048, max_padding_share=0.3),
+                "optimizer": OptimizerConfig(lr=3e-4),
+            },
             "workers": {"replicas": 2, "num_cpus": 0.2},
             "batch_size": 8,
             "steps": STEPS,

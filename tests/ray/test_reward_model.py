@@ -14,7 +14,7 @@ import ray
 import torch
 
 from mmrlhf_ray.config import DataConfig, ModelConfig, OptimizerConfig, RewardModelConfig
-from mmrlhf_ray.config.base import EngineConfig, LearnerPlacement
+from mmrlhf_ray.config.base import EngineConfig, LearnerConfig, LearnerPlacement
 from mmrlhf_ray.data.batches.batching import MicroBatch
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.encoding.encode import load_encoder
@@ -70,8 +70,7 @@ def config(feedback_dir: Path, model_dir: Path, output: Path, records: str, **ke
         model=ModelConfig(path=str(model_dir)),
         data=DataConfig(path=str(feedback_dir / records), **data),
         eval_data=DataConfig(path=str(feedback_dir / f"{records}_heldout"), **data),
-        engine=EngineConfig(zero_stage=2, max_padding_share=0.3),
-        optimizer=OPTIMIZER,
+        learner=LearnerConfig(engine=EngineConfig(zero_stage=2, max_padding_share=0.3), optimizer=OPTIMIZER),
         workers=LearnerPlacement(num_cpus=0.2),
         batch_size=8,
         steps=3,

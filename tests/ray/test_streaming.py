@@ -89,8 +89,10 @@ def sft_config(data: DataConfig, model_dir: Path, output: Path, **options: Any) 
             "device": "cpu",
             "model": ModelConfig(path=str(model_dir)),
             "data": data,
-            "engine": EngineConfig(zero_stage=2, micro_batch_tokens=2048, max_padding_share=0.3),
-            "optimizer": OptimizerConfig(lr=3e-4),
+            "learner": {
+                "engine": EngineConfig(zero_stage=2, micro_batch_tokens=2048, max_padding_share=0.3),
+                "optimizer": OptimizerConfig(lr=3e-4),
+            },
             "workers": {"replicas": 2, "num_cpus": 0.2},
             "batch_size": 8,
             "steps": STEPS,
@@ -143,7 +145,7 @@ def test_one_held_out_row_is_enough_for_two_workers(model_dir: Path, tmp_path: P
     (tmp_path / "one.jsonl").write_text(json.dumps(one))
     (tmp_path / "many.jsonl").write_text((json.dumps(same) + "\n") * 8)
     held, train = (DataConfig(path=str(tmp_path / f"{name}.jsonl"), max_prompt_tokens=64) for name in ("one", "many"))
-    options = {"eval_data": held, "steps": 1, "optimizer": OptimizerConfig(lr=1e-12)}
+    options = {"eval_data": held, "steps": 1, "learner": {"optimizer": OptimizerConfig(lr=1e-12)}}
     (row,) = read_metrics(sft.run(sft_config(train, model_dir, tmp_path, **options)))
     assert row["eval_loss"] == pytest.approx(row["loss"], rel=1e-5)
 

@@ -115,7 +115,7 @@ def _encoded(
     if needed > options.micro_batch_tokens:
         raise ValueError(
             f"the row takes {needed} tokens (prompt, media and responses), more than "
-            f"engine.micro_batch_tokens={options.micro_batch_tokens}"
+            f"learner.engine.micro_batch_tokens={options.micro_batch_tokens}"
         )
     return {
         "context_token_ids": context,

@@ -87,7 +87,7 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
         ReferenceRows,
         fn_constructor_kwargs={
             "model": absolute(reference),
-            "budget": PassBudget(cfg.engine.micro_batch_tokens, cfg.engine.max_padding_share),
+            "budget": PassBudget(cfg.learner.engine.micro_batch_tokens, cfg.learner.engine.max_padding_share),
             "device": device_of(workers, cfg.device),
         },
         batch_size=size,

@@ -77,7 +77,7 @@ def run_supervised(
     Raises as pipelines.ppo.run().
     """
     check_models(cfg.model.path)
-    check_trained(cfg.model.path, cfg.parts, cfg.lora, "", scalar=task.scalar)
+    check_trained(cfg.model.path, cfg.learner.parts, cfg.learner.lora, "learner.", scalar=task.scalar)
     check_training_data(cfg.data, weighted=False)
     held = {name: data for name, data in _data(cfg).items() if not data.streaming}
     options = partial(_options, cfg, aspects=aspects, sampled_only=not task.scalar)
@@ -116,7 +116,7 @@ def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
 
 
 def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sampled_only: bool) -> EncodeOptions:
-    path, tokens = absolute(cfg.model).path, cfg.engine.micro_batch_tokens
+    path, tokens = absolute(cfg.model).path, cfg.learner.engine.micro_batch_tokens
     return EncodeOptions(path, data.facts_column, data.max_prompt_tokens, tokens, aspects, sampled_only, data)
 
 

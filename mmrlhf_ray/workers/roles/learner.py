@@ -13,8 +13,7 @@ import ray
 import torch
 
 from mmrlhf_ray.algorithms.statistics import merge_stats
-from mmrlhf_ray.config.base import ModelConfig
-from mmrlhf_ray.config.jobs import LearnerConfig
+from mmrlhf_ray.config.base import LearnerConfig, ModelConfig
 from mmrlhf_ray.data.batches.batching import Shard
 from mmrlhf_ray.data.batches.collate import rollout_rows
 from mmrlhf_ray.data.encoding.encode import load_encoder

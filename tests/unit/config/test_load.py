@@ -6,6 +6,7 @@ from mmrlhf_ray.config import (
     EvaluateConfig,
     JobKind,
     PPOConfig,
+    PreferenceConfig,
     RewardModelConfig,
     SFTConfig,
     dotted_keys,
@@ -60,8 +61,8 @@ def test_an_override_leaves_other_uses_of_the_same_yaml_anchor_alone(tmp_path):
 
 
 def test_overrides_alone():
-    cfg = load_config(None, [*SFT, "optimizer.lr=2e-5", "eval_data=null"], SFTConfig)
-    assert cfg.optimizer.lr == 2e-5
+    cfg = load_config(None, [*SFT, "learner.optimizer.lr=2e-5", "eval_data=null"], SFTConfig)
+    assert cfg.learner.optimizer.lr == 2e-5
 
 
 def test_an_override_wins_over_the_file(ppo_file):
@@ -95,6 +96,14 @@ def test_an_unknown_key_names_itself_its_source_and_the_nearest(ppo_file, overri
     assert f"(override {override})" in message
     assert "no such key" in message
     assert remedy in message
+
+
+@pytest.mark.parametrize("kind", [SFTConfig, RewardModelConfig, PreferenceConfig])
+@pytest.mark.parametrize("key", ["engine", "optimizer", "lora", "parts"])
+def test_what_the_learner_is_told_is_found_under_learner(tmp_path, kind, key):
+    path = tmp_path / "job.yaml"
+    path.write_text(f"name: x\nmodel: {{path: a}}\ndata: {{path: b}}\nsteps: 1\n{key}: {{}}\n")
+    assert f"{key} ({path}:5): no such key; the nearest is learner.{key}" in fails(path, [], kind)
 
 
 def test_every_problem_is_in_one_message_with_its_line(tmp_path):
@@ -209,9 +218,9 @@ def test_part_of_a_section_leaves_the_other_defaults_as_they_are(ppo_file):
 
 def test_dates_and_exponents_are_read_as_people_mean_them(tmp_path):
     path = tmp_path / "x.yaml"
-    path.write_text("name: 2024-01-01\nmodel: {path: a}\ndata: {path: b}\nsteps: 1\noptimizer: {lr: 5E-7}\n")
+    path.write_text("name: 2024-01-01\nmodel: {path: a}\ndata: {path: b}\nsteps: 1\nlearner: {optimizer: {lr: 5E-7}}\n")
     cfg = load_config(path, [], SFTConfig)
-    assert (cfg.name, cfg.optimizer.lr) == ("2024-01-01", 5e-7)
+    assert (cfg.name, cfg.learner.optimizer.lr) == ("2024-01-01", 5e-7)
 
 
 def test_anchors_and_merge_keys_work(tmp_path):

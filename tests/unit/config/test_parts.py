@@ -9,11 +9,12 @@ SFT = ["name=x", "model.path=m", "data.path=d", "steps=1"]
 
 
 def test_parts_are_read() -> None:
-    cfg = load_config(None, [*SFT, "parts.vision_tower.train=false", "parts.projector.lr=0.01"], SFTConfig)
-    assert not cfg.parts.vision_tower.train
-    assert cfg.parts.projector.lr == 0.01
-    assert cfg.parts.language_model.train
-    assert cfg.parts.language_model.lr is None
+    given = ["learner.parts.vision_tower.train=false", "learner.parts.projector.lr=0.01"]
+    parts = load_config(None, [*SFT, *given], SFTConfig).learner.parts
+    assert not parts.vision_tower.train
+    assert parts.projector.lr == 0.01
+    assert parts.language_model.train
+    assert parts.language_model.lr is None
 
 
 @pytest.mark.parametrize("part", [{"vision_tower": {"train": False}}, {"projector": {"lr": 0.1}}])
@@ -22,9 +23,9 @@ def test_lora_and_parts_exclude_each_other(part: dict) -> None:
     with pytest.raises(ValueError, match=words):
         LearnerConfig.model_validate({"lora": {}, "parts": part})
     with pytest.raises(ConfigError, match=words):
-        load_config(None, [*SFT, "lora={}", f"parts={part}"], SFTConfig)
+        load_config(None, [*SFT, "learner.lora={}", f"learner.parts={part}"], SFTConfig)
 
 
 def test_an_unknown_part_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"parts\.vision: .*no such key|parts\.vision .*no such key"):
-        load_config(None, [*SFT, "parts.vision.train=false"], SFTConfig)
+    with pytest.raises(ConfigError, match=r"learner\.parts\.vision .*no such key"):
+        load_config(None, [*SFT, "learner.parts.vision.train=false"], SFTConfig)

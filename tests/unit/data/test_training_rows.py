@@ -136,4 +136,4 @@ def test_streams_of_several_rows_are_merged() -> None:
 def test_a_row_that_no_pass_can_hold_is_named(media: Reference, omni: Path) -> None:
     rows = numbered([record(response="7 " * 40, feedback=0.0)], DEMONSTRATION)
     (row,) = encode_records(rows, EncodeOptions(str(omni), None, 512, 40), [media]).to_pylist()
-    assert "more than engine.micro_batch_tokens=40" in row["problem"]
+    assert "more than learner.engine.micro_batch_tokens=40" in row["problem"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf_ray.config import EngineConfig, OptimizerConfig, PreferenceConfig, SFTConfig
+from mmrlhf_ray.config import EngineConfig, LearnerConfig, OptimizerConfig, PreferenceConfig, SFTConfig
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.training.preference_tasks import PreferenceTask
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
@@ -41,9 +41,11 @@ def test_a_step_does_not_depend_on_the_cut(
             workers={"replicas": 1},
             model={"path": str(omni)},
             data={"path": "d"},
-            engine=EngineConfig(zero_stage=0, micro_batch_tokens=tokens, max_padding_share=padding),
-            # A large eps makes the update follow the gradient's size, not only its sign.
-            optimizer=OptimizerConfig(lr=0.1, eps=1.0, max_grad_norm=1000.0),
+            learner=LearnerConfig(
+                engine=EngineConfig(zero_stage=0, micro_batch_tokens=tokens, max_padding_share=padding),
+                # A large eps makes the update follow the gradient's size, not only its sign.
+                optimizer=OptimizerConfig(lr=0.1, eps=1.0, max_grad_norm=1000.0),
+            ),
         )
         worker = SupervisedWorker(WorkerPlan(cfg, task, str(omni), tmp_path, 2, False, "cpu"), 0, 1)
         passes.append(len(worker._lay_out(rows).passes))
@@ -65,7 +67,7 @@ def test_rows_keep_their_responses_together(
     task, numbers, feedback = CASES["sft"]
     rows = media_rows(omni_encoder, numbers, feedback)
     cfg = SFTConfig(name="n", steps=1, model={"path": str(omni)}, data={"path": "d"},
-                    engine=EngineConfig(zero_stage=0, max_padding_share=0.9))  # fmt: skip
+                    learner={"engine": EngineConfig(zero_stage=0, max_padding_share=0.9)})  # fmt: skip
     work = SupervisedWorker(WorkerPlan(cfg, task, str(omni), tmp_path, 1, False, "cpu"), 0, 1)._lay_out(rows)
     assert work.owners == [0, 1, 1, 2, 2, 2, 3, 4, 4]
     responses = rows.column("responses_token_ids").to_pylist()
