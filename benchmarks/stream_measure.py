@@ -20,7 +20,7 @@ from mmrlhf_ray.data.batches.stream import StreamPlan, stream
 from mmrlhf_ray.data.encoding.encode import RawMedia, encode_prompt, load_encoder, media_arguments
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions
 from mmrlhf_ray.data.records.rows import open_sources
-from mmrlhf_ray.data.records.store import LoadedRow, RowStore
+from mmrlhf_ray.data.records.store import FileStore, LoadedRow
 from mmrlhf_ray.demo.clips import DIRECTIONS, clip_webm
 from mmrlhf_ray.demo.digits import SIDE, digits_of, scan
 from mmrlhf_ray.demo.model import build_model
@@ -137,7 +137,7 @@ def measure(directory: Path, rows: int, workers: int) -> dict[str, Any]:
 
 def stages(plan: StreamPlan) -> dict[str, float]:
     """Milliseconds per row of each stage, alone in this process: what of the encoding is decoding."""
-    store = RowStore(plan.config, plan.schema, plan.sources, plan.seed)
+    store = FileStore(plan.config, plan.schema, plan.sources, plan.seed)
     encoder = load_encoder(plan.options.model_path, plan.config)
     took: dict[str, float] = defaultdict(float)
 

@@ -19,7 +19,7 @@ from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, table_to_bytes
 from mmrlhf_ray.data.errors import BadRow, RowError
 from mmrlhf_ray.data.records.quarantine import Rejected, as_json
 from mmrlhf_ray.data.records.rows import Source
-from mmrlhf_ray.data.records.store import LoadedRow, RowStore
+from mmrlhf_ray.data.records.store import FileStore, LoadedRow
 from mmrlhf_ray.runtime.waits import unwrap
 from mmrlhf_ray.schema import TRAINING_ROW
 
@@ -56,7 +56,7 @@ class StreamPlan:
     options: EncodeOptions
     seed: int
     training: bool = True
-    """As in RowStore."""
+    """As in FileStore."""
     row_check: RowCheck | None = None
     """Of the job, for records that are good ones otherwise."""
 
@@ -131,7 +131,7 @@ class StreamReader:
 
     def __init__(self, plan: StreamPlan) -> None:
         self._plan = plan
-        self._store = RowStore(plan.config, plan.schema, plan.sources, plan.seed, training=plan.training)
+        self._store = FileStore(plan.config, plan.schema, plan.sources, plan.seed, training=plan.training)
         self._encoder = load_encoder(plan.options.model_path, plan.config)
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
@@ -159,7 +159,7 @@ class StreamReader:
         why = self._plan.row_check(loaded.record) if self._plan.row_check else None
         if why is not None:
             return loaded.rejected(RowError(*why))
-        clips = {row["media_id"]: RawMedia(row["media_id"], row["kind"], row["data"]) for row in loaded.media}
+        clips = {row["media_id"]: RawMedia.of(row) for row in loaded.media}
         row = training_row({**loaded.record, "row": position}, self._encoder, clips, self._plan.options)
         if row["problem"]:
             return loaded.rejected(RowError(row["problem"], "mend it or leave it out"))

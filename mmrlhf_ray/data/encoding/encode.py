@@ -11,7 +11,7 @@ import numpy as np
 from transformers import ProcessorMixin
 
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.data.media import Clip
+from mmrlhf_ray.data.media import Clip, MediaRow
 from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
 from mmrlhf_ray.models import ModelAdapter, adapter_for, banned_token_ids, eos_token_ids, load_processor
 
@@ -27,6 +27,11 @@ class RawMedia:
     media_id: str
     kind: str
     data: bytes
+
+    @classmethod
+    def of(cls, row: MediaRow) -> "RawMedia":
+        """A row of the MEDIA table."""
+        return cls(row["media_id"], row["kind"], row["data"])
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ _encoder = lru_cache(maxsize=1)(load_encoder)
 
 @lru_cache(maxsize=1)
 def _clips(media: ray.ObjectRef) -> dict[str, RawMedia]:
-    return {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in ray.get(media).to_pylist()}
+    return {r["media_id"]: RawMedia.of(r) for r in ray.get(media).to_pylist()}
 
 
 def training_row(

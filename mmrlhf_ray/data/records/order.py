@@ -73,7 +73,7 @@ class Order:
     def place(self, position: int) -> Place:
         """What stands at `position`, from 0. Raises ConfigError for weights with too many digits."""
         if not self.shuffle:
-            return self._in_file_order(position)
+            return self.in_file_order(position)
         cycle = interleaving(self.weights)
         turns, slot = divmod(position, len(cycle.sources))
         source = int(cycle.sources[slot])
@@ -82,7 +82,8 @@ class Order:
         fragment, row = self._shuffled(source, epoch, offset)
         return Place(source, epoch, fragment, row)
 
-    def _in_file_order(self, position: int) -> Place:
+    def in_file_order(self, position: int) -> Place:
+        """The row at `position` where one source comes after the other, row by row."""
         epoch, offset = divmod(position, self.rows)
         ends = np.cumsum(self._totals)
         source = int(np.searchsorted(ends, offset, side="right"))

@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.errors import BadRow, RowError
+from mmrlhf_ray.data.media import MediaRow
 from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
 from mmrlhf_ray.data.records.quarantine import Rejected, forget, settle
 from mmrlhf_ray.data.records.rows import ReadRow, SourceReader, files_of, open_sources
 from mmrlhf_ray.data.records.sources import DerivedMedia, MediaSource
-from mmrlhf_ray.data.records.store import LoadedRow, RowStore
+from mmrlhf_ray.data.records.store import FileStore, HeldStore, LoadedRow, RowStore
 from mmrlhf_ray.data.rowfiles import MEDIA_FILE, RECORDS_FILE
 from mmrlhf_ray.data.validate import same_prompt
 from mmrlhf_ray.errors import DataError
@@ -29,6 +30,11 @@ logger = logging.getLogger(__name__)
 _MEDIA_ROWS_PER_GROUP = 64  # streaming reads a group for each clip that it looks up
 _CLIPS_PER_BATCH = 32  # decoded in one go, so that small ones cost little
 _TABLES = ("PROMPT", "DEMONSTRATION", "PREFERENCE", "RANKING")
+
+_Place = tuple[int, int, int]
+"""Source, fragment, number in the file: what rows are sorted by."""
+_Good = tuple[_Place, ReadRow]
+_Bad = tuple[_Place, Rejected]
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,15 @@ class Records:
         """One of the records as a bad one."""
         return BadRow(self.files[number] if self.files else self.file, self.rows[number], record_id, reason, remedy)
 
+    def loaded(self) -> list[LoadedRow]:
+        """Each record with what it shows."""
+        media: dict[str, MediaRow] = {row["media_id"]: row for row in self.media.to_pylist()}
+        files = self.files or (self.file,) * len(self.rows)
+        return [
+            LoadedRow(ReadRow(file, index, record, record, []), tuple(media[i] for i in record["media_ids"]))
+            for file, index, record in zip(files, self.rows, self.records.to_pylist(), strict=True)
+        ]
+
 
 def read_records(config: DataConfig, schema: pa.Schema, quarantine_to: Path) -> Records:
     """Read and check every row of what `config` names.
@@ -79,26 +94,24 @@ def read_records(config: DataConfig, schema: pa.Schema, quarantine_to: Path) -> 
     sources = open_sources(config)
     readers = [SourceReader(source, config, schema) for source in sources]
     media = [reader.media() for reader in readers]
-    rows: list[_Row] = []
-    bad: list[tuple[tuple[int, int, int], Rejected]] = []
+    rows: list[_Good] = []
+    bad: list[_Bad] = []
     for number, reader in enumerate(readers):
         for place, read in _parse(number, reader, media[number]):
             if isinstance(read, ReadRow):
-                rows.append(_Row(place, read))
+                rows.append((place, read))
             else:
                 bad.append((place, read))
     for reader in readers:
         reader.close()
-    problems = [
-        _media_problems(source, [r.read for r in rows if r.source == n], config) for n, source in enumerate(media)
-    ]
-    checked: list[_Row] = []
-    for row in rows:
-        error = _first_problem(row.read, problems[row.source])
+    problems = [_media_problems(source, _rows_of(rows, n), config) for n, source in enumerate(media)]
+    checked: list[_Good] = []
+    for place, row in rows:
+        error = _first_problem(row, problems[place[0]])
         if error is None:
-            checked.append(row)
+            checked.append((place, row))
         else:
-            bad.append((row.place, row.read.rejected(error)))
+            bad.append((place, row.rejected(error)))
     rows = _without_conflicts(checked, schema, bad)
     rejected = [r for _, r in sorted(bad, key=lambda pair: pair[0])]
     files = files_of(sources)
@@ -110,15 +123,15 @@ def read_records(config: DataConfig, schema: pa.Schema, quarantine_to: Path) -> 
     redacted = sum((reader.redacted for reader in readers), Counter[str]())
     if redacted:
         logger.info("%s: redacted %s", file, ", ".join(f"{n} × {label}" for label, n in sorted(redacted.items())))
-    records = pa.Table.from_pylist([row.read.record for row in rows], schema=schema)
+    records = pa.Table.from_pylist([row.record for _, row in rows], schema=schema)
     return Records(
         records=check(records, schema, "read_records"),
         media=check(_used(media, rows), MEDIA, "read_records"),
         bad_rows=len(rejected),
         file=file,
-        rows=tuple(row.read.index for row in rows),
-        files=tuple(row.read.file for row in rows) if len(files) > 1 else (),
-        sources=tuple(row.source for row in rows) if len(sources) > 1 else (),
+        rows=tuple(row.index for _, row in rows),
+        files=tuple(row.file for _, row in rows) if len(files) > 1 else (),
+        sources=tuple(place[0] for place, _ in rows) if len(sources) > 1 else (),
     )
 
 
@@ -127,13 +140,23 @@ def first_records(config: DataConfig, schema: pa.Schema, seed: int, count: int =
 
     Raises DataError for a file that cannot be read.
     """
-    store = RowStore(config, schema, open_sources(config), seed)
+    store = FileStore(config, schema, open_sources(config), seed)
     loaded = [store.load(position) for position in range(min(count, store.rows))]
     rows = [row for row in loaded if isinstance(row, LoadedRow)]
     records = pa.Table.from_pylist([row.record for row in rows], schema=schema)
     places = tuple(row.read.index for row in rows)
     files = tuple(row.read.file for row in rows)
     return Records(records, MEDIA.empty_table(), len(loaded) - len(rows), config.mixture[0].path, places, files)
+
+
+def open_store(config: DataConfig, schema: pa.Schema, records: Records, seed: int) -> RowStore:
+    """What `config` names, by position: `records` in memory, or with `config.streaming`, which does not look at them,
+    the rows of the files. Raises DataError for a file that cannot be read."""
+    if config.streaming:
+        return FileStore(config, schema, open_sources(config), seed)
+    rows = records.loaded()
+    weights = [source.weight for source in config.mixture]
+    return HeldStore(rows, records.sources or (0,) * len(rows), weights, seed, records.file)
 
 
 def write_records(path: Path, records: pa.Table, media: pa.Table) -> None:
@@ -190,31 +213,22 @@ def _swap(fresh: Path, path: Path) -> None:
     shutil.rmtree(old)
 
 
-@dataclass(frozen=True)
-class _Row:
-    place: tuple[int, int, int]
-    """Source, fragment, number in the file."""
-    read: ReadRow
-
-    @property
-    def source(self) -> int:
-        return self.place[0]
-
-
-def _parse(
-    number: int, reader: SourceReader, media: DerivedMedia
-) -> Iterator[tuple[tuple[int, int, int], ReadRow | Rejected]]:
+def _parse(number: int, reader: SourceReader, media: DerivedMedia) -> Iterator[tuple[_Place, ReadRow | Rejected]]:
     for at, fragment in enumerate(reader.source.fragments):
         for index, row in reader.raw(fragment):
             yield (number, at, index), reader.parse(fragment.file, index, row, media)
 
 
-def _used(media: Sequence[MediaSource], rows: Sequence[_Row]) -> pa.Table:
+def _rows_of(rows: Sequence[_Good], source: int) -> list[ReadRow]:
+    return [row for place, row in rows if place[0] == source]
+
+
+def _used(media: Sequence[MediaSource], rows: Sequence[_Good]) -> pa.Table:
     """What the rows show, each media_id once, from the first source that has it."""
     seen: set[str] = set()
     tables = [MEDIA.empty_table()]
     for number, source in enumerate(media):
-        used = {shown.media_id for row in rows if row.source == number for shown in row.read.shown} - seen
+        used = {shown.media_id for row in _rows_of(rows, number) for shown in row.shown} - seen
         seen |= used
         tables.append(source.table(used))
     return pa.concat_tables(tables).combine_chunks()
@@ -252,19 +266,17 @@ def _first_problem(row: ReadRow, problems: Mapping[str, str]) -> RowError | None
     return None
 
 
-def _without_conflicts(
-    rows: Sequence[_Row], schema: pa.Schema, bad: list[tuple[tuple[int, int, int], Rejected]]
-) -> list[_Row]:
+def _without_conflicts(rows: Sequence[_Good], schema: pa.Schema, bad: list[_Bad]) -> list[_Good]:
     """The first row of each prompt_id says what the prompt is; others must agree with it."""
     first: dict[str, ReadRow] = {}
-    good: list[_Row] = []
-    for row in rows:
-        known = first.setdefault(row.read.record["prompt_id"], row.read)
-        if same_prompt(known.record, row.read.record, schema):
-            good.append(row)
+    good: list[_Good] = []
+    for place, row in rows:
+        known = first.setdefault(row.record["prompt_id"], row)
+        if same_prompt(known.record, row.record, schema):
+            good.append((place, row))
             continue
         where = f"line {known.index + 1}" if known.file.endswith(".jsonl") else f"row {known.index}"
-        where += "" if known.file == row.read.file else f" of {known.file}"
+        where += "" if known.file == row.file else f" of {known.file}"
         error = RowError(f"its prompt_id names another prompt in {where}", "give every prompt its own prompt_id")
-        bad.append((row.place, row.read.rejected(error)))
+        bad.append((place, row.rejected(error)))
     return good

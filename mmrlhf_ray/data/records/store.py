@@ -1,8 +1,13 @@
-"""Records by position of an endless, seeded sequence; of the data sets only a few fragments are in memory."""
+"""Records by position of an endless, seeded sequence.
+
+A store holds its rows, or reads them from files when their turn comes and has only a few fragments in memory. Those who
+read from it need not know which.
+"""
 
 from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -12,7 +17,7 @@ from mmrlhf_ray.data.media import MediaRow
 from mmrlhf_ray.data.media.augment import augment
 from mmrlhf_ray.data.records.order import WINDOW, Order, Place
 from mmrlhf_ray.data.records.quarantine import Rejected
-from mmrlhf_ray.data.records.rows import ReadRow, Source, SourceReader
+from mmrlhf_ray.data.records.rows import ReadRow, Source, SourceReader, files_of
 from mmrlhf_ray.data.rowfiles import Row
 from mmrlhf_ray.errors import DataError
 
@@ -37,8 +42,75 @@ class LoadedRow:
         return self.read.rejected(error)
 
 
-class RowStore:
-    """Reads any position. The same configuration, sources and seed give the same record at a position."""
+class RowStore(Protocol):
+    """Rows by position. The same configuration, data and seed give the same record at a position."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+        ...
+
+    @property
+    def what(self) -> str:
+        """The data, in a message about their rows."""
+        ...
+
+    def load(self, position: int) -> LoadedRow | Rejected:
+        """The record at `position`, from 0, or why the row there cannot be used. Raises DataError for a file that
+        fails."""
+        ...
+
+    def first(self, count: int) -> Iterator[LoadedRow | Rejected]:
+        """The rows that are checked before the start: those that come first in the files where all are held, and else
+        those that are served first."""
+        ...
+
+    def without(self, numbers: Collection[int]) -> "RowStore":
+        """The store, which holds those of first() with these numbers no longer. In files they stay, and load() gives
+        them."""
+        ...
+
+    def slice(self, first: int, last: int) -> Iterator[LoadedRow | Rejected]:
+        """Rows first … last − 1 in the order of the files."""
+        ...
+
+
+class HeldStore:
+    """Rows in memory, shuffled anew each epoch."""
+
+    def __init__(
+        self, rows: Sequence[LoadedRow], sources: Sequence[int], weights: Sequence[float], seed: int, what: str
+    ) -> None:
+        """`sources`: of each row, the number of its data set in the mixture; `weights`: of each data set."""
+        self._rows, self._sources, self._weights, self._seed, self.what = rows, sources, weights, seed, what
+        by_source: dict[int, list[LoadedRow]] = {number: [] for number in sorted(set(sources))}
+        for row, number in zip(rows, sources, strict=True):
+            by_source[number].append(row)
+        self._by_source = list(by_source.values())
+        self._order = Order(tuple((len(own),) for own in self._by_source), tuple(weights[n] for n in by_source), seed)
+
+    @property
+    def rows(self) -> int:
+        return self._order.rows
+
+    def load(self, position: int) -> LoadedRow:
+        place = self._order.place(position)
+        return self._by_source[place.source][place.row]
+
+    def first(self, count: int) -> Iterator[LoadedRow]:
+        return self.slice(0, count)
+
+    def without(self, numbers: Collection[int]) -> "HeldStore":
+        kept = [number for number in range(len(self._rows)) if number not in numbers]
+        rows, sources = [self._rows[n] for n in kept], [self._sources[n] for n in kept]
+        return HeldStore(rows, sources, self._weights, self._seed, self.what)
+
+    def slice(self, first: int, last: int) -> Iterator[LoadedRow]:
+        return iter(self._rows[first:last])
+
+
+class FileStore:
+    """Rows of files, read when they are asked for."""
 
     def __init__(
         self, config: DataConfig, schema: pa.Schema, sources: tuple[Source, ...], seed: int, *, training: bool = True
@@ -54,9 +126,32 @@ class RowStore:
         """Rows of all sources, bad ones counted."""
         return self.order.rows
 
+    @property
+    def what(self) -> str:
+        files = files_of([reader.source for reader in self._readers])
+        return files[0] if len(files) == 1 else f"{len(files)} files of data"
+
     def load(self, position: int) -> LoadedRow | Rejected:
-        """The record at `position`, or why the row there cannot be used. Raises DataError for a file that fails."""
         place = self.order.place(position)
+        row = self._read(place)
+        if isinstance(row, Rejected) or not self._training:
+            return row
+        try:
+            record, media = augment(row.record, row.media, self._config, (self._seed, place.epoch, position))
+        except ValueError as error:
+            return row.rejected(_row_error(error))
+        return LoadedRow(replace(row.read, record=dict(record)), tuple(media))
+
+    def first(self, count: int) -> Iterator[LoadedRow | Rejected]:
+        return map(self.load, range(count))
+
+    def without(self, numbers: Collection[int]) -> "FileStore":
+        return self
+
+    def slice(self, first: int, last: int) -> Iterator[LoadedRow | Rejected]:
+        return (self._read(self.order.in_file_order(number)) for number in range(first, last))
+
+    def _read(self, place: Place) -> LoadedRow | Rejected:
         reader = self._readers[place.source]
         fragment = reader.source.fragments[place.fragment]
         index, row = self._fragment(place)[place.row]
@@ -65,13 +160,9 @@ class RowStore:
         if isinstance(read, Rejected):
             return read
         try:
-            shown = tuple(media.get(shown.media_id) for shown in read.shown)
-            if not self._training:
-                return LoadedRow(read, shown)
-            record, changed = augment(read.record, shown, self._config, (self._seed, place.epoch, position))
-            return LoadedRow(replace(read, record=dict(record)), tuple(changed))
+            return LoadedRow(read, tuple(media.get(shown.media_id) for shown in read.shown))
         except ValueError as error:
-            return read.rejected(error if isinstance(error, RowError) else RowError(str(error), "replace the file"))
+            return read.rejected(_row_error(error))
 
     def _fragment(self, place: Place) -> list[tuple[int, Row]]:
         key = (place.source, place.fragment)
@@ -92,3 +183,7 @@ def order_of(sources: tuple[Source, ...], seed: int, *, shuffle: bool = True) ->
     """The sequence in which the rows of a mixture are read."""
     sizes = tuple(tuple(fragment.rows for fragment in source.fragments) for source in sources)
     return Order(sizes, tuple(source.config.weight for source in sources), seed, shuffle)
+
+
+def _row_error(error: ValueError) -> RowError:
+    return error if isinstance(error, RowError) else RowError(str(error), "replace the file")

@@ -94,7 +94,7 @@ def _note(bad: BadRow, found: Found, output: TextIO | None) -> None:
 
 
 def _counted(row: LoadedRow, encoder: Encoder, config: DataConfig, found: Found) -> LoadedRow | Rejected:
-    media = [RawMedia(m["media_id"], m["kind"], m["data"]) for m in row.media]
+    media = [RawMedia.of(m) for m in row.media]
     try:
         prompt = encode_prompt(encoder, row.record["messages"], media)
         answers = [(name, len(encode_response(encoder, text))) for name, text in _answers(row.record)]

@@ -15,7 +15,7 @@ from mmrlhf_ray.data.formats import KINDS, Format, Kind, as_raw_row
 from mmrlhf_ray.data.media.decode_pool import DecodePool, DecodeSettings, decode_pool
 from mmrlhf_ray.data.records.quarantine import Rejected
 from mmrlhf_ray.data.records.rows import Source, object_of, open_sources
-from mmrlhf_ray.data.records.store import LoadedRow, RowStore
+from mmrlhf_ray.data.records.store import FileStore, LoadedRow
 from mmrlhf_ray.data.rowfiles import Row, open_rows
 from mmrlhf_ray.data.validate import build_record, conversation, identity_keys
 from mmrlhf_ray.errors import DataError
@@ -37,7 +37,7 @@ class OpenData:
     """What its rows are read as."""
     possible: tuple[Kind, ...]
     """What they could be read as, going by the first of them."""
-    store: RowStore
+    store: FileStore
 
 
 @dataclass
@@ -68,7 +68,7 @@ def open_data(config: DataConfig, kind: Kind | None = None, among: frozenset[Kin
         found = ", ".join(k.lower() for k in possible) or "none"
         wanted = ", ".join(k.lower() for k in KINDS if k in among)
         raise DataError(f"{config.path}: the first rows can be read as {found}, expected one of {wanted}")
-    store = RowStore(config, TABLES[chosen], (source,), seed=0, training=False)
+    store = FileStore(config, TABLES[chosen], (source,), seed=0, training=False)
     return OpenData(config, source, chosen, possible, store)
 
 
@@ -110,7 +110,7 @@ def _fits(row: Row, form: Format, kind: Kind) -> bool:
     return True
 
 
-def _batches(store: RowStore, stages: Stages) -> Iterator[list[LoadedRow | Rejected]]:
+def _batches(store: FileStore, stages: Stages) -> Iterator[list[LoadedRow | Rejected]]:
     batch: list[LoadedRow | Rejected] = []
     size = 0
     for position in range(store.rows):

@@ -11,9 +11,9 @@ from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.data.media import media_row
 from mmrlhf_ray.data.records import store as module
 from mmrlhf_ray.data.records.quarantine import Rejected
-from mmrlhf_ray.data.records.readers import first_records, read_records, write_records
+from mmrlhf_ray.data.records.readers import first_records, open_store, read_records, write_records
 from mmrlhf_ray.data.records.rows import open_sources
-from mmrlhf_ray.data.records.store import LoadedRow, RowStore
+from mmrlhf_ray.data.records.store import FileStore, LoadedRow
 from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import MEDIA, PROMPT
@@ -26,7 +26,7 @@ def lines(path, rows):
 
 
 def store_of(config, seed=0, **options):
-    return RowStore(config, PROMPT, open_sources(config), seed, **options)
+    return FileStore(config, PROMPT, open_sources(config), seed, **options)
 
 
 def id_of(loaded):
@@ -65,6 +65,24 @@ def test_a_mixture_by_position(mixture):
         assert sorted(own[start : start + 9]) == sorted([*(f"b{n}" for n in range(7)), "b8", "bad 1.jsonl 0"])
     tasks = {id_of(row)[0]: row.record["task"] for row in loaded if isinstance(row, LoadedRow)}
     assert tasks == {"a": "default", "b": "few"}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_whoever_asks_need_not_know_whether_rows_are_held(streaming, mixture, tmp_path):
+    config = mixture.model_copy(update={"on_bad_row": "quarantine", "streaming": streaming})
+    store = open_store(config, PROMPT, read_records(config, PROMPT, tmp_path / "run"), seed=0)
+    bad = 1 if streaming else 0
+    assert store.rows == FRAGMENT_ROWS + 50 + 8 + bad
+    ids = [id_of(store.load(position)) for position in range(400)]
+    assert abs(sum(i.startswith("a") for i in ids) - 300) < 1, "by weight"
+    assert sum(i.startswith("a") for i in set(ids)) == sum(i.startswith("a") for i in ids), "an epoch has each row once"
+    assert [id_of(row) for row in store.slice(FRAGMENT_ROWS + 48, FRAGMENT_ROWS + 52)] == ["a304", "a305", "b0", "b1"]
+    first = [id_of(row) for row in store.first(3)]
+    assert first == (ids[:3] if streaming else ["a0", "a1", "a2"])
+    rest = store.without([0, 2])
+    assert rest.rows == store.rows - (0 if streaming else 2), "in files nothing can be left out"
+    assert streaming or [id_of(row) for row in rest.first(2)] == ["a1", "a3"]
+    assert rest.what == store.what
 
 
 def test_resuming_at_random_rows_gives_what_an_uninterrupted_run_gives(mixture):

@@ -101,6 +101,23 @@ def test_what_is_served(omni: Path, omni_encoder: Encoder, tmp_path: Path) -> No
     assert stats.processor_calls == 0, "all were encoded when they were checked"
 
 
+def test_the_records_of_any_positions(omni: Path, tmp_path: Path) -> None:
+    encoder = server(omni, tmp_path)
+    ids = taken(encoder, 3, 9)
+    for cursor, n in ((3, 9), (5, 2), (0, 12)):
+        found = check(encoder.prompts(cursor, n), PROMPT, "test").column("prompt_id").to_pylist()
+        assert found == taken(server(omni, tmp_path), cursor, n)
+    assert ids == encoder.prompts(3, 9).column("prompt_id").to_pylist()
+
+
+def test_an_evaluation_names_a_bad_row_that_was_not_checked(omni: Path, tmp_path: Path) -> None:
+    rows = [prompt(0), prompt(1), prompt(2) | {"messages": messages(["image", "image"])}]
+    encoder = server(omni, tmp_path, rows, check_rows=1, on_bad_row="quarantine")
+    assert len(encoder.slice(0, 2)[0]) == 2
+    with pytest.raises(DataError, match=r"unset data.check_rows .*\n.*, line 5 \(p2\): .*2 image placeholder"):
+        encoder.slice(1, 3)
+
+
 def test_no_facts_unless_configured(omni: Path, tmp_path: Path) -> None:
     prompts, *_ = server(omni, tmp_path).slice(0, 2)
     assert prompts.column("facts_token_ids").to_pylist() == [[], []]

@@ -83,6 +83,14 @@ def test_the_records_of_what_was_taken(omni: Path, tmp_path: Path) -> None:
     records = check(encoder.prompts(4, 6), PROMPT, "test")
     assert records.column("prompt_id").to_pylist() == ids
     assert [f"p{json.loads(extras)['gold']}" for extras in records.column("extras").to_pylist()] == ids
+    assert encoder.prompts(2, 5).column("prompt_id").to_pylist() == taken(encoder, 2, 5), "not those taken last"
+
+
+def test_rows_in_the_order_of_the_file(omni: Path, tmp_path: Path) -> None:
+    encoder = server(omni, tmp_path, rows_file(tmp_path, frozenset({9})), check_rows=1)
+    assert encoder.slice(3, 8)[0].column("prompt_id").to_pylist() == ["p3", "p4", "p5", "p6", "p7"]
+    with pytest.raises(DataError, match=r"line 10 \(p9\): prompt is"):
+        encoder.slice(8, 12)
 
 
 def test_a_bad_row_leaves_the_other_positions_alone(omni: Path, tmp_path: Path) -> None:
