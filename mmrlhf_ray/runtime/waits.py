@@ -1,13 +1,17 @@
 """Waiting for Ray with a deadline, and saying who did not answer."""
 
+import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from mmrlhf_ray.errors import DeadlineExceeded, RunError
+
+T = TypeVar("T")
 
 
 def deadline_get(
@@ -37,6 +41,24 @@ def deadline_get(
         ref = ready[0]
         answers[ref] = _get(ref, until, seconds, what, lambda ref=ref: _who(wanted.index(ref), ref, names))
     return [answers[ref] for ref in wanted]
+
+
+def in_background(call: Callable[[], T]) -> Future[T]:
+    """`call()` in a thread of its own, for calls that block and take no deadline: wait for the future instead.
+
+    The future holds whatever the call raises. The thread is a daemon, so a call that never returns does not keep the
+    process alive.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001  handed to whoever waits for the future
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
 
 
 def unwrap(error: BaseException) -> BaseException:

@@ -3,11 +3,9 @@
 import hashlib
 import math
 import os
-import queue
-import threading
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +22,7 @@ from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
 from mmrlhf_ray.errors import DeadlineExceeded, RunError
 from mmrlhf_ray.models import load_policy
 from mmrlhf_ray.runtime.progress import Progress
-from mmrlhf_ray.runtime.waits import unwrap
+from mmrlhf_ray.runtime.waits import in_background, unwrap
 from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.passes import Inference, Passes
 from mmrlhf_ray.workers.crew import absolute, device_of
@@ -99,42 +97,33 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
     )
     parts, done = [], 0
     with Progress("reference", len(rows), "row") as progress:
-        for part in _within_deadlines(answers, cfg.deadlines.start_s, cfg.deadlines.stage_s):
+        blocks = _blocks(answers)
+        patience = cfg.deadlines.start_s + cfg.deadlines.stage_s  # the first block waits for the model as well
+        while (part := _next(blocks, patience)) is not None:
+            patience = cfg.deadlines.stage_s
             parts.append(part.cast(_COLUMNS))
             done += len(part)
             progress.update(done, len(part))
     return pa.concat_tables(parts).sort_by("row").select(["ref_logprobs"])
 
 
-def _within_deadlines(answers: ray.data.Dataset, start_s: float, stage_s: float) -> Iterator[pa.Table]:
-    """What the actors answer, block by block. The first block also waits for the model to be loaded."""
-    arrived: queue.Queue[Any] = queue.Queue()
+def _blocks(answers: ray.data.Dataset) -> Iterator[pa.Table]:
+    """What the actors answer. Ray Data starts them when the first block is asked for."""
+    yield from answers.iter_batches(batch_size=None, batch_format="pyarrow")
 
-    def receive() -> None:
-        try:
-            for block in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
-                arrived.put(block)
-            arrived.put(None)
-        except BaseException as error:  # noqa: BLE001  handed to the driver's thread, which raises it
-            arrived.put(error)
 
-    threading.Thread(target=receive, daemon=True).start()
-    patience = start_s + stage_s
-    while True:
-        try:
-            block = arrived.get(timeout=patience)
-        except queue.Empty:
-            raise DeadlineExceeded(
-                f"reference log-probabilities: nothing arrived within {patience:g} s; raise the deadline in "
-                "`deadlines` if this is expected"
-            ) from None
-        if isinstance(block, BaseException):
-            cause = unwrap(block)
-            raise RunError(f"reference log-probabilities: {type(cause).__name__}: {cause}") from block
-        if block is None:
-            return
-        yield block
-        patience = stage_s
+def _next(blocks: Iterator[pa.Table], seconds: float) -> pa.Table | None:
+    """The next block, None after the last. Raises DeadlineExceeded, or RunError with an actor's own error."""
+    waiting = in_background(lambda: next(blocks, None))
+    if not wait([waiting], seconds).done:
+        raise DeadlineExceeded(
+            f"reference log-probabilities: nothing arrived within {seconds:g} s; raise the deadline in `deadlines` if "
+            "this is expected"
+        )
+    if error := waiting.exception():
+        cause = unwrap(error)
+        raise RunError(f"reference log-probabilities: {type(cause).__name__}: {cause}") from error
+    return waiting.result()
 
 
 class ReferenceRows:

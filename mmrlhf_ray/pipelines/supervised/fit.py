@@ -2,9 +2,9 @@
 
 import logging
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from functools import partial
 from itertools import chain, count
@@ -42,7 +42,7 @@ from mmrlhf_ray.planning.preflight import check_training_data
 from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
-from mmrlhf_ray.runtime.waits import unwrap
+from mmrlhf_ray.runtime.waits import in_background, unwrap
 from mmrlhf_ray.training.checkpoint import discard
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SupervisedTask
@@ -190,19 +190,10 @@ def _fit(plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset], s
     )
     # Ray Train would take up an earlier run of that name; our own checkpoints say where to go on.
     shutil.rmtree(plan.run_dir / _RAY_TRAIN_DIR, ignore_errors=True)
-    failure: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # noqa: BLE001  handed to the driver's thread, which raises it
-            failure.append(error)
-
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    _show(plan, job, thread)
-    if failure:
-        raise RunError(f"{job}: {_cause(failure[0])}") from failure[0]
+    fitting = in_background(trainer.fit)
+    _show(plan, job, fitting)
+    if error := fitting.exception():
+        raise RunError(f"{job}: {_cause(error)}") from error
 
 
 def _cause(error: BaseException) -> str:
@@ -213,13 +204,13 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _show(plan: WorkerPlan, job: str, thread: threading.Thread) -> None:
+def _show(plan: WorkerPlan, job: str, fitting: Future[Any]) -> None:
     """Progress until the workers are done. Raises DeadlineExceeded when they stop writing metrics."""
     deadlines, started = plan.cfg.deadlines, time.time()
     heard, patience, done = started, deadlines.start_s + deadlines.stage_s, 0
     with Progress(job, plan.total_steps, "step") as progress:
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
+        while not fitting.done():
+            wait([fitting], _POLL_SECONDS)
             rows = [row for row in _metrics(plan) if row["time"] >= started]
             if rows and rows[-1]["step"] + 1 > done:
                 fresh = rows[-1]["step"] + 1
