@@ -1,6 +1,6 @@
 """What an online learner trains: the policy or the critic. The learner itself is the same."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mmrlhf_ray.algorithms.aggregation import token_weights
 from mmrlhf_ray.algorithms.kl import kl_loss
-from mmrlhf_ray.algorithms.logprobs import token_logprobs, token_logprobs_and_entropy
 from mmrlhf_ray.algorithms.losses import ppo_value_loss
 from mmrlhf_ray.algorithms.mismatch import mismatch_weights
 from mmrlhf_ray.algorithms.policy_loss import POLICY_LOSSES, Clip, entropy_bonus
@@ -20,19 +19,19 @@ from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.data.batches.collate import Batch, flat_column, pad_rows
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, load_critic, load_policy
+from mmrlhf_ray.training.build import Trainable
+from mmrlhf_ray.training.logprobs import ResponseLogprobs
 from mmrlhf_ray.training.passes import LossFunction
 
+Reader = Callable[[Tensor, Batch], Tensor]
+"""(head output [N, ·] at the response tokens, batch) → one number per response token [N]."""
 
-class Objective(Protocol):
-    """A head, what is read from it, and its loss."""
 
-    scalar: bool
-    """Whether the head is a scalar one."""
+class Objective(Trainable, Protocol):
+    """A model with a head, what is read from the head, and its loss."""
 
-    def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel: ...
-
-    def read(self, encoder: Encoder, output: Tensor, batch: Batch) -> Tensor:
-        """One number per response token [N] from the head's output [N, ·]."""
+    def reader(self, encoder: Encoder) -> Reader:
+        """How the head's output is read."""
 
     def loss(self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float) -> LossFunction:
         """Loss over passes of EXPERIENCE rows; `denominator` is that of the optimizer step over all ranks."""
@@ -61,10 +60,6 @@ class _Grids:
         return pad_rows(values, self.lengths)
 
 
-def _banned(encoder: Encoder, device: torch.device) -> Tensor:
-    return torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=device)
-
-
 @dataclass(frozen=True)
 class PolicyObjective:
     """log p of the sampling distribution; the policy loss that `algorithm` names, with KL and entropy terms."""
@@ -76,23 +71,21 @@ class PolicyObjective:
     def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
         return load_policy(encoder.adapter, path, dtype)
 
-    def read(self, encoder: Encoder, output: Tensor, batch: Batch) -> Tensor:
-        return token_logprobs(output, batch.response_tokens, self.temperature, _banned(encoder, output.device))
+    def reader(self, encoder: Encoder) -> ResponseLogprobs:
+        return ResponseLogprobs(encoder, self.temperature)
 
     def loss(self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float) -> LossFunction:
         algorithm, policy_loss = self.algorithm, POLICY_LOSSES[self.algorithm.policy_loss]
-        clip = policy_clip(algorithm)
+        clip, read = policy_clip(algorithm), self.reader(encoder)
 
         def loss(output: Tensor, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Stats]:
             grids = _Grids(table, rows, output.device)
             mask, old = grids.column("response_mask"), grids.column("old_logprobs")
             weights = self._weights(mask, old, grids.column("rollout_logprobs"))
             if algorithm.entropy_coef:
-                flat, entropy = token_logprobs_and_entropy(
-                    output, batch.response_tokens, self.temperature, _banned(encoder, output.device)
-                )
+                flat, entropy = read.with_entropy(output, batch)
             else:
-                flat, entropy = self.read(encoder, output, batch), None
+                flat, entropy = read(output, batch), None
             logprobs = grids.grid(flat)
             total, stats = policy_loss(logprobs, old, grids.column("advantages"), mask, weights, clip, denominator)
             if algorithm.kl_in == "loss" and kl_coef:
@@ -133,15 +126,19 @@ class CriticObjective:
     def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
         return load_critic(encoder.adapter, path, dtype)
 
-    def read(self, encoder: Encoder, output: Tensor, batch: Batch) -> Tensor:
-        return output[:, 0].float()
+    def reader(self, encoder: Encoder) -> Reader:
+        return _values
 
     def loss(self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float) -> LossFunction:
         def loss(output: Tensor, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Stats]:
             grids = _Grids(table, rows, output.device)
-            values = grids.grid(self.read(encoder, output, batch))
+            values = grids.grid(_values(output, batch))
             old, returns, mask = (grids.column(name) for name in ("values", "returns", "response_mask"))
             value, stats = ppo_value_loss(values, old, returns, mask, self.algorithm.value_clip_range, denominator)
             return value * self.algorithm.vf_coef, stats
 
         return loss
+
+
+def _values(output: Tensor, _: Batch) -> Tensor:
+    return output[:, 0].float()

@@ -28,6 +28,7 @@ from mmrlhf_ray.config.jobs import PreferenceConfig
 from mmrlhf_ray.data.batches.collate import Batch
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, load_policy
+from mmrlhf_ray.training.logprobs import ResponseLogprobs
 from mmrlhf_ray.training.tasks import (
     PassLoss,
     PassSums,
@@ -35,7 +36,6 @@ from mmrlhf_ray.training.tasks import (
     feedback_of,
     mean,
     response_lengths,
-    response_logprobs,
 )
 
 _SIDES = {"chosen": "liked", "rejected": "disliked"}
@@ -103,12 +103,12 @@ class Responses:
         return tokens.new_zeros(len(self.lengths)).index_add(0, owners, tokens)
 
 
-def read_responses(encoder: Encoder, output: Tensor, batch: Batch, rows: pa.Table) -> Responses:
+def read_responses(read: ResponseLogprobs, output: Tensor, batch: Batch, rows: pa.Table) -> Responses:
     """What the losses need to know of a pass. Rows without `ref_logprobs` give an empty `ref_tokens`."""
     given = rows.column("ref_logprobs").to_pylist()
     ref = [value for of_row in given for response in of_row for value in response]
     ref_tokens = torch.tensor(ref, dtype=torch.float32, device=output.device)
-    return Responses(rows, response_logprobs(encoder, output, batch), ref_tokens)
+    return Responses(rows, read(output, batch), ref_tokens)
 
 
 Loss = Callable[[PreferenceConfig, Responses, float, Mapping[str, float]], tuple[Tensor, Stats]]
@@ -214,8 +214,10 @@ class MismatchedResponses:
         return _each(rows, slice(None, -1))
 
     def sums(self, encoder: Encoder) -> PassSums:
+        read = ResponseLogprobs(encoder)
+
         def sums(output: Tensor, batch: Batch, rows: pa.Table) -> Stats:
-            r = read_responses(encoder, output, batch, rows)
+            r = read_responses(read, output, batch, rows)
             return {"log_ratios": (r.sums - r.ref_sums).sum(), "responses": r.sums.new_tensor(float(len(r.lengths)))}
 
         return sums
@@ -231,7 +233,8 @@ class JudgedResponses:
         return rows
 
     def sums(self, encoder: Encoder) -> PassSums:
-        return lambda output, batch, rows: _drift(read_responses(encoder, output, batch, rows))
+        read = ResponseLogprobs(encoder)
+        return lambda output, batch, rows: _drift(read_responses(read, output, batch, rows))
 
 
 def _each(rows: pa.Table, kept: slice) -> pa.Table:
@@ -303,10 +306,10 @@ class PreferenceTask:
         return {self.objective.count: len(rows) if self.objective.count == "pairs" else judged}
 
     def loss(self, encoder: Encoder, denominators: Mapping[str, float], measured: Mapping[str, float]) -> PassLoss:
-        objective = self.objective
+        objective, read = self.objective, ResponseLogprobs(encoder)
 
         def loss(output: Tensor, batch: Batch, rows: pa.Table) -> tuple[Tensor, Stats]:
-            responses = read_responses(encoder, output, batch, rows)
+            responses = read_responses(read, output, batch, rows)
             value, stats = objective.loss(self.cfg, responses, denominators[objective.count], measured)
             return value, stats | (_drift(responses) if objective.has_reference else {})
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
-from mmrlhf_ray.config.base import TrainJobConfig
+from mmrlhf_ray.config.base import ModelConfig, TrainJobConfig
 from mmrlhf_ray.data.batches.batching import (
     MicroBatch,
     PassBudget,
@@ -24,13 +24,13 @@ from mmrlhf_ray.data.batches.batching import (
     present_kinds,
 )
 from mmrlhf_ray.data.batches.collate import Batch, TokenRow
-from mmrlhf_ray.data.encoding.encode import Features, load_encoder
+from mmrlhf_ray.data.encoding.encode import Features
 from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
-from mmrlhf_ray.models import ADAPTER_DIR, add_lora, export_lora, export_model, freeze_parts, parameter_groups
 from mmrlhf_ray.schema import TRAINING_ROW, check
+from mmrlhf_ray.training.build import build_trained
 from mmrlhf_ray.training.checkpoint import Manifest, newest_complete, publish, stage, staging_path
-from mmrlhf_ray.training.engine import TrainEngine, adopt_process_group, partitioned_loading
-from mmrlhf_ray.training.passes import LossFunction, Passes, train_step
+from mmrlhf_ray.training.engine import adopt_process_group
+from mmrlhf_ray.training.passes import LossFunction, train_step
 from mmrlhf_ray.training.tasks import PassLoss, PassSums, SupervisedTask
 
 EVAL_SCORES_FILE = "eval_scores.parquet"
@@ -42,7 +42,8 @@ class WorkerPlan:
 
     cfg: TrainJobConfig
     task: SupervisedTask
-    model_path: str
+    model: ModelConfig
+    """`cfg.model` with an absolute path."""
     run_dir: Path
     """On storage that all workers share."""
     total_steps: int
@@ -71,18 +72,13 @@ class SupervisedWorker:
 
     def __init__(self, plan: WorkerPlan, rank: int, world_size: int):
         self._plan, self._rank, self._world_size = plan, rank, world_size
-        cfg, learner, device = plan.cfg, plan.cfg.learner, torch.device(plan.device)
+        learner, device = plan.cfg.learner, torch.device(plan.device)
         adopt_process_group(device)
-        self._encoder = load_encoder(plan.model_path)
-        adapter, scalar, dtype = self._encoder.adapter, plan.task.scalar, getattr(torch, cfg.model.dtype)
-        with partitioned_loading(learner.engine, learner.optimizer, dtype):
-            model = plan.task.load(self._encoder, Path(plan.model_path), dtype)
-        if learner.lora:
-            add_lora(model, adapter, learner.lora, train_head=scalar, seed=cfg.seed)
-        freeze_parts(model, adapter, learner.parts, scalar=scalar)
-        groups = parameter_groups(model, adapter, learner.parts, learner.optimizer.lr, scalar=scalar)
-        self._engine = TrainEngine(model, learner.engine, learner.optimizer, plan.total_steps, dtype, device, groups)
-        self._passes = Passes(self._engine, self._encoder, device)
+        self._trained = build_trained(
+            plan.task, plan.model, learner, optimizer_steps=plan.total_steps, seed=plan.cfg.seed, device=device
+        )
+        self._encoder, self._engine = self._trained.encoder, self._trained.engine
+        self._passes = self._trained.passes
         self._budget = PassBudget(learner.engine.micro_batch_tokens, learner.engine.max_padding_share)
 
     def restore(self) -> int:
@@ -95,7 +91,7 @@ class SupervisedWorker:
             raise ValueError(
                 f"{path}: written by {manifest.ranks}, now workers.replicas={self._world_size}; resume with the same"
             )
-        self._engine.load(path / "workers")
+        self._trained.load(path / "workers")
         return manifest.step
 
     def save(self, done: int) -> None:
@@ -105,7 +101,7 @@ class SupervisedWorker:
         if self._rank == 0:
             stage(self._plan.run_dir, done)
         dist.barrier()
-        self._engine.save(staged / "workers")
+        self._trained.save(staged / "workers")
         dist.barrier()
         if self._rank == 0:
             ranks = {"workers": self._world_size}
@@ -183,15 +179,8 @@ class SupervisedWorker:
         return merge_stats(parts)
 
     def export(self) -> None:
-        """Write `<run>/model`, and an adapter beside it, too, to `<run>/adapter`. A collective."""
-        plan, task, adapter, tensors = self._plan, self._plan.task, self._encoder.adapter, self._engine.weights()
-        lora = plan.cfg.learner.lora
-        trained = self._engine.weights(trained_only=True) if lora else {}
-        if self._rank == 0:
-            source = Path(plan.model_path)
-            export_model(adapter, source, plan.run_dir / "model", tensors, scalar=task.scalar, layout=task.layout)
-            if lora:
-                export_lora(adapter, source, plan.run_dir / ADAPTER_DIR, lora, trained, layout=task.layout)
+        """Write `<run>/model`, and with an adapter `<run>/adapter` as well. A collective."""
+        self._trained.export(self._plan.run_dir / "model", self._plan.task.layout)
 
     def _lay_out(self, table: pa.Table) -> _Work:
         """Rows stay whole: the sequences of a row share its pass. A collective."""

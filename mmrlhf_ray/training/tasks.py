@@ -9,12 +9,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.logprobs import token_logprobs
 from mmrlhf_ray.algorithms.losses import feedback_loss, sft_loss
 from mmrlhf_ray.algorithms.statistics import Stats
 from mmrlhf_ray.data.batches.collate import Batch, pad_rows
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, ScalarHead, load_policy
+from mmrlhf_ray.training.build import Trainable
+from mmrlhf_ray.training.logprobs import ResponseLogprobs
 
 PassLoss = Callable[[Tensor, Batch, pa.Table], tuple[Tensor, Stats]]
 """(head output at the selected positions, batch, the pass's TRAINING_ROW rows) → (loss, statistics to be summed).
@@ -46,12 +47,9 @@ class ReferencePoint(Protocol):
         """What is summed over the measured responses; a loss gets it as `measured`."""
 
 
-class SupervisedTask(Protocol):
-    """One kind of supervised training. A row may have any number of responses; they go through the model together."""
-
-    @property
-    def scalar(self) -> bool:
-        """Whether the head is a scalar one, read at each sequence's last token."""
+class SupervisedTask(Trainable, Protocol):
+    """One kind of supervised training. A row may have any number of responses; they go through the model together, and
+    a scalar head is read at the last token of each."""
 
     @property
     def layout(self) -> ScalarHead | None:
@@ -64,8 +62,6 @@ class SupervisedTask(Protocol):
     @property
     def reference_point(self) -> ReferencePoint | None:
         """What must be measured before the loss."""
-
-    def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel: ...
 
     def weights(self, rows: pa.Table) -> dict[str, float]:
         """What these rows add to each of the loss's denominators; the same keys for all rows."""
@@ -87,12 +83,6 @@ def feedback_of(rows: pa.Table, device: torch.device) -> Tensor:
     """Feedback on each response [R], one row's after the other's."""
     flat = [value for of_row in rows.column("feedback").to_pylist() for value in of_row]
     return torch.tensor(flat, dtype=torch.float32, device=device)
-
-
-def response_logprobs(encoder: Encoder, output: Tensor, batch: Batch) -> Tensor:
-    """log p of every response token [N] under the distribution that is sampled from at temperature 1."""
-    banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=output.device)
-    return token_logprobs(output, batch.response_tokens, 1.0, banned)
 
 
 def mean(stats: Mapping[str, float], key: str, count: str) -> float:
@@ -123,9 +113,11 @@ class SFTTask:
         return {"tokens": tokens, "feedback_rows": sum(judged != 0 for judged in feedback)}
 
     def loss(self, encoder: Encoder, denominators: Mapping[str, float], measured: Mapping[str, float]) -> PassLoss:
+        read = ResponseLogprobs(encoder)
+
         def loss(output: Tensor, batch: Batch, rows: pa.Table) -> tuple[Tensor, Stats]:
             lengths, feedback = response_lengths(rows), feedback_of(rows, output.device)
-            flat = response_logprobs(encoder, output, batch)
+            flat = read(output, batch)
             logprobs, mask = pad_rows(flat, lengths), pad_rows(torch.ones_like(flat, dtype=torch.bool), lengths)
             feedback = feedback if lengths else feedback.new_zeros(1)  # as pad_rows() makes a row where there is none
             # Without a row in the whole batch a term is an empty sum, whatever it is divided by.

@@ -10,7 +10,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.logprobs import token_logprobs
 from mmrlhf_ray.config import GeneratorConfig, ModelConfig, SamplingConfig
 from mmrlhf_ray.data.batches.collate import collate, flat_column, rollout_rows
 from mmrlhf_ray.data.encoding.encode import Encoder, Features, load_encoder
@@ -20,6 +19,7 @@ from mmrlhf_ray.models.verdict import ParityRow, Verdict, description_digest, ve
 from mmrlhf_ray.pipelines.parity.cases import Case, left_out, make_cases
 from mmrlhf_ray.pipelines.parity.report import print_verdict
 from mmrlhf_ray.pipelines.run_dir import check_models
+from mmrlhf_ray.training.logprobs import ResponseLogprobs
 from mmrlhf_ray.weights.buckets import checksums, combine, pack
 from mmrlhf_ray.workers.roles.generator import Generator, PromptMismatch
 
@@ -125,8 +125,7 @@ def _logprobs(encoder: Encoder, model: HeadedModel, rollouts: pa.Table, features
     """The learner's, of all response tokens: a batch of rows of different lengths."""
     batch = collate(rollout_rows(rollouts, with_facts=False), [], features, encoder.eos_token_ids[0])
     output = model(batch.response_positions, **batch.inputs)
-    banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long)
-    return token_logprobs(output, batch.response_tokens, _SAMPLING.temperature, banned)
+    return ResponseLogprobs(encoder, _SAMPLING.temperature)(output, batch)
 
 
 def _worst(rollouts: pa.Table, learned: Tensor) -> tuple[float, str]:

@@ -98,7 +98,7 @@ def run_supervised(
             plan = WorkerPlan(
                 cfg=cfg,
                 task=task,
-                model_path=absolute(cfg.model).path,
+                model=absolute(cfg.model),
                 run_dir=run_dir.resolve(),
                 total_steps=_total_steps(cfg, count),
                 resume=resume,

@@ -96,9 +96,7 @@ class Learner:
         """`old_logprobs` (policy) or `values` (critic) of the shard's rows under the current weights."""
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Learner.infer").take(list(shard.rows))
-        answers = per_token(
-            self._passes, table, features, shard, lambda o, b: self._objective.read(self._encoder, o, b)
-        )
+        answers = per_token(self._passes, table, features, shard, self._objective.reader(self._encoder))
         return answers, time.monotonic() - start
 
     def reference_logprobs(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:

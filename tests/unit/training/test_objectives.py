@@ -49,7 +49,7 @@ def sampling_logprobs(encoder: Encoder, output: Tensor, tokens: list[int]) -> tu
 
 def test_the_policy_reads_the_sampling_distribution(omni_encoder: Encoder) -> None:
     output = logits(omni_encoder, 3)
-    got = PolicyObjective(AlgorithmConfig(), TEMPERATURE).read(omni_encoder, output, batch((1, 2)))
+    got = PolicyObjective(AlgorithmConfig(), TEMPERATURE).reader(omni_encoder)(output, batch((1, 2)))
     want, _ = sampling_logprobs(omni_encoder, output, [23, 24, 25])
     assert got.tolist() == pytest.approx(want, rel=1e-5)
 
@@ -102,7 +102,7 @@ def test_the_critic_reads_its_one_output_and_scales_its_loss(omni_encoder: Encod
     returns = [[0.0], [3.0], [1.0, 0.5]]
     table = experience(values=[[0.0] * 3, [1.0], [2.0, 0.5]], returns=[[0.0] * 3, *returns[1:]])
     objective = CriticObjective(AlgorithmConfig(vf_coef=2.0, value_clip_range=0.2))
-    assert objective.read(omni_encoder, output, batch((1, 2))).tolist() == [1.0, 2.0, 0.5]
+    assert objective.reader(omni_encoder)(output, batch((1, 2))).tolist() == [1.0, 2.0, 0.5]
     loss, stats = objective.loss(omni_encoder, table, 5, 0.0)(output, batch((1, 2)), (1, 2))
     errors = np.array([1.0 - 3.0, 2.0 - 1.0, 0.5 - 0.5])
     assert loss.item() == pytest.approx(2.0 * 0.5 * float((errors**2).sum()) / 5)

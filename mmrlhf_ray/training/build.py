@@ -1,0 +1,94 @@
+"""One way to build a model that a group of ranks trains, and to get it out again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from mmrlhf_ray.config.base import LearnerConfig, LoRAConfig, ModelConfig
+from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
+from mmrlhf_ray.models import (
+    ADAPTER_DIR,
+    HeadedModel,
+    ScalarHead,
+    add_lora,
+    export_lora,
+    export_model,
+    freeze_parts,
+    parameter_groups,
+)
+from mmrlhf_ray.training.engine import TrainEngine, partitioned_loading
+from mmrlhf_ray.training.passes import Passes
+
+
+class Trainable(Protocol):
+    """A model to train, whatever its loss is."""
+
+    @property
+    def scalar(self) -> bool:
+        """Whether the head is a scalar one."""
+
+    def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
+        """The model in the directory `path`, which `encoder` is of as well."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One rank's share of a model that is being trained. Every method is a collective."""
+
+    encoder: Encoder
+    engine: TrainEngine
+    passes: Passes
+    source: Path
+    """Directory that the model came from."""
+    scalar: bool
+    lora: LoRAConfig | None
+
+    def export(self, directory: Path, layout: ScalarHead | None = None) -> None:
+        """Write the model to `directory` in Hugging Face format, and an adapter, if that is what is trained, next to it
+        as `adapter`. The first rank writes. `layout`: of a scalar head's outputs; None = one output."""
+        tensors = self.engine.weights()
+        trained = self.engine.weights(trained_only=True) if self.lora else {}
+        if self.engine.rank:
+            return
+        adapter = self.encoder.adapter
+        export_model(adapter, self.source, directory, tensors, scalar=self.scalar, layout=layout)
+        if self.lora:
+            target = directory.with_name(ADAPTER_DIR)
+            export_lora(adapter, self.source, target, self.lora, trained, layout=layout)
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint of all ranks."""
+        self.engine.save(directory)
+
+    def load(self, directory: Path) -> None:
+        """The inverse of save(), with as many ranks. Raises as TrainEngine.load()."""
+        self.engine.load(directory)
+
+
+def build_trained(
+    trainable: Trainable,
+    model: ModelConfig,
+    learner: LearnerConfig,
+    *,
+    optimizer_steps: int,
+    seed: int,
+    device: torch.device,
+) -> Trained:
+    """The model in `model.path` with an optimizer, in evaluation mode, for all ranks of the process group that exists.
+
+    optimizer_steps: how many there will be, for the schedule. seed: of a new adapter's weights. A collective. Raises
+    ModelError for a directory that cannot be read, and for `learner.lora` that does not fit the model.
+    """
+    encoder = load_encoder(model.path)
+    adapter, scalar, dtype = encoder.adapter, trainable.scalar, getattr(torch, model.dtype)
+    with partitioned_loading(learner.engine, learner.optimizer, dtype):
+        loaded = trainable.load(encoder, Path(model.path), dtype)
+    if learner.lora:
+        add_lora(loaded, adapter, learner.lora, train_head=scalar, seed=seed)
+    freeze_parts(loaded, adapter, learner.parts, scalar=scalar)
+    groups = parameter_groups(loaded, adapter, learner.parts, learner.optimizer.lr, scalar=scalar)
+    engine = TrainEngine(loaded, learner.engine, learner.optimizer, optimizer_steps, dtype, device, groups)
+    engine.train(False)
+    return Trained(encoder, engine, Passes(engine, encoder, device), Path(model.path), scalar, learner.lora)
