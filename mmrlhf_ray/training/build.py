@@ -1,4 +1,4 @@
-"""One way to build a model that a group of ranks trains, and to get it out again."""
+"""One way to build a model: one that a group of ranks trains, with what gets it out again, or one that only answers."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,12 @@ from mmrlhf_ray.models import (
     export_lora,
     export_model,
     freeze_parts,
+    load_policy,
     parameter_groups,
 )
 from mmrlhf_ray.training.engine import TrainEngine, partitioned_loading
-from mmrlhf_ray.training.passes import Passes
+from mmrlhf_ray.training.logprobs import ResponseLogprobs
+from mmrlhf_ray.training.passes import Inference, Passes, device_map
 
 
 class Trainable(Protocol):
@@ -92,3 +94,10 @@ def build_trained(
     engine = TrainEngine(loaded, learner.engine, learner.optimizer, optimizer_steps, dtype, device, groups)
     engine.train(False)
     return Trained(encoder, engine, Passes(engine, encoder, device), Path(model.path), scalar, learner.lora)
+
+
+def frozen_policy(model: ModelConfig, temperature: float, device: str) -> tuple[Passes, ResponseLogprobs]:
+    """The policy in `model.path`, which only answers, and what reads its log-probabilities. Raises ModelError."""
+    encoder = load_encoder(model.path)
+    policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.dtype), device_map(device))
+    return Passes(Inference(policy), encoder, torch.device(device)), ResponseLogprobs(encoder, temperature)

@@ -107,3 +107,9 @@ class Inference:
     def forward(self, select: Tensor, **inputs: Tensor) -> Tensor:
         output: Tensor = self._model(select, **inputs)
         return output.to(select.device)
+
+
+def device_map(device: str) -> str | None:
+    """How a frozen model is loaded: on GPUs its layers are spread over all that the actor reserved, so that a large one
+    need not fit on one."""
+    return "auto" if device == "cuda" else None

@@ -17,10 +17,11 @@ from mmrlhf_ray.data.records.readers import read_records, write_records
 from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.preference import job as preference
-from mmrlhf_ray.pipelines.preference.ref_logprobs import CACHE_FILE, ReferenceRows, with_ref_logprobs
+from mmrlhf_ray.pipelines.preference.ref_logprobs import CACHE_FILE, with_ref_logprobs
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, TRAINING_ROW, check
+from mmrlhf_ray.workers.roles.reference_rows import ReferenceRows
 from tests.unit.training.rows import NUMBERS, media_rows
 
 STEPS = 6

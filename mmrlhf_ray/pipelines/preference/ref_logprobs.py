@@ -10,28 +10,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
-import torch
-from torch import Tensor
 
-from mmrlhf_ray.algorithms.logprobs import token_logprobs
 from mmrlhf_ray.config.base import ModelConfig, TrainJobConfig
-from mmrlhf_ray.data.batches.batching import PassBudget, media_kinds, one_pass_plan
-from mmrlhf_ray.data.batches.collate import Batch, TokenRow
-from mmrlhf_ray.data.encoding.encode import load_encoder
-from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
+from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.errors import DeadlineExceeded, RunError
-from mmrlhf_ray.models import load_policy
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.waits import in_background, unwrap
-from mmrlhf_ray.schema import TRAINING_ROW, check
-from mmrlhf_ray.training.passes import Inference, Passes
+from mmrlhf_ray.schema import TRAINING_ROW
 from mmrlhf_ray.workers.crew import absolute, device_of
-from mmrlhf_ray.workers.roles.servers import device_map
+from mmrlhf_ray.workers.roles.reference_rows import REF_LOGPROBS, ReferenceRows
 
 CACHE_FILE = "ref_logprobs.parquet"
 _ROWS = 128
 _FINGERPRINT = b"mmrlhf.fingerprint"
-_COLUMNS = pa.schema([TRAINING_ROW.field("row"), TRAINING_ROW.field("ref_logprobs")])
 
 
 def with_ref_logprobs(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig, run_dir: Path) -> pa.Table:
@@ -101,7 +92,7 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
         patience = cfg.deadlines.start_s + cfg.deadlines.stage_s  # the first block waits for the model as well
         while (part := _next(blocks, patience)) is not None:
             patience = cfg.deadlines.stage_s
-            parts.append(part.cast(_COLUMNS))
+            parts.append(part.cast(REF_LOGPROBS))
             done += len(part)
             progress.update(done, len(part))
     return pa.concat_tables(parts).sort_by("row").select(["ref_logprobs"])
@@ -124,34 +115,3 @@ def _next(blocks: Iterator[pa.Table], seconds: float) -> pa.Table | None:
         cause = unwrap(error)
         raise RunError(f"reference log-probabilities: {type(cause).__name__}: {cause}") from error
     return waiting.result()
-
-
-class ReferenceRows:
-    """A frozen policy that Ray Data maps over TRAINING_ROW batches."""
-
-    def __init__(self, model: ModelConfig, budget: PassBudget, device: str):
-        encoder = load_encoder(model.path)
-        policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.dtype), device_map(device))
-        self._passes = Passes(Inference(policy), encoder, torch.device(device))
-        self._banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=device)
-        self._budget = budget
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Columns `row` and `ref_logprobs`."""
-        check(batch, TRAINING_ROW, "ReferenceRows")
-        sequences, kinds, sizes = [], [], []
-        for row in batch.select(["context_token_ids", "responses_token_ids", "media_ids", "modality"]).to_pylist():
-            sequences += [TokenRow(row["context_token_ids"], r, row["media_ids"]) for r in row["responses_token_ids"]]
-            kinds += [media_kinds(row["modality"])] * len(row["responses_token_ids"])
-            sizes.append(len(row["responses_token_ids"]))
-        (shard,) = one_pass_plan(list(map(len, sequences)), kinds, 1, self._budget)
-        features = features_from_bytes(batch.column("features").to_pylist())
-        ordered = [sequences[i] for i in shard.rows]
-        found = self._passes.per_token(ordered, features, shard.steps[0], self._read)
-        values = dict(zip(shard.rows, found, strict=True))
-        numbers = iter(range(len(sequences)))
-        by_row = [[values[next(numbers)] for _ in range(size)] for size in sizes]
-        return pa.table([batch.column("row"), pa.array(by_row, _COLUMNS.field("ref_logprobs").type)], schema=_COLUMNS)
-
-    def _read(self, output: Tensor, batch: Batch) -> Tensor:
-        return token_logprobs(output, batch.response_tokens, 1.0, self._banned)

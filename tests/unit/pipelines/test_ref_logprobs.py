@@ -15,9 +15,10 @@ from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
 from mmrlhf_ray.models import load_policy
-from mmrlhf_ray.pipelines.preference.ref_logprobs import ReferenceRows, fingerprint
+from mmrlhf_ray.pipelines.preference.ref_logprobs import fingerprint
 from mmrlhf_ray.schema import TRAINING_ROW
 from mmrlhf_ray.training.passes import Inference, Passes
+from mmrlhf_ray.workers.roles.reference_rows import ReferenceRows
 from tests.unit.training.rows import NUMBERS, media_rows
 
 NOBODY = [[0.0] * len(of_row) for of_row in NUMBERS]
