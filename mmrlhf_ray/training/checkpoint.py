@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 MANIFEST = "manifest.json"
 _DIRECTORY = "checkpoints"
@@ -18,7 +18,6 @@ class Manifest(BaseModel):
 
     step: int
     """Steps that are done; the next one has this number."""
-    prompt_cursor: int
     policy_version: int
     seed: int
     ranks: dict[str, int]
@@ -27,6 +26,12 @@ class Manifest(BaseModel):
     """What the driver remembers between steps, e.g. the KL controller."""
     files: dict[str, str] = {}
     """Relative path → sha256."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_now(cls, values: Any) -> Any:
+        """Manifests of earlier versions have a `prompt_cursor`, which nobody reads."""
+        return {k: v for k, v in values.items() if k != "prompt_cursor"} if isinstance(values, dict) else values
 
 
 def staging_path(run_dir: Path, step: int) -> Path:

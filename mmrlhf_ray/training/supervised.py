@@ -105,8 +105,7 @@ class SupervisedWorker:
         dist.barrier()
         if self._rank == 0:
             ranks = {"workers": self._world_size}
-            cursor = done * cfg.batch_size
-            manifest = Manifest(step=done, prompt_cursor=cursor, policy_version=done, seed=cfg.seed, ranks=ranks)
+            manifest = Manifest(step=done, policy_version=done, seed=cfg.seed, ranks=ranks)
             publish(staged, manifest, cfg.checkpoint.keep)
 
     def step(self, table: pa.Table) -> dict[str, float]:

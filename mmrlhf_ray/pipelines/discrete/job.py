@@ -131,7 +131,6 @@ def _save(cfg: DiscreteConfig, run_dir: Path, algorithm: Algorithm, at: Position
     algorithm.save_to_path(str((staged / _RLLIB_DIR).resolve()))
     manifest = Manifest(
         step=at.step,
-        prompt_cursor=0,
         policy_version=at.step,
         seed=cfg.seed,
         ranks={"learners": cfg.learners.replicas},

@@ -267,7 +267,6 @@ def _save(cfg: PPOConfig, fleet: Fleet, run_dir: Path, done: int, state: DriverS
         group.collective("save", str((staged / role).resolve()))
     manifest = Manifest(
         step=done,
-        prompt_cursor=state.cursor,
         policy_version=done,
         seed=cfg.seed,
         ranks={role: len(group.group) for role, group in fleet.learners.items()},

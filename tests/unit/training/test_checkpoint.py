@@ -1,5 +1,6 @@
 """Nobody resumes from half a checkpoint."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,6 @@ from mmrlhf_ray.training.checkpoint import (
 def manifest(step: int) -> Manifest:
     return Manifest(
         step=step,
-        prompt_cursor=step * 4,
         policy_version=step,
         seed=7,
         ranks={"policy": 2},
@@ -133,3 +133,9 @@ def test_discarding_forgets_all(tmp_path: Path) -> None:
 def test_a_manifest_is_closed() -> None:
     with pytest.raises(ValidationError):
         Manifest.model_validate(manifest(1).model_dump() | {"surprise": 1})
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    described = write(tmp_path, 1) / MANIFEST
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"prompt_cursor": 4}))
+    assert newest(tmp_path) == 1
