@@ -217,7 +217,7 @@ def main() -> None:
         arguments.output.write_text(json.dumps(curves))
     steps = [step for step in (1, 2, 4, 8, settings.rounds) if step <= settings.rounds]
     print("| selection | " + " | ".join(f"{step * settings.per_round} labels" for step in steps), end="")
-    print(" | beside random, all rounds | labels to random's last |")
+    print(" | against random, all rounds | labels to random's last |")
     print("|---" * (len(steps) + 3) + "|")
     for row in summarise(curves, settings.per_round):
         means = np.mean(curves[row.name], axis=0)
