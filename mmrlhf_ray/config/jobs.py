@@ -273,6 +273,17 @@ class EvaluateConfig(RunConfig):
         """What the KL is measured to."""
         return self.reference or self.baseline
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that this job has actors for."""
+        has = {
+            "encoder": True,
+            "generator": True,
+            "scorer": self.reward_model is not None,
+            "reference": self.kl_reference is not None,
+        }
+        return tuple(role for role, wanted in has.items() if wanted)
+
 
 class ProbeRewardConfig(RewardedConfig):
     """Adversarial responses through rewards: which of them score above honest ones?"""

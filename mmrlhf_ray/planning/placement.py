@@ -42,14 +42,9 @@ def reservations(cfg: RunConfig) -> tuple[Reservation, ...]:
     """Every role of a job and what it reserves."""
     if isinstance(cfg, TrainJobConfig):
         return (_reservation("workers", "workers", cfg.workers),)
-    if isinstance(cfg, PPOConfig | ProbeRewardConfig):
-        roles = list(cfg.roles)
-    elif isinstance(cfg, EvaluateConfig):
-        roles = ["generator", *(["scorer"] if cfg.reward_model else []), *(["reference"] if cfg.kl_reference else [])]
-        roles.append("encoder")
-    else:
+    if not isinstance(cfg, PPOConfig | ProbeRewardConfig | EvaluateConfig):
         raise TypeError(f"no roles are known for {type(cfg).__name__}")
-    return tuple(_reservation(role, f"placement.{role}", getattr(cfg.placement, role)) for role in roles)
+    return tuple(_reservation(role, f"placement.{role}", getattr(cfg.placement, role)) for role in cfg.roles)
 
 
 def _reservation(role: str, key: str, placed: Resources) -> Reservation:

@@ -1,10 +1,15 @@
-"""Groups of like actors in one placement group."""
+"""Actors on reserved seats: where each one sits, and groups of like actors that are called together.
 
-from collections.abc import Sequence
+Actor classes mark their methods with `ray.method`, so that `handle.generate.remote(…)` is checked by type: Ray's own
+stubs know its arguments and its answer.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, ParamSpec, TypeVar, cast
 
 import ray
+from ray.actor import ActorProxy
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -12,11 +17,16 @@ from mmrlhf_ray.config.base import DeadlineConfig, Resources
 from mmrlhf_ray.errors import PlacementError
 from mmrlhf_ray.runtime.waits import deadline_get
 
+A = TypeVar("A")
+R = TypeVar("R")
+P = ParamSpec("P")
+
 
 @dataclass(frozen=True)
 class Seat:
     """One actor's place."""
 
+    role: str
     name: str
     """The actor's name on the dashboard, e.g. policy-1."""
     resources: Resources
@@ -42,10 +52,19 @@ def _amounts(resources: Resources) -> dict[str, float]:
     return {"CPU": resources.num_cpus, "GPU": resources.num_gpus}
 
 
-def spawn(kind: type, seat: Seat, group: PlacementGroup, bundle: int, **arguments: Any) -> Any:
+def spawn(
+    seat: Seat,
+    group: PlacementGroup,
+    bundle: int,
+    namespace: str,
+    kind: Callable[P, A],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> ActorProxy[A]:
     """Start an actor of class `kind` on its seat. Its constructor runs in the background."""
-    actor: Any = ray.remote(kind).options(
+    actor = ray.remote(cast(type[A], kind)).options(
         name=seat.name,
+        namespace=namespace,
         num_cpus=seat.resources.num_cpus,
         num_gpus=seat.resources.num_gpus,
         max_restarts=0,
@@ -53,23 +72,19 @@ def spawn(kind: type, seat: Seat, group: PlacementGroup, bundle: int, **argument
             placement_group=group, placement_group_bundle_index=bundle
         ),
     )
-    return actor.remote(**arguments)
+    return actor.remote(*args, **kwargs)
 
 
 @dataclass(frozen=True)
-class ActorGroup:
+class ActorGroup(Generic[A]):
     """Like actors that are called together."""
 
     names: tuple[str, ...]
-    handles: tuple[Any, ...]
+    handles: tuple[ActorProxy[A], ...]
 
     def __len__(self) -> int:
         return len(self.handles)
 
-    def call(self, method: str, *arguments: Any) -> list[ray.ObjectRef]:
-        """`method` on every actor with the same arguments; nothing blocks."""
-        return [getattr(handle, method).remote(*arguments) for handle in self.handles]
-
-    def wait(self, refs: Sequence[ray.ObjectRef], seconds: float, what: str) -> list[Any]:
-        """Answers of all actors, or an error that names who failed or did not answer."""
-        return deadline_get(list(refs), seconds, what, list(self.names))
+    def wait(self, refs: Sequence["ray.ObjectRef[R]"], seconds: float, what: str) -> list[R]:
+        """Answers of all actors, one each, or an error that names who failed or did not answer."""
+        return deadline_get(refs, seconds, what, self.names)

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
@@ -14,9 +14,19 @@ from mmrlhf_ray.errors import DeadlineExceeded, RunError
 T = TypeVar("T")
 
 
+@overload
+def deadline_get(refs: "ray.ObjectRef[T]", seconds: float, what: str, names: Sequence[str] | None = None) -> T: ...
+
+
+@overload
 def deadline_get(
-    refs: ray.ObjectRef | Sequence[ray.ObjectRef], seconds: float, what: str, names: Sequence[str] | None = None
-) -> Any:
+    refs: Sequence["ray.ObjectRef[T]"], seconds: float, what: str, names: Sequence[str] | None = None
+) -> list[T]: ...
+
+
+def deadline_get(
+    refs: "ray.ObjectRef[T] | Sequence[ray.ObjectRef[T]]", seconds: float, what: str, names: Sequence[str] | None = None
+) -> T | list[T]:
     """`ray.get(refs)` that gives up after `seconds`.
 
     what: the stage, for messages. names: who answers each of `refs`; without, Ray is asked.

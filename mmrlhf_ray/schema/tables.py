@@ -63,6 +63,7 @@ FEATURES = _schema(
 # A prompt after the processor, as the generator and every learner take it.
 ENCODED_PROMPT = _schema(
     "ENCODED_PROMPT",
+    ("group_id", pa.int64()),  # the position drawn: a prompt that is drawn twice is two groups
     ("prompt_id", pa.string()),
     ("task", pa.string()),
     ("modality", pa.string()),
@@ -142,6 +143,7 @@ ANNOTATION = _schema(
 
 _ROLLOUT_FIELDS = (
     ("sample_id", pa.string()),
+    ("group_id", pa.int64()),  # responses of one group are compared with each other
     ("prompt_id", pa.string()),
     ("task", pa.string()),
     ("modality", pa.string()),

@@ -6,13 +6,15 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from mmrlhf_ray.config import DataConfig
+from mmrlhf_ray.config import DataConfig, GeneratorConfig, LoRAConfig, ModelConfig, SamplingConfig
+from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
-from mmrlhf_ray.workers.roles.learner import Learner, LearnerSpec
+from mmrlhf_ray.workers.roles.generator import Generators
+from mmrlhf_ray.workers.roles.learner import Learner, Learners, LearnerSpec
 
 START_S = 180.0
 ANSWER_S = 120.0
@@ -25,15 +27,33 @@ def encoded_prompts(model_dir: Path, config: DataConfig, scratch: Path) -> tuple
     return prompts, media, features
 
 
-def start_learners(objective: Objective, **spec: Any) -> ActorGroup:
+def start_learners(objective: Objective, **spec: Any) -> Learners:
     """Ranks of one learner group that have met and loaded the model. `spec`: LearnerSpec's fields but the rank."""
     ranks = [LearnerSpec(rank=rank, device="cpu", **spec) for rank in range(spec["world_size"])]
-    handles = [ray.remote(Learner).options(num_cpus=0).remote(s, objective) for s in ranks]
-    group = ActorGroup(tuple(f"learner-{i}" for i in range(len(handles))), tuple(handles))
-    first = ActorGroup(group.names[:1], group.handles[:1])
-    address, port = first.wait(first.call("rendezvous"), START_S, "rendezvous")[0]
-    group.wait(group.call("join", address, port), START_S, "joining")
-    return group
+    handles = tuple(ray.remote(Learner).options(num_cpus=0).remote(s, objective) for s in ranks)
+    names = tuple(f"learner-{i}" for i in range(len(handles)))
+    learners = Learners(ActorGroup(names, handles), PassBudget(4096), ANSWER_S)
+    learners.wait_joined(learners.join(START_S), START_S)
+    return learners
+
+
+def start_generators(
+    sampling: SamplingConfig, model: ModelConfig, *kinds: type, lora: LoRAConfig | None = None
+) -> Generators:
+    """A generator of each of `kinds`, that has sampled a token."""
+    arguments = (
+        model,
+        GeneratorConfig(max_num_seqs=16),
+        sampling,
+        DataConfig(path="none", max_prompt_tokens=64),
+        0,
+        lora,
+    )
+    handles = tuple(ray.remote(kind).options(num_cpus=0).remote(*arguments) for kind in kinds)
+    names = tuple(f"generator-{i}" for i in range(len(handles)))
+    generators = Generators(ActorGroup(names, handles), ANSWER_S)
+    generators.wait_ready(START_S)
+    return generators
 
 
 def end(group: ActorGroup) -> None:

@@ -19,20 +19,19 @@ from safetensors.torch import load_file
 
 from mmrlhf_ray.config import AlgorithmConfig, DataConfig, EngineConfig, LearnerConfig, ModelConfig, OptimizerConfig
 from mmrlhf_ray.config.base import LoRAConfig
-from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.jobs import SamplingConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, plan_shards
 from mmrlhf_ray.errors import RunError
-from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import EXPERIENCE
 from mmrlhf_ray.training.objectives import PolicyObjective
 from mmrlhf_ray.weights.buckets import pack
-from mmrlhf_ray.workers.fleet import Generators, LearnerGroup, Prompts, Rollouts, Servers, WeightSync
-from mmrlhf_ray.workers.roles.encoder import TakeStats
-from mmrlhf_ray.workers.roles.generator import Generator
+from mmrlhf_ray.workers.roles.generator import Generator, Generators
+from mmrlhf_ray.workers.roles.learner import Learners
 from tests.e2e.test_export import PRELUDE, cases
-from tests.ray.support import ANSWER_S, START_S, encoded_prompts, start_learners
+from tests.ray.support import ANSWER_S, encoded_prompts, start_generators, start_learners
 
 TOLERANCE = 1e-4
 TEMPERATURE = 0.7
@@ -49,11 +48,12 @@ class Stage:
     """The roles of this test, and the prompts that all of it uses."""
 
     model_dir: Path
-    policy: LearnerGroup
-    reference: Servers
+    policy: Learners
     generators: Generators
-    sync: WeightSync
     prompts: Prompts
+
+    def push(self, policy_version: int) -> int:
+        return self.policy.push(self.generators, policy_version, BUCKET_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -64,33 +64,17 @@ def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFact
     model = ModelConfig(path=str(model_dir))
     optimizer = OptimizerConfig(lr=0.02, max_grad_norm=100.0)
     with ray_session(num_cpus=2):
-        generator = (
-            ray.remote(Generator)
-            .options(num_cpus=0)
-            .remote(
-                model=model,
-                config=GeneratorConfig(max_num_seqs=16),
-                sampling=SamplingConfig(temperature=TEMPERATURE, max_response_tokens=6),
-                max_prompt_tokens=64,
-                seed=0,
-                device="cpu",
-                lora=LORA,
-            )
-        )
-        ranks = start_learners(
+        sampling = SamplingConfig(temperature=TEMPERATURE, max_response_tokens=6)
+        generators = start_generators(sampling, model, Generator, lora=LORA)
+        policy = start_learners(
             PolicyObjective(AlgorithmConfig(), TEMPERATURE),
             model=model,
             learner=LearnerConfig(engine=EngineConfig(zero_stage=3), optimizer=optimizer, lora=LORA),
             optimizer_steps=100,
             world_size=2,
         )
-        group = ActorGroup(("generator-0",), (generator,))
-        group.wait(group.call("heartbeat"), START_S, "starting the generator")
-        policy, generators = LearnerGroup(ranks, PassBudget(4096), ANSWER_S), Generators(group, ANSWER_S)
-        reference = Servers(ranks, "reference_logprobs", PassBudget(4096), ANSWER_S)
         prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0, 0))
-        sync = WeightSync(policy, generators, BUCKET_BYTES)
-        yield Stage(model_dir, policy, reference, generators, sync, prompts)
+        yield Stage(model_dir, policy, generators, prompts)
 
 
 def _gap(one: list, other: list) -> float:
@@ -116,32 +100,32 @@ def _learn(stage: Stage, rollouts: Rollouts, seed: int) -> dict[str, float]:
 
 
 def test_only_the_adapter_is_pushed_and_sampler_and_learner_agree_step_after_step(stage: Stage) -> None:
-    first = stage.generators.generate(stage.prompts, 2, 0)
-    reference = stage.reference.ask(first).result()[0]
+    first = stage.generators.generate(stage.prompts, 2)
+    reference = stage.policy.reference_logprobs(first).result()[0]
     assert _gap(stage.policy.infer(first).result()[0], reference) == 0.0  # a new adapter changes nothing
     assert _mismatch(stage, first) <= TOLERANCE
     rollouts = first
     for version in range(1, 4):
         assert _learn(stage, rollouts, version)["grad_norm"] > 0
         assert _mismatch(stage, rollouts) > 100 * TOLERANCE  # the learner is ahead, and the comparison sees it
-        assert stage.sync.push(version) == ADAPTER_BYTES
-        rollouts = stage.generators.generate(stage.prompts, 2, version * 100)
+        assert stage.push(version) == ADAPTER_BYTES
+        rollouts = stage.generators.generate(stage.prompts, 2)
         assert set(rollouts.table.column("policy_version").to_pylist()) == {version}
         assert set(rollouts.table.column("modality").to_pylist()) == {"text", "image", "audio", "image+audio", "video"}
         assert _mismatch(stage, rollouts) <= TOLERANCE
-        assert _gap(stage.reference.ask(first).result()[0], reference) == 0.0
+        assert _gap(stage.policy.reference_logprobs(first).result()[0], reference) == 0.0
         assert _gap(stage.policy.infer(first).result()[0], reference) > 100 * TOLERANCE
     # Nothing that was computed with earlier weights is used again: the same request, before and after a push.
-    before = _greedy(stage)
-    assert _greedy(stage) == before
+    before = _response(stage)
+    assert _response(stage) == before
     _learn(stage, rollouts, 9)
-    stage.sync.push(4)
-    after = _greedy(stage)
+    stage.push(4)
+    after = _response(stage)
     assert all(after[prompt] != before[prompt] for prompt in before)
 
 
-def _greedy(stage: Stage) -> dict[str, list[float]]:
-    table = stage.generators.generate(stage.prompts, 1, 0, greedy=True).table
+def _response(stage: Stage) -> dict[str, list[float]]:
+    table = stage.generators.generate(stage.prompts, 1).table
     return dict(zip(*(table.column(c).to_pylist() for c in ("prompt_id", "rollout_logprobs")), strict=True))
 
 
@@ -153,7 +137,7 @@ def _receive(stage: Stage, tensors: list[tuple[str, torch.Tensor]]) -> None:
 
 
 def _whole_adapter(stage: Stage, tmp_path: Path) -> dict[str, torch.Tensor]:
-    stage.policy.collective("export", str(tmp_path / "model"))
+    stage.policy.export(tmp_path / "model")
     saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     names = {name.removeprefix("base_model.model."): tensor for name, tensor in saved.items()}
     return {name: tensor for name, tensor in names.items() if name.startswith("thinker.")}
@@ -169,8 +153,8 @@ def test_a_name_the_sampler_does_not_have_and_one_that_is_left_out_are_refused(s
         RunError, match=r"sent nothing for 1 of .*: language_model\.model\.layers\.2\.mlp\.up_proj\.lora_B "
     ):
         _receive(stage, [(name, tensor) for name, tensor in tensors.items() if name != known])
-    stage.sync.push(5)
-    assert _mismatch(stage, stage.generators.generate(stage.prompts, 1, 0)) <= TOLERANCE
+    stage.push(5)
+    assert _mismatch(stage, stage.generators.generate(stage.prompts, 1)) <= TOLERANCE
 
 
 TRANSFORMERS = (
@@ -259,7 +243,7 @@ _ENVIRONMENT: Mapping[str, str] = {
 def test_the_export_is_one_model_merged_and_apart_in_transformers_and_vllm(
     stage: Stage, cases: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    stage.policy.collective("export", str(tmp_path / "model"))
+    stage.policy.export(tmp_path / "model")
     base, merged, adapter, asked = stage.model_dir, tmp_path / "model", tmp_path / "adapter", tmp_path / "cases.json"
     described = json.loads((adapter / "adapter_config.json").read_text())
     assert (described["base_model_name_or_path"], described["r"]) == (str(base), LORA.rank)

@@ -11,16 +11,14 @@ import ray
 from PIL import Image
 from ray.experimental import get_object_locations
 
-from mmrlhf_ray.config import DataConfig, GeneratorConfig, ModelConfig, SamplingConfig
+from mmrlhf_ray.config import DataConfig, ModelConfig, SamplingConfig
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT
-from mmrlhf_ray.workers import fleet
-from mmrlhf_ray.workers.fleet import Generators, PromptServer
-from mmrlhf_ray.workers.roles.encoder import PromptEncoder
-from mmrlhf_ray.workers.roles.generator import Generator
-from tests.ray.support import ANSWER_S, START_S, end
+from mmrlhf_ray.workers.roles.encoder import PromptEncoder, PromptServer
+from mmrlhf_ray.workers.roles.generator import Generator, Generators
+from tests.ray.support import ANSWER_S, START_S, end, start_generators
 
 PROMPTS, SAMPLES = 8, 8
 
@@ -33,18 +31,9 @@ def session() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def generators(model_dir: Path) -> Iterator[Generators]:
-    arguments = {
-        "model": ModelConfig(path=str(model_dir)),
-        "config": GeneratorConfig(max_num_seqs=16),
-        "sampling": SamplingConfig(max_response_tokens=4),
-        "max_prompt_tokens": 64,
-        "seed": 0,
-        "device": "cpu",
-    }
-    group = ActorGroup(("generator-0",), (ray.remote(Generator).options(num_cpus=0).remote(**arguments),))
-    group.wait(group.call("heartbeat"), START_S, "starting the generator")
-    yield Generators(group, ANSWER_S)
-    end(group)
+    generators = start_generators(SamplingConfig(max_response_tokens=4), ModelConfig(path=str(model_dir)), Generator)
+    yield generators
+    end(generators.group)
 
 
 def rows_of(directory: Path) -> Path:
@@ -66,15 +55,16 @@ def test_every_clip_crosses_once(
     records = read_records(config, PROMPT, tmp_path)
     encoder = ray.remote(PromptEncoder).options(num_cpus=0).remote(str(model_dir), config, records, tmp_path, 0)
     group = ActorGroup(("encoder-0",), (encoder,))
-    group.wait(group.call("check_prompts"), START_S, "checking prompts")
+    server = PromptServer(group, ANSWER_S, streaming)
+    server.check_prompts(START_S)
     crossed: list[ray.ObjectRef] = []
     put = ray.put
-    monkeypatch.setattr(fleet.ray, "put", lambda value: crossed.append(put(value)) or crossed[-1])
+    monkeypatch.setattr(ray, "put", lambda value: crossed.append(put(value)) or crossed[-1])
 
-    prompts = PromptServer(group, ANSWER_S, streaming).take(0, PROMPTS)
-    rollouts = generators.generate(prompts, SAMPLES, seed_offset=0)
+    prompts = server.take(0, PROMPTS)
+    rollouts = generators.generate(prompts, SAMPLES)
     # What the generator returned was put once more for the other roles.
-    crossed += [prompts.media, prompts.features, *prompts.records, rollouts.reference]
+    crossed += [prompts.media, prompts.features, *prompts.records, rollouts.ref]
     end(group)
 
     assert len(rollouts.table) == PROMPTS * SAMPLES

@@ -80,12 +80,12 @@ def test_trained_parts_move_at_their_rate_and_the_others_stay(
     shards = plan_shards(lengths, kinds, [list(range(len(table)))], 2, PassBudget(4096))
     refs = [
         handle.update.remote(table, features, shard, [4.0 * len(table)], 0.0)
-        for handle, shard in zip(ranks.handles, shards, strict=True)
+        for handle, shard in zip(ranks.group.handles, shards, strict=True)
     ]
-    (stats, _), _ = ranks.wait(refs, ANSWER_S, "update")
-    ranks.wait(ranks.call("export", str(tmp_path / "model")), ANSWER_S, "export")
-    ranks.wait(ranks.call("save", str(tmp_path / "state")), ANSWER_S, "save")
-    end(ranks)
+    (stats, _), _ = ranks.group.wait(refs, ANSWER_S, "update")
+    ranks.export(tmp_path / "model")
+    ranks.save(tmp_path / "state")
+    end(ranks.group)
 
     assert (stats["lr"], stats["lr_vision_tower"]) == pytest.approx((LR, TOWER_LR))
     start, got = (load_file(d / "model.safetensors") for d in (model_dir, tmp_path / "model"))

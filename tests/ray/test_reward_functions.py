@@ -18,10 +18,12 @@ from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import MixtureState, mix
+from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import PROMPT, ROLLOUT
-from mmrlhf_ray.workers.roles.functions import RewardFunctions
+from mmrlhf_ray.workers.roles.functions import Functions, RewardFunctions
 from tests.ray.support import ANSWER_S, START_S
 from tests.unit.rewards.servers import HANG, Answer, serve
 
@@ -72,6 +74,7 @@ def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFact
             {name: prompt[name] for name in ("prompt_id", "task", "modality", "media_ids")}
             | {
                 "sample_id": f"{prompt['prompt_id']}#0",
+                "group_id": i,
                 "policy_version": 0,
                 "prompt_token_ids": [1],
                 "facts_token_ids": [],
@@ -107,7 +110,7 @@ def ended(processes: list[psutil.Process]) -> bool:
 
 
 def score(actor: Any, stage: Stage) -> dict[str, Any]:
-    answers, seconds = deadline_get(actor.score.remote(stage.rollouts), ANSWER_S, "scoring")
+    answers, seconds = deadline_get(actor.score.remote(stage.rollouts, None), ANSWER_S, "scoring")
     assert seconds > 0
     return answers
 
@@ -139,7 +142,9 @@ def test_prompts_that_come_with_their_responses(stage: Stage) -> None:
     actor = replace(stage, prompts=PROMPT.empty_table()).actor(stage.function("accuracy", "accuracy"))
     half = len(stage.prompts) // 2
     parts = [stage.prompts.slice(0, half), stage.prompts.slice(half)]
-    answers, _ = deadline_get(actor.score.remote(stage.rollouts, *map(ray.put, parts)), ANSWER_S, "scoring")
+    functions = Functions(ActorGroup(("functions-0",), (actor,)), ANSWER_S)
+    asked = Rollouts(stage.rollouts, ray.put(stage.rollouts), ray.ObjectRef.nil(), 0.0, tuple(map(ray.put, parts)))
+    answers, _ = deadline_get(functions.ask(asked), ANSWER_S, "scoring")
     assert answers["accuracy"].values == tuple(map(float, stage.right))
     deadline_get(actor.close.remote(), ANSWER_S, "closing")
 

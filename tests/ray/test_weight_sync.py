@@ -13,22 +13,19 @@ from mmrlhf_ray.config import (
     AlgorithmConfig,
     DataConfig,
     EngineConfig,
-    GeneratorConfig,
     LearnerConfig,
     ModelConfig,
     SamplingConfig,
 )
-from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.errors import RunError
-from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.training.objectives import PolicyObjective
 from mmrlhf_ray.weights.buckets import TensorLayout, pack
-from mmrlhf_ray.workers.fleet import Generators, LearnerGroup, Prompts, Rollouts, WeightSync
-from mmrlhf_ray.workers.roles.encoder import TakeStats
-from mmrlhf_ray.workers.roles.generator import Generator
-from tests.ray.support import ANSWER_S, START_S, encoded_prompts, start_learners
+from mmrlhf_ray.workers.roles.generator import Generator, Generators
+from mmrlhf_ray.workers.roles.learner import Learners
+from tests.ray.support import ANSWER_S, encoded_prompts, start_generators, start_learners
 
 TOLERANCE = 1e-4
 TEMPERATURE = 0.7
@@ -56,10 +53,18 @@ class DamagedLine(Generator):
 class Stage:
     """The roles of this test, and the prompts that all of it uses."""
 
-    policy: LearnerGroup
+    policy: Learners
     generators: Generators
-    sync: WeightSync
     prompts: Prompts
+
+    def push(self, policy_version: int) -> int:
+        return self.policy.push(self.generators, policy_version, BUCKET_BYTES)
+
+    def perturb(self, prefix: str, scale: float, seed: int) -> int:
+        """How many parameters of the policy got noise."""
+        group = self.policy.group
+        refs = [handle.perturb.remote(prefix, scale, seed) for handle in group.handles]
+        return group.wait(refs, ANSWER_S, "perturb")[0]
 
 
 @pytest.fixture(scope="module")
@@ -70,32 +75,17 @@ def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFact
     assert set(table.column("modality").to_pylist()) == EVERYTHING
     model = ModelConfig(path=str(model_dir))
     with ray_session(num_cpus=2):
-        generators = _start_generators(model)
-        ranks = start_learners(
+        sampling = SamplingConfig(temperature=TEMPERATURE, max_response_tokens=6)
+        generators = start_generators(sampling, model, Generator, DamagedLine)
+        policy = start_learners(
             PolicyObjective(AlgorithmConfig(), TEMPERATURE),
             model=model,
             learner=LearnerConfig(engine=EngineConfig(zero_stage=3)),
             optimizer_steps=1,
             world_size=2,
         )
-        generators.wait(generators.call("heartbeat"), START_S, "starting generators")
-        policy = LearnerGroup(ranks, PassBudget(4096), ANSWER_S)
-        senders = Generators(generators, ANSWER_S)
         prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0, 0))
-        yield Stage(policy, senders, WeightSync(policy, senders, BUCKET_BYTES), prompts)
-
-
-def _start_generators(model: ModelConfig) -> ActorGroup:
-    arguments = {
-        "model": model,
-        "config": GeneratorConfig(max_num_seqs=16),
-        "sampling": SamplingConfig(temperature=TEMPERATURE, max_response_tokens=6),
-        "max_prompt_tokens": 64,
-        "seed": 0,
-        "device": "cpu",
-    }
-    handles = tuple(ray.remote(kind).options(num_cpus=0).remote(**arguments) for kind in (Generator, DamagedLine))
-    return ActorGroup(("generator-0", "generator-1"), handles)
+        yield Stage(policy, generators, prompts)
 
 
 def _mismatch(stage: Stage, rollouts: Rollouts) -> float:
@@ -104,9 +94,9 @@ def _mismatch(stage: Stage, rollouts: Rollouts) -> float:
     return max(float(np.abs(np.subtract(a, b)).max()) for a, b in zip(learned, sampled, strict=True))
 
 
-def _greedy(stage: Stage) -> dict[str, tuple[list[int], list[float]]]:
-    """prompt_id → tokens and logprobs of the greedy response."""
-    table = stage.generators.generate(stage.prompts, 1, 0, greedy=True).table
+def _response(stage: Stage) -> dict[str, tuple[list[int], list[float]]]:
+    """prompt_id → tokens and logprobs of its response; seeds hang on the group, so the same weights give the same."""
+    table = stage.generators.generate(stage.prompts, 1).table
     columns = [table.column(c).to_pylist() for c in ("prompt_id", "response_token_ids", "rollout_logprobs")]
     return {prompt: (ids, logprobs) for prompt, ids, logprobs in zip(*columns, strict=True)}
 
@@ -119,22 +109,23 @@ def _changed(stage: Stage, before: dict, after: dict) -> set[str]:
 
 
 def test_what_is_pushed_is_what_the_learner_has_and_what_the_generators_use(stage: Stage) -> None:
-    rollouts = stage.generators.generate(stage.prompts, 2, 0)
+    rollouts = stage.generators.generate(stage.prompts, 2)
     assert set(rollouts.table.column("policy_version").to_pylist()) == {0}
     assert _mismatch(stage, rollouts) <= TOLERANCE
 
-    stage.policy.collective("perturb", "", 0.05, 7)
+    stage.perturb("", 0.05, 7)
     assert _mismatch(stage, rollouts) > 100 * TOLERANCE  # the learner is ahead, and the comparison sees it
 
-    group = stage.generators.group
-    group.wait(group.call("start_weight_update"), ANSWER_S, "start")
-    sent, nothing = stage.policy.collective("push_weights", group.handles, BUCKET_BYTES, ANSWER_S)
-    pushed = group.wait(group.call("finish_weight_update", 1), ANSWER_S, "finish")
+    stage.generators.start_weight_update()
+    ranks, receivers = stage.policy.group, stage.generators.group.handles
+    refs = [rank.push_weights.remote(receivers, BUCKET_BYTES, ANSWER_S) for rank in ranks.handles]
+    sent, nothing = ranks.wait(refs, ANSWER_S, "push")
+    pushed = stage.generators.finish_weight_update(1)
     assert [(p.checksum, p.names) for p in pushed] == [(sent.checksum, sent.names)] * 2
     assert sent.nbytes > 4 * BUCKET_BYTES
     assert nothing.nbytes == 0
 
-    rollouts = stage.generators.generate(stage.prompts, 2, 0)
+    rollouts = stage.generators.generate(stage.prompts, 2)
     assert set(rollouts.table.column("policy_version").to_pylist()) == {1}
     assert _mismatch(stage, rollouts) <= TOLERANCE
 
@@ -144,20 +135,20 @@ def test_what_is_pushed_is_what_the_learner_has_and_what_the_generators_use(stag
     [("backbone.visual.", SEES), ("backbone.audio_tower.", HEARS), ("backbone.model.", EVERYTHING)],
 )
 def test_each_part_of_the_model_arrives_and_changes_what_needs_it(stage: Stage, prefix: str, affected: set) -> None:
-    before = _greedy(stage)
-    again = _greedy(stage)
+    before = _response(stage)
+    again = _response(stage)
     assert _changed(stage, before, again) == set()
-    assert stage.policy.collective("perturb", prefix, 0.1, 1)[0] > 10
-    stage.sync.push(policy_version=2)
-    assert _changed(stage, before, _greedy(stage)) == affected
-    assert _mismatch(stage, stage.generators.generate(stage.prompts, 1, 5)) <= TOLERANCE
+    assert stage.perturb(prefix, 0.1, 1) > 10
+    stage.push(policy_version=2)
+    assert _changed(stage, before, _response(stage)) == affected
+    assert _mismatch(stage, stage.generators.generate(stage.prompts, 1)) <= TOLERANCE
 
 
 def test_bytes_that_changed_on_the_way_are_noticed(stage: Stage) -> None:
     deadline_get(stage.generators.group.handles[1].damage_next_bucket.remote(), ANSWER_S, "damage")
     with pytest.raises(RunError, match=r"generator-1 holds checksum \w+, the learner sent"):
-        stage.sync.push(policy_version=3)
-    stage.sync.push(policy_version=3)
+        stage.push(policy_version=3)
+    stage.push(policy_version=3)
 
 
 def test_a_name_the_sampler_does_not_have_is_refused_by_name(stage: Stage) -> None:

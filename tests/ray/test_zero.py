@@ -172,11 +172,11 @@ def test_two_ranks_learn_what_one_process_learns(stage: int, scene: Scene, tmp_p
     denominators = [sum(sum(masks[n]) for of_rank in step for rows in of_rank for n in rows) for step in STEPS]
     refs = [
         handle.update.remote(scene.experience, scene.features, shard, denominators, 0.0)
-        for handle, shard in zip(ranks.handles, shards, strict=True)
+        for handle, shard in zip(ranks.group.handles, shards, strict=True)
     ]
-    (stats, _), (of_other_rank, _) = ranks.wait(refs, ANSWER_S, "update")
-    ranks.wait(ranks.call("export", str(tmp_path / "model")), ANSWER_S, "export")
-    end(ranks)
+    (stats, _), (of_other_rank, _) = ranks.group.wait(refs, ANSWER_S, "update")
+    ranks.export(tmp_path / "model")
+    end(ranks.group)
 
     got = load_file(tmp_path / "model" / "model.safetensors")
     assert got.keys() == scene.expected.keys()

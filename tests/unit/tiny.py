@@ -126,6 +126,7 @@ def rollout_table(rows: Sequence[TokenRow], facts: Sequence[Sequence[int]] | Non
     records = [
         {
             "sample_id": f"s{i}",
+            "group_id": i,
             "prompt_id": f"p{i}",
             "task": "t",
             "modality": modality[i],

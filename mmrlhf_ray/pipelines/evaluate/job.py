@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from mmrlhf_ray.algorithms.statistics import mean_interval, win_tie_loss
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig
@@ -23,26 +22,17 @@ from mmrlhf_ray.pipelines.responses import SWAPPED, response_table
 from mmrlhf_ray.pipelines.run_dir import check_models, check_reward_model, run_directory
 from mmrlhf_ray.planning.placement import check_fits
 from mmrlhf_ray.planning.preflight import refuse_streaming
-from mmrlhf_ray.runtime.actors import Seat, reserve
+from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT, RESPONSE
-from mmrlhf_ray.workers.crew import Reserved, absolute, device_of, generator_arguments, seats, start_encoder
-from mmrlhf_ray.workers.fleet import Generators, Rollouts, Servers
-from mmrlhf_ray.workers.roles.generator import Generator
-from mmrlhf_ray.workers.roles.servers import Reference, Scorer
+from mmrlhf_ray.workers.crew import crew, start_encoder, start_generators, start_references, start_scorers
+from mmrlhf_ray.workers.roles.reference import References
+from mmrlhf_ray.workers.roles.scorer import Scorers
 
 RESPONSES_FILE = "responses.parquet"
 SUMMARY_FILE = "evaluation.json"
 _PROMPTS_PER_CALL = 128
-
-
-@dataclass(frozen=True)
-class _Judges:
-    """Who looks at the responses; None where nobody was asked to."""
-
-    scorers: Servers | None
-    reference: Servers | None
 
 
 def with_swapped_media(records: Records, seed: int) -> Records:
@@ -94,65 +84,34 @@ def run(cfg: EvaluateConfig, resume: bool = False) -> Path:
 def _answers(
     cfg: EvaluateConfig, policies: dict[str, ModelConfig], records: Records, run_dir: Path
 ) -> Iterator[pa.Table]:
-    place, deadline = cfg.placement, cfg.deadlines
-    everyone = [Seat("encoder-0", place.encoder), *seats("generator", place.generator)]
-    everyone += seats("scorer", place.scorer) if cfg.reward_model else []
-    everyone += seats("reference", place.reference) if cfg.kl_reference else []
-    reserved = Reserved(reserve(everyone, place.strategy, deadline), tuple(everyone))
-    prompts, count = start_encoder(cfg, reserved, records, run_dir)
-    judges = _judges(cfg, reserved)
-    text = load_encoder(cfg.policy.path)
-    for label, model in policies.items():
-        arguments = generator_arguments(
-            absolute(model),
-            cfg.generator,
-            cfg.sampling,
-            cfg.data,
-            cfg.seed,
-            place.generator,
-            cfg.device,
-        )
-        group = reserved.role("generator", Generator, **arguments)
-        group.wait(group.call("heartbeat"), deadline.start_s, f"starting the generator for {label}")
-        generators = Generators(group, deadline.stage_s)
-        with Progress(f"answers of {label}", count, "prompt") as progress:
-            for first in range(0, count, _PROMPTS_PER_CALL):
-                last = min(first + _PROMPTS_PER_CALL, count)
-                batch = prompts.slice(first, last)
-                offset = first * cfg.n_samples_per_prompt
-                rollouts = generators.generate(batch, cfg.n_samples_per_prompt, seed_offset=offset)
-                yield _judge(label, rollouts, judges, text)
-                progress.update(last, last - first)
-        for handle in group.handles:  # its seat is for the next policy
-            ray.kill(handle)
+    seconds, budget = cfg.deadlines.start_s, PassBudget(cfg.score_micro_batch_tokens)
+    with crew(cfg, cfg.roles) as own:
+        prompts, count = start_encoder(own, cfg, records, run_dir)
+        scorers = start_scorers(own, cfg, [cfg.reward_model], budget) if cfg.reward_model else None
+        references = None
+        if cfg.kl_reference:
+            references = start_references(own, cfg, cfg.kl_reference, cfg.sampling.temperature, budget)
+        text = load_encoder(cfg.policy.path)
+        for label, model in policies.items():
+            generators = start_generators(own, cfg, model)
+            generators.wait_ready(seconds)
+            with Progress(f"answers of {label}", count, "prompt") as progress:
+                for first in range(0, count, _PROMPTS_PER_CALL):
+                    last = min(first + _PROMPTS_PER_CALL, count)
+                    rollouts = generators.generate(prompts.slice(first, last), cfg.n_samples_per_prompt)
+                    yield _judged(label, rollouts, scorers, references, text)
+                    progress.update(last, last - first)
+            own.end(generators.group)  # their seats are for the next policy
 
 
-def _judges(cfg: EvaluateConfig, reserved: Reserved) -> _Judges:
-    place, deadline = cfg.placement, cfg.deadlines
-    budget = PassBudget(cfg.score_micro_batch_tokens)
-    scorers = reference = None
-    if cfg.reward_model:
-        models, device = [absolute(cfg.reward_model)], device_of(place.scorer, cfg.device)
-        group = reserved.role("scorer", Scorer, models=models, device=device)
-        scorers = Servers(group, "score", budget, deadline.stage_s)
-    if cfg.kl_reference:
-        group = reserved.role(
-            "reference",
-            Reference,
-            model=absolute(cfg.kl_reference),
-            temperature=cfg.sampling.temperature,
-            device=device_of(place.reference, cfg.device),
-        )
-        reference = Servers(group, "logprobs", budget, deadline.stage_s)
-    return _Judges(scorers, reference)
-
-
-def _judge(label: str, rollouts: Rollouts, judges: _Judges, encoder: Encoder) -> pa.Table:
+def _judged(
+    label: str, rollouts: Rollouts, scorers: Scorers | None, references: References | None, encoder: Encoder
+) -> pa.Table:
+    """RESPONSE with scores and KL, NaN where nobody was asked."""
     table = rollouts.table
     scores = kl = [math.nan] * len(table)
-    facts = [len(f) for f in table.column("facts_token_ids").to_pylist()]
-    scoring = judges.scorers.ask(rollouts, extra_tokens=facts) if judges.scorers else None
-    referring = judges.reference.ask(rollouts) if judges.reference else None
+    scoring = scorers.ask(rollouts) if scorers else None
+    referring = references.ask(rollouts) if references else None
     if scoring:
         scores = [float(s[0]) for s in scoring.result()[0]]
     if referring:

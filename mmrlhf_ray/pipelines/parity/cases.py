@@ -77,6 +77,7 @@ def _case(encoder: Encoder, name: str, kinds: Sequence[str], seed: int) -> Case:
         features |= encoded.features
         rows.append(
             {
+                "group_id": number,
                 "prompt_id": f"{name} {number}",
                 "task": "parity",
                 "modality": "+".join(dict.fromkeys(kinds)) or "text",

@@ -14,14 +14,15 @@ from mmrlhf_ray.config import GeneratorConfig, ModelConfig, SamplingConfig
 from mmrlhf_ray.data.batches.collate import collate, flat_column, rollout_rows
 from mmrlhf_ray.data.encoding.encode import Encoder, Features, load_encoder
 from mmrlhf_ray.errors import RunError
-from mmrlhf_ray.models import HeadedModel, checkpoint_tensors, grouped, load_policy, merged_weights
+from mmrlhf_ray.models import HeadedModel, grouped, load_policy, merged_weights
 from mmrlhf_ray.models.verdict import ParityRow, Verdict, description_digest, versions, write_verdict
 from mmrlhf_ray.pipelines.parity.cases import Case, left_out, make_cases
 from mmrlhf_ray.pipelines.parity.report import print_verdict
 from mmrlhf_ray.pipelines.run_dir import check_models
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
-from mmrlhf_ray.weights.buckets import checksums, combine, pack
-from mmrlhf_ray.workers.roles.generator import Generator, PromptMismatch
+from mmrlhf_ray.weights.buckets import TensorLayout
+from mmrlhf_ray.weights.push import check_pushed, send
+from mmrlhf_ray.workers.roles.sampler import PromptMismatch, Sampler
 
 TOLERANCE = 1e-4
 """Largest |Δlogprob| in float32."""
@@ -75,24 +76,23 @@ def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> tuple[P
     change the learner's weights, push them, and do it again."""
     longest = max(len(ids) for case in cases for ids in case.prompts.column("prompt_token_ids").to_pylist())
     model = load_policy(encoder.adapter, model_dir, torch.float32)
-    generator = Generator(
+    sampler = Sampler(
         ModelConfig(path=str(model_dir)),
         GeneratorConfig(),
         _SAMPLING,
         max_prompt_tokens=longest,
         seed=0,
-        device="cpu",
         encoder=encoder,
     )
-    before = [_compare(encoder, model, generator, case) for case in cases]
+    before = [_compare(encoder, model, sampler, case) for case in cases]
     _change_weights(model)
-    _push(encoder, model, generator)
-    return tuple(_after(encoder, model, generator, case, seen) for case, seen in zip(cases, before, strict=True))
+    _push(encoder, model, sampler)
+    return tuple(_after(encoder, model, sampler, case, seen) for case, seen in zip(cases, before, strict=True))
 
 
-def _compare(encoder: Encoder, model: HeadedModel, generator: Generator, case: Case) -> _Seen:
+def _compare(encoder: Encoder, model: HeadedModel, sampler: Sampler, case: Case) -> _Seen:
     try:
-        rollouts, _ = generator.generate(case.prompts, case.media, n_samples=_SAMPLES, seed_offset=0)
+        rollouts, _ = sampler.generate(case.prompts, case.media, n_samples=_SAMPLES)
     except RunError as refused:
         same = not isinstance(refused, PromptMismatch)
         return _Seen(ParityRow(case.name, same, None, None, None, 0, False, f"{case.name}: {refused}"), None)
@@ -108,12 +108,12 @@ def _compare(encoder: Encoder, model: HeadedModel, generator: Generator, case: C
     return _Seen(ParityRow(case.name, True, difference, None, influence, len(learned), not detail, detail), rollouts)
 
 
-def _after(encoder: Encoder, model: HeadedModel, generator: Generator, case: Case, seen: _Seen) -> ParityRow:
+def _after(encoder: Encoder, model: HeadedModel, sampler: Sampler, case: Case, seen: _Seen) -> ParityRow:
     """The row with what is found with the pushed weights."""
     if seen.rollouts is None:
         return seen.row
     moved, _ = _worst(seen.rollouts, _logprobs(encoder, model, seen.rollouts, case.features))
-    again = _compare(encoder, model, generator, case).row
+    again = _compare(encoder, model, sampler, case).row
     detail = seen.row.detail + (f"\nafter a weight push: {again.detail}" if again.detail else "")
     if moved <= VISIBLE:
         detail += f"\n{case.name}: the changed weights move no log-probability by more than {moved:.1e}"
@@ -168,14 +168,22 @@ def _change_weights(model: HeadedModel) -> None:
         parameter.add_(torch.randn(parameter.shape, generator=noise) * spread * _CHANGE)
 
 
-def _push(encoder: Encoder, model: HeadedModel, generator: Generator) -> None:
+def _push(encoder: Encoder, model: HeadedModel, sampler: Sampler) -> None:
     """As a learner's first rank does. Raises RunError when names or bytes differ at the other end."""
-    sums: dict[str, str] = {}
-    generator.start_weight_update()
-    for group in grouped(merged_weights(model), _BUCKET_BYTES):
-        layout, payload = pack([t for w in group for t in checkpoint_tensors(encoder.adapter, w.name, w.value())])
-        sums |= checksums(layout, payload)
-        generator.receive_bucket(layout, payload)
-    pushed = generator.finish_weight_update(policy_version=1)
-    if pushed.names != sums.keys() or pushed.checksum != combine(sums):
-        raise RunError(f"weight push: the sampler holds {len(pushed.names)} tensors of other bytes than were sent")
+    sampler.start_weight_update()
+    groups = ([(w.name, w.value()) for w in group] for group in grouped(merged_weights(model), _BUCKET_BYTES))
+    sent = send(groups, encoder.adapter, _Here(sampler))
+    check_pushed(sent, sampler.finish_weight_update(policy_version=1), "the sampler")
+
+
+@dataclass(frozen=True)
+class _Here:
+    """The transport where sampler and learner are one process."""
+
+    sampler: Sampler
+
+    def carry(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
+        self.sampler.receive_bucket(layout, payload)
+
+    def finish(self) -> None:
+        """Nothing is on the way."""

@@ -15,8 +15,9 @@ from mmrlhf_ray.algorithms.mismatch import mismatch_stats, mismatch_weights
 from mmrlhf_ray.algorithms.statistics import RunningMoments
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.data.batches.batching import Shard, padding_share, plan_shards
+from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.schema import EXPERIENCE, check
-from mmrlhf_ray.workers.fleet import LearnerGroup, Rollouts
+from mmrlhf_ray.workers.roles.learner import Learners
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,7 @@ def _advantages(
     if algorithm.has_critic:
         advantages, returns = gae(rewards, values, mask, algorithm.gamma, algorithm.gae_lambda)
     else:
-        numbers: dict[str, int] = {}
-        groups = torch.tensor([numbers.setdefault(p, len(numbers)) for p in table.column("prompt_id").to_pylist()])
+        groups = torch.tensor(table.column("group_id").to_pylist())
         advantages, returns = ESTIMATORS[name](rewards, mask, groups, algorithm.gamma), torch.zeros_like(rewards)
     return whiten(advantages, mask, algorithm.whiten or WHITEN_DEFAULT[name]), returns
 
@@ -170,7 +170,7 @@ class Plan:
 def shard_by_tokens(
     experience: pa.Table,
     rollouts: Rollouts,
-    group: LearnerGroup,
+    group: Learners,
     steps: list[list[int]],
     aggregation: str,
     max_response_tokens: int,

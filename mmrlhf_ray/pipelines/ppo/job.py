@@ -3,7 +3,6 @@ pass through it."""
 
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import ray
 
 from mmrlhf_ray.config import AlgorithmConfig, FluencyReward, PPOConfig
 from mmrlhf_ray.config.algorithm import GROUPED
@@ -30,13 +30,14 @@ from mmrlhf_ray.rewards.batch import Rows, extras_columns
 from mmrlhf_ray.rewards.check import check_rewards
 from mmrlhf_ray.rewards.mixture import mix
 from mmrlhf_ray.rewards.scores import ComponentScores
+from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.rollout.groups import in_company
 from mmrlhf_ray.runtime.metrics import MetricsWriter
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.training.checkpoint import Manifest, discard, newest_complete, publish, stage
-from mmrlhf_ray.workers.crew import launch_ppo
-from mmrlhf_ray.workers.fleet import Fleet, Rollouts
+from mmrlhf_ray.workers.fleet import Fleet, launch
 
 ROLLOUTS_DIR = "rollouts"
 _SHOWN = ("score", "kl", "response_tokens")
@@ -57,7 +58,7 @@ def ppo_step(step: int, fleet: Fleet, cfg: PPOConfig, state: DriverState) -> Ste
     started, algorithm = time.monotonic(), cfg.algorithm
     sampled = sample(fleet, cfg, state)
     rollouts = sampled.rollouts
-    pending_reference = fleet.reference.ask(rollouts)  # four fan-outs, scores are on their way already
+    pending_reference = fleet.ask_reference(rollouts)  # four fan-outs, scores are on their way already
     pending_policy = fleet.policy.infer(rollouts)
     pending_critic = fleet.critic.infer(rollouts) if fleet.critic else None
     scores, score_s = sampled.scores()
@@ -74,7 +75,7 @@ def ppo_step(step: int, fleet: Fleet, cfg: PPOConfig, state: DriverState) -> Ste
     _gate(step, experience, cfg)
     learned = _learn(step, fleet, cfg, rollouts, experience, state.kl.kl_coef)
     push_started = time.monotonic()
-    pushed = fleet.weight_sync.push(policy_version=step + 1)
+    pushed = fleet.push(policy_version=step + 1)
     seconds = {
         "seconds_generate": rollouts.seconds,
         "seconds_score": score_s,
@@ -120,9 +121,7 @@ def comparable(rollouts: Rollouts, keep: Sequence[bool], algorithm: AlgorithmCon
     """Rows to keep of those with a score: a response that is left alone has no group to be compared with."""
     if algorithm.advantage_estimator not in GROUPED:
         return list(keep)
-    prompt_ids = rollouts.table.column("prompt_id").to_pylist()
-    sizes = Counter(prompt_id for prompt_id, kept in zip(prompt_ids, keep, strict=True) if kept)
-    return [kept and sizes[prompt_id] > 1 for prompt_id, kept in zip(prompt_ids, keep, strict=True)]
+    return in_company(rollouts.table, keep)
 
 
 def drop_rows(rollouts: Rollouts, answers: Answers, keep: Sequence[bool]) -> tuple[Rollouts, Answers]:
@@ -159,8 +158,6 @@ def _learn(
     step: int, fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, experience: Experience, kl_coef: float
 ) -> dict[str, float]:
     """Optimizer steps of critic and policy, side by side."""
-    import ray
-
     a, longest = cfg.algorithm, cfg.sampling.max_response_tokens
     rng = np.random.default_rng((cfg.seed, step))
     count = a.prompts_per_step * a.n_samples_per_prompt // a.mini_batch_size
@@ -231,9 +228,9 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
         check_rewards(cfg.rewards, extras_columns(records.records))
         with ray_session() as session:
             check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
-            fleet = launch_ppo(cfg, records, run_dir)
-            _train(cfg, fleet, run_dir, resume)
-            fleet.policy.collective("export", str((run_dir / MODEL_DIR).resolve()))
+            with launch(cfg, records, run_dir) as fleet:
+                _train(cfg, fleet, run_dir, resume)
+                fleet.policy.export(run_dir / MODEL_DIR)
     return run_dir
 
 
@@ -264,7 +261,7 @@ def _train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, resume: bool) -> None:
 def _save(cfg: PPOConfig, fleet: Fleet, run_dir: Path, done: int, state: DriverState) -> None:
     staged = stage(run_dir, done)
     for role, group in fleet.learners.items():
-        group.collective("save", str((staged / role).resolve()))
+        group.save(staged / role)
     manifest = Manifest(
         step=done,
         policy_version=done,
@@ -286,6 +283,6 @@ def _restore(cfg: PPOConfig, fleet: Fleet, run_dir: Path, state: DriverState) ->
         if was != now:
             raise RunError(f"{path}: {key} was {was}, is now {now}; resume with what the run was started with")
     for role, group in fleet.learners.items():
-        group.collective("load", str((path / role).resolve()))
-    fleet.weight_sync.push(policy_version=manifest.policy_version)
+        group.load(path / role)
+    fleet.push(policy_version=manifest.policy_version)
     return manifest.step, DriverState.from_dict(manifest.driver)

@@ -1,10 +1,7 @@
 """A step's prompts, responses and scores; with dynamic sampling, in as many rounds as it takes."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import numpy as np
 
 from mmrlhf_ray.config import FluencyReward, PPOConfig
 from mmrlhf_ray.errors import RunError
@@ -12,8 +9,10 @@ from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import Mixed, mix
 from mmrlhf_ray.rewards.scores import ComponentScores
-from mmrlhf_ray.workers.fleet import Fleet, PendingScores, Rollouts, concat_rollouts
-from mmrlhf_ray.workers.roles.encoder import TakeStats
+from mmrlhf_ray.rollout.batch import Rollouts, TakeStats, concat_rollouts
+from mmrlhf_ray.rollout.groups import informative_rows
+from mmrlhf_ray.workers.fleet import Fleet
+from mmrlhf_ray.workers.roles.functions import PendingScores
 
 Answers = dict[str, ComponentScores]
 """Reward component → what it says of each row."""
@@ -59,10 +58,10 @@ def sample(fleet: Fleet, cfg: PPOConfig, state: DriverState) -> Sampled:
         mixed = _mixed(cfg, part, state)
         without_score += mixed.keep.count(False)
         warnings += mixed.warnings
-        rows = informative_rows(part.rollouts, mixed, dynamic.min_spread)
+        rows = informative_rows(part.rollouts.table, mixed.scores, mixed.keep, dynamic.min_spread)
         if rows:
             parts.append(_select(part, rows))
-            missing -= len(set(parts[-1].rollouts.table.column("prompt_id").to_pylist()))
+            missing -= len(set(parts[-1].rollouts.table.column("group_id").to_pylist()))
         if missing <= 0:
             break
     if not parts:
@@ -76,9 +75,8 @@ def sample(fleet: Fleet, cfg: PPOConfig, state: DriverState) -> Sampled:
 
 def _round(fleet: Fleet, cfg: PPOConfig, cursor: int, prompts: int) -> Sampled:
     taken = fleet.prompts.take(cursor, prompts)
-    n_samples = cfg.algorithm.n_samples_per_prompt
-    rollouts = fleet.generators.generate(taken, n_samples, seed_offset=cursor * n_samples)
-    return Sampled(rollouts, fleet.ask_scores(rollouts), {}, cursor + prompts, taken.stats, 1, 0.0)
+    rollouts = fleet.generators.generate(taken, cfg.algorithm.n_samples_per_prompt)
+    return Sampled(rollouts, fleet.rewards.ask(rollouts), {}, cursor + prompts, taken.stats, 1, 0.0)
 
 
 def _scored(sampled: Sampled) -> Sampled:
@@ -91,16 +89,6 @@ def _mixed(cfg: PPOConfig, sampled: Sampled, state: DriverState) -> Mixed:
     rewards = [reward for reward in cfg.rewards if not isinstance(reward, FluencyReward)]
     known = state.mixture.restricted({reward.name for reward in rewards})
     return mix(rewards, sampled.answers, Rows.of(sampled.rollouts.table), known)
-
-
-def informative_rows(rollouts: Rollouts, mixed: Mixed, min_spread: float) -> list[int]:
-    """Rows of prompts whose responses' scores are more than `min_spread` apart; rows without a score stay out."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for row, prompt_id in enumerate(rollouts.table.column("prompt_id").to_pylist()):
-        if mixed.keep[row]:
-            groups[prompt_id].append(row)
-    kept = [rows for rows in groups.values() if np.ptp([mixed.scores[row] for row in rows]) > min_spread]
-    return sorted(row for rows in kept for row in rows)
 
 
 def _select(sampled: Sampled, rows: Sequence[int]) -> Sampled:

@@ -2,8 +2,9 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from mmrlhf_ray.config import FluencyReward, ProbeRewardConfig, RolePlacement
+from mmrlhf_ray.config import FluencyReward, ProbeRewardConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.encoding.features import features_table
@@ -28,15 +29,13 @@ from mmrlhf_ray.rewards.batch import Rows, extras_columns
 from mmrlhf_ray.rewards.check import check_rewards
 from mmrlhf_ray.rewards.mixture import MixtureState, mix
 from mmrlhf_ray.rewards.scores import ComponentScores
-from mmrlhf_ray.rewards.user import with_absolute_path
-from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve
+from mmrlhf_ray.rollout.batch import Rollouts, rollouts_of
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import DEMONSTRATION, PROBE, check
-from mmrlhf_ray.workers.crew import Reserved, absolute, device_of, seats
-from mmrlhf_ray.workers.fleet import PendingScores, Rollouts, Servers
-from mmrlhf_ray.workers.roles.functions import RewardFunctions
-from mmrlhf_ray.workers.roles.servers import Reference, Scorer
+from mmrlhf_ray.workers.crew import Crew, crew, start_functions, start_references, start_scorers
+from mmrlhf_ray.workers.roles.functions import Rewards
+from mmrlhf_ray.workers.roles.reference import References
 
 RESPONSES_FILE = "probe.parquet"
 SUMMARY_FILE = "probe.json"
@@ -100,85 +99,44 @@ def _set_aside(cfg: ProbeRewardConfig, chosen: Records, unusable: list[Unusable]
     settle(rejected, len(originals) - len(rejected), chosen.file, cfg.data.on_bad_row, run_dir)
 
 
-@dataclass(frozen=True)
-class _Judges:
-    """Who scores; None where no reward asks for it."""
-
-    scorers: Servers | None
-    functions: ActorGroup | None
-    reference: Servers | None
-
-
 def _scored(cfg: ProbeRewardConfig, rows: ProbeRows) -> pa.Table:
-    judges = _start(cfg, rows)
+    with crew(cfg, cfg.roles) as own:
+        answers = _answers(cfg, own, rows)
+    mixed = mix(cfg.rewards, answers, Rows.of(rows.rollouts), MixtureState.start(cfg.rewards))
+    for warning in mixed.warnings:
+        print(warning, file=sys.stderr)
+    return probe_table(rows, answers, mixed.scores)
+
+
+def _answers(cfg: ProbeRewardConfig, own: Crew, rows: ProbeRows) -> dict[str, ComponentScores]:
+    """Every component's scores of all rows, in the order of `rewards`."""
+    budget, models = PassBudget(cfg.score_micro_batch_tokens), [reward.model for reward in cfg.model_rewards]
+    scorers = start_scorers(own, cfg, models, budget) if models else None
+    functions = start_functions(own, cfg, rows.prompts) if cfg.function_rewards else None
+    references = start_references(own, cfg, cfg.policy, 1.0, budget) if "reference" in cfg.roles else None
+    for role in (scorers, functions, references):
+        if role is not None:
+            role.wait_ready(cfg.deadlines.start_s)
+    rewards = Rewards(scorers, cfg.model_rewards, functions)
     features, count = ray.put(features_table(rows.features)), len(rows.rollouts)
     parts: list[dict[str, ComponentScores]] = []
     with Progress("probing", count, "response") as progress:
         for first in range(0, count, _ROWS_PER_CALL):
             table = rows.rollouts.slice(first, _ROWS_PER_CALL).combine_chunks()
-            parts.append(_ask(cfg, judges, Rollouts(table, ray.put(table), features, 0.0)))
+            parts.append(_ask(cfg, rewards, references, rollouts_of(table, features)))
             progress.update(first + len(table), len(table))
-        answers = {r.name: ComponentScores.concat([part[r.name] for part in parts]) for r in cfg.rewards}
-        mixed = mix(cfg.rewards, answers, Rows.of(rows.rollouts), MixtureState.start(cfg.rewards))
-        for warning in mixed.warnings:
-            progress.note(warning)
-    return probe_table(rows, answers, mixed.scores)
+    return {r.name: ComponentScores.concat([part[r.name] for part in parts]) for r in cfg.rewards}
 
 
-def _start(cfg: ProbeRewardConfig, rows: ProbeRows) -> _Judges:
-    """Reserve all places, start everybody, wait until all are ready."""
-    place, deadline = cfg.placement, cfg.deadlines
-    everyone = [seat for role in cfg.roles for seat in _seats(cfg, role)]
-    reserved = Reserved(reserve(everyone, place.strategy, deadline), tuple(everyone))
-    arguments: dict[str, tuple[type, dict[str, Any]]] = {
-        "scorer": (
-            Scorer,
-            {
-                "models": [absolute(reward.model) for reward in cfg.model_rewards],
-                "device": device_of(place.scorer, cfg.device),
-            },
-        ),
-        "functions": (
-            RewardFunctions,
-            {
-                "components": [with_absolute_path(reward) for reward in cfg.function_rewards],
-                "prompts": rows.prompts,
-                "model_path": absolute(cfg.policy).path,
-            },
-        ),
-        "reference": (
-            Reference,
-            {"model": absolute(cfg.policy), "temperature": 1.0, "device": device_of(place.reference, cfg.device)},
-        ),
-    }
-    groups = {
-        role: reserved.role(role, kind, **given) for role, (kind, given) in arguments.items() if role in cfg.roles
-    }
-    for role, group in groups.items():
-        group.wait(group.call("ready"), deadline.start_s, f"starting {role}")
-    budget = PassBudget(cfg.score_micro_batch_tokens)
-    return _Judges(
-        scorers=Servers(groups["scorer"], "score", budget, deadline.stage_s) if "scorer" in groups else None,
-        functions=groups.get("functions"),
-        reference=Servers(groups["reference"], "logprobs", budget, deadline.stage_s) if "reference" in groups else None,
-    )
-
-
-def _seats(cfg: ProbeRewardConfig, role: str) -> list[Seat]:
-    placed = getattr(cfg.placement, role)
-    return seats(role, placed) if isinstance(placed, RolePlacement) else [Seat(f"{role}-0", placed)]
-
-
-def _ask(cfg: ProbeRewardConfig, judges: _Judges, rollouts: Rollouts) -> dict[str, ComponentScores]:
+def _ask(
+    cfg: ProbeRewardConfig, rewards: Rewards, references: References | None, rollouts: Rollouts
+) -> dict[str, ComponentScores]:
     """Every component's scores of these rows."""
-    facts = [len(f) for f in rollouts.table.column("facts_token_ids").to_pylist()]
-    models = judges.scorers.ask(rollouts, extra_tokens=facts) if judges.scorers else None
-    functions = judges.functions.handles[0].score.remote(rollouts.reference) if judges.functions else None
-    reference = judges.reference.ask(rollouts) if judges.reference else None
-    pending = PendingScores(models, cfg.model_rewards, functions, cfg.deadlines.stage_s)
-    answers, _ = pending.result()
-    if reference is not None:
-        means = [float(row.mean()) for row in reference.result()[0]]
+    scoring = rewards.ask(rollouts)
+    referring = references.ask(rollouts) if references else None
+    answers, _ = scoring.result()
+    if referring is not None:
+        means = [float(row.mean()) for row in referring.result()[0]]
         answers |= {r.name: ComponentScores.of(means) for r in cfg.rewards if isinstance(r, FluencyReward)}
     return answers
 

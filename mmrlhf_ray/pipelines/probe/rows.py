@@ -102,7 +102,7 @@ def build_rows(
     unusable = []
     for number, record in enumerate(chosen.records.to_pylist()):
         try:
-            rows += writer.rows(record)
+            rows += writer.rows(number, record)
         except ValueError as error:
             unusable.append(Unusable(number, str(error)))
     table = pa.Table.from_pylist([row.rollout for row in rows], schema=ROLLOUT)
@@ -144,16 +144,16 @@ class _Writer:
     honest: Sequence[Mapping[str, Any]]
     rng: np.random.Generator
 
-    def rows(self, record: Mapping[str, Any]) -> list[_Row]:
-        """Raises ValueError for a record that cannot be encoded."""
+    def rows(self, group_id: int, record: Mapping[str, Any]) -> list[_Row]:
+        """The record's answers are one group. Raises ValueError for a record that cannot be encoded."""
         answer = encode_response(self.encoder, record["response"], self.cfg.max_response_tokens)
         own = _Asked({name: record[name] for name in PROMPT.names}, self._facts(record))
-        rows = self._answered(record, own, {HONEST: answer} | self._adversarial(record, answer))
+        rows = self._answered(group_id, record, own, {HONEST: answer} | self._adversarial(record, answer))
         for probe, asked in (
             (MEDIA_REMOVED, self._media_removed(record)),
             (MEDIA_SWAPPED, self._media_swapped(record)),
         ):
-            rows += self._answered(record, asked, {probe: answer}) if asked else []
+            rows += self._answered(group_id, record, asked, {probe: answer}) if asked else []
         return rows
 
     def _adversarial(self, record: Mapping[str, Any], honest: list[int]) -> dict[str, list[int]]:
@@ -194,7 +194,9 @@ class _Writer:
     def _facts(self, record: Mapping[str, Any]) -> str:
         return facts_of(record["extras"], self.cfg.data.facts_column)
 
-    def _answered(self, record: Mapping[str, Any], asked: _Asked, answers: Mapping[str, list[int]]) -> list[_Row]:
+    def _answered(
+        self, group_id: int, record: Mapping[str, Any], asked: _Asked, answers: Mapping[str, list[int]]
+    ) -> list[_Row]:
         prompt, media_ids = asked.prompt, asked.prompt["media_ids"]
         encoded = encode_prompt(self.encoder, prompt["messages"], [self.clips[m] for m in media_ids])
         if len(encoded.token_ids) > self.cfg.data.max_prompt_tokens:
@@ -203,6 +205,7 @@ class _Writer:
                 f"data.max_prompt_tokens={self.cfg.data.max_prompt_tokens}"
             )
         shared = {name: prompt[name] for name in ("prompt_id", "task", "modality", "media_ids")} | {
+            "group_id": group_id,
             "policy_version": 0,
             "prompt_token_ids": encoded.token_ids,
             "facts_token_ids": encode_facts(self.encoder, asked.facts),

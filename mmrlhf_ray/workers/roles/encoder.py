@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
+from ray.actor import ActorProxy
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.encoding.cache import prompt_cache
@@ -23,22 +25,15 @@ from mmrlhf_ray.data.records.readers import Records, open_store
 from mmrlhf_ray.data.records.store import LoadedRow, RowStore
 from mmrlhf_ray.data.validate import same_prompt
 from mmrlhf_ray.errors import DataError
-from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT
+from mmrlhf_ray.rollout.batch import Prompts, TakeStats
+from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.waits import deadline_get
+from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT, check
 
+_Served = tuple[pa.Table, pa.Table, pa.Table, TakeStats]
+"""ENCODED_PROMPT, MEDIA, FEATURES."""
 _SUBSTITUTES = 100
 """Rows that are tried in place of a bad one."""
-
-
-@dataclass(frozen=True)
-class TakeStats:
-    """What it took to serve one batch of prompts."""
-
-    seconds: float
-    media_bytes: int
-    """Raw media and features that go through the object store."""
-    media_bytes_unique: int
-    """The same with each clip counted once."""
-    processor_calls: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,7 @@ class PromptEncoder:
         self._store: RowStore
         self._taken: dict[int, LoadedRow] = {}
 
+    @ray.method
     def check_prompts(self) -> int:
         """Run the processor on the first `data.check_rows` prompts, or all; returns how many rows there are to serve.
         Must come before any other call.
@@ -74,7 +70,8 @@ class PromptEncoder:
         self._store = store.without(bad)
         return self._store.rows
 
-    def take(self, cursor: int, n: int) -> tuple[pa.Table, pa.Table, pa.Table, TakeStats]:
+    @ray.method(num_returns=4)
+    def take(self, cursor: int, n: int) -> _Served:
         """Prompts `cursor` … `cursor + n − 1` of an endless sequence of seeded shuffles of all prompts.
 
         A bad row that turns up only now is dealt with as `data.on_bad_row` says; in its place comes another, drawn
@@ -85,15 +82,17 @@ class PromptEncoder:
         rows = [self._at(position) for position in range(cursor, cursor + n)]
         _refuse_conflicts([encoded.row for encoded in rows])
         self._taken = {position: encoded.row for position, encoded in enumerate(rows, start=cursor)}
-        return self._serve(rows, start, misses)
+        return self._serve(list(enumerate(rows, cursor)), start, misses)
 
+    @ray.method
     def prompts(self, cursor: int, n: int) -> pa.Table:
         """The PROMPT records of take(cursor, n). They are at hand for the batch that was taken last, and else read
         again."""
         rows = [self._taken.get(position) or self._at(position).row for position in range(cursor, cursor + n)]
         return pa.Table.from_pylist([row.record for row in rows], schema=PROMPT)
 
-    def slice(self, first: int, last: int) -> tuple[pa.Table, pa.Table, pa.Table, TakeStats]:
+    @ray.method(num_returns=4)
+    def slice(self, first: int, last: int) -> _Served:
         """Prompts first … last − 1 in the order of the files, for evaluation. Raises DataError for a bad one, which
         nothing can stand in for."""
         start, misses = time.monotonic(), self._cache.misses
@@ -101,7 +100,8 @@ class PromptEncoder:
         bad = [row.bad for row in rows if isinstance(row, Rejected)]
         if bad:
             raise bad_rows_error(bad, f"{self._store.what}: bad rows; unset data.check_rows to have all checked first")
-        return self._serve([row for row in rows if isinstance(row, _Encoded)], start, misses)
+        good = [row for row in rows if isinstance(row, _Encoded)]
+        return self._serve(list(enumerate(good, first)), start, misses)
 
     def _encode(self, row: LoadedRow | Rejected) -> _Encoded | Rejected:
         """The row, encoded; or why it cannot be used."""
@@ -130,16 +130,15 @@ class PromptEncoder:
             found = self._encode(self._store.load(int(draw)))
         raise DataError(f"{_SUBSTITUTES} rows in a row cannot be used; see {self._quarantine_to} for what is wrong")
 
-    def _serve(
-        self, rows: Sequence[_Encoded], start: float, misses: int
-    ) -> tuple[pa.Table, pa.Table, pa.Table, TakeStats]:
+    def _serve(self, rows: Sequence[tuple[int, _Encoded]], start: float, misses: int) -> _Served:
+        """`rows`: each with its group_id, which is the position drawn."""
         encoded: list[dict[str, Any]] = []
         features: dict[str, Features] = {}
         clips: dict[str, MediaRow] = {}
-        for row in rows:
+        for group_id, row in rows:
             features |= row.prompt.features
             clips |= {clip["media_id"]: clip for clip in row.row.media}
-            encoded.append(self._table_row(row))
+            encoded.append(self._table_row(group_id, row))
         media = pa.Table.from_pylist(list(clips.values()), schema=MEDIA)
         table = features_table(features)
         unique = sum(len(row["data"]) for row in clips.values())
@@ -152,10 +151,11 @@ class PromptEncoder:
         )
         return pa.Table.from_pylist(encoded, schema=ENCODED_PROMPT), media, table, stats
 
-    def _table_row(self, encoded: _Encoded) -> dict[str, Any]:
+    def _table_row(self, group_id: int, encoded: _Encoded) -> dict[str, Any]:
         """The row of ENCODED_PROMPT."""
         record, prompt = encoded.row.record, encoded.prompt
         return {
+            "group_id": group_id,
             "prompt_id": record["prompt_id"],
             "task": record["task"],
             "modality": record["modality"],
@@ -167,7 +167,7 @@ class PromptEncoder:
 
 
 def _refuse_conflicts(rows: Sequence[LoadedRow]) -> None:
-    """Raise DataError where two prompts of a batch have one name: their samples would be taken for one group."""
+    """Raise DataError where two prompts of a batch have one name: rewards look their records up by it."""
     first: dict[str, LoadedRow] = {}
     for row in rows:
         known = first.setdefault(row.record["prompt_id"], row)
@@ -177,3 +177,39 @@ def _refuse_conflicts(rows: Sequence[LoadedRow]) -> None:
                 f"{here.file}, row {here.index}: prompt_id {row.record['prompt_id']!r} names another prompt in "
                 f"{there.file}, row {there.index}; give every prompt its own prompt_id"
             )
+
+
+@dataclass(frozen=True)
+class PromptServer:
+    """The encoder as the driver sees it."""
+
+    group: ActorGroup[PromptEncoder]
+    deadline_s: float
+    streaming: bool = False
+    """Whether the encoder alone reads the prompts."""
+
+    def check_prompts(self, seconds: float) -> int:
+        """As PromptEncoder.check_prompts(), which must come before the rest."""
+        (count,) = self.group.wait([self._encoder.check_prompts.remote()], seconds, "checking prompts")
+        return count
+
+    def take(self, cursor: int, n: int) -> Prompts:
+        """The next `n` prompts from `cursor` on."""
+        prompts = self._fetch(self._encoder.take.remote(cursor, n))
+        if not self.streaming:
+            return prompts
+        return replace(prompts, records=(self._encoder.prompts.remote(cursor, n),))
+
+    def slice(self, first: int, last: int) -> Prompts:
+        """Prompts first … last − 1 in file order."""
+        return self._fetch(self._encoder.slice.remote(first, last))
+
+    @property
+    def _encoder(self) -> ActorProxy[PromptEncoder]:
+        return self.group.handles[0]
+
+    def _fetch(self, served: "ray.ObjectRef[_Served]") -> Prompts:
+        # With num_returns=4 Ray gives a reference for each part, which its types do not say.
+        table, media, features, stats = cast(list["ray.ObjectRef[Any]"], served)
+        got = deadline_get([table, stats], self.deadline_s, "encoding prompts", self.group.names * 2)
+        return Prompts(check(got[0], ENCODED_PROMPT, "PromptServer"), media, features, got[1])

@@ -1,16 +1,26 @@
-"""The actor of rewards that are computed from text: functions, remote services, judges."""
+"""Rewards that are computed from text (functions, remote services, judges), and all rewards as the driver asks them."""
 
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pyarrow as pa
+import ray
 
+from mmrlhf_ray.config.rewards import ModelReward
 from mmrlhf_ray.data.encoding.encode import decode_response, load_encoder
 from mmrlhf_ray.rewards.batch import PromptLookup
 from mmrlhf_ray.rewards.components import Component, TextReward, component, score_own
 from mmrlhf_ray.rewards.scores import ComponentScores
+from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import PROMPT, ROLLOUT, check
+from mmrlhf_ray.workers.roles.answers import Pending
+from mmrlhf_ray.workers.roles.scorer import Scorers
+
+Computed = tuple[dict[str, ComponentScores], float]
+"""Component → its scores of all rows, and the seconds it took."""
 
 
 class RewardFunctions:
@@ -25,21 +35,23 @@ class RewardFunctions:
         self._prompts = PromptLookup(check(prompts, PROMPT, "RewardFunctions"))
         self._encoder = load_encoder(model_path)
 
+    @ray.method
     def ready(self) -> None:
         """Start the components. Raises ConfigError when one of them cannot work on this machine."""
         with ThreadPoolExecutor(len(self._components)) as pool:
             list(pool.map(lambda own: own.start(), self._components))
 
-    def score(self, rollouts: pa.Table, *prompts: pa.Table) -> tuple[dict[str, ComponentScores], float]:
+    @ray.method
+    def score(self, rollouts: pa.Table, prompts: pa.Table | None) -> Computed:
         """Each component's scores by its name, one entry per row, and the seconds it took.
 
         A component is only given rows of its tasks and modalities; it does not apply to the others. `prompts`: PROMPT
-        of these rows, where they are not those that the actor was started with.
+        of these rows; None = those that the actor was started with.
         """
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "RewardFunctions.score")
         completions = [decode_response(self._encoder, ids) for ids in table.column("response_token_ids").to_pylist()]
-        known = PromptLookup(pa.concat_tables(prompts), self._prompts.extras_columns) if prompts else self._prompts
+        known = self._prompts if prompts is None else PromptLookup(prompts, self._prompts.extras_columns)
         batch = known.batch(table, completions)
 
         def ask(reward: TextReward, own: Component) -> ComponentScores:
@@ -53,3 +65,68 @@ class RewardFunctions:
         """End the processes of functions."""
         for own in self._components:
             own.close()
+
+
+@ray.remote(num_cpus=0)
+def _join_prompts(*tables: pa.Table) -> pa.Table:
+    """PROMPT of several rounds, joined where they lie."""
+    return pa.concat_tables(tables)
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The one actor of computed rewards."""
+
+    group: ActorGroup[RewardFunctions]
+    deadline_s: float
+
+    def wait_ready(self, seconds: float) -> None:
+        """Until every component has started. Raises ConfigError where one cannot work, DeadlineExceeded."""
+        self.group.wait([handle.ready.remote() for handle in self.group.handles], seconds, "starting the rewards")
+
+    def ask(self, rollouts: Rollouts) -> "ray.ObjectRef[Computed]":
+        """Scores of every row by every component; nothing blocks."""
+        prompts = rollouts.prompts
+        joined = prompts[0] if len(prompts) == 1 else _join_prompts.remote(*prompts) if prompts else None
+        return self.group.handles[0].score.remote(rollouts.ref, joined)
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Everything that scores a response. A role is None where no reward asks for it."""
+
+    scorers: Scorers | None
+    model_rewards: tuple[ModelReward, ...]
+    """What the scorers hold, in this order."""
+    functions: Functions | None
+
+    def ask(self, rollouts: Rollouts) -> "PendingScores":
+        """Ask every component; nothing blocks."""
+        models = self.scorers.ask(rollouts) if self.scorers else None
+        functions = self.functions.ask(rollouts) if self.functions else None
+        return PendingScores(self, models, functions)
+
+
+@dataclass(frozen=True)
+class PendingScores:
+    """Reward components at work."""
+
+    rewards: Rewards
+    models: Pending | None
+    """Each row (score, uncertainty) of one model after the other."""
+    functions: "ray.ObjectRef[Computed] | None"
+
+    def result(self) -> Computed:
+        """Component → scores of all rows, and the seconds of the slowest actor."""
+        answers: dict[str, ComponentScores] = {}
+        slowest = 0.0
+        if self.models is not None:
+            rows, slowest = self.models.result()
+            for number, reward in enumerate(self.rewards.model_rewards):
+                scores = [float(r[2 * number] - reward.uncertainty_coef * r[2 * number + 1]) for r in rows]
+                answers[reward.name] = ComponentScores.of(scores)
+        if self.functions is not None and self.rewards.functions is not None:
+            role = self.rewards.functions
+            ((computed, seconds),) = role.group.wait([self.functions], role.deadline_s, "computing rewards")
+            answers, slowest = answers | computed, max(slowest, seconds)
+        return answers, slowest

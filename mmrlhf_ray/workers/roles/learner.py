@@ -1,38 +1,42 @@
-"""One rank of a learner group: DeepSpeed trains the policy in one group and the critic in another."""
+"""Learner groups: DeepSpeed trains the policy in one and the critic in another; a rank is an actor."""
 
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
+from ray.actor import ActorProxy
 
 from mmrlhf_ray.algorithms.statistics import merge_stats
 from mmrlhf_ray.config.base import LearnerConfig, ModelConfig
-from mmrlhf_ray.data.batches.batching import Shard
+from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.collate import rollout_rows
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.models import (
     ADAPTER_DIR,
     add_lora,
-    checkpoint_tensors,
     export_lora,
     export_model,
     freeze_parts,
     parameter_groups,
 )
+from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
 from mmrlhf_ray.training.engine import TrainEngine, init_process_group, partitioned_loading
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.training.passes import Passes, train_step
-from mmrlhf_ray.weights.buckets import checksums, combine, pack
-from mmrlhf_ray.workers.roles.servers import Answer, per_token
+from mmrlhf_ray.weights.buckets import TensorLayout
+from mmrlhf_ray.weights.push import ObjectStore, Sent, check_pushed, send
+from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
+from mmrlhf_ray.workers.roles.generator import Generator, Generators
+from mmrlhf_ray.workers.roles.reference import per_token
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,6 @@ class LearnerSpec:
     """Of a new adapter's weights."""
 
 
-@dataclass(frozen=True)
-class Sent:
-    """What the group pushed, as its first rank saw it; the other ranks report nothing sent."""
-
-    checksum: str
-    names: frozenset[str]
-    nbytes: int
-
-
 class Learner:
     """Consumes ROLLOUT and EXPERIENCE tables with their FEATURES. Every method but rendezvous() is a collective:
     it must be called on all ranks of the group.
@@ -69,12 +64,14 @@ class Learner:
         self._device = torch.device(spec.device)
         self._encoder = load_encoder(spec.model.path)
 
+    @ray.method
     def rendezvous(self) -> tuple[str, int]:
         """This node's address and a free port, where the other ranks find the first."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
+    @ray.method
     def join(self, address: str, port: int) -> None:
         """Join the group and load the model."""
         spec, dtype = self._spec, getattr(torch, self._spec.model.dtype)
@@ -92,21 +89,27 @@ class Learner:
         self._engine.train(False)
         self._passes = Passes(self._engine, self._encoder, self._device)
 
+    @ray.method
     def infer(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
         """`old_logprobs` (policy) or `values` (critic) of the shard's rows under the current weights."""
+        return self._infer(rollouts, features, shard)
+
+    def _infer(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Learner.infer").take(list(shard.rows))
         answers = per_token(self._passes, table, features, shard, self._objective.reader(self._encoder))
         return answers, time.monotonic() - start
 
+    @ray.method
     def reference_logprobs(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
         """`ref_logprobs` of the shard's rows: the policy without its adapter is what it was at the start.
 
         Raises ValueError where `learner.lora` is not set.
         """
         with self._engine.adapter_off():
-            return self.infer(rollouts, features, shard)
+            return self._infer(rollouts, features, shard)
 
+    @ray.method
     def update(
         self, experience: pa.Table, features: pa.Table, shard: Shard, denominators: Sequence[float], kl_coef: float
     ) -> tuple[dict[str, float], float]:
@@ -128,31 +131,22 @@ class Learner:
         merged = {k: float(v) for k, v in self._engine.merge_over_ranks(merge_stats(stats)).items()}
         return merged | {"grad_norm": float(np.mean(norms)), **self._engine.learning_rates}, time.monotonic() - start
 
-    def push_weights(self, generators: Sequence[Any], bucket_bytes: int, deadline_s: float) -> Sent:
-        """Send all weights, with `learner.lora` only the adapter's, to all generators, bucket by bucket, at most two
-        in flight."""
-        sums: dict[str, str] = {}
-        nbytes = 0
-        in_flight: list[list[ray.ObjectRef]] = []
-        for bucket in self._engine.buckets(bucket_bytes, trained_only=self._spec.learner.lora is not None):
-            if not bucket:  # only the first rank holds what was gathered
-                continue
-            adapter = self._encoder.adapter
-            layout, payload = pack([item for n, t in bucket for item in checkpoint_tensors(adapter, n, t)])
-            sums |= checksums(layout, payload)
-            nbytes += payload.nbytes
-            reference = ray.put(payload)
-            in_flight.append([g.receive_bucket.remote(layout, reference) for g in generators])
-            if len(in_flight) == 2:
-                ray.get(in_flight.pop(0), timeout=deadline_s)
-        for references in in_flight:
-            ray.get(references, timeout=deadline_s)
-        return Sent(combine(sums), frozenset(sums), nbytes)
+    @ray.method
+    def push_weights(self, generators: Sequence[ActorProxy[Generator]], bucket_bytes: int, deadline_s: float) -> Sent:
+        """Send all weights, with `learner.lora` only the adapter's, to all generators in buckets of `bucket_bytes`."""
 
+        def receive(layout: list[TensorLayout], payload: "ray.ObjectRef[np.ndarray]") -> list["ray.ObjectRef[None]"]:
+            return [generator.receive_bucket.remote(layout, payload) for generator in generators]
+
+        groups = self._engine.buckets(bucket_bytes, trained_only=self._spec.learner.lora is not None)
+        return send(groups, self._encoder.adapter, ObjectStore(receive, deadline_s))
+
+    @ray.method
     def perturb(self, prefix: str, scale: float, seed: int) -> int:
         """Add noise to the parameters whose name starts with `prefix`; how many there were. For checks of the push."""
         return self._engine.perturb(prefix, scale, seed)
 
+    @ray.method
     def export(self, directory: str) -> None:
         """Write the model as a Hugging Face directory, and an adapter beside it, too, as `adapter`; the first rank
         writes."""
@@ -165,10 +159,100 @@ class Learner:
         if spec.learner.lora:
             export_lora(adapter, source, target.with_name(ADAPTER_DIR), spec.learner.lora, trained)
 
+    @ray.method
     def save(self, directory: str) -> None:
         """Checkpoint of this group."""
         self._engine.save(Path(directory))
 
+    @ray.method
     def load(self, directory: str) -> None:
         """The inverse of save(), with as many ranks."""
         self._engine.load(Path(directory))
+
+
+Updated = tuple[dict[str, float], float]
+"""Statistics of an update, and the seconds it took."""
+
+
+@dataclass(frozen=True)
+class Learners:
+    """The ranks of one DeepSpeed group. Every call goes to all of them."""
+
+    group: ActorGroup[Learner]
+    budget: PassBudget
+    deadline_s: float
+
+    def join(self, seconds: float) -> list["ray.ObjectRef[None]"]:
+        """Tell all ranks where the first one is; they load the model and meet in the background: see wait_joined()."""
+        first = ActorGroup(self.group.names[:1], self.group.handles[:1])
+        ((address, port),) = first.wait([first.handles[0].rendezvous.remote()], seconds, "rendezvous")
+        return [handle.join.remote(address, port) for handle in self.group.handles]
+
+    def wait_joined(self, refs: Sequence["ray.ObjectRef[None]"], seconds: float) -> None:
+        """Until all ranks have met. Raises what loading raised, DeadlineExceeded."""
+        self.group.wait(refs, seconds, "joining the learner group")
+
+    def infer(self, rollouts: Rollouts) -> Pending:
+        """`old_logprobs` of the policy, `values` of the critic; nothing blocks."""
+        shards = divide(rollouts, len(self.group), self.budget)
+        refs = [
+            handle.infer.remote(rollouts.ref, rollouts.features, shard)
+            for handle, shard in zip(self.group.handles, shards, strict=True)
+        ]
+        return Pending(refs, self.group.names, shards, self.deadline_s, "learner inference")
+
+    def reference_logprobs(self, rollouts: Rollouts) -> Pending:
+        """`ref_logprobs` by the policy without its adapter; nothing blocks."""
+        shards = divide(rollouts, len(self.group), self.budget)
+        refs = [
+            handle.reference_logprobs.remote(rollouts.ref, rollouts.features, shard)
+            for handle, shard in zip(self.group.handles, shards, strict=True)
+        ]
+        return Pending(refs, self.group.names, shards, self.deadline_s, "reference log-probabilities")
+
+    def update(
+        self,
+        experience: "ray.ObjectRef[pa.Table]",
+        features: "ray.ObjectRef[pa.Table]",
+        shards: Sequence[Shard],
+        denominators: Sequence[float],
+        kl_coef: float,
+    ) -> list["ray.ObjectRef[Updated]"]:
+        """Start the optimizer steps on all ranks; nothing blocks."""
+        return [
+            handle.update.remote(experience, features, shard, list(denominators), kl_coef)
+            for handle, shard in zip(self.group.handles, shards, strict=True)
+        ]
+
+    def finish_update(self, refs: Sequence["ray.ObjectRef[Updated]"]) -> Updated:
+        """Statistics of an update (the same on every rank) and the seconds of the slowest rank."""
+        answers = self.group.wait(refs, self.deadline_s, "learner update")
+        return answers[0][0], max(seconds for _, seconds in answers)
+
+    def push(self, generators: Generators, policy_version: int, bucket_bytes: int) -> int:
+        """Push the weights to all generators and compare. Returns the bytes sent to each.
+
+        Raises RunError when a generator's names or checksum differ from the learner's.
+        """
+        generators.start_weight_update()
+        handles = generators.group.handles
+        refs = [rank.push_weights.remote(handles, bucket_bytes, self.deadline_s) for rank in self.group.handles]
+        sent = self.group.wait(refs, self.deadline_s, "pushing weights")[0]
+        for name, pushed in zip(generators.group.names, generators.finish_weight_update(policy_version), strict=True):
+            check_pushed(sent, pushed, name)
+        return sent.nbytes
+
+    def export(self, directory: Path) -> None:
+        """Write the model as a Hugging Face directory."""
+        refs = [handle.export.remote(str(directory.resolve())) for handle in self.group.handles]
+        self.group.wait(refs, self.deadline_s, "exporting the model")
+
+    def save(self, directory: Path) -> None:
+        """Checkpoint the group."""
+        refs = [handle.save.remote(str(directory.resolve())) for handle in self.group.handles]
+        self.group.wait(refs, self.deadline_s, "saving a checkpoint")
+
+    def load(self, directory: Path) -> None:
+        """The inverse of save(), with as many ranks."""
+        refs = [handle.load.remote(str(directory.resolve())) for handle in self.group.handles]
+        self.group.wait(refs, self.deadline_s, "loading a checkpoint")

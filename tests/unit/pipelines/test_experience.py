@@ -13,9 +13,10 @@ from mmrlhf_ray.config import AlgorithmConfig, OverlongConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.pipelines.ppo.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
+from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import EXPERIENCE, check
-from mmrlhf_ray.workers.fleet import LearnerGroup, Rollouts
+from mmrlhf_ray.workers.roles.learner import Learners
 from tests.unit.tiny import rollout_table
 
 LENGTHS = (3, 1, 5, 2)
@@ -181,7 +182,7 @@ def test_epochs_are_shuffled_anew_and_by_the_seed() -> None:
 
 
 def test_steps_are_divided_among_ranks_with_their_token_counts() -> None:
-    group = LearnerGroup(ActorGroup(("policy-0", "policy-1"), (None, None)), PassBudget(100), 1.0)
+    group = Learners(ActorGroup(("policy-0", "policy-1"), (None, None)), PassBudget(100), 1.0)
     masks = [[True] * n for n in LENGTHS]
     masks[2][0] = False
     sampled = rollouts(response_mask=masks)
@@ -205,11 +206,12 @@ def test_lengths_count_prompt_and_response() -> None:
     ]
 
 
-GROUPED = ["a", "a", "b", "b"]
+GROUPED = [0, 0, 1, 1]
 
 
 def grouped(**changes: Any) -> Rollouts:
-    return rollouts(prompt_id=GROUPED, **changes)
+    """One prompt that was drawn twice: two groups, although all rows have its id."""
+    return rollouts(group_id=GROUPED, prompt_id=["a"] * 4, **changes)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +273,6 @@ def test_scores_are_normalised_by_task_over_steps() -> None:
     [("token_mean", [8.0, 3.0]), ("sequence_mean", [2.0, 2.0]), ("constant_length", [12.0, 12.0])],
 )
 def test_denominators_are_those_of_the_aggregation(aggregation: str, want: list[float]) -> None:
-    group = LearnerGroup(ActorGroup(("policy-0",), (None,)), PassBudget(100), 1.0)
+    group = Learners(ActorGroup(("policy-0",), (None,)), PassBudget(100), 1.0)
     experience = make(rollouts(), answers(), 0.1, AlgorithmConfig()).table
     assert shard_by_tokens(experience, rollouts(), group, [[0, 2], [3, 1]], aggregation, 6).denominators == want

@@ -11,34 +11,44 @@ from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.ppo.experience import Answers
 from mmrlhf_ray.pipelines.ppo.job import comparable, drop_rows
-from mmrlhf_ray.pipelines.ppo.sampling import informative_rows
 from mmrlhf_ray.pipelines.ppo.state import DriverState
-from mmrlhf_ray.rewards.mixture import Mixed, MixtureState
-from mmrlhf_ray.workers.fleet import Rollouts
+from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.rollout.groups import informative_rows
 from tests.unit.tiny import rollout_table
 
-PROMPTS = ["a", "a", "b", "b", "c", "c"]
+GROUPS = [0, 0, 1, 1, 2, 2]
+PROMPTS = ["a", "a", "b", "b", "a", "a"]
+"""The first and the last group are one prompt that was drawn twice."""
 ALL = (True,) * 6
 
 
 def rollouts() -> Rollouts:
-    rows = [TokenRow([9], [i], []) for i in range(len(PROMPTS))]
-    return Rollouts(rollout_table(rows, prompt_id=PROMPTS), ray.ObjectRef.nil(), ray.ObjectRef.nil(), 0.0)
+    rows = [TokenRow([9], [i], []) for i in range(len(GROUPS))]
+    return Rollouts(
+        rollout_table(rows, group_id=GROUPS, prompt_id=PROMPTS), ray.ObjectRef.nil(), ray.ObjectRef.nil(), 0.0
+    )
 
 
-def mixed(scores: tuple[float, ...], keep: tuple[bool, ...] = ALL) -> Mixed:
-    return Mixed(scores, keep, MixtureState({}, {}), {}, ())
+def test_groups_whose_responses_score_alike_teach_nothing() -> None:
+    scores = (1.0, 1.0, 0.0, 1.0, 0.5, 0.6)
+    assert informative_rows(rollouts().table, scores, ALL, 0.0) == [2, 3, 4, 5]
+    assert informative_rows(rollouts().table, scores, ALL, 0.2) == [2, 3]
+    assert informative_rows(rollouts().table, (1.0,) * 6, ALL, 0.0) == []
 
 
-def test_prompts_whose_responses_score_alike_teach_nothing() -> None:
-    assert informative_rows(rollouts(), mixed((1.0, 1.0, 0.0, 1.0, 0.5, 0.6)), 0.0) == [2, 3, 4, 5]
-    assert informative_rows(rollouts(), mixed((1.0, 1.0, 0.0, 1.0, 0.5, 0.6)), 0.2) == [2, 3]
-    assert informative_rows(rollouts(), mixed((1.0,) * 6), 0.0) == []
-
-
-def test_a_missing_score_is_no_difference() -> None:
+def test_a_missing_score_is_not_a_difference() -> None:
     keep = (True, True, True, False, True, True)
-    assert informative_rows(rollouts(), mixed((1.0, 1.0, 0.0, float("nan"), 0.5, 0.6), keep), 0.0) == [4, 5]
+    scores = (1.0, 1.0, 0.0, float("nan"), 0.5, 0.6)
+    assert informative_rows(rollouts().table, scores, keep, 0.0) == [4, 5]
+
+
+def test_a_prompt_that_is_drawn_twice_is_two_groups() -> None:
+    """Each of its draws alone scores alike; taken for one group they would differ."""
+    scores = (1.0, 1.0, 0.5, 0.5, 0.0, 0.0)
+    assert informative_rows(rollouts().table, scores, ALL, 0.0) == []
+    keep = (True, False, True, True, True, False)
+    grouped = AlgorithmConfig(advantage_estimator="rloo", n_samples_per_prompt=2)
+    assert comparable(rollouts(), keep, grouped) == [False, False, True, True, False, False]
 
 
 def test_a_response_that_is_left_alone_has_nobody_to_be_compared_with() -> None:

@@ -44,8 +44,8 @@ def test_evaluation_reserves_the_roles_it_uses():
         cfg = load_config(None, ["name=x", "policy.path=p", "data.path=d", *more], EvaluateConfig)
         return [r.role for r in reservations(cfg)]
 
-    assert roles() == ["generator", "encoder"]
-    assert roles("baseline.path=b", "reward_model.path=r") == ["generator", "scorer", "reference", "encoder"]
+    assert roles() == ["encoder", "generator"]
+    assert roles("baseline.path=b", "reward_model.path=r") == ["encoder", "generator", "scorer", "reference"]
 
 
 def test_an_unknown_job_is_a_programming_error():

@@ -38,6 +38,7 @@ def rollouts(*prompt_ids):
                 "prompt_id": prompt_id,
                 "task": "sums",
                 "modality": "text",
+                "group_id": i,
                 "policy_version": 0,
                 "prompt_token_ids": [1],
                 "facts_token_ids": [],

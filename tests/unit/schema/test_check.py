@@ -20,6 +20,7 @@ def rollouts(**changes: list) -> pa.Table:
     rows = [
         {
             "sample_id": f"s{i}",
+            "group_id": 0,
             "prompt_id": "p",
             "task": "t",
             "modality": "text",

@@ -73,6 +73,14 @@ def test_the_cursor_is_all_that_resuming_needs(omni: Path, tmp_path: Path) -> No
     assert taken(resumed, 0, 5) == straight[:5]
 
 
+def test_a_group_is_a_position_so_a_prompt_drawn_twice_is_two_groups(omni: Path, tmp_path: Path) -> None:
+    prompts, *_ = server(omni, tmp_path).take(COUNT - 2, COUNT + 4)
+    names, groups = (prompts.column(column).to_pylist() for column in ("prompt_id", "group_id"))
+    assert len(set(names)) < len(names)
+    assert groups == list(range(COUNT - 2, 2 * COUNT + 2))
+    assert server(omni, tmp_path).slice(1, 4)[0].column("group_id").to_pylist() == [1, 2, 3]
+
+
 def test_another_seed_is_another_order(omni: Path, tmp_path: Path) -> None:
     orders = {tuple(taken(server(omni, tmp_path, seed=seed), 0, COUNT)) for seed in range(3)}
     assert len(orders) == 3

@@ -13,7 +13,7 @@ from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.data.encoding.features import features_table
 from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models import ScalarHead, export_model, load_scalar
-from mmrlhf_ray.workers.roles.servers import Scorer
+from mmrlhf_ray.workers.roles.scorer import Scorer
 from tests.unit.tiny import mixed_media, mixed_rows, rollout_table
 
 LAYOUTS = (ScalarHead(), ScalarHead(3, {"helpful": 0.5, "short": -1.0}))

@@ -1,32 +1,28 @@
-"""Actors that only answer: reward-model scorers and the reference policy's KL server."""
+"""Reward models that see the media, and the driver's way to ask them."""
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import ray
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.logprobs import token_logprobs
 from mmrlhf_ray.config.base import ModelConfig
-from mmrlhf_ray.data.batches.batching import Shard
+from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.collate import Batch, rollout_rows
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.encoding.features import read_features
-from mmrlhf_ray.models import ScalarHead, check_same_tokens, load_policy, load_scalar, read_scalar_head
+from mmrlhf_ray.models import ScalarHead, check_same_tokens, load_scalar, read_scalar_head
+from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import ROLLOUT, check
-from mmrlhf_ray.training.passes import Inference, Passes
-
-Answer = tuple[list[np.ndarray], float]
-"""One float32 array per row of the shard, in the shard's order, and the seconds it took."""
-
-
-def device_map(device: str) -> str | None:
-    """On GPUs, spread the layers over all that the actor reserved: a large frozen model need not fit on one."""
-    return "auto" if device == "cuda" else None
+from mmrlhf_ray.training.passes import Inference, Passes, device_map
+from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 
 
 class Scorer:
@@ -36,14 +32,17 @@ class Scorer:
         self._paths = [model.path for model in models]
         self._models = [_reward_model(model, device) for model in models]
 
+    @ray.method
     def ready(self) -> None:
         """Answers when the models are loaded. Raises ModelError unless they share one tokenizer."""
         check_same_tokens(*self._paths)
 
+    @ray.method
     def score(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
         """Of each of the shard's rows [2 · models]: score and uncertainty by each model in order."""
         return self._read(rollouts, features, shard, _scores)
 
+    @ray.method
     def members(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
         """Of each of the shard's rows: the scores by the members of each model's ensemble, model after model."""
         return self._read(rollouts, features, shard, ScalarHead.member_scores)
@@ -81,32 +80,32 @@ def _reader(read: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Batch], Tenso
     return lambda output, _: read(output.float())
 
 
-class Reference:
-    """The policy as it was at the start. Consumes ROLLOUT rows with their FEATURES; `ref_logprobs` of each token."""
+@dataclass(frozen=True)
+class Scorers:
+    """The actors that hold the reward models; rows are divided among them."""
 
-    def __init__(self, model: ModelConfig, temperature: float, device: str):
-        encoder = load_encoder(model.path)
-        dtype = getattr(torch, model.dtype)
-        policy = load_policy(encoder.adapter, Path(model.path), dtype, device_map(device))
-        self._banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=device)
-        self._temperature = temperature
-        self._passes = Passes(Inference(policy), encoder, torch.device(device))
+    group: ActorGroup[Scorer]
+    budget: PassBudget
+    deadline_s: float
 
-    def ready(self) -> None:
-        """Answers when the model is loaded."""
+    def wait_ready(self, seconds: float) -> None:
+        """Until every scorer has loaded its models. Raises what loading raised, DeadlineExceeded."""
+        self.group.wait([handle.ready.remote() for handle in self.group.handles], seconds, "starting the scorers")
 
-    def logprobs(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
-        """log p of the response tokens of the shard's rows under the sampling distribution."""
-        start = time.monotonic()
-        table = check(rollouts, ROLLOUT, "Reference.logprobs").take(list(shard.rows))
-        return per_token(self._passes, table, features, shard, self._read), time.monotonic() - start
+    def ask(self, rollouts: Rollouts) -> Pending:
+        """Score and uncertainty of each row by each model; nothing blocks."""
+        shards = divide(rollouts, len(self.group), self.budget, with_facts=True)
+        refs = [
+            handle.score.remote(rollouts.ref, rollouts.features, shard)
+            for handle, shard in zip(self.group.handles, shards, strict=True)
+        ]
+        return Pending(refs, self.group.names, shards, self.deadline_s, "scoring")
 
-    def _read(self, output: Tensor, batch: Batch) -> Tensor:
-        return token_logprobs(output, batch.response_tokens, self._temperature, self._banned)
-
-
-def per_token(
-    passes: Passes, table: pa.Table, features: pa.Table, shard: Shard, read: Callable[[Tensor, Batch], Tensor]
-) -> list[np.ndarray]:
-    """One value per response token from `read(output, batch)`, cut into rows."""
-    return passes.per_token(rollout_rows(table, with_facts=False), read_features(features), shard.steps[0], read)
+    def ask_members(self, rollouts: Rollouts) -> Pending:
+        """Scores of each row by the members of each model's ensemble; nothing blocks."""
+        shards = divide(rollouts, len(self.group), self.budget, with_facts=True)
+        refs = [
+            handle.members.remote(rollouts.ref, rollouts.features, shard)
+            for handle, shard in zip(self.group.handles, shards, strict=True)
+        ]
+        return Pending(refs, self.group.names, shards, self.deadline_s, "scoring by members")

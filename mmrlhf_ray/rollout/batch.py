@@ -1,0 +1,98 @@
+"""What passes between the roles of a step: prompts, and the responses to them.
+
+The driver holds token-level tables. Media and features stay in the object store and go from actor to actor by
+reference.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import pyarrow as pa
+import ray
+
+from mmrlhf_ray.data.batches.batching import media_kinds
+
+
+@dataclass(frozen=True)
+class TakeStats:
+    """What it took to serve one batch of prompts."""
+
+    seconds: float
+    media_bytes: int
+    """Raw media and features that go through the object store."""
+    media_bytes_unique: int
+    """The same with each clip counted once."""
+    processor_calls: int
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts in the order drawn; one row is one group."""
+
+    table: pa.Table
+    """ENCODED_PROMPT."""
+    media: "ray.ObjectRef[pa.Table]"
+    features: "ray.ObjectRef[pa.Table]"
+    stats: TakeStats
+    records: tuple["ray.ObjectRef[pa.Table]", ...] = ()
+    """PROMPT of these prompts, where only the encoder reads them."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Responses, a group's one after the other."""
+
+    table: pa.Table
+    """ROLLOUT."""
+    ref: "ray.ObjectRef[pa.Table]"
+    """The table in the object store."""
+    features: "ray.ObjectRef[pa.Table]"
+    seconds: float
+    """Of the slowest generator."""
+    prompts: tuple["ray.ObjectRef[pa.Table]", ...] = ()
+    """As `Prompts.records`."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row without facts: prompt (media included) and response."""
+        columns = [self.table.column(c).to_pylist() for c in ("prompt_token_ids", "response_token_ids")]
+        return [len(p) + len(r) for p, r in zip(*columns, strict=True)]
+
+    @property
+    def kinds(self) -> list[frozenset[str]]:
+        """Kinds of media that each row shows."""
+        return [media_kinds(m) for m in self.table.column("modality").to_pylist()]
+
+    @property
+    def facts(self) -> list[int]:
+        """Tokens of each row's facts, which reward models read beyond prompt and response."""
+        return [len(ids) for ids in self.table.column("facts_token_ids").to_pylist()]
+
+    def select(self, rows: Sequence[int]) -> "Rollouts":
+        """These rows only, in this order."""
+        return rollouts_of(self.table.take(list(rows)), self.features, self.seconds, self.prompts)
+
+
+def rollouts_of(
+    table: pa.Table,
+    features: "ray.ObjectRef[pa.Table]",
+    seconds: float = 0.0,
+    prompts: tuple["ray.ObjectRef[pa.Table]", ...] = (),
+) -> Rollouts:
+    """A ROLLOUT table, put into the object store."""
+    return Rollouts(table, ray.put(table), features, seconds, prompts)
+
+
+def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
+    """Rows of several rounds as one; features are joined where they lie, not in the driver."""
+    table = pa.concat_tables([part.table for part in parts]).combine_chunks()
+    features = _join_features.remote(*(part.features for part in parts))
+    prompts = tuple(chain.from_iterable(part.prompts for part in parts))
+    return rollouts_of(table, features, sum(part.seconds for part in parts), prompts)
+
+
+@ray.remote(num_cpus=0)
+def _join_features(*tables: pa.Table) -> pa.Table:
+    """FEATURES of several rounds; a clip that was shown in two of them comes twice, which readers do not mind."""
+    return pa.concat_tables(tables)

@@ -1,0 +1,80 @@
+"""The reference policy's KL server, and the driver's way to ask it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from torch import Tensor
+
+from mmrlhf_ray.algorithms.logprobs import token_logprobs
+from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.data.batches.batching import PassBudget, Shard
+from mmrlhf_ray.data.batches.collate import Batch, rollout_rows
+from mmrlhf_ray.data.encoding.encode import load_encoder
+from mmrlhf_ray.data.encoding.features import read_features
+from mmrlhf_ray.models import load_policy
+from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.schema import ROLLOUT, check
+from mmrlhf_ray.training.passes import Inference, Passes, device_map
+from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
+
+
+class Reference:
+    """The policy as it was at the start. Consumes ROLLOUT rows with their FEATURES; `ref_logprobs` of each token."""
+
+    def __init__(self, model: ModelConfig, temperature: float, device: str):
+        encoder = load_encoder(model.path)
+        dtype = getattr(torch, model.dtype)
+        policy = load_policy(encoder.adapter, Path(model.path), dtype, device_map(device))
+        self._banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=device)
+        self._temperature = temperature
+        self._passes = Passes(Inference(policy), encoder, torch.device(device))
+
+    @ray.method
+    def ready(self) -> None:
+        """Answers when the model is loaded."""
+
+    @ray.method
+    def logprobs(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+        """log p of the response tokens of the shard's rows under the sampling distribution."""
+        start = time.monotonic()
+        table = check(rollouts, ROLLOUT, "Reference.logprobs").take(list(shard.rows))
+        return per_token(self._passes, table, features, shard, self._read), time.monotonic() - start
+
+    def _read(self, output: Tensor, batch: Batch) -> Tensor:
+        return token_logprobs(output, batch.response_tokens, self._temperature, self._banned)
+
+
+def per_token(
+    passes: Passes, table: pa.Table, features: pa.Table, shard: Shard, read: Callable[[Tensor, Batch], Tensor]
+) -> list[np.ndarray]:
+    """One value per response token from `read(output, batch)`, cut into rows."""
+    return passes.per_token(rollout_rows(table, with_facts=False), read_features(features), shard.steps[0], read)
+
+
+@dataclass(frozen=True)
+class References:
+    """The reference servers; rows are divided among them."""
+
+    group: ActorGroup[Reference]
+    budget: PassBudget
+    deadline_s: float
+
+    def wait_ready(self, seconds: float) -> None:
+        """Until every server has loaded its model. Raises what loading raised, DeadlineExceeded."""
+        self.group.wait([handle.ready.remote() for handle in self.group.handles], seconds, "starting the reference")
+
+    def ask(self, rollouts: Rollouts) -> Pending:
+        """`ref_logprobs` of each row; nothing blocks."""
+        shards = divide(rollouts, len(self.group), self.budget)
+        refs = [
+            handle.logprobs.remote(rollouts.ref, rollouts.features, shard)
+            for handle, shard in zip(self.group.handles, shards, strict=True)
+        ]
+        return Pending(refs, self.group.names, shards, self.deadline_s, "reference log-probabilities")

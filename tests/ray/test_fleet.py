@@ -1,0 +1,109 @@
+"""Fleets have a life: two of them in one Ray session, and nothing of either left, however its block ends."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.util.placement_group import placement_group_table
+
+from mmrlhf_ray.config import PPOConfig
+from mmrlhf_ray.data.records.readers import Records, read_records
+from mmrlhf_ray.errors import DeadlineExceeded
+from mmrlhf_ray.runtime.session import ray_session
+from mmrlhf_ray.schema import PROMPT
+from mmrlhf_ray.workers.fleet import Fleet, launch
+
+_ROLES = ["encoder-0", "generator-0", "policy-0", "reference-0", "scorer-0"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    with ray_session(num_cpus=2):
+        yield
+
+
+@pytest.fixture
+def cfg(model_dir: Path, reward_model_dir: Path, data_dir: Path) -> PPOConfig:
+    small: dict[str, Any] = {"num_cpus": 0.1}
+    return PPOConfig.model_validate(
+        {
+            "name": "fleet",
+            "device": "cpu",
+            "policy": {"path": str(model_dir)},
+            "rewards": [{"name": "reward_model", "kind": "model", "model": {"path": str(reward_model_dir)}}],
+            "data": {"path": str(data_dir / "prompts_heldout"), "max_prompt_tokens": 64, "facts_column": "facts"},
+            "sampling": {"max_response_tokens": 4},
+            "algorithm": {
+                "advantage_estimator": "grpo",
+                "prompts_per_step": 4,
+                "n_samples_per_prompt": 2,
+                "mini_batch_size": 8,
+            },
+            "learner": {"engine": {"zero_stage": 0}},
+            "generator": {"max_num_seqs": 8},
+            "placement": {
+                **dict.fromkeys(("generator", "scorer", "reference", "encoder"), small),
+                "policy": {"replicas": 1, **small},
+            },
+        }
+    )
+
+
+def actors() -> list[str]:
+    """Names of all actors that are alive, in every namespace."""
+    return sorted(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True))
+
+
+def reserved() -> list[str]:
+    """Placement groups that hold something."""
+    return [group for group, about in placement_group_table().items() if about["state"] != "REMOVED"]
+
+
+def nothing_is_left() -> bool:
+    return not actors() and not reserved() and ray.available_resources()["CPU"] == 2.0
+
+
+def sampled(fleet: Fleet) -> list[list[int]]:
+    rollouts = fleet.generators.generate(fleet.prompts.take(0, 4), 2)
+    scores, _ = fleet.rewards.ask(rollouts).result()
+    assert len(scores["reward_model"].values) == 8
+    return rollouts.table.column("response_token_ids").to_pylist()
+
+
+def test_two_fleets_live_in_one_session_and_give_everything_back(cfg: PPOConfig, tmp_path: Path) -> None:
+    records = read_records(cfg.data, PROMPT, tmp_path)
+    assert nothing_is_left()
+    with launch(cfg, records, tmp_path) as first:
+        assert actors() == _ROLES
+        alone = sampled(first)
+        with launch(cfg, records, tmp_path) as second:
+            assert actors() == sorted(_ROLES * 2)
+            assert sampled(second) == sampled(first) == alone
+        assert actors() == _ROLES
+        assert len(reserved()) == 1
+        assert sampled(first) == alone
+    assert nothing_is_left()
+
+
+def test_an_exception_in_the_middle_leaves_nothing_behind(cfg: PPOConfig, tmp_path: Path) -> None:
+    records = read_records(cfg.data, PROMPT, tmp_path)
+    with pytest.raises(DeadlineExceeded, match="generator-0"):
+        give_up(cfg, records, tmp_path)
+    assert nothing_is_left()
+
+
+def give_up(cfg: PPOConfig, records: Records, run_dir: Path) -> None:
+    with launch(cfg, records, run_dir) as fleet:
+        impatient = replace(fleet.generators, deadline_s=0.01)
+        impatient.generate(fleet.prompts.take(0, 4), 2)
+
+
+def test_a_fleet_that_cannot_start_leaves_nothing_behind(cfg: PPOConfig, tmp_path: Path) -> None:
+    records = read_records(cfg.data, PROMPT, tmp_path)
+    broken = cfg.model_copy(update={"reference": cfg.policy.model_copy(update={"path": str(tmp_path / "nothing")})})
+    with pytest.raises(Exception, match="nothing"), launch(broken, records, tmp_path):
+        raise AssertionError("started without its reference")
+    assert nothing_is_left()
