@@ -10,8 +10,8 @@ from mmrlhf_ray.config import AlgorithmConfig, PPOConfig, load_config
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.ppo.experience import Answers
-from mmrlhf_ray.pipelines.ppo.job import comparable, drop_rows
 from mmrlhf_ray.pipelines.ppo.state import DriverState
+from mmrlhf_ray.pipelines.ppo.step import comparable, drop_rows
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.rollout.groups import informative_rows
 from tests.unit.tiny import rollout_table
