@@ -16,22 +16,14 @@ from mmrlhf_ray.algorithms.statistics import merge_stats
 from mmrlhf_ray.config.base import LearnerConfig, ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.collate import rollout_rows
-from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.encoding.features import read_features
-from mmrlhf_ray.models import (
-    ADAPTER_DIR,
-    add_lora,
-    export_lora,
-    export_model,
-    freeze_parts,
-    parameter_groups,
-)
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
-from mmrlhf_ray.training.engine import TrainEngine, init_process_group, partitioned_loading
+from mmrlhf_ray.training.build import Trained, build_trained
+from mmrlhf_ray.training.engine import init_process_group
 from mmrlhf_ray.training.objectives import Objective
-from mmrlhf_ray.training.passes import Passes, train_step
+from mmrlhf_ray.training.passes import train_step
 from mmrlhf_ray.weights.buckets import TensorLayout
 from mmrlhf_ray.weights.push import ObjectStore, Sent, check_pushed, send
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
@@ -61,8 +53,7 @@ class Learner:
     def __init__(self, spec: LearnerSpec, objective: Objective):
         self._spec = spec
         self._objective = objective
-        self._device = torch.device(spec.device)
-        self._encoder = load_encoder(spec.model.path)
+        self._trained: Trained
 
     @ray.method
     def rendezvous(self) -> tuple[str, int]:
@@ -74,20 +65,16 @@ class Learner:
     @ray.method
     def join(self, address: str, port: int) -> None:
         """Join the group and load the model."""
-        spec, dtype = self._spec, getattr(torch, self._spec.model.dtype)
-        init_process_group(spec.rank, spec.world_size, address, port, self._device)
-        with partitioned_loading(spec.learner.engine, spec.learner.optimizer, dtype):
-            model = self._objective.load(self._encoder, Path(spec.model.path), dtype)
-        learner, adapter, scalar = spec.learner, self._encoder.adapter, self._objective.scalar
-        if learner.lora:
-            add_lora(model, adapter, learner.lora, train_head=scalar, seed=spec.seed)
-        freeze_parts(model, adapter, learner.parts, scalar=scalar)
-        groups = parameter_groups(model, adapter, learner.parts, learner.optimizer.lr, scalar=scalar)
-        self._engine = TrainEngine(
-            model, learner.engine, learner.optimizer, spec.optimizer_steps, dtype, self._device, groups
+        spec, device = self._spec, torch.device(self._spec.device)
+        init_process_group(spec.rank, spec.world_size, address, port, device)
+        self._trained = build_trained(
+            self._objective,
+            spec.model,
+            spec.learner,
+            optimizer_steps=spec.optimizer_steps,
+            seed=spec.seed,
+            device=device,
         )
-        self._engine.train(False)
-        self._passes = Passes(self._engine, self._encoder, self._device)
 
     @ray.method
     def infer(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
@@ -97,7 +84,7 @@ class Learner:
     def _infer(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Learner.infer").take(list(shard.rows))
-        answers = per_token(self._passes, table, features, shard, self._objective.reader(self._encoder))
+        answers = per_token(self._trained.passes, table, features, shard, self._objective.reader(self._trained.encoder))
         return answers, time.monotonic() - start
 
     @ray.method
@@ -106,7 +93,7 @@ class Learner:
 
         Raises ValueError where `learner.lora` is not set.
         """
-        with self._engine.adapter_off():
+        with self._trained.engine.adapter_off():
             return self._infer(rollouts, features, shard)
 
     @ray.method
@@ -121,15 +108,16 @@ class Learner:
         start = time.monotonic()
         table = check(experience, EXPERIENCE, "Learner.update").take(list(shard.rows))
         rows, arrays = rollout_rows(table, with_facts=False), read_features(features)
-        self._engine.train()
+        self._trained.engine.train()
         stats, norms = [], []
         for step, denominator in zip(shard.steps, denominators, strict=True):
-            loss = self._objective.loss(self._encoder, table, denominator, kl_coef)
-            stats.append(train_step(self._engine, self._passes, rows, arrays, step, loss))
-            norms.append(self._engine.grad_norm)
-        self._engine.train(False)
-        merged = {k: float(v) for k, v in self._engine.merge_over_ranks(merge_stats(stats)).items()}
-        return merged | {"grad_norm": float(np.mean(norms)), **self._engine.learning_rates}, time.monotonic() - start
+            loss = self._objective.loss(self._trained.encoder, table, denominator, kl_coef)
+            stats.append(train_step(self._trained.engine, self._trained.passes, rows, arrays, step, loss))
+            norms.append(self._trained.engine.grad_norm)
+        self._trained.engine.train(False)
+        merged = {k: float(v) for k, v in self._trained.engine.merge_over_ranks(merge_stats(stats)).items()}
+        merged |= {"grad_norm": float(np.mean(norms))} | self._trained.engine.learning_rates
+        return merged, time.monotonic() - start
 
     @ray.method
     def push_weights(self, generators: Sequence[ActorProxy[Generator]], bucket_bytes: int, deadline_s: float) -> Sent:
@@ -138,36 +126,28 @@ class Learner:
         def receive(layout: list[TensorLayout], payload: "ray.ObjectRef[np.ndarray]") -> list["ray.ObjectRef[None]"]:
             return [generator.receive_bucket.remote(layout, payload) for generator in generators]
 
-        groups = self._engine.buckets(bucket_bytes, trained_only=self._spec.learner.lora is not None)
-        return send(groups, self._encoder.adapter, ObjectStore(receive, deadline_s))
+        groups = self._trained.engine.buckets(bucket_bytes, trained_only=self._spec.learner.lora is not None)
+        return send(groups, self._trained.encoder.adapter, ObjectStore(receive, deadline_s))
 
     @ray.method
     def perturb(self, prefix: str, scale: float, seed: int) -> int:
         """Add noise to the parameters whose name starts with `prefix`; how many there were. For checks of the push."""
-        return self._engine.perturb(prefix, scale, seed)
+        return self._trained.engine.perturb(prefix, scale, seed)
 
     @ray.method
     def export(self, directory: str) -> None:
-        """Write the model as a Hugging Face directory, and an adapter beside it, too, as `adapter`; the first rank
-        writes."""
-        spec, adapter, tensors = self._spec, self._encoder.adapter, self._engine.weights()
-        trained = self._engine.weights(trained_only=True) if spec.learner.lora else {}
-        if self._engine.rank:
-            return
-        source, target = Path(spec.model.path), Path(directory)
-        export_model(adapter, source, target, tensors, scalar=self._objective.scalar)
-        if spec.learner.lora:
-            export_lora(adapter, source, target.with_name(ADAPTER_DIR), spec.learner.lora, trained)
+        """As Trained.export()."""
+        self._trained.export(Path(directory))
 
     @ray.method
     def save(self, directory: str) -> None:
         """Checkpoint of this group."""
-        self._engine.save(Path(directory))
+        self._trained.save(Path(directory))
 
     @ray.method
     def load(self, directory: str) -> None:
         """The inverse of save(), with as many ranks."""
-        self._engine.load(Path(directory))
+        self._trained.load(Path(directory))
 
 
 Updated = tuple[dict[str, float], float]

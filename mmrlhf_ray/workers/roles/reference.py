@@ -3,25 +3,21 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.logprobs import token_logprobs
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.collate import Batch, rollout_rows
-from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.encoding.features import read_features
-from mmrlhf_ray.models import load_policy
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import ROLLOUT, check
-from mmrlhf_ray.training.passes import Inference, Passes, device_map
+from mmrlhf_ray.training.build import frozen_policy
+from mmrlhf_ray.training.passes import Passes
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 
 
@@ -29,12 +25,7 @@ class Reference:
     """The policy as it was at the start. Consumes ROLLOUT rows with their FEATURES; `ref_logprobs` of each token."""
 
     def __init__(self, model: ModelConfig, temperature: float, device: str):
-        encoder = load_encoder(model.path)
-        dtype = getattr(torch, model.dtype)
-        policy = load_policy(encoder.adapter, Path(model.path), dtype, device_map(device))
-        self._banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long, device=device)
-        self._temperature = temperature
-        self._passes = Passes(Inference(policy), encoder, torch.device(device))
+        self._passes, self._read = frozen_policy(model, temperature, device)
 
     @ray.method
     def ready(self) -> None:
@@ -46,9 +37,6 @@ class Reference:
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Reference.logprobs").take(list(shard.rows))
         return per_token(self._passes, table, features, shard, self._read), time.monotonic() - start
-
-    def _read(self, output: Tensor, batch: Batch) -> Tensor:
-        return token_logprobs(output, batch.response_tokens, self._temperature, self._banned)
 
 
 def per_token(
