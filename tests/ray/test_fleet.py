@@ -1,5 +1,6 @@
 """Fleets have a life: two of them in one Ray session, and nothing of either left, however its block ends."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
+_COUNTED_S = 30.0
 _ROLES = ["encoder-0", "generator-0", "policy-0", "reference-0", "scorer-0"]
 
 
@@ -63,7 +65,12 @@ def reserved() -> list[str]:
 
 
 def nothing_is_left() -> bool:
-    return not actors() and not reserved() and ray.available_resources()["CPU"] == 2.0
+    """No name and no placement group, at once; and the CPUs are free, which Ray counts a moment later."""
+    left = actors() + reserved()
+    until = time.monotonic() + _COUNTED_S
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"] and time.monotonic() < until:
+        time.sleep(0.1)
+    return not left and ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"]
 
 
 def sampled(fleet: Fleet) -> list[list[int]]:
