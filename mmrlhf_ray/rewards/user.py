@@ -76,8 +76,8 @@ class FunctionProcess:
         try:
             self._ready(until)
             child = self._running()
-            child.tell(_REQUESTS[self._reward.convention](self._reward, batch))
-            reply = child.hear(until)
+            child.send(_REQUESTS[self._reward.convention](self._reward, batch))
+            reply = child.receive(until)
         except ChildFailed as error:
             self.close()
             with suppress(ChildFailed):  # the next call will say so
@@ -98,7 +98,7 @@ class FunctionProcess:
         if self._child is None:
             self._child = Child(_PROGRAM)
             reward = self._reward
-            self._child.tell(
+            self._child.send(
                 {"function": reward.function, "convention": reward.convention, "memory_mb": reward.memory_mb}
             )
         return self._child
@@ -106,7 +106,7 @@ class FunctionProcess:
     def _ready(self, until: float) -> tuple[Parameter, ...]:
         child = self._running()
         if self._parameters is None:
-            reply = child.hear(until)
+            reply = child.receive(until)
             if "failed" in reply:
                 raise ChildFailed(reply["failed"])
             self._parameters = tuple(Parameter(*p) for p in reply["parameters"])

@@ -23,7 +23,7 @@ def environment() -> dict[str, str]:
 
 
 class ChildFailed(Exception):
-    """Why there is no answer. The child is of no more use: end() it."""
+    """Why there is no answer. The child is of no further use: end() it."""
 
 
 def kill_group(leader: "subprocess.Popen[bytes]") -> int:
@@ -67,13 +67,14 @@ class Child:
         os.set_blocking(self._in, False)
         self._unsent = b""
 
-    def tell(self, request: Mapping[str, Any]) -> None:
-        """Send a line, as much of it as the pipe takes now; hear() sends the rest."""
+    def send(self, request: Mapping[str, Any]) -> None:
+        """Send a line, as much of it as the pipe takes now; receive() sends the rest."""
         self._unsent += json.dumps(request).encode() + b"\n"
-        self._send()
+        self._write()
 
-    def hear(self, until: float) -> dict[str, Any]:
-        """The next line. Raises ChildFailed when it is not there at `until` (monotonic), or the child has ended."""
+    def receive(self, until: float) -> dict[str, Any]:
+        """The answer, one line for what was sent last. Raises ChildFailed when it is not there at `until` (monotonic),
+        or the child has ended."""
         received = bytearray()
         with selectors.DefaultSelector() as selector:
             selector.register(self._out, selectors.EVENT_READ)
@@ -85,9 +86,9 @@ class Child:
                     raise ChildFailed("did not answer by its deadline and was killed")
                 for key, _ in ready:
                     if key.fd == self._out:
-                        received += self._receive()
+                        received += self._read()
                         continue
-                    self._send()
+                    self._write()
                     if not self._unsent:
                         selector.unregister(self._in)
         answer: dict[str, Any] = json.loads(received)
@@ -101,7 +102,7 @@ class Child:
             self._life = -1
         return code
 
-    def _send(self) -> None:
+    def _write(self) -> None:
         try:
             self._unsent = self._unsent[os.write(self._in, self._unsent) :]
         except BlockingIOError:
@@ -109,7 +110,7 @@ class Child:
         except BrokenPipeError:
             self._unsent = b""  # it has ended: the next read says so
 
-    def _receive(self) -> bytes:
+    def _read(self) -> bytes:
         part = os.read(self._out, _CHUNK)
         if part:
             return part

@@ -33,21 +33,21 @@ def guard(life: int) -> None:
 
 def limit_memory(megabytes: int) -> None:
     """Address space of this process; never more than it may have already."""
-    most = megabytes << 20
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    _limit_addresses(megabytes << 20)
 
 
 def limit_growth(megabytes: int) -> None:
     """Address space that may be added to what there is now; and no core files."""
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()
-    most = now + (megabytes << 20)
+    _limit_addresses(now + (megabytes << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_addresses(most: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def load_function(function: str) -> Callable[..., Any]:

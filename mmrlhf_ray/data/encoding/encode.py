@@ -190,6 +190,11 @@ def encode_response(encoder: Encoder, text: str, max_tokens: int | None = None) 
     return ids
 
 
+def facts_of(extras: str, column: str | None) -> str:
+    """The text of `extras[column]`, or "" where no column is configured. Raises KeyError where it is missing."""
+    return "" if column is None else str(json.loads(extras)[column])
+
+
 def encode_facts(encoder: Encoder, facts: str) -> list[int]:
     """Token ids of the ground truth that a reward model reads before the prompt."""
     return encoder.tokenizer(facts + "\n", add_special_tokens=False)["input_ids"] if facts else []

@@ -11,11 +11,10 @@ import pyarrow as pa
 import ray
 
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.data.encoding.encode import Encoder, RawMedia, encode_facts, encode_response, load_encoder
+from mmrlhf_ray.data.encoding.encode import Encoder, RawMedia, encode_facts, encode_response, facts_of, load_encoder
 from mmrlhf_ray.data.encoding.features import features_table, read_features
 from mmrlhf_ray.data.encoding.overlong import encode_within
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.records.extras import facts_of
 from mmrlhf_ray.schema import TRAINING_ROW
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import soundfile
 
 from mmrlhf_ray.config.data import MediaLimits
-from mmrlhf_ray.data.media import container
-from mmrlhf_ray.data.media.formats import DEFAULT_LIMITS, SOUND_FILE, Format, check_limit, open_format
+from mmrlhf_ray.data.media.formats import DEFAULT_LIMITS, SOUND_FILE, Format, check_limit, open_format, opened
 
 _MAX_SAMPLING_RATE = 768_000
 _MAX_CHANNELS = 64
@@ -65,7 +64,7 @@ def _check_samples(samples: np.ndarray) -> None:
 def _has_sound(form: Format, data: bytes, limits: MediaLimits) -> bool:
     if form.mime.startswith("image/"):  # animations
         return False
-    with container.opened(form, data, limits) as file:
+    with opened(form, data, limits) as file:
         return bool(file.streams.audio)
 
 
@@ -84,7 +83,7 @@ def _read_sound_file(form: Format, data: bytes, limits: MediaLimits) -> tuple[np
 
 def _read_sound_track(form: Format, data: bytes, limits: MediaLimits) -> tuple[np.ndarray, int]:
     """(mono samples, Hz) of the first sound track, by FFmpeg."""
-    with container.opened(form, data, limits) as file:
+    with opened(form, data, limits) as file:
         if not file.streams.audio:
             raise ValueError(f"{form.mime} has no sound track")
         codec = file.streams.audio[0].codec_context

@@ -1,9 +1,14 @@
 """Which format bytes are in, told by themselves: leading bytes, and the length that their header declares."""
 
 import hashlib
-from collections.abc import Mapping
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict
+
+import av
+from av.container import InputContainer
 
 from mmrlhf_ray.config.data import MediaLimits
 
@@ -94,6 +99,19 @@ def open_format(kind: str, data: bytes, limits: MediaLimits) -> Format:
     if declared is not None and declared > len(data) + 8:  # some writers count the 8 bytes of the RIFF header twice
         raise ValueError(f"{form.mime} is cut off: {len(data)} bytes of {declared}")
     return form
+
+
+@contextmanager
+def opened(form: Format, data: bytes, limits: MediaLimits) -> Iterator[InputContainer]:
+    """A file that FFmpeg reads, opened; what it raises inside becomes ValueError, but for MemoryError."""
+    try:
+        with av.open(io.BytesIO(data), mode="r", format=form.reader) as container:
+            check_limit(form.mime, "seconds", (container.duration or 0) / av.time_base, limits.seconds)
+            yield container
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        raise ValueError(f"{form.mime} is cut off or damaged: {error.strerror}") from error
 
 
 def check_limit(kind: str, unit: str, value: float, limit: float) -> None:

@@ -11,8 +11,8 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageSequence
 
 from mmrlhf_ray.config.data import MediaLimits, VideoSampling
-from mmrlhf_ray.data.media import container, image
-from mmrlhf_ray.data.media.formats import DEFAULT_LIMITS, PILLOW, Format, check_limit, open_format
+from mmrlhf_ray.data.media import image
+from mmrlhf_ray.data.media.formats import DEFAULT_LIMITS, PILLOW, Format, check_limit, open_format, opened
 
 ALL_FRAMES = VideoSampling()
 STILL_FPS = 2.0
@@ -107,9 +107,9 @@ def check_frames(height: int, width: int, frames: int, limits: MediaLimits) -> N
 def _decode_track(form: Format, data: bytes, limits: MediaLimits, sampling: VideoSampling) -> Clip:
     plan = None
     if not sampling.all_frames:
-        with container.opened(form, data, limits) as file:
+        with opened(form, data, limits) as file:
             plan = _plan(_packet_times(file, _picture_track(file)), limits, sampling)
-    with container.opened(form, data, limits) as file:
+    with opened(form, data, limits) as file:
         stream = _picture_track(file)
         size = (stream.codec_context.height, stream.codec_context.width)
         check_frames(*size, len(plan.starts) if plan else max(1, stream.frames), limits)

@@ -178,3 +178,9 @@ def _object_or_none(row: Row) -> dict[str, Any] | None:
 def files_of(sources: Sequence[Source]) -> list[str]:
     """Every file of the mixture."""
     return [file for source in sources for file in source.files]
+
+
+def name_of(sources: Sequence[Source]) -> str:
+    """The mixture in a message about its rows."""
+    files = files_of(sources)
+    return files[0] if len(files) == 1 else f"{len(files)} files of data"

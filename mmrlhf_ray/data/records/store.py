@@ -17,7 +17,7 @@ from mmrlhf_ray.data.media import MediaRow
 from mmrlhf_ray.data.media.augment import augment
 from mmrlhf_ray.data.records.order import WINDOW, Order, Place
 from mmrlhf_ray.data.records.quarantine import Rejected
-from mmrlhf_ray.data.records.rows import ReadRow, Source, SourceReader, files_of
+from mmrlhf_ray.data.records.rows import ReadRow, Source, SourceReader, name_of
 from mmrlhf_ray.data.rowfiles import Row
 from mmrlhf_ray.errors import DataError
 
@@ -128,8 +128,7 @@ class FileStore:
 
     @property
     def what(self) -> str:
-        files = files_of([reader.source for reader in self._readers])
-        return files[0] if len(files) == 1 else f"{len(files)} files of data"
+        return name_of([reader.source for reader in self._readers])
 
     def load(self, position: int) -> LoadedRow | Rejected:
         place = self.order.place(position)

@@ -96,8 +96,8 @@ class TextHookRunner:
     def _ask(self, name: str, texts: Sequence[str]) -> list[str]:
         try:
             child = self._running(time.monotonic() + IMPORT_S)
-            child.tell({"function": name, "texts": list(texts)})
-            reply = child.hear(time.monotonic() + ROW_S)
+            child.send({"function": name, "texts": list(texts)})
+            reply = child.receive(time.monotonic() + ROW_S)
         except ChildFailed as error:
             self.close()
             raise RowError(f"text hook {name}: {error}", "mend the hook, or the row") from None
@@ -109,9 +109,9 @@ class TextHookRunner:
     def _running(self, until: float) -> Child:
         if self._child is None:
             self._child = Child(_PROGRAM)
-            self._child.tell(self._setup)
+            self._child.send(self._setup)
         if not self._greeted:
-            reply = self._child.hear(until)
+            reply = self._child.receive(until)
             if "failed" in reply:
                 raise ChildFailed(reply["failed"])
             self._greeted = True

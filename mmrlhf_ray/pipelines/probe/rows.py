@@ -17,8 +17,8 @@ from mmrlhf_ray.data.encoding.encode import (
     encode_facts,
     encode_prompt,
     encode_response,
+    facts_of,
 )
-from mmrlhf_ray.data.records.extras import facts_of
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.rewards.probe import adversarial_responses, question_text, without_media
@@ -96,7 +96,7 @@ def build_rows(
 
     honest: all honest records; their responses and media serve the probes of others.
     """
-    clips = {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in chosen.media.to_pylist()}
+    clips = {r["media_id"]: RawMedia.of(r) for r in chosen.media.to_pylist()}
     writer = _Writer(cfg, encoder, clips, honest, np.random.default_rng(cfg.seed))
     rows: list[_Row] = []
     unusable = []

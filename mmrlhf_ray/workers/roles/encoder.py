@@ -14,12 +14,11 @@ from ray.actor import ActorProxy
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.encoding.cache import prompt_cache
-from mmrlhf_ray.data.encoding.encode import EncodedPrompt, Features, RawMedia, encode_facts, load_encoder
+from mmrlhf_ray.data.encoding.encode import EncodedPrompt, Features, RawMedia, encode_facts, facts_of, load_encoder
 from mmrlhf_ray.data.encoding.features import feature_bytes, features_table
 from mmrlhf_ray.data.encoding.overlong import encode_within
 from mmrlhf_ray.data.errors import RowError, bad_rows_error
 from mmrlhf_ray.data.media import MediaRow
-from mmrlhf_ray.data.records.extras import facts_of
 from mmrlhf_ray.data.records.quarantine import Rejected, set_row_aside, settle
 from mmrlhf_ray.data.records.readers import Records, open_store
 from mmrlhf_ray.data.records.store import LoadedRow, RowStore

@@ -172,7 +172,9 @@ def test_hooks_that_cannot_be_loaded_are_errors_of_the_configuration(runner, tmp
 def test_their_process_ends_when_closed(runner):
     hooks = runner(clean=["upper"])
     hooks.start()
-    pids = [p.pid for p in psutil.Process().children(recursive=True) if "text_process.py" in " ".join(p.cmdline())]
+    pids = [
+        p.pid for p in psutil.Process().children(recursive=True) if "mmrlhf_ray.sandbox.text_process" in p.cmdline()
+    ]
     assert len(pids) == 2  # with its guard
     hooks.close()
     assert not psutil.pid_exists(pids[0])
