@@ -3,11 +3,10 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from functools import partial
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,7 @@ from mmrlhf_ray.data.records.readers import Records, read_records
 from mmrlhf_ray.errors import DeadlineExceeded, RunError
 from mmrlhf_ray.models import check_trained
 from mmrlhf_ray.pipelines.run_dir import check_models, run_directory
-from mmrlhf_ray.pipelines.supervised.streaming import (
-    Streams,
-    check_first_rows,
-    eval_batches,
-    open_streams,
-    rows_of,
-    train_batches,
-)
+from mmrlhf_ray.pipelines.supervised.rows import HeldRows, Share, TrainingRows, open_streams
 from mmrlhf_ray.planning.placement import check_fits
 from mmrlhf_ray.planning.preflight import check_training_data
 from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
@@ -88,26 +80,27 @@ def run_supervised(
         streams = open_streams(cfg, _data(cfg), schema, options, row_check)
         with ray_session() as session:
             check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
-            rows = {name: _encode(read[name], data, options(data), run_dir) for name, data in held.items()}
+            tables = {name: _encode(read[name], data, options(data), run_dir) for name, data in held.items()}
             for own in streams.values():
-                check_first_rows(own, run_dir)
-            count = rows_of(streams["train"]) if "train" in streams else len(rows["train"])
-            _check_rows(cfg, count)
+                own.check_first(run_dir)
+            rows: dict[str, TrainingRows] = {name: HeldRows(name, len(table)) for name, table in tables.items()}
+            rows |= streams
+            _check_rows(cfg, rows["train"].count)
             if complete:
-                rows = complete(rows, run_dir)
+                tables = complete(tables, run_dir)
             plan = WorkerPlan(
                 cfg=cfg,
                 task=task,
                 model=absolute(cfg.model),
                 run_dir=run_dir.resolve(),
-                total_steps=_total_steps(cfg, count),
+                total_steps=_total_steps(cfg, rows["train"].count),
                 resume=resume,
                 device=device_of(cfg.workers, cfg.device),
             )
             if not resume:
                 discard(run_dir)
             # Popped, so that no table stays in memory beside its copy.
-            _fit(plan, job, {name: _dataset(rows.pop(name)) for name in held}, streams)
+            _fit(plan, job, {name: _dataset(tables.pop(name)) for name in held}, rows)
     return run_dir
 
 
@@ -172,20 +165,22 @@ def _dataset(rows: pa.Table) -> ray.data.Dataset:
     return ray.data.from_arrow([rows.slice(first, _ENCODE_ROWS) for first in range(0, len(rows), _ENCODE_ROWS)])
 
 
-def _fit(plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset], streams: Streams) -> None:
+def _fit(
+    plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset], rows: Mapping[str, TrainingRows]
+) -> None:
     """Run the workers while the driver shows what they write down. Raises RunError with a worker's own error."""
     workers = plan.cfg.workers
     resources = {k: v for k, v in (("CPU", workers.num_cpus), ("GPU", workers.num_gpus)) if v}
     trainer = TorchTrainer(
         _worker_loop,
-        train_loop_config={"plan": plan, "job": job, "streams": streams},
+        train_loop_config={"plan": plan, "job": job, "rows": rows},
         torch_config=TorchConfig(backend="gloo" if plan.device == "cpu" else "nccl"),
         scaling_config=ScalingConfig(
             num_workers=workers.replicas, use_gpu=bool(workers.num_gpus), resources_per_worker=resources
         ),
         run_config=TrainRunConfig(name=_RAY_TRAIN_DIR, storage_path=str(plan.run_dir)),
         datasets=dict(datasets),
-        # Ray's equal shares leave out what does not divide, and every held-out row counts: see _eval_tables().
+        # Ray's equal shares leave out what does not divide, and every held-out row counts: see HeldRows.eval_batches().
         dataset_config=ray.train.DataConfig(datasets_to_split=[name for name in datasets if name == "train"]),
     )
     # Ray Train would take up an earlier run of that name; our own checkpoints say where to go on.
@@ -228,25 +223,21 @@ def _metrics(plan: WorkerPlan) -> list[dict[str, Any]]:
 def _worker_loop(config: dict[str, Any]) -> None:
     """One Ray Train worker."""
     plan: WorkerPlan = config["plan"]
-    streams: Streams = config["streams"]
+    rows: Mapping[str, TrainingRows] = config["rows"]
     context = ray.train.get_context()
     rank, world_size, cfg = context.get_world_rank(), context.get_world_size(), plan.cfg
+    share = Share(cfg, plan.run_dir, rank, world_size)
     worker = SupervisedWorker(plan, rank, world_size)
     first = worker.restore()
     writer = MetricsWriter(plan.run_dir, config["job"], resume_step=first if plan.resume else None)
-    if "train" in streams:
-        steps = range(first, plan.total_steps)
-        batches = train_batches(streams["train"], cfg, plan.run_dir, rank, world_size, steps)
-    else:
-        batches = _batches(cfg, world_size, first)
+    steps = range(first, plan.total_steps)
     with writer if rank == 0 else nullcontext() as log:
-        for step, table in zip(range(first, plan.total_steps), batches, strict=False):
+        for step, table in zip(steps, rows["train"].train_batches(share, steps), strict=False):
             metrics = worker.step(table)
             done = step + 1
             if done % cfg.log_every_steps == 0 or done == plan.total_steps:
                 if cfg.eval_data and (done == plan.total_steps or _due(done, cfg.eval_every_steps)):
-                    tables = _eval_tables(plan, streams, rank, world_size)
-                    metrics |= worker.evaluate(tables, record=done == plan.total_steps)
+                    metrics |= worker.evaluate(rows["eval"].eval_batches(share), record=done == plan.total_steps)
                 if log is not None:
                     log.log(step, metrics)
             if done % cfg.checkpoint.every_steps == 0 and done < plan.total_steps:
@@ -257,36 +248,3 @@ def _worker_loop(config: dict[str, Any]) -> None:
 
 def _due(done: int, every: int | None) -> bool:
     return every is not None and done % every == 0
-
-
-def _batches(cfg: TrainJobConfig, world_size: int, first: int) -> Iterator[pa.Table]:
-    """This rank's share of each batch, from step `first` on: epoch after epoch, each with a shuffle of its own."""
-    shard = ray.train.get_dataset_shard("train")
-    size = cfg.batch_size // world_size
-
-    def epoch(number: int) -> Iterator[pa.Table]:
-        return iter(
-            shard.iter_batches(
-                batch_size=size,
-                batch_format="pyarrow",
-                local_shuffle_buffer_size=64 * size,
-                local_shuffle_seed=cfg.seed + number,
-                drop_last=True,
-            )
-        )
-
-    stream = chain.from_iterable(epoch(number) for number in count())
-    for _ in range(first):
-        next(stream)
-    return stream
-
-
-def _eval_tables(plan: WorkerPlan, streams: Streams, rank: int, world_size: int) -> Iterator[pa.Table]:
-    """This rank's share of each batch of the held-out rows; if they are not streamed, every worker reads all."""
-    cfg = plan.cfg
-    if "eval" in streams:
-        yield from eval_batches(streams["eval"], cfg, plan.run_dir, rank, world_size)
-        return
-    everything = ray.train.get_dataset_shard("eval")
-    for table in everything.iter_batches(batch_size=cfg.batch_size, batch_format="pyarrow"):
-        yield table.take(pa.array(range(rank, len(table), world_size), pa.int64()))
