@@ -1,11 +1,11 @@
-"""What differs between model families, behind one Protocol. One file per family implements it."""
+"""What differs between model families, behind one Protocol. `families/` implements it: a value for each known family,
+and a generic adapter for any other."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
@@ -16,25 +16,40 @@ from mmrlhf_ray.errors import ModelError
 class ModelAdapter(Protocol):
     """One model family: how to load it, what its processor returns, what its weights are called."""
 
-    family: str
-    """`model_type` of the directory's config.json."""
-    placeholders: Mapping[str, str]
-    """Media kind → the processor attribute that holds its placeholder token."""
-    feature_keys: Mapping[str, tuple[str, ...]]
-    """Media kind → the processor's outputs that belong to it."""
-    sampled_as: Mapping[str, str]
-    """Processor attribute of a placeholder that the sampler leaves in an expanded prompt → of the one that the
-    processor writes there. What is embedded is the same."""
-    video_metadata: bool
-    """Whether the processor wants each clip's frame rate and frame numbers."""
-    least_sound_s: float
-    """Seconds that shorter sounds are filled up to with silence; if above 0, all are filled up to whole hops of the
-    extractor. For towers that read what is padded too, and so give another answer in other company."""
-    language_model: str
-    """Regular expression of the language model's module name, in transformers' classes that read the directory."""
-    parts: Mapping[str, str]
-    """Key of PartsConfig → regular expression of its parameters' names in the class that load() returns. Every
-    parameter belongs to exactly one part."""
+    @property
+    def family(self) -> str:
+        """`model_type` of the directory's config.json."""
+
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        """Media kind → the processor attribute that holds its placeholder token."""
+
+    @property
+    def feature_keys(self) -> Mapping[str, tuple[str, ...]]:
+        """Media kind → the processor's outputs that belong to it."""
+
+    @property
+    def sampled_as(self) -> Mapping[str, str]:
+        """Processor attribute of a placeholder that the sampler leaves in an expanded prompt → of the one that the
+        processor writes there. What is embedded is the same."""
+
+    @property
+    def video_metadata(self) -> bool:
+        """Whether the processor wants each clip's frame rate and frame numbers."""
+
+    @property
+    def least_sound_s(self) -> float:
+        """Seconds that shorter sounds are filled up to with silence; if above 0, all are filled up to whole hops of the
+        extractor. For towers that read what is padded too, and so give another answer in other company."""
+
+    @property
+    def language_model(self) -> str:
+        """Regular expression of the language model's module name, in transformers' classes that read the directory."""
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """Key of PartsConfig → regular expression of its parameters' names in the class that load() returns. Every
+        parameter belongs to exactly one part."""
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
         """The causal language model with its media towers, in evaluation mode; on the CPU, or spread over the
@@ -65,22 +80,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ModelError(f"{path}: expected a model directory in Hugging Face format, found no config.json; check path")
     return json.loads(file.read_text())
-
-
-def without_weights(kind: type[PreTrainedModel], path: Path) -> PreTrainedModel:
-    """architecture() of families that one class reads."""
-    with torch.device("meta"):
-        model: PreTrainedModel = kind._from_config(kind.config_class.from_pretrained(str(path)))
-    return model
-
-
-def grid_rows(grids: Mapping[str, str], key: str, outputs: Mapping[str, Any], count: int) -> list[int]:
-    """item_rows() of families that pack patches. `grids`: packed output → the output with its clips' [frames, height,
-    width]; of any other output each of the `count` clips has one row."""
-    if key not in grids:
-        return [1] * count
-    rows: list[int] = np.asarray(outputs[grids[key]]).prod(-1).tolist()
-    return rows
 
 
 def load_processor(path: Path) -> ProcessorMixin:

@@ -9,7 +9,6 @@ from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.demo.families import FAMILIES
 from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.models import HeadedModel, load_policy
-from tests.unit.tiny import build_vl
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +23,7 @@ def omni(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained Qwen2.5-VL."""
     path = tmp_path_factory.mktemp("vl") / "model"
-    build_vl(path, seed=0)
+    FAMILIES["qwen2_5_vl"](path, 0)
     return path
 
 

@@ -1,25 +1,13 @@
-"""Small real models and inputs that the unit tests of several rooms share."""
+"""Small real inputs that the unit tests of several rooms share."""
 
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import soundfile
-import torch
 from PIL import Image
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    GenerationConfig,
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLProcessor,
-    Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
-)
 
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.encoding.encode import EncodedPrompt, Encoder, Features, RawMedia, encode_prompt
@@ -28,24 +16,6 @@ from mmrlhf_ray.demo.clips import DIRECTIONS, clip_webm
 from mmrlhf_ray.schema import ROLLOUT
 
 SIDE = 16
-_VL_SPECIAL = (
-    "<|endoftext|>",
-    "<unk>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-)
-_VL_TEMPLATE = (
-    "{%- for message in messages -%}<|im_start|>{{ message.role }}\n"
-    "{%- if message.content is string -%}{{ message.content }}{%- else -%}{%- for part in message.content -%}"
-    "{%- if part.type == 'text' -%}{{ part.text }}"
-    "{%- else -%}<|vision_start|><|{{ part.type }}_pad|><|vision_end|>{%- endif -%}"
-    "{%- endfor -%}{%- endif -%}<|im_end|>{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
-)
 
 
 def picture(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> bytes:
@@ -143,63 +113,3 @@ def rollout_table(rows: Sequence[TokenRow], facts: Sequence[Sequence[int]] | Non
         for i, row in enumerate(rows)
     ]
     return pa.Table.from_pylist(records, schema=ROLLOUT)
-
-
-def build_vl(path: Path, seed: int) -> None:
-    """Write an untrained Qwen2.5-VL of a few thousand parameters, as save_pretrained() writes it."""
-    sentence = ("which", "digit", "is", "written", "?", "read", "the", "image", ".")
-    words = ["user", "assistant", "system", *sentence, *"0123456789"]
-    ids = {token: i for i, token in enumerate(dict.fromkeys([*_VL_SPECIAL, "\n", *words, *(f" {w}" for w in words)]))}
-    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n| ?[^ \n]+"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in _VL_SPECIAL])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<|endoftext|>", unk_token="<unk>", eos_token="<|im_end|>"
-    )
-    size = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
-    vision = {"size": size, "patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
-    processor = Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**vision),
-        video_processor=Qwen2VLVideoProcessor(**vision, cap_pixels_per_frame=False, do_sample_frames=False),
-        tokenizer=fast,
-        chat_template=_VL_TEMPLATE,
-    )
-    config = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(ids),
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]},
-            "initializer_range": 0.2,
-            "tie_word_embeddings": False,
-        },
-        vision_config={
-            "depth": 2,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "patch_size": 4,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "window_size": SIDE,
-            "fullatt_block_indexes": [1],
-            "out_hidden_size": 32,
-            "initializer_range": 0.2,
-        },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=False,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"])
-    model.save_pretrained(path)
-    processor.save_pretrained(path)

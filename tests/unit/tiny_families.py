@@ -14,43 +14,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mmrlhf_ray.demo.families.save import TOWER_INIT, save, seeded
-from mmrlhf_ray.demo.families.tokens import CONTEXT_TOKENS, END, PAD, build_tokenizer, chat_template
+from mmrlhf_ray.demo.families.save import save, seeded
+from mmrlhf_ray.demo.families.sizes import HEADS, HIDDEN, text_config, vision_config
+from mmrlhf_ray.demo.families.tokens import build_tokenizer, chat_template
 
-_HIDDEN, _HEADS, _PATCH = 64, 2, 4
+_PATCH = 4
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, model_type: str) -> dict[str, object]:
-    ids = tokenizer.get_vocab()
-    return {
-        "model_type": model_type,
-        "vocab_size": len(ids),
-        "hidden_size": _HIDDEN,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": _HEADS,
-        "num_key_value_heads": _HEADS,
-        "head_dim": _HIDDEN // _HEADS,
-        "max_position_embeddings": CONTEXT_TOKENS,
-        "sliding_window": None,
-        "initializer_range": 0.2,
-        "tie_word_embeddings": False,
-        "bos_token_id": None,
-        "eos_token_id": ids[END],
-        "pad_token_id": ids[PAD],
-    }
-
-
-def _tower(**own: object) -> dict[str, object]:
-    return {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "patch_size": _PATCH,
-        "initializer_range": TOWER_INIT,
-        **own,
-    }
+    own = {"head_dim": HIDDEN // HEADS, "sliding_window": None, "tie_word_embeddings": False}
+    return text_config(tokenizer, model_type=model_type, **own)
 
 
 def build_mistral3(path: Path, seed: int) -> None:
@@ -65,7 +38,7 @@ def build_mistral3(path: Path, seed: int) -> None:
     )
     config = Mistral3Config(
         text_config=_text(tokenizer, "mistral"),
-        vision_config=_tower(model_type="pixtral", image_size=32, head_dim=16),
+        vision_config=vision_config(model_type="pixtral", image_size=32, head_dim=16),
         image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
         spatial_merge_size=2,
         tie_word_embeddings=False,
@@ -88,7 +61,7 @@ def build_llava(path: Path, seed: int) -> None:
     )
     config = LlavaConfig(
         text_config=_text(tokenizer, "llama"),
-        vision_config=_tower(model_type="clip_vision_model", image_size=16, projection_dim=32),
+        vision_config=vision_config(model_type="clip_vision_model", image_size=16, projection_dim=32),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",

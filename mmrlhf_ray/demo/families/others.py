@@ -15,10 +15,11 @@ from transformers import (
     InternVLVideoProcessor,
 )
 
-from mmrlhf_ray.demo.families.save import TOWER_INIT, save, seeded
-from mmrlhf_ray.demo.families.tokens import CONTEXT_TOKENS, END, PAD, build_tokenizer, chat_template
+from mmrlhf_ray.demo.families.save import save, seeded
+from mmrlhf_ray.demo.families.sizes import HEADS, HIDDEN, TOWER_INIT, text_config, vision_config
+from mmrlhf_ray.demo.families.tokens import END, build_tokenizer, chat_template
 
-_HIDDEN, _HEADS, _SIDE, _PATCH = 64, 2, 16, 4
+_SIDE = 16
 _TOKENS_PER_IMAGE = 4
 _SIZE = {"height": _SIDE, "width": _SIDE}
 
@@ -39,33 +40,14 @@ def build_gemma3(path: Path, seed: int) -> None:
     )
     ids = tokenizer.get_vocab()
     config = Gemma3Config(
-        text_config={
-            "vocab_size": len(ids),
-            "hidden_size": _HIDDEN,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": _HEADS,
-            "num_key_value_heads": _HEADS,
-            "head_dim": _HIDDEN // _HEADS,
-            "query_pre_attn_scalar": _HIDDEN // _HEADS,
-            "max_position_embeddings": CONTEXT_TOKENS,
-            "sliding_window": 16,
-            "layer_types": ["sliding_attention", "full_attention"],
-            "initializer_range": 0.2,
-            "bos_token_id": None,
-            "eos_token_id": ids[END],
-            "pad_token_id": ids[PAD],
-        },
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": _SIDE,
-            "patch_size": _PATCH,
-            "initializer_range": TOWER_INIT,
-            "vision_use_head": False,
-        },
+        text_config=text_config(
+            tokenizer,
+            head_dim=HIDDEN // HEADS,
+            query_pre_attn_scalar=HIDDEN // HEADS,
+            sliding_window=16,
+            layer_types=["sliding_attention", "full_attention"],
+        ),
+        vision_config=vision_config(image_size=_SIDE, vision_use_head=False),
         mm_tokens_per_image=_TOKENS_PER_IMAGE,
         boi_token_index=ids["<start_of_image>"],
         eoi_token_index=ids["<end_of_image>"],
@@ -100,30 +82,8 @@ def build_internvl(path: Path, seed: int) -> None:
     )
     ids = tokenizer.get_vocab()
     config = InternVLConfig(
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": len(ids),
-            "hidden_size": _HIDDEN,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": _HEADS,
-            "num_key_value_heads": _HEADS,
-            "max_position_embeddings": CONTEXT_TOKENS,
-            "initializer_range": 0.2,
-            "tie_word_embeddings": False,
-            "bos_token_id": None,
-            "eos_token_id": ids[END],
-            "pad_token_id": ids[PAD],
-        },
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": _SIDE,
-            "patch_size": _PATCH,
-            "initializer_range": TOWER_INIT,
-        },
+        text_config=text_config(tokenizer, model_type="qwen2", tie_word_embeddings=False),
+        vision_config=vision_config(image_size=_SIDE),
         image_token_id=ids["<IMG_CONTEXT>"],
         image_seq_length=_TOKENS_PER_IMAGE,
         tie_word_embeddings=False,

@@ -20,10 +20,10 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from mmrlhf_ray.demo.families.save import TOWER_INIT, generation, rename_weights, save, seeded
-from mmrlhf_ray.demo.families.tokens import CONTEXT_TOKENS, END, PAD, build_tokenizer, chat_template
+from mmrlhf_ray.demo.families.save import generation, rename_weights, save, seeded
+from mmrlhf_ray.demo.families.sizes import HEADS, HIDDEN, TOWER_INIT, text_config
+from mmrlhf_ray.demo.families.tokens import PAD, build_tokenizer, chat_template
 
-_HIDDEN, _HEADS = 64, 2  # vLLM's attention on the CPU wants heads of 32 or more
 _SIZE = {"shortest_edge": 16 * 16, "longest_edge": 32 * 32}
 _PATCHES = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
 _VISION = {"size": _SIZE, **_PATCHES, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -49,22 +49,8 @@ _OMNI_TOKENS = {
 
 
 def _text(tokenizer: PreTrainedTokenizerFast, rope: dict[str, Any]) -> dict[str, Any]:
-    ids = tokenizer.get_vocab()
-    return {
-        "vocab_size": len(ids),
-        "hidden_size": _HIDDEN,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": _HEADS,
-        "num_key_value_heads": _HEADS,
-        "max_position_embeddings": CONTEXT_TOKENS,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [6, 5, 5], **rope},
-        "initializer_range": 0.2,
-        "tie_word_embeddings": False,
-        "bos_token_id": None,
-        "eos_token_id": ids[END],
-        "pad_token_id": ids[PAD],
-    }
+    ropes = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [6, 5, 5], **rope}
+    return text_config(tokenizer, rope_parameters=ropes, tie_word_embeddings=False)
 
 
 def _vision_tower(**own: Any) -> dict[str, Any]:
@@ -76,7 +62,7 @@ def _vision_tower(**own: Any) -> dict[str, Any]:
         "patch_size": 4,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
-        "out_hidden_size": _HIDDEN,
+        "out_hidden_size": HIDDEN,
         "initializer_range": TOWER_INIT,
         **own,
     }
@@ -118,7 +104,7 @@ def build_qwen3_vl(path: Path, seed: int) -> None:
         chat_template=chat_template(_VISION_SHOWN),
     )
     config = Qwen3VLConfig(
-        text_config=_text(tokenizer, {"mrope_interleaved": True}) | {"head_dim": _HIDDEN // _HEADS},
+        text_config=_text(tokenizer, {"mrope_interleaved": True}) | {"head_dim": HIDDEN // HEADS},
         vision_config=_vision_tower(**_QWEN3_TOWER),
         tie_word_embeddings=False,
         **_vision_ids(tokenizer),
@@ -155,7 +141,7 @@ def build_qwen3_omni(path: Path, seed: int) -> None:
 def _omni_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3OmniMoeConfig:
     ids = tokenizer.get_vocab()
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
-    text = _text(tokenizer, {"mrope_interleaved": True}) | experts | {"head_dim": _HIDDEN // _HEADS}
+    text = _text(tokenizer, {"mrope_interleaved": True}) | experts | {"head_dim": HIDDEN // HEADS}
     audio = {
         "num_mel_bins": 32,
         "encoder_layers": 2,
@@ -165,7 +151,7 @@ def _omni_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3OmniMoeConfig:
         "max_source_positions": 64,
         "n_window": 50,
         "n_window_infer": 400,
-        "output_dim": _HIDDEN,
+        "output_dim": HIDDEN,
         "downsample_hidden_size": 16,
         "initializer_range": TOWER_INIT,
     }

@@ -9,9 +9,6 @@ from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from mmrlhf_ray.demo.families.tokens import END, PAD
 
-TOWER_INIT = 0.2
-"""Wide enough that media change the logits of an untrained model visibly."""
-
 
 def seeded(make: Callable[[], PreTrainedModel], seed: int) -> PreTrainedModel:
     """`make()` with weights drawn from `seed`."""

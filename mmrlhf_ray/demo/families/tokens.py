@@ -1,7 +1,7 @@
 """One small tokenizer for all tiny families: characters, line breaks and a few merges, and the family's own tokens."""
 
 import string
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
@@ -44,8 +44,3 @@ def chat_template(shown_as: Mapping[str, str]) -> str:
         "{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
         "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
     )
-
-
-def ids_of(tokenizer: PreTrainedTokenizerFast, names: Iterable[str]) -> list[int]:
-    """Token ids."""
-    return [tokenizer.convert_tokens_to_ids(name) for name in names]

@@ -92,9 +92,9 @@ def test_a_part_that_the_family_lacks_is_refused_by_its_key(vl: Path, config: Pa
 
 
 def test_an_adapter_of_this_size_is_counted_and_wrong_targets_are_named(vl: Path) -> None:
-    # Two layers whose q_proj is 32 → 32.
+    # Two layers whose q_proj is 64 → 64.
     lora = LoRAConfig(rank=4, target_modules=("q_proj",))
-    assert check_trained(vl, PartsConfig(), lora, "", scalar=False) == 2 * 4 * (32 + 32)
+    assert check_trained(vl, PartsConfig(), lora, "", scalar=False) == 2 * 4 * (64 + 64)
     wrong = LoRAConfig(target_modules=("q_prj",))
     with pytest.raises(ModelError, match=r"lora.target_modules names 'q_prj', which is no linear layer of the qwen2_5"):
         check_trained(vl, PartsConfig(), wrong, "", scalar=False)

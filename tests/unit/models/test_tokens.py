@@ -44,7 +44,7 @@ def test_a_token_with_another_number_is_named(vl: Path, tmp_path: Path) -> None:
 
 def test_a_control_token_that_is_plain_elsewhere_is_refused(vl: Path, tmp_path: Path) -> None:
     def plain(content: dict[str, Any]) -> None:
-        next(t for t in content["added_tokens"] if t["content"] == "<|vision_end|>")["special"] = False
+        next(t for t in content["added_tokens"] if t["content"] == "<|im_start|>")["special"] = False
 
     other = changed(vl, tmp_path / "other", "tokenizer.json", plain)
     with pytest.raises(ModelError, match="expected the control tokens of"):
