@@ -60,12 +60,15 @@ def ppo_value_loss(
 def feedback_loss(logprobs: Tensor, mask: Tensor, feedback: Tensor, denominator: float) -> tuple[Tensor, Stats]:
     """H = −Σ over responses of h·log π(response) / denominator, log π summed over the response's tokens, in nats.
 
+    The policy gradient of people's feedback on entire responses. For the likelihood of votes on single decisions, whose
+    part for −1 is bounded, see `human_loss`.
+
     logprobs [B, T], mask bool [B, T] true at the response's tokens, feedback h [B]: 1 liked, −1 disliked, fractions
     weigh, 0 adds nothing. `denominator` is the number of responses with feedback in the whole batch over all ranks
     and micro-batches. Source: H = −E[h·log π(response)], the policy gradient of the feedback as reward (Williams
     1992, REINFORCE); the formula that users bring along adds a constant, which has no gradient and is left out.
 
-    For h < 0 H has no lower bound: log π of a disliked response can fall for ever. Keep λ small.
+    For h < 0 H has no lower bound: log π of a disliked response can fall forever. Keep λ small.
 
     Statistics, sums over the responses: `feedback_rows`, `feedback_loss`, `liked`, `disliked` (counts),
     `liked_logprobs`, `disliked_logprobs` (of whole responses).
@@ -88,6 +91,26 @@ def feedback_loss(logprobs: Tensor, mask: Tensor, feedback: Tensor, denominator:
             "disliked_logprobs": (disliked * responses).sum(),
         }
     return total / denominator, stats
+
+
+def human_loss(logprobs: Tensor, votes: Tensor) -> Tensor:
+    """H = −Σ |v|·log P(v) / (number of votes), in nats, where P(+1) = π(a) and P(−1) = 1 − π(a).
+
+    The negative log-likelihood of people's votes on single decisions: logprobs log π(a) [B] of the decisions that they
+    judged; votes v [B]: +1 right, −1 wrong, fractions weigh, 0 = no vote.
+
+    Its part for v > 0 is that of `feedback_loss`. Its part for v < 0 differs: log(1 − π(a)), the unlikelihood loss of
+    Welleck et al. 2020, "Neural Text Generation with Unlikelihood Training", which ends at 0 where the decision is
+    never made, while `feedback_loss` falls forever with log π(a). It needs the probability of the entire decision, so
+    it is for single actions, where π(a) does not vanish as that of a long response does.
+
+    Raises ValueError where shapes differ or nobody voted.
+    """
+    if logprobs.shape != votes.shape or not bool((votes != 0).any()):
+        raise ValueError(f"votes expect shape {list(logprobs.shape)} and one that is not 0, got {list(votes.shape)}")
+    otherwise = torch.log1p(-logprobs.exp().clamp(max=1.0 - 1e-6))
+    likelihood = torch.where(votes > 0, logprobs, otherwise)
+    return -(votes.abs() * likelihood).sum() / (votes != 0).sum()
 
 
 def bradley_terry_loss(

@@ -15,10 +15,10 @@ def discrete_export(
     """Write a trained decision network as ONNX, and check it against torch."""
     from mmrlhf_ray.discrete.export import export_onnx
     from mmrlhf_ray.discrete.files import MODULE_DIR, ONNX_FILE
-    from mmrlhf_ray.discrete.module import without_hints
+    from mmrlhf_ray.discrete.module import silence_rllib_deprecations
     from mmrlhf_ray.discrete.saved import load_net
 
-    without_hints()
+    silence_rllib_deprecations()
     cfg, net = load_net(run / MODULE_DIR)
     path = output or run / MODULE_DIR / ONNX_FILE
     parity = export_onnx(net, cfg, path)

@@ -18,7 +18,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from mmrlhf_ray.config import DiscreteConfig
 from mmrlhf_ray.config.discrete_parts import A2C, DQN, PPO, ActorCritic, Clone, Reinforce
-from mmrlhf_ray.discrete.human_loss import CloneConfig
+from mmrlhf_ray.discrete.cloning import CloningConfig
 from mmrlhf_ray.errors import ConfigError
 
 _NEVER_CLIPPED = 1e9
@@ -162,7 +162,7 @@ def _clone(cfg: DiscreteConfig) -> AlgorithmConfig:
     a = cfg.algorithm
     assert isinstance(a, Clone)
     return (
-        CloneConfig()
+        CloningConfig()
         .cloning(
             coef=cfg.human_loss.coef if cfg.human_loss else 0.0,
             updates=max(1, cfg.decisions_per_step // a.batch_size),

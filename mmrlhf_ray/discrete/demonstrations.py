@@ -8,26 +8,27 @@ import numpy as np
 
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.discrete_parts import Clone, DecideTask
+from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.discrete.cases import Cases
-from mmrlhf_ray.discrete.feedback import Lessons, lessons
-from mmrlhf_ray.discrete.tasks import Media, RowProblem, columns_of, make_cases, scores_of, wanted
+from mmrlhf_ray.discrete.feedback import CloningData, cloning_data
+from mmrlhf_ray.discrete.tasks import Media, columns_of, make_cases, scores_of, wanted
 from mmrlhf_ray.schema import DEMONSTRATION
 
 
-def read_lessons(cfg: DiscreteConfig, cases: Cases, quarantine_to: Path) -> Lessons:
-    """The lessons of a `clone` run about the training cases of a task, followed by its demonstrations.
+def read_cloning_data(cfg: DiscreteConfig, cases: Cases, quarantine_to: Path) -> CloningData:
+    """What a `clone` run learns from: the training cases of a task, followed by its demonstrations.
 
     Without demonstrations votes are simulated as `human_loss` says; with them votes are what is in the records.
-    Raises DataError as read_cases() does, and for a response that is none of the classes.
+    Raises DataError as read_cases() does, and for a response that is not one of the classes.
     """
     assert isinstance(cfg.algorithm, Clone)
     task = cfg.tasks[cases.task]
     if not isinstance(task, DecideTask) or task.demonstrations is None:
-        return lessons(cases, cfg.algorithm.labelled_share, cfg.human_loss, cfg.seed)
+        return cloning_data(cases, cfg.algorithm.labelled_share, cfg.human_loss, cfg.seed)
     shown = _demonstrated(cfg, cases.task, task, quarantine_to)
-    labelled = lessons(cases, cfg.algorithm.labelled_share, None, cfg.seed)
-    return Lessons(
+    labelled = cloning_data(cases, cfg.algorithm.labelled_share, None, cfg.seed)
+    return CloningData(
         labelled.cases.followed_by(shown.cases),
         np.concatenate([labelled.imitate, shown.imitate]),
         np.concatenate([labelled.voted, shown.voted]),
@@ -35,7 +36,7 @@ def read_lessons(cfg: DiscreteConfig, cases: Cases, quarantine_to: Path) -> Less
     )
 
 
-def _demonstrated(cfg: DiscreteConfig, name: str, task: DecideTask, quarantine_to: Path) -> Lessons:
+def _demonstrated(cfg: DiscreteConfig, name: str, task: DecideTask, quarantine_to: Path) -> CloningData:
     """Responses with feedback 0 to imitate, the others as votes. Scores of these cases are 1 for the response."""
     assert task.demonstrations is not None
     where = f"tasks.{name}.demonstrations"
@@ -45,11 +46,11 @@ def _demonstrated(cfg: DiscreteConfig, name: str, task: DecideTask, quarantine_t
     def score(row: Mapping[str, Any]) -> np.ndarray:
         said = row["response"].strip()
         if said not in task.classes:
-            raise RowProblem(f"its response {said[:80]!r} is none of the classes", "mend the row or add the class")
+            raise RowError(f"its response {said[:80]!r} is not one of the classes", "fix the row or add the class")
         return np.array([float(said == known) for known in task.classes], np.float32)
 
     columns = columns_of(cfg, records, Media(records.media, task.demonstrations))
     cases = make_cases(cfg, name, records, columns, scores_of(records, score, where))
     vote = records.records.column("feedback").to_numpy().astype(np.float32)
     said = cases.labels
-    return Lessons(cases, np.where(vote == 0, said, -1), np.where(vote == 0, -1, said), vote)
+    return CloningData(cases, np.where(vote == 0, said, -1), np.where(vote == 0, -1, said), vote)

@@ -12,7 +12,7 @@ _HUMAN, _LABELLED, _VOTES = range(3)
 
 
 @dataclass(frozen=True)
-class Lessons:
+class CloningData:
     """What is imitated, and what people said, about n rows."""
 
     cases: Cases
@@ -50,7 +50,7 @@ def judged(cases: Cases, threshold: float, wrong: float, seed: int) -> np.ndarra
     return np.where(flipped, -said, said).astype(np.float32)
 
 
-def lessons(cases: Cases, labelled_share: float, human: HumanLossSection | None, seed: int) -> Lessons:
+def cloning_data(cases: Cases, labelled_share: float, human: HumanLossSection | None, seed: int) -> CloningData:
     """Which labels a learner may see, and simulated votes on one decision of each row.
 
     Labels are those of a share of the rows, rounded up, drawn by the seed. The draw does not depend on `human`.
@@ -61,12 +61,12 @@ def lessons(cases: Cases, labelled_share: float, human: HumanLossSection | None,
     known = chosen[: int(np.ceil(labelled_share * n))]
     imitate[known] = cases.labels[known]
     if human is None:
-        return Lessons(cases, imitate, np.full(n, -1, np.int64), np.zeros(n, np.float32))
-    return Lessons(cases, imitate, *simulated_votes(cases, human, seed))
+        return CloningData(cases, imitate, np.full(n, -1, np.int64), np.zeros(n, np.float32))
+    return CloningData(cases, imitate, *simulated_votes(cases, human, seed))
 
 
 def simulated_votes(cases: Cases, human: HumanLossSection, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(voted int64 [n], vote float32 [n]) as in Lessons: one decision of each row, the best or a random one, and ±1."""
+    """(voted int64 [n], vote float32 [n]) as in CloningData: ±1 for a decision of each row, best or random."""
     rng = np.random.default_rng([seed, cases.task_number, _VOTES])
     n, decisions = cases.scores.shape
     shown = np.where(rng.random(n) < human.shown_right, cases.labels, rng.integers(decisions, size=n))

@@ -1,4 +1,4 @@
-"""Names of what a finished run leaves in its directory."""
+"""Names of what a finished run leaves in its directory; apart from saved.py, so that serving loads no RLlib."""
 
 MODULE_DIR = "module"
 """The trained module; the files below are in it."""

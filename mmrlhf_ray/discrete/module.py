@@ -30,7 +30,7 @@ CONFIG = "discrete"
 """Key of the job's configuration in a module's `model_config`."""
 
 
-def without_hints() -> None:
+def silence_rllib_deprecations() -> None:
     """Silence what RLlib says of its own past: even a module of its current kind makes one of the old settings."""
     for name in ("ray.rllib", "ray.tune", "ray._common.deprecation"):
         logging.getLogger(name).setLevel(logging.ERROR)

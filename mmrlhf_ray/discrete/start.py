@@ -26,15 +26,18 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 from mmrlhf_ray.config import DiscreteConfig
 from mmrlhf_ray.discrete.algorithms import algorithm_config, build
 from mmrlhf_ray.discrete.cases import Observations
+from mmrlhf_ray.discrete.cloning import CloningBatches, CloningConfig
 from mmrlhf_ray.discrete.decide import Preferences
 from mmrlhf_ray.discrete.env import DecisionEnv, SeededOnce, TaskCases
-from mmrlhf_ray.discrete.feedback import Lessons
-from mmrlhf_ray.discrete.human_loss import CloneConfig, LessonBook
+from mmrlhf_ray.discrete.feedback import CloningData
 from mmrlhf_ray.discrete.module import DecisionNet, module_spec, warm_start
 from mmrlhf_ray.discrete.saved import inference_module, load_weights, save_module
 
 ENVIRONMENT = "mmrlhf-decisions"
 """The name under which RLlib finds the environment."""
+_SEED_STRIDE = 1_000_003
+"""Between the seeds of two steps that a run may go on with: a resumed run must not draw again what it drew from the
+start."""
 EPISODE_REWARD, TOTAL_REWARD = "episode reward", "total reward"
 
 _LEARNED: Mapping[str, str] = {
@@ -56,7 +59,7 @@ class Material:
     """What a job learns from, one entry for each task in the configuration's order."""
 
     tasks: Sequence[TaskCases]
-    lessons: Sequence[Lessons] = ()
+    cloning: Sequence[CloningData] = ()
     """For `clone`."""
 
 
@@ -87,11 +90,10 @@ def start(cfg: DiscreteConfig, material: Material, first: int = 0) -> Algorithm:
     tune.register_env(ENVIRONMENT, make_env)
     env_config = {"cfg": cfg, "tasks": ray.put(tuple(material.tasks))}
     config = algorithm_config(cfg, ENVIRONMENT, env_config, module_spec(cfg)).callbacks(EpisodeSums)
-    if isinstance(config, CloneConfig):
+    if isinstance(config, CloningConfig):
         weights = [task.weight for task in cfg.tasks.values()]
-        config.cloning(lesson_book=ray.put(LessonBook(material.lessons, weights, cfg.seed)))
-    # A resumed run must not draw again what it drew from the start.
-    return build(config.debugging(seed=cfg.seed + 1_000_003 * first))
+        config.cloning(batches=ray.put(CloningBatches(material.cloning, weights, cfg.seed)))
+    return build(config.debugging(seed=cfg.seed + _SEED_STRIDE * first))
 
 
 def start_from(algorithm: Algorithm, cfg: DiscreteConfig, module_dir: Path) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from mmrlhf_ray.config.discrete_parts import (
     TextModality,
     VideoModality,
 )
-from mmrlhf_ray.data.errors import bad_rows_error
+from mmrlhf_ray.data.errors import RowError, bad_rows_error
 from mmrlhf_ray.data.media import Clip
 from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
 from mmrlhf_ray.data.records.readers import Records, read_records
@@ -33,10 +33,6 @@ from mmrlhf_ray.rewards.boxes import overlap_share
 from mmrlhf_ray.schema import PROMPT
 
 _PER_BATCH = 64
-
-
-class RowProblem(ValueError):
-    """Why a row cannot be decided: reason, then remedy."""
 
 
 def read_cases(cfg: DiscreteConfig, task: str, part: str, quarantine_to: Path) -> Cases:
@@ -125,13 +121,13 @@ def make_cases(
 
 
 def scores_of(records: Records, score: Callable[[Mapping[str, Any]], np.ndarray], where: str) -> np.ndarray:
-    """float32 [n, decisions] by a function of one record. Raises DataError that lists all its RowProblems."""
+    """float32 [n, decisions] by a function of one record. Raises DataError that lists all its wrong rows."""
     scores, bad = [], []
     for number, row in enumerate(records.records.to_pylist()):
         try:
             scores.append(score(row))
-        except RowProblem as problem:
-            bad.append(records.bad_row(number, row["prompt_id"], *problem.args))
+        except RowError as error:
+            bad.append(records.bad_row(number, row["prompt_id"], error.reason, error.remedy))
     if bad:
         raise bad_rows_error(bad, f"{where}: {len(bad)} of {len(records.records)} rows cannot be decided")
     return np.stack(scores).astype(np.float32)
@@ -218,11 +214,11 @@ def _class_scores(task: DecideTask) -> Callable[[Mapping[str, Any]], np.ndarray]
     def score(row: Mapping[str, Any]) -> np.ndarray:
         extras = json.loads(row["extras"])
         if task.label not in extras:
-            raise RowProblem(f"extras has no {task.label!r}", f"it has {_names(extras)}; name one of them as `label`")
+            raise RowError(f"extras has no {task.label!r}", f"it has {_names(extras)}; name one of them as `label`")
         scores = class_scores(str(extras[task.label]), task.classes, task.score)
         if not scores.any():
             remedy = "add the class, or keep only the records of this task with `record_tasks`"
-            raise RowProblem(f"its {task.label} {extras[task.label]!r} is none of the classes", remedy)
+            raise RowError(f"its {task.label} {extras[task.label]!r} is not one of the classes", remedy)
         return scores
 
     return score
@@ -237,12 +233,12 @@ def _box_scores(task: LocateTask, cfg: DiscreteConfig, media: Media) -> Callable
         extras = json.loads(row["extras"])
         media_id = media.nth(row["media_ids"], "image", index)
         if media_id is None:
-            raise RowProblem("it shows no picture that a box could be on", "leave the row out")
+            raise RowError("it shows no picture that a box could be on", "leave the row out")
         box = extras.get(task.box)
         width, height = media.sizes[media_id]
         if not _is_box(box, width, height):
             expected = f"[x1, y1, x2, y2] in pixels within {width} × {height}, x1 < x2 and y1 < y2"
-            raise RowProblem(f"its {task.box} is {box!r}, expected {expected}", f"mend it; extras has {_names(extras)}")
+            raise RowError(f"its {task.box} is {box!r}, expected {expected}", f"fix it; extras has {_names(extras)}")
         truth = (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
         return np.array([overlap_share(candidate, truth) for candidate in boxes], np.float32)  # type: ignore[arg-type]
 

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import (
+from mmrlhf_ray.algorithms import advantages
+from mmrlhf_ray.algorithms.advantages import (
     ESTIMATORS,
     WHITEN_DEFAULT,
-    advantages,
     gae,
     group_centred,
     grpo,

@@ -13,7 +13,8 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
-from mmrlhf_ray.discrete.human_loss import FEEDBACK, human_loss
+from mmrlhf_ray.algorithms.losses import human_loss
+from mmrlhf_ray.discrete.cloning import FEEDBACK
 from mmrlhf_ray.discrete.tabular import FiniteMDP, bellman_backup, mdp_of, q_learning, q_update, value_iteration
 from tests.golden.discrete_support import ACTIONS, STATES, episode, job, learner, one_hot
 

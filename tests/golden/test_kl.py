@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import AdaptiveKL, kl, kl_estimate, kl_loss
+from mmrlhf_ray.algorithms import kl
+from mmrlhf_ray.algorithms.kl import AdaptiveKL, kl_estimate, kl_loss
 from tests.golden import reference
 from tests.golden.support import assert_caught, batch, close, mutant
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmrlhf_ray.algorithms import logprobs as module
-from mmrlhf_ray.algorithms import token_logprobs, token_logprobs_and_entropy
+from mmrlhf_ray.algorithms.logprobs import token_logprobs, token_logprobs_and_entropy
 from tests.golden import reference
 from tests.golden.support import assert_caught, close, mutant
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import bradley_terry_loss, ppo_value_loss, sft_loss
+from mmrlhf_ray.algorithms.losses import bradley_terry_loss, ppo_value_loss, sft_loss
 from tests.golden import reference
 from tests.golden.support import assert_caught, batch, close, mutant
 

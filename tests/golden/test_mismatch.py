@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import CORRECTIONS, mismatch, mismatch_stats, mismatch_weights
+from mmrlhf_ray.algorithms import mismatch
+from mmrlhf_ray.algorithms.mismatch import CORRECTIONS, mismatch_stats, mismatch_weights
 from tests.golden import reference
 from tests.golden.support import assert_caught, batch, close, mutant
 

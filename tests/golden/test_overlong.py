@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import overlong_penalty
+from mmrlhf_ray.algorithms.advantages import overlong_penalty
 from tests.golden import reference
 from tests.golden.support import assert_caught, close, mutant
 

@@ -5,17 +5,15 @@ import math
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import (
-    AGGREGATIONS,
+from mmrlhf_ray.algorithms import policy_loss
+from mmrlhf_ray.algorithms.aggregation import AGGREGATIONS, loss_denominator, token_weights
+from mmrlhf_ray.algorithms.policy_loss import (
     POLICY_LOSSES,
     Clip,
     cispo_policy_loss,
     entropy_bonus,
     gspo_policy_loss,
-    loss_denominator,
-    policy_loss,
     ppo_policy_loss,
-    token_weights,
 )
 from tests.golden import reference
 from tests.golden.support import assert_caught, batch, close, mutant

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import (
+from mmrlhf_ray.algorithms import preference_loss
+from mmrlhf_ray.algorithms.preference_loss import (
     bco_delta,
     bco_loss,
     dpo_loss,
@@ -15,7 +16,6 @@ from mmrlhf_ray.algorithms import (
     margin_beta,
     mpo_loss,
     orpo_loss,
-    preference_loss,
     simpo_loss,
 )
 from tests.golden import reference_preference as reference

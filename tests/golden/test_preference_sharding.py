@@ -6,24 +6,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms import (
-    Stats,
-    bco_loss,
+from mmrlhf_ray.algorithms.losses import (
     bradley_terry_loss,
-    dpo_loss,
     ensemble_weights,
     feedback_loss,
+    plackett_luce_loss,
+    rating_loss,
+)
+from mmrlhf_ray.algorithms.preference_loss import (
+    bco_loss,
+    dpo_loss,
     ipo_loss,
     kto_loss,
     margin_beta,
-    merge_stats,
     mpo_loss,
     orpo_loss,
-    plackett_luce_loss,
-    rating_loss,
     segment_logprobs,
     simpo_loss,
 )
+from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
 
 N = 8
 CUTS = {

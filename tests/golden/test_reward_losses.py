@@ -5,14 +5,8 @@ import math
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import (
-    bradley_terry_loss,
-    feedback_loss,
-    plackett_luce_loss,
-    rating_loss,
-    segment_logprobs,
-    sft_loss,
-)
+from mmrlhf_ray.algorithms.losses import bradley_terry_loss, feedback_loss, plackett_luce_loss, rating_loss, sft_loss
+from mmrlhf_ray.algorithms.preference_loss import segment_logprobs
 from tests.golden import reference_preference as reference
 from tests.golden.support import assert_caught, batch, close, mutant
 

@@ -8,22 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms import (
-    AGGREGATIONS,
-    CORRECTIONS,
-    POLICY_LOSSES,
-    Clip,
-    bradley_terry_loss,
-    entropy_bonus,
-    kl_loss,
-    loss_denominator,
-    merge_stats,
-    mismatch_weights,
-    ppo_policy_loss,
-    ppo_value_loss,
-    sft_loss,
-    token_weights,
-)
+from mmrlhf_ray.algorithms.aggregation import AGGREGATIONS, loss_denominator, token_weights
+from mmrlhf_ray.algorithms.kl import kl_loss
+from mmrlhf_ray.algorithms.losses import bradley_terry_loss, ppo_value_loss, sft_loss
+from mmrlhf_ray.algorithms.mismatch import CORRECTIONS, mismatch_weights
+from mmrlhf_ray.algorithms.policy_loss import POLICY_LOSSES, Clip, entropy_bonus, ppo_policy_loss
+from mmrlhf_ray.algorithms.statistics import merge_stats
 from tests.golden.support import Batch, batch
 
 # Rows of each micro-batch; which shard a micro-batch is on makes no difference to a sum.

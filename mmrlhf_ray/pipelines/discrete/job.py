@@ -13,7 +13,7 @@ from mmrlhf_ray.config import DiscreteConfig
 from mmrlhf_ray.discrete.cases import Cases
 from mmrlhf_ray.discrete.decide import decide, scores_of
 from mmrlhf_ray.discrete.files import MODULE_DIR, WEIGHTS_FILE
-from mmrlhf_ray.discrete.module import DecisionNet, without_hints
+from mmrlhf_ray.discrete.module import DecisionNet, silence_rllib_deprecations
 from mmrlhf_ray.discrete.saved import load_net
 from mmrlhf_ray.discrete.start import (
     EPISODE_REWARD,
@@ -58,7 +58,7 @@ def run(cfg: DiscreteConfig, *, resume: bool = False) -> Path:
 
     Raises ConfigError, DataError and RunError, before Ray starts wherever that is possible.
     """
-    without_hints()
+    silence_rllib_deprecations()
     if cfg.warm_start is not None and not (Path(cfg.warm_start) / MODULE_DIR / WEIGHTS_FILE).is_file():
         raise ConfigError(f"warm_start={cfg.warm_start}: no trained module in it; name a finished run's directory")
     with run_directory(cfg) as run_dir:

@@ -1,4 +1,4 @@
-"""What a discrete-action job learns from and is measured on: cases, rewards, lessons, held-out cases."""
+"""What a discrete-action job learns from and is measured on: cases, rewards, cloning data, held-out cases."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from mmrlhf_ray.config import DiscreteConfig, EvaluateConfig
 from mmrlhf_ray.config.discrete_parts import Clone
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.discrete.cases import Cases
-from mmrlhf_ray.discrete.demonstrations import read_lessons
+from mmrlhf_ray.discrete.demonstrations import read_cloning_data
 from mmrlhf_ray.discrete.env import TaskCases
 from mmrlhf_ray.discrete.feedback import reward_table
 from mmrlhf_ray.discrete.start import Material
@@ -27,12 +27,12 @@ def read_material(cfg: DiscreteConfig, run_dir: Path, resume: bool) -> tuple[Mat
         check_reward_model(cfg.reward.reward_model.model.path)
     train = [read_cases(cfg, name, "train", run_dir) for name in cfg.tasks]
     heldout = tuple(read_cases(cfg, name, "heldout", run_dir) for name in cfg.tasks)
-    lessons = [read_lessons(cfg, cases, run_dir) for cases in train] if isinstance(cfg.algorithm, Clone) else []
+    cloning = [read_cloning_data(cfg, cases, run_dir) for cases in train] if isinstance(cfg.algorithm, Clone) else []
     tasks = []
     for cases, task in zip(train, cfg.tasks.values(), strict=True):
         scores = _model_scores(cfg, cases, run_dir, resume)
         tasks.append(TaskCases(cases, reward_table(cases, cfg.reward, cfg.seed, scores), task.weight))
-    return Material(tasks, lessons), heldout
+    return Material(tasks, cloning), heldout
 
 
 def _model_scores(cfg: DiscreteConfig, cases: Cases, run_dir: Path, resume: bool) -> np.ndarray | None:

@@ -3,28 +3,13 @@
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import (
-    ESTIMATORS,
-    POLICY_LOSSES,
-    Clip,
-    bradley_terry_loss,
-    cispo_policy_loss,
-    entropy_bonus,
-    gae,
-    kl_estimate,
-    kl_loss,
-    loss_denominator,
-    mismatch_stats,
-    mismatch_weights,
-    overlong_penalty,
-    pair_accuracy,
-    ppo_value_loss,
-    sft_loss,
-    token_logprobs,
-    token_rewards,
-    token_weights,
-    whiten,
-)
+from mmrlhf_ray.algorithms.advantages import ESTIMATORS, gae, overlong_penalty, token_rewards, whiten
+from mmrlhf_ray.algorithms.aggregation import loss_denominator, token_weights
+from mmrlhf_ray.algorithms.kl import kl_estimate, kl_loss
+from mmrlhf_ray.algorithms.logprobs import token_logprobs
+from mmrlhf_ray.algorithms.losses import bradley_terry_loss, pair_accuracy, ppo_value_loss, sft_loss
+from mmrlhf_ray.algorithms.mismatch import mismatch_stats, mismatch_weights
+from mmrlhf_ray.algorithms.policy_loss import POLICY_LOSSES, Clip, cispo_policy_loss, entropy_bonus
 
 X = torch.zeros(2, 3)
 ON = torch.ones(2, 3, dtype=torch.bool)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mmrlhf_ray.algorithms import CalibrationBin, calibration, pair_calibration
+from mmrlhf_ray.algorithms.calibration import CalibrationBin, calibration, pair_calibration
 
 
 def _logit(p: float) -> float:

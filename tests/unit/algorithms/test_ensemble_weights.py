@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import ensemble_weights
 from mmrlhf_ray.algorithms import losses as reward_loss
+from mmrlhf_ray.algorithms.losses import ensemble_weights
 from tests.golden.support import mutant
 
 ROWS = torch.arange(200_000)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mmrlhf_ray.algorithms import AdaptiveKL
+from mmrlhf_ray.algorithms.kl import AdaptiveKL
 
 
 def test_without_a_target_the_coefficient_is_fixed():

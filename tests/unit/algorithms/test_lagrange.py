@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import LagrangeMultiplier, lagrangian_score
+from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier, lagrangian_score
 from tests.golden.support import assert_caught, mutant
 
 

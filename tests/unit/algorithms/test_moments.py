@@ -4,7 +4,7 @@ import statistics
 import numpy as np
 import pytest
 
-from mmrlhf_ray.algorithms import RunningMoments
+from mmrlhf_ray.algorithms.statistics import RunningMoments
 from tests.golden.support import assert_caught, mutant
 
 PARTS = [[1.0, 2.0, 4.0], [], [-3.0], [100.0, 101.0, 99.5, 100.5], [7.0, 7.0]]

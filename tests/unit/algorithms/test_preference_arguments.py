@@ -3,19 +3,16 @@
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import (
+from mmrlhf_ray.algorithms.losses import bradley_terry_loss, feedback_loss, plackett_luce_loss, rating_loss
+from mmrlhf_ray.algorithms.preference_loss import (
     bco_loss,
-    bradley_terry_loss,
     dpo_loss,
-    feedback_loss,
     ipo_loss,
     kto_loss,
     kto_reference_kl,
     margin_beta,
     mpo_loss,
     orpo_loss,
-    plackett_luce_loss,
-    rating_loss,
     segment_logprobs,
     simpo_loss,
 )

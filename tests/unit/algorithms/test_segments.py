@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mmrlhf_ray.algorithms import changed_tokens
+from mmrlhf_ray.algorithms.preference_loss import changed_tokens
 from tests.golden.support import mutant
 
 

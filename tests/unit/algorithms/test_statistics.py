@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmrlhf_ray.algorithms import mean_interval, wilson_interval, win_tie_loss
+from mmrlhf_ray.algorithms.statistics import mean_interval, wilson_interval, win_tie_loss
 
 
 def test_win_tie_loss_by_hand():

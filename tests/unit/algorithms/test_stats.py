@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms import mean_stats, merge_stats
+from mmrlhf_ray.algorithms.statistics import mean_stats, merge_stats
 
 
 def test_sums_add_and_maxima_do_not():

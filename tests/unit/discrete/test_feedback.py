@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmrlhf_ray.config.discrete_parts import HumanLossSection, RewardSection
-from mmrlhf_ray.discrete.feedback import judged, lessons, reward_table, simulated_votes
+from mmrlhf_ray.discrete.feedback import cloning_data, judged, reward_table, simulated_votes
 from tests.unit.discrete_tiny import job, made_up
 
 CASES = made_up(job(), n=3000)
@@ -62,8 +62,8 @@ def test_all_votes_are_right_where_nobody_is_wrong():
 
 
 def test_a_share_of_the_labels_is_known_whatever_people_say():
-    without = lessons(CASES, 0.01, None, 5)
-    voted = lessons(CASES, 0.01, HumanLossSection(coef=1.0), 5)
+    without = cloning_data(CASES, 0.01, None, 5)
+    voted = cloning_data(CASES, 0.01, HumanLossSection(coef=1.0), 5)
     known = without.imitate >= 0
     assert known.sum() == 30
     np.testing.assert_array_equal(without.imitate[known], CASES.labels[known])
@@ -71,4 +71,4 @@ def test_a_share_of_the_labels_is_known_whatever_people_say():
     assert not without.vote.any()
     assert (without.voted == -1).all()
     assert voted.vote.all()
-    assert (lessons(CASES, 1.0, None, 5).imitate == CASES.labels).all()
+    assert (cloning_data(CASES, 1.0, None, 5).imitate == CASES.labels).all()

@@ -6,7 +6,6 @@ from typing import Any, Self
 
 import numpy as np
 import ray
-import torch
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.algorithms.bc import BC, BCConfig
 from ray.rllib.algorithms.marwil.torch.marwil_torch_learner import MARWILTorchLearner
@@ -16,7 +15,8 @@ from ray.rllib.core.learner.learner import Learner
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from mmrlhf_ray.discrete.feedback import Lessons
+from mmrlhf_ray.algorithms.losses import human_loss
+from mmrlhf_ray.discrete.feedback import CloningData
 
 FEEDBACK = "feedback"
 """Column float32 [B]: +1 or −1 of the decision in `actions`; 0 for rows that are imitated."""
@@ -26,27 +26,27 @@ _LABELS, _VOTES = 101, 102
 
 
 @dataclass(frozen=True)
-class LessonBook:
-    """All there is to imitate and all votes, by task."""
+class CloningBatches:
+    """What cloning learns from, drawn batch by batch: rows to imitate and rows with votes, by task."""
 
-    lessons: Sequence[Lessons]
+    data: Sequence[CloningData]
     weights: Sequence[float]
     """How often a row of each task is drawn, in proportion."""
     seed: int
 
     def __post_init__(self) -> None:
-        for lesson in self.lessons:
-            if not (lesson.imitate >= 0).any():
-                raise ValueError(f"task {lesson.cases.task}: there is no row to imitate")
+        for data in self.data:
+            if not (data.imitate >= 0).any():
+                raise ValueError(f"task {data.cases.task}: there is no row to imitate")
 
     def batch(self, update: int, rows: int, votes: bool, shards: int) -> SampleBatch:
         """The rows of one update: `rows` to imitate and, with `votes`, as many that people judged.
 
-        Every of `shards` equal parts of the batch has the same number of both. Drawn with replacement, as a function
+        Each of the `shards` equal parts of the batch has the same number of both. Drawn with replacement, as a function
         of (seed, update) alone: a resumed run draws what the first one would have drawn.
         """
         parts = [self._drawn(_LABELS, update, rows)]
-        if votes and any((lesson.vote != 0).any() for lesson in self.lessons):
+        if votes and any((data.vote != 0).any() for data in self.data):
             parts.append(self._drawn(_VOTES, update, rows))
         joined = {key: _joined([part[key] for part in parts]) for key in parts[0]}
         order = np.concatenate([np.arange(shard, len(joined[Columns.ACTIONS]), shards) for shard in range(shards)])
@@ -56,29 +56,29 @@ class LessonBook:
 
     def _drawn(self, stream: int, update: int, rows: int) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, stream, update])
-        usable = [_usable(lesson, stream) for lesson in self.lessons]
+        usable = [_usable(data, stream) for data in self.data]
         shares = np.array([w if len(u) else 0.0 for w, u in zip(self.weights, usable, strict=True)])
         tasks = rng.choice(len(usable), size=rows, p=shares / shares.sum())
         parts = []
-        for number, lesson in enumerate(self.lessons):
+        for number, data in enumerate(self.data):
             count = int((tasks == number).sum())
             if count:
-                parts.append(_rows(lesson, rng.choice(usable[number], size=count), stream))
+                parts.append(_rows(data, rng.choice(usable[number], size=count), stream))
         mixed = rng.permutation(rows)
         return {key: _taken(_joined([part[key] for part in parts]), mixed) for key in parts[0]}
 
 
-def _usable(lesson: Lessons, stream: int) -> np.ndarray:
-    return np.flatnonzero(lesson.imitate >= 0 if stream == _LABELS else lesson.vote != 0)
+def _usable(data: CloningData, stream: int) -> np.ndarray:
+    return np.flatnonzero(data.imitate >= 0 if stream == _LABELS else data.vote != 0)
 
 
-def _rows(lesson: Lessons, rows: np.ndarray, stream: int) -> dict[str, Any]:
+def _rows(data: CloningData, rows: np.ndarray, stream: int) -> dict[str, Any]:
     imitated = stream == _LABELS
     return {
-        Columns.OBS: lesson.cases.observations(rows),
-        Columns.ACTIONS: lesson.imitate[rows] if imitated else lesson.voted[rows],
+        Columns.OBS: data.cases.observations(rows),
+        Columns.ACTIONS: data.imitate[rows] if imitated else data.voted[rows],
         Columns.LOSS_MASK: np.full(len(rows), imitated),
-        FEEDBACK: np.zeros(len(rows), np.float32) if imitated else lesson.vote[rows],
+        FEEDBACK: np.zeros(len(rows), np.float32) if imitated else data.vote[rows],
     }
 
 
@@ -90,21 +90,6 @@ def _joined(values: Sequence[Any]) -> Any:
 
 def _taken(value: Any, order: np.ndarray) -> Any:
     return {key: part[order] for key, part in value.items()} if isinstance(value, dict) else value[order]
-
-
-def human_loss(logprobs: torch.Tensor, votes: torch.Tensor) -> torch.Tensor:
-    """H = −Σ |v|·log P(v) / (number of votes), in nats, where P(+1) = π(a) and P(−1) = 1 − π(a).
-
-    logprobs: log π(a) [B] of the decisions that people judged; votes v [B]: +1 right, −1 wrong, fractions weigh, 0 = no
-    vote. The likelihood of the votes: its part for +1 is that of algorithms.feedback_loss; its part for −1, the
-    unlikelihood loss of Welleck et al. 2020, ends at 0 where −v·log π(a) would fall for ever. Raises ValueError where
-    shapes differ or nobody voted.
-    """
-    if logprobs.shape != votes.shape or not bool((votes != 0).any()):
-        raise ValueError(f"votes expect shape {list(logprobs.shape)} and one that is not 0, got {list(votes.shape)}")
-    otherwise = torch.log1p(-logprobs.exp().clamp(max=1.0 - 1e-6))
-    said = torch.where(votes > 0, logprobs, otherwise)
-    return -(votes.abs() * said).sum() / (votes != 0).sum()
 
 
 class HumanLossLearner(MARWILTorchLearner):
@@ -125,13 +110,13 @@ class HumanLossLearner(MARWILTorchLearner):
         return loss + config.human_loss_coef * human
 
 
-class CloneConfig(BCConfig):
-    """RLlib's BC that learns from a LessonBook instead of recorded episodes."""
+class CloningConfig(BCConfig):
+    """RLlib's BC that learns from a CloningBatches instead of recorded episodes."""
 
     def __init__(self, algo_class: type | None = None) -> None:
-        super().__init__(algo_class=algo_class or Clone)
+        super().__init__(algo_class=algo_class or Cloning)
         self.human_loss_coef = 0.0
-        self.lesson_book: ray.ObjectRef | LessonBook | None = None
+        self.cloning_batches: ray.ObjectRef | CloningBatches | None = None
         self.updates_per_iteration = 1
         self.dataset_num_iters_per_learner: Any = 1  # RLlib insists on it, though no data set is read
 
@@ -139,14 +124,14 @@ class CloneConfig(BCConfig):
         self,
         *,
         coef: float | Any = NotProvided,
-        lesson_book: ray.ObjectRef | LessonBook | Any = NotProvided,
+        batches: ray.ObjectRef | CloningBatches | Any = NotProvided,
         updates: int | Any = NotProvided,
     ) -> Self:
-        """coef: λ. lesson_book: itself, or where it is in Ray's object store. updates: of each training iteration."""
+        """coef: λ. batches: itself, or where it is in Ray's object store. updates: of each training iteration."""
         if coef is not NotProvided:
             self.human_loss_coef = coef
-        if lesson_book is not NotProvided:
-            self.lesson_book = lesson_book
+        if batches is not NotProvided:
+            self.cloning_batches = batches
         if updates is not NotProvided:
             self.updates_per_iteration = updates
         return self
@@ -160,17 +145,17 @@ class CloneConfig(BCConfig):
         return HumanLossLearner
 
 
-class Clone(BC):
-    """Takes its batches from the LessonBook; all else is RLlib's."""
+class Cloning(BC):
+    """Takes its batches from the CloningBatches; all else is RLlib's."""
 
     @classmethod
-    def get_default_config(cls) -> CloneConfig:
-        return CloneConfig()
+    def get_default_config(cls) -> CloningConfig:
+        return CloningConfig()
 
     def setup(self, config: Any) -> None:
         super().setup(config)
-        book = config.lesson_book
-        self._book: LessonBook = ray.get(book) if isinstance(book, ray.ObjectRef) else book
+        given = config.cloning_batches
+        self._batches: CloningBatches = ray.get(given) if isinstance(given, ray.ObjectRef) else given
 
     def training_step(self) -> None:
         config: Any = self.config
@@ -180,7 +165,7 @@ class Clone(BC):
         rows, shards = config.total_train_batch_size, max(config.num_learners, 1)
         first = self.iteration * config.updates_per_iteration
         for update in range(first, first + config.updates_per_iteration):
-            batch = self._book.batch(update, rows, config.human_loss_coef > 0, shards)
+            batch = self._batches.batch(update, rows, config.human_loss_coef > 0, shards)
             log.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, rows, reduce="lifetime_sum")
             results = learners.update(
                 batch=MultiAgentBatch({DEFAULT_MODULE_ID: batch}, env_steps=len(batch)),
