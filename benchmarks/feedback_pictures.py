@@ -24,8 +24,8 @@ from mmrlhf_ray.demo.feedback_items import add_demo_items
 from mmrlhf_ray.feedback.app import create_app
 from mmrlhf_ray.feedback.collect import queue
 from mmrlhf_ray.feedback.collect.accounts import add_annotator
-from mmrlhf_ray.feedback.collect.audit import COMMAND
 from mmrlhf_ray.feedback.collect.database import open_database
+from mmrlhf_ray.feedback.collect.tables import COMMAND
 
 BROWSER = "chromium"
 WIDTHS = {1280: 860, 360: 740}

@@ -61,7 +61,7 @@ def add(
 ) -> None:
     """Make an account and print its token, which is not shown again."""
     from mmrlhf_ray.feedback.collect.accounts import add_annotator
-    from mmrlhf_ray.feedback.collect.audit import COMMAND
+    from mmrlhf_ray.feedback.collect.tables import COMMAND
 
     with _database(_config(config, overrides)) as database, database.write() as session:
         _, token = add_annotator(session, name, role, COMMAND, datetime.now(UTC))
@@ -95,8 +95,8 @@ def remove(
 ) -> None:
     """Close an account; its votes stay unless --erase is given."""
     from mmrlhf_ray.feedback.collect.accounts import remove_annotator
-    from mmrlhf_ray.feedback.collect.audit import COMMAND
     from mmrlhf_ray.feedback.collect.erase import erase_annotator
+    from mmrlhf_ray.feedback.collect.tables import COMMAND
 
     now = datetime.now(UTC)
     with _database(_config(config, overrides)) as database, database.write() as session:
@@ -116,9 +116,9 @@ def export(
     overrides: Overrides = None,
 ) -> None:
     """Write all annotations to OUT, and their prompts and media beside it."""
-    from mmrlhf_ray.feedback.collect.audit import COMMAND, note
+    from mmrlhf_ray.feedback.collect.export import parse_time
     from mmrlhf_ray.feedback.collect.export_files import write_export
-    from mmrlhf_ray.feedback.collect.times import parse_time
+    from mmrlhf_ray.feedback.collect.tables import COMMAND, note
 
     after, cfg = None if since is None else parse_time(since), _config(config, overrides)
     with _database(cfg) as database:

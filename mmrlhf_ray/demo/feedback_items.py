@@ -14,11 +14,10 @@ from mmrlhf_ray.demo.digits import digit_png, digits_of
 from mmrlhf_ray.demo.tasks import TASKS, Case, Item, draw_case, respond
 from mmrlhf_ray.demo.tones import tone_wav
 from mmrlhf_ray.feedback.collect.accounts import add_annotator, new_token
-from mmrlhf_ray.feedback.collect.audit import COMMAND
 from mmrlhf_ray.feedback.collect.database import Database
 from mmrlhf_ray.feedback.collect.items import add_items
 from mmrlhf_ray.feedback.collect.media_files import store_media
-from mmrlhf_ray.feedback.collect.tables import Annotator
+from mmrlhf_ray.feedback.collect.tables import COMMAND, Annotator
 
 DEMO_ACCOUNT = "demo"
 ROUNDS = 5

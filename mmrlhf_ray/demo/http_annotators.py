@@ -22,10 +22,12 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.demo.annotators import ANNOTATORS, Annotator, choose_ranks
 from mmrlhf_ray.demo.gold import gold_reward
+from mmrlhf_ray.feedback.client import Trouble, connect, described, until_answered
 
 _GOOD = 1.6
 """Gold reward of the best response."""
-_AWAY_S = 0.5
+_LONGEST_WAIT_S = 0.5
+_TIMEOUT_S = 30.0
 _CONFLICT, _GONE = 409, 410
 
 
@@ -48,8 +50,8 @@ class Options(Section):
     """Fetch the media of each item, as a browser does."""
 
 
-class Told(Section):
-    """What the loop says."""
+class Assignment(Section):
+    """The line that the loop writes: where to work, as whom, and how."""
 
     url: str
     token: str = Field(repr=False)
@@ -81,7 +83,7 @@ def person(number: int, noise: float) -> Annotator:
     )
 
 
-def judge(who: Annotator, texts: Sequence[str], truth: Mapping[str, Any], told: Told, item_id: str) -> Judgement:
+def judge(who: Annotator, texts: Sequence[str], truth: Mapping[str, Any], told: Assignment, item_id: str) -> Judgement:
     """Ranks by noisy Bradley–Terry comparisons of the texts, two of them; `truth` is the prompt's extras."""
     options = told.options
     # All an annotator sees is the text; the demo's tokens are words, and one more ends a response.
@@ -126,12 +128,12 @@ _ANSWERS: Mapping[str, Callable[[Judgement, Mapping[str, Any]], dict[str, Any]]]
 }
 
 
-def work(told: Told, http: httpx.Client, truths: Mapping[str, Mapping[str, Any]]) -> None:
-    """Answer items for ever. A server that is away for a moment is asked again."""
+def work(told: Assignment, http: httpx.Client, truths: Mapping[str, Mapping[str, Any]]) -> None:
+    """Answer items forever. A server that is away for a moment is asked again."""
     who = person(told.number, told.options.noise)
     rng = np.random.default_rng([told.seed, told.number])
     while True:
-        leased = _until_answered(lambda: http.post("/api/lease"))
+        leased = _answered(lambda: http.post("/api/lease"))
         if leased.status_code == httpx.codes.NO_CONTENT:
             time.sleep(told.options.poll_s)
             continue
@@ -139,7 +141,7 @@ def work(told: Told, http: httpx.Client, truths: Mapping[str, Mapping[str, Any]]
         started = time.monotonic()
         for medium in item["media"] if told.options.look else ():
             url = medium["url"]
-            _until_answered(lambda url=url: http.get(url)).raise_for_status()  # type: ignore[misc]
+            _answered(lambda url=url: http.get(url)).raise_for_status()  # type: ignore[misc]
         time.sleep(rng.exponential(told.options.think_s) if told.options.think_s else 0.0)
         judged = judge(who, item["responses"], truths[item["prompt_id"]], told, item["item_id"])
         vote = {
@@ -148,27 +150,30 @@ def work(told: Told, http: httpx.Client, truths: Mapping[str, Mapping[str, Any]]
             "answer": _ANSWERS[item["question"]](judged, item),
             "milliseconds": round(1000 * (time.monotonic() - started)),
         }
-        stored = _until_answered(lambda vote=vote: http.post("/api/votes", json=vote))  # type: ignore[misc]
+        stored = _answered(lambda vote=vote: http.post("/api/votes", json=vote))  # type: ignore[misc]
         if stored.status_code not in (_CONFLICT, _GONE):  # then others were quicker: on to the next
             stored.raise_for_status()
 
 
-def _until_answered(call: Callable[[], httpx.Response]) -> httpx.Response:
-    while True:
-        try:
-            return call()
-        except httpx.TransportError as error:
-            print(f"the server is away: {type(error).__name__}", file=sys.stderr, flush=True)
-            time.sleep(_AWAY_S)
+def _answered(send: Callable[[], httpx.Response]) -> httpx.Response:
+    """The server's answer, however long it is away."""
+
+    def wait(seconds: float, trouble: Trouble) -> bool:
+        print(f"the server is away: {described(trouble)}", file=sys.stderr, flush=True)
+        time.sleep(seconds)
+        return True
+
+    answer = until_answered(send, wait, _LONGEST_WAIT_S)
+    assert answer is not None  # nothing is given up
+    return answer
 
 
 def main() -> None:
-    """Read what the loop says, then work."""
-    told = Told.model_validate_json(sys.stdin.readline())
+    """Read the assignment, then work."""
+    told = Assignment.model_validate_json(sys.stdin.readline())
     table = pq.read_table(f"{told.options.prompts}/records.parquet", columns=["prompt_id", "extras"])
     truths = {row["prompt_id"]: json.loads(row["extras"]) for row in table.to_pylist()}
-    headers = {"Authorization": f"Bearer {told.token}"}
-    with httpx.Client(base_url=told.url, headers=headers, timeout=30.0, trust_env=False) as http:
+    with connect(told.url, told.token, _TIMEOUT_S) as http:
         work(told, http, truths)
 
 

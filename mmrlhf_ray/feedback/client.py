@@ -1,4 +1,8 @@
-"""For applications of a deployed model: report responses, and what people do with them, without being held up."""
+"""HTTP clients of `mmrlhf feedback serve`: one way to connect, one kind of retry.
+
+FeedbackClient is for applications of a deployed model: they report responses, and what people do with them, without
+being held up. Programs that wait for the answer use connect() and until_answered().
+"""
 
 import logging
 import random
@@ -6,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +22,48 @@ logger = logging.getLogger(__name__)
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 30.0
+
+Trouble = httpx.TransportError | httpx.Response
+"""Why a request is sent again: the server was not reached, or it answered that it cannot now."""
+
+
+def connect(url: str, token: str, timeout_s: float, *, proxies: bool = False) -> httpx.Client:
+    """A connection to the server with the token of an account; `proxies` that the environment names are used."""
+    headers = {"authorization": f"Bearer {token}"}
+    return httpx.Client(base_url=url, headers=headers, timeout=timeout_s, follow_redirects=False, trust_env=proxies)
+
+
+def until_answered(
+    send: Callable[[], httpx.Response],
+    wait: Callable[[float, Trouble], bool],
+    longest_wait_s: float = _LONGEST_WAIT_S,
+) -> httpx.Response | None:
+    """Send a request, again and again, until the server answers it with success or a refusal: that answer.
+
+    A server that cannot be reached, or says 429, 500, 502, 503 or 504, is asked again after waits that double up to
+    `longest_wait_s`, each times a random factor from 0.5 to 1.5. `wait` waits so many seconds; where it returns False
+    the request is given up: None. Only for requests that may arrive twice.
+    """
+    seconds = _FIRST_WAIT_S
+    while True:
+        trouble: Trouble
+        try:
+            trouble = send()
+        except httpx.TransportError as error:
+            trouble = error
+        else:
+            if trouble.status_code not in _RETRIED:
+                return trouble
+        if not wait(seconds * random.uniform(0.5, 1.5), trouble):
+            return None
+        seconds = min(2 * seconds, longest_wait_s)
+
+
+def described(trouble: Trouble) -> str:
+    """Trouble in a line."""
+    if isinstance(trouble, httpx.Response):
+        return f"status {trouble.status_code}: {trouble.text[:300]}"
+    return f"{type(trouble).__name__}: {trouble}"
 
 
 @dataclass(frozen=True)
@@ -51,9 +97,7 @@ class FeedbackClient:
     ) -> None:
         """`url` of the server; `token` of an account with the role client; `attempts` for a report at which the
         server fails. A server that cannot be reached is tried until close()."""
-        self._http = httpx.Client(
-            base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=timeout_s, follow_redirects=False
-        )
+        self._http = connect(url, token, timeout_s, proxies=True)
         self._capacity, self._timeout_s, self._attempts = capacity, timeout_s, attempts
         self._queue: deque[_Report] = deque()
         self._changed = threading.Condition()
@@ -137,24 +181,24 @@ class FeedbackClient:
 
     def _deliver(self, report: _Report) -> str | None:
         """sent, refused or failed; None where the client was closed meanwhile."""
-        wait, failures = _FIRST_WAIT_S, 0
-        while failures < self._attempts:
-            try:
-                answer = self._http.post(report.path, json=report.body)
-            except httpx.TransportError as error:
-                logger.debug("feedback server not reached: %s", error)
-            else:
-                if answer.is_success:
-                    return "sent"
-                if answer.status_code not in _RETRIED:
-                    logger.warning("feedback %s refused: %d %s", report.path, answer.status_code, answer.text[:300])
-                    return "refused"
-                failures += 1
-            if self._pause(wait * random.uniform(0.5, 1.5)):
+        failures = 0
+
+        def wait(seconds: float, trouble: Trouble) -> bool:
+            nonlocal failures
+            failures += isinstance(trouble, httpx.Response)
+            logger.debug("feedback server: %s", described(trouble))
+            return failures < self._attempts and not self._pause(seconds)
+
+        answer = until_answered(lambda: self._http.post(report.path, json=report.body), wait)
+        if answer is None:
+            if failures < self._attempts:
                 return None
-            wait = min(2 * wait, _LONGEST_WAIT_S)
-        logger.warning("feedback %s given up after %d attempts", report.path, self._attempts)
-        return "failed"
+            logger.warning("feedback %s given up after %d attempts", report.path, self._attempts)
+            return "failed"
+        if answer.is_success:
+            return "sent"
+        logger.warning("feedback %s refused: %d %s", report.path, answer.status_code, answer.text[:300])
+        return "refused"
 
     def _pause(self, seconds: float) -> bool:
         """Wait; True as soon as the client is closed."""

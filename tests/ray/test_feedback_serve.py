@@ -14,8 +14,8 @@ from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.feedback.app.serve_ray import NAME, RayServeConfig, build
 from mmrlhf_ray.feedback.collect.accounts import add_annotator
-from mmrlhf_ray.feedback.collect.audit import COMMAND
 from mmrlhf_ray.feedback.collect.database import open_database
+from mmrlhf_ray.feedback.collect.tables import COMMAND
 from mmrlhf_ray.runtime.session import ray_session
 
 

@@ -7,18 +7,25 @@ Programs send `Authorization: Bearer <token>`. Browsers send a session cookie, a
 everything that changes something: forms in a hidden field `csrf`, scripts in the header `X-CSRF-Token`.
 """
 
+import hmac
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
 from mmrlhf_ray.feedback.app.state import AppState, app_state
-from mmrlhf_ray.feedback.app.tokens import FORM_TYPES, SESSION_COOKIE, same
 from mmrlhf_ray.feedback.collect.accounts import Caller, by_cookie, by_token
 from mmrlhf_ray.feedback.collect.tables import Role
 from mmrlhf_ray.feedback.errors import NoAccount, Refused
 
+SESSION_COOKIE = "mmrlhf_session"
+_FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 _SAFE = ("GET", "HEAD")
+
+
+def same(given: str, wanted: str) -> bool:
+    """Compare secrets in constant time; "" is never the same."""
+    return bool(wanted) and hmac.compare_digest(given.encode(), wanted.encode())
 
 
 class Access:
@@ -68,7 +75,7 @@ async def sent_csrf(request: Request) -> str:
     header = request.headers.get("x-csrf-token")
     if header is not None:
         return header
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() in FORM_TYPES:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() in _FORM_TYPES:
         value = (await request.form()).get("csrf")
         return value if isinstance(value, str) else ""
     return ""

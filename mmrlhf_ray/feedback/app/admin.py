@@ -15,14 +15,12 @@ from mmrlhf_ray.feedback.app.access import AsAdmin
 from mmrlhf_ray.feedback.app.body import Message, body_as, read_json
 from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.collect import accounts
-from mmrlhf_ray.feedback.collect.audit import note
 from mmrlhf_ray.feedback.collect.erase import erase_annotator, personal_data
-from mmrlhf_ray.feedback.collect.export import annotation_rows, prompt_rows
+from mmrlhf_ray.feedback.collect.export import annotation_rows, parse_time, prompt_rows
 from mmrlhf_ray.feedback.collect.export_files import json_row, prompt_json
 from mmrlhf_ray.feedback.collect.items import add_items
 from mmrlhf_ray.feedback.collect.media_files import store_media
-from mmrlhf_ray.feedback.collect.tables import Annotator, Item
-from mmrlhf_ray.feedback.collect.times import parse_time
+from mmrlhf_ray.feedback.collect.tables import Annotator, Item, note
 from mmrlhf_ray.feedback.errors import Invalid
 
 router = APIRouter(prefix="/api")

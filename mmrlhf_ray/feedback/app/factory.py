@@ -14,7 +14,6 @@ from mmrlhf_ray.feedback.app import (
     api,
     deployed,
     login,
-    media,
     pages,
     review_pages,
 )
@@ -38,7 +37,7 @@ def create_app(config: FeedbackConfig) -> FastAPI:
     # No pages of API documentation: they load scripts from elsewhere.
     app = FastAPI(title=config.title, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.feedback = AppState(config, database)
-    for room in (login, api, admin, deployed, media, pages, review_pages, admin_pages):
+    for room in (login, api, admin, deployed, pages, review_pages, admin_pages):
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.add_middleware(

@@ -6,14 +6,16 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
 from mmrlhf_ray.errors import FeedbackError
-from mmrlhf_ray.feedback.app.access import Anybody, AsAnyAccount
-from mmrlhf_ray.feedback.app.rendering import render
+from mmrlhf_ray.feedback.app.access import SESSION_COOKIE, Anybody, AsAnyAccount, same
+from mmrlhf_ray.feedback.app.pages import render
 from mmrlhf_ray.feedback.app.state import State
-from mmrlhf_ray.feedback.app.tokens import LOGIN_COOKIE, SESSION_COOKIE, same, secure_cookies
 from mmrlhf_ray.feedback.collect.accounts import csrf_of, log_in, log_out, new_secret
 from mmrlhf_ray.feedback.errors import Refused, TooMany
 
 router = APIRouter()
+_LOGIN_COOKIE = "mmrlhf_login"
+"""Holds the CSRF secret of the login form, for which there is no session yet."""
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MAX_TOKEN = 200
 
 
@@ -28,7 +30,7 @@ def login(
     request: Request, state: State, token: Annotated[str, Form()] = "", csrf: Annotated[str, Form()] = ""
 ) -> Response:
     """Start a browser session."""
-    secret = request.cookies.get(LOGIN_COOKIE, "")
+    secret = request.cookies.get(_LOGIN_COOKIE, "")
     if not same(csrf, csrf_of(secret) if secret else ""):
         return _form(request, state, Refused("the page was out of date; try again"), 403)
     address = request.client.host if request.client else ""
@@ -44,7 +46,7 @@ def login(
     response.set_cookie(
         SESSION_COOKIE, cookie, max_age=seconds, httponly=True, samesite="strict", secure=secure_cookies(request)
     )
-    response.delete_cookie(LOGIN_COOKIE)
+    response.delete_cookie(_LOGIN_COOKIE)
     return response
 
 
@@ -60,10 +62,15 @@ def logout(request: Request, state: State, caller: AsAnyAccount) -> Response:
 
 def _form(request: Request, state: State, problem: FeedbackError | None = None, status: int = 200) -> Response:
     """The page, with a secret of this browser that the form must bring back."""
-    secret = request.cookies.get(LOGIN_COOKIE) or new_secret()
+    secret = request.cookies.get(_LOGIN_COOKIE) or new_secret()
     context = {"csrf": csrf_of(secret), "problem": problem.problem if problem else ""}
     response = render(request, state.config, "login.html", context, status)
     response.set_cookie(
-        LOGIN_COOKIE, secret, max_age=3600, httponly=True, samesite="strict", secure=secure_cookies(request)
+        _LOGIN_COOKIE, secret, max_age=3600, httponly=True, samesite="strict", secure=secure_cookies(request)
     )
     return response
+
+
+def secure_cookies(request: Request) -> bool:
+    """Cookies travel over https only, unless the browser speaks to its own machine, where there is nothing to hear."""
+    return request.url.scheme == "https" or request.url.hostname not in _LOOPBACK

@@ -1,24 +1,36 @@
 """The pages that people work in."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse
+from fastapi.templating import Jinja2Templates
 
+from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.app.access import AsAnnotator
-from mmrlhf_ray.feedback.app.rendering import render
 from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.app.turns import turns
 from mmrlhf_ray.feedback.app.views import media_json
 from mmrlhf_ray.feedback.app.wording import WORDINGS
 from mmrlhf_ray.feedback.collect import queue
 from mmrlhf_ray.feedback.collect.accounts import Caller
+from mmrlhf_ray.feedback.collect.media_files import find_media
 from mmrlhf_ray.feedback.collect.own_work import last_vote, undone_answer, waiting
 from mmrlhf_ray.feedback.collect.progress import progress
 from mmrlhf_ray.feedback.collect.tables import Item
 from mmrlhf_ray.feedback.questions import question_of
 
 router = APIRouter()
+_TEMPLATES = Jinja2Templates(Path(__file__).with_name("templates"))  # what people and models wrote is escaped
+
+
+def render(
+    request: Request, config: FeedbackConfig, template: str, context: Mapping[str, Any], status: int = 200
+) -> Response:
+    """A page; every template has `title` alongside what `context` holds."""
+    return _TEMPLATES.TemplateResponse(request, template, {"title": config.title, **context}, status_code=status)
 
 
 def page(
@@ -59,6 +71,17 @@ def work(request: Request, caller: AsAnnotator, state: State) -> Response:
         context["last_vote"] = last_vote(session, caller.id)
         context["progress"] = progress(session, caller.id, state.config, state.now())
     return page(request, state, caller, "work.html", context)
+
+
+@router.get("/media/{sha256}")
+def media_file(sha256: str, caller: AsAnnotator, state: State) -> FileResponse:
+    """Media, in ranges too, under their content type as it was told from the bytes; they never change under this
+    address."""
+    with state.database.read() as session:
+        row, path = find_media(session, state.config, sha256)
+    # Private: for this browser only, as the next person at it may have no account.
+    headers = {"cache-control": "private, max-age=3600, immutable"}
+    return FileResponse(path, media_type=row.mime, headers=headers, content_disposition_type="inline")
 
 
 def question_context(

@@ -10,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from mmrlhf_ray.feedback import errors
-from mmrlhf_ray.feedback.app.rendering import render
+from mmrlhf_ray.feedback.app.pages import render
 from mmrlhf_ray.feedback.questions import AnswerError
 
 STATUS: dict[type[Exception], int] = {

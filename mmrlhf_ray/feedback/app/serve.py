@@ -12,9 +12,8 @@ from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.feedback.app.factory import create_app
 from mmrlhf_ray.feedback.collect.accounts import add_annotator
-from mmrlhf_ray.feedback.collect.audit import COMMAND
 from mmrlhf_ray.feedback.collect.database import Database
-from mmrlhf_ray.feedback.collect.tables import Annotator
+from mmrlhf_ray.feedback.collect.tables import COMMAND, Annotator
 
 FIRST_ADMIN = "admin"
 

@@ -14,8 +14,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.feedback.collect.audit import note
-from mmrlhf_ray.feedback.collect.tables import ROLES, Annotator, Audit, WebSession
+from mmrlhf_ray.feedback.collect.tables import ROLES, Annotator, Audit, WebSession, note
 from mmrlhf_ray.feedback.errors import Conflict, Invalid, TooMany, Unknown
 
 LOGIN_FAILED = "login failed"

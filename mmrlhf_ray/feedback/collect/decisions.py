@@ -10,11 +10,10 @@ from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.annotations import Annotation, annotations_of
-from mmrlhf_ray.feedback.collect.audit import note
 from mmrlhf_ray.feedback.collect.export import annotations_table
 from mmrlhf_ray.feedback.collect.queue import asked_of, plain
 from mmrlhf_ray.feedback.collect.review import ReviewItem, review_queue
-from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Review
+from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Review, note
 from mmrlhf_ray.feedback.errors import Conflict, Unknown
 from mmrlhf_ray.feedback.questions import question_of
 

@@ -8,7 +8,6 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.feedback.collect.accounts import find_annotator
-from mmrlhf_ray.feedback.collect.audit import note
 from mmrlhf_ray.feedback.collect.export import annotation_rows
 from mmrlhf_ray.feedback.collect.export_files import json_row
 from mmrlhf_ray.feedback.collect.tables import (
@@ -19,6 +18,7 @@ from mmrlhf_ray.feedback.collect.tables import (
     Skip,
     Vote,
     WebSession,
+    note,
 )
 
 

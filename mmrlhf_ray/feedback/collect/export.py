@@ -14,6 +14,7 @@ from mmrlhf_ray.data.records.annotations import annotation_row
 from mmrlhf_ray.feedback.annotations import columns_of_answer
 from mmrlhf_ray.feedback.collect.media_files import media_dir
 from mmrlhf_ray.feedback.collect.tables import Item, LoggedResponse, MediaFile, Review, Vote
+from mmrlhf_ray.feedback.errors import Invalid
 from mmrlhf_ray.schema import ANNOTATION, MEDIA, PROMPT
 
 BATCH = 1000
@@ -110,3 +111,14 @@ def _row(cast: Vote | Review, item: Item, **who: str) -> dict[str, Any]:
         milliseconds=cast.milliseconds,
         created=cast.created.isoformat(),
     )
+
+
+def parse_time(text: str, field: str = "since") -> datetime:
+    """An ISO 8601 time with its zone. Raises Invalid."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Invalid("expected an ISO 8601 time such as 2026-01-31T12:00:00+00:00", field) from error
+    if time.tzinfo is None:
+        raise Invalid("expected a time with its zone, such as …+00:00 or …Z", field)
+    return time

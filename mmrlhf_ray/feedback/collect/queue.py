@@ -15,8 +15,7 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
-from mmrlhf_ray.feedback.collect.audit import note
-from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Lease, Skip, Vote
+from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Lease, Skip, Vote, note
 from mmrlhf_ray.feedback.errors import Conflict, Gone, Invalid, Unknown
 from mmrlhf_ray.feedback.questions import Answer, AnswerError, Asked, question_of
 

@@ -16,7 +16,7 @@ from sqlalchemy import (
     TypeDecorator,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 TABLES_VERSION = 1
 """Raise it with every change of a table; databases of a newer version are refused."""
@@ -250,3 +250,12 @@ class Audit(Base):
     detail: Mapped[str]
 
     __table_args__ = (Index("audit_action", "action", "at"),)
+
+
+COMMAND = "command"
+"""Actor of what is done by `mmrlhf feedback` on the server's own machine."""
+
+
+def note(session: Session, now: datetime, actor: str, action: str, target: str = "", detail: str = "") -> None:
+    """Add a row to the audit log. `detail` holds no names or texts of people: it stays when their data are erased."""
+    session.add(Audit(at=now, actor=actor, action=action, target=target[:200], detail=detail))

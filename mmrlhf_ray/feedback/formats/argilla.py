@@ -19,6 +19,7 @@ from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import Annotation
 from mmrlhf_ray.feedback.formats.common import (
     KEPT,
+    NUMBERED,
     WRONG,
     Imported,
     ItemVotes,
@@ -28,14 +29,14 @@ from mmrlhf_ray.feedback.formats.common import (
     made_annotation,
     order_of,
     ranks_of,
+    rated_response,
     raw_prompt,
+    read_exported,
     written_prompt,
 )
 from mmrlhf_ray.feedback.questions.rate import SCALE
 
 _NAME = "argilla"
-_RATING = re.compile(r"response_(\d+)_(.+)")
-_RESPONSE = re.compile(r"response_(\d+)")
 _IMAGE = re.compile(r"image_?\d*")
 
 
@@ -216,19 +217,8 @@ def read_argilla(records: Sequence[Mapping[str, Any]], names: ArgillaNames | Non
     A user's answers of each kind to a record become one annotation; drafts and discarded answers are left out.
     Responses count as shown in the order of their fields. Raises DataError naming the record.
     """
-    names = names or ArgillaNames()
-    prompts: dict[str, dict[str, Any]] = {}
-    annotations: list[Annotation] = []
-    left_out = 0
-    for number, record in enumerate(records):
-        try:
-            prompt, made, out = _read_record(record, names, number)
-        except RowError as error:
-            raise DataError(f"{_NAME} record {number} ({record.get('id', '')}): {error}") from error
-        prompts.setdefault(prompt["prompt_id"], prompt)
-        annotations += made
-        left_out += out
-    return Imported(list(prompts.values()), annotations, left_out)
+    known = names or ArgillaNames()
+    return read_exported(records, lambda record, number: _read_record(record, known, number), f"{_NAME} record")
 
 
 def _read_record(
@@ -239,10 +229,10 @@ def _read_record(
         raise RowError(f"no field {names.prompt!r}, only {sorted(fields)}", "name the prompt's field in ArgillaNames")
     item_id = str(record.get("id") or record.get("external_id") or f"record-{number}")
     kept, prompt_id = metadata.pop(KEPT, None), str(metadata.pop("prompt_id", item_id))
-    response_fields = names.responses or tuple(sorted(filter(_RESPONSE.fullmatch, fields), key=_number))
+    response_fields = names.responses or tuple(sorted(filter(NUMBERED.fullmatch, fields), key=_number))
     missing = [name for name in response_fields if not isinstance(fields.get(name), str)]
     if missing:
-        raise RowError(f"field {missing[0]!r} is no text", "name the responses' fields in ArgillaNames")
+        raise RowError(f"field {missing[0]!r} is not a text", "name the responses' fields in ArgillaNames")
     images = [fields[name] for name in fields if _IMAGE.fullmatch(name) and fields[name] is not None]
     known = {names.prompt, *response_fields, *filter(_IMAGE.fullmatch, fields)}
     extras = metadata | {key: value for key, value in fields.items() if key not in known and value is not None}
@@ -259,7 +249,7 @@ def _read_record(
 
 
 def _number(name: str) -> int:
-    found = _RESPONSE.fullmatch(name)
+    found = NUMBERED.fullmatch(name)
     return int(found[1]) if found else 0
 
 
@@ -293,11 +283,8 @@ def _by_kind(
     beside = {"critique": critique} if critique else {}
     ratings: list[dict[str, Any]] = [{} for _ in response_fields]
     for name, value in values.items():
-        found = _RATING.fullmatch(name)
-        target = names.ratings.get(name) or ((found[2], int(found[1])) if found else None)
+        target = rated_response(name, names.ratings, len(ratings))
         if target is not None:
-            if not 0 <= target[1] < len(ratings):
-                raise RowError(f"{name} rates response {target[1]} of {len(ratings)}", "correct ArgillaNames.ratings")
             ratings[target[1]][target[0]] = value
     if any(ratings):
         kinds["rate"] = ratings

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +21,10 @@ KEPT = "mmrlhf"
 
 WRONG = "wrong"
 """Label of a span without a note."""
+
+NUMBERED = re.compile(r"response_(\d+)")
+"""What written rows call their responses."""
+_RATING = re.compile(r"response_(\d+)_(.+)")
 
 _KEPT_COLUMNS = (
     "annotation_id",
@@ -151,6 +156,37 @@ def made_annotation(
     known = json.loads(kept) if kept else {}
     own = known.get("annotators", {}).get(annotator_id) if known.get("kind") == kind else None
     return annotation if own is None else _with_kept(annotation, own)
+
+
+def read_exported(
+    rows: Sequence[Mapping[str, Any]],
+    read: Callable[[Mapping[str, Any], int], tuple[dict[str, Any], list[Annotation], int]],
+    what: str,
+) -> Imported:
+    """All that a tool exported, row by row. `read`: a row and its number to its prompt, its annotations and how many
+    answers it leaves out. `what` a row is called in errors. Raises DataError naming the row."""
+    prompts: dict[str, dict[str, Any]] = {}
+    annotations: list[Annotation] = []
+    left_out = 0
+    for number, row in enumerate(rows):
+        try:
+            prompt, made, out = read(row, number)
+        except RowError as error:
+            raise DataError(f"{what} {number} ({row.get('id', '')}): {error}") from error
+        prompts.setdefault(prompt["prompt_id"], prompt)
+        annotations += made
+        left_out += out
+    return Imported(list(prompts.values()), annotations, left_out)
+
+
+def rated_response(name: str, named: Mapping[str, tuple[str, int]], count: int) -> tuple[str, int] | None:
+    """(aspect, number of the response) that a question or control rates: as `named`, else as response_<number>_<aspect>
+    says; None where it rates nothing. Raises RowError for a number that is not below `count`."""
+    found = _RATING.fullmatch(name)
+    target = named.get(name) or ((found[2], int(found[1])) if found else None)
+    if target is not None and not 0 <= target[1] < count:
+        raise RowError(f"{name} rates response {target[1]} of {count}", "correct `ratings` of the names")
+    return target
 
 
 def _spans(text: str) -> tuple[tuple[int, int, str], ...]:

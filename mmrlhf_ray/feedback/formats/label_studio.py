@@ -14,6 +14,7 @@ from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import Annotation
 from mmrlhf_ray.feedback.formats.common import (
     KEPT,
+    NUMBERED,
     WRONG,
     Imported,
     ItemVotes,
@@ -23,14 +24,14 @@ from mmrlhf_ray.feedback.formats.common import (
     made_annotation,
     order_of,
     ranks_of,
+    rated_response,
     raw_prompt,
+    read_exported,
     written_prompt,
 )
 from mmrlhf_ray.feedback.questions.rate import SCALE
 
 _NAME = "label_studio"
-_NUMBERED = re.compile(r"response_(\d+)")
-_RATING = re.compile(r"response_(\d+)_(.+)")
 _MEDIA = re.compile(r"(image|audio|video)_?\d*")
 
 Result = dict[str, Any]
@@ -173,7 +174,7 @@ def label_studio_config(task: Mapping[str, Any], kind: str, aspects: Sequence[st
     for key in data:
         if found := _MEDIA.fullmatch(key):
             ET.SubElement(view, found[1].capitalize(), name=key, value=f"${key}")
-    names = [key for key in data if _NUMBERED.fullmatch(key)]
+    names = [key for key in data if NUMBERED.fullmatch(key)]
     if kind != "rank":  # a Ranker shows them itself
         for name in names:
             ET.SubElement(view, "Text", name=name, value=f"${name}")
@@ -229,19 +230,8 @@ def read_label_studio(tasks: Sequence[Mapping[str, Any]], names: LabelStudioName
     What somebody says of each kind in one task becomes one annotation; cancelled annotations are left out, predictions
     not read. Responses count as shown in the order of their keys. Raises DataError naming the task.
     """
-    names = names or LabelStudioNames()
-    prompts: dict[str, dict[str, Any]] = {}
-    annotations: list[Annotation] = []
-    left_out = 0
-    for number, task in enumerate(tasks):
-        try:
-            prompt, made, out = _read_task(task, names, number)
-        except RowError as error:
-            raise DataError(f"{_NAME} task {number} ({task.get('id', '')}): {error}") from error
-        prompts.setdefault(prompt["prompt_id"], prompt)
-        annotations += made
-        left_out += out
-    return Imported(list(prompts.values()), annotations, left_out)
+    known = names or LabelStudioNames()
+    return read_exported(tasks, lambda task, number: _read_task(task, known, number), f"{_NAME} task")
 
 
 def _read_task(
@@ -295,12 +285,12 @@ def _who(completed_by: Any) -> str:
 def _responses(data: Mapping[str, Any], names: LabelStudioNames) -> tuple[list[str], list[str]]:
     """(what results call the responses, their texts)."""
     items = data.get(names.items)
-    keys = list(names.responses) or sorted(filter(_NUMBERED.fullmatch, data), key=lambda key: int(key.split("_")[1]))
+    keys = list(names.responses) or sorted(filter(NUMBERED.fullmatch, data), key=lambda key: int(key.split("_")[1]))
     if not keys and isinstance(items, list):
         return [str(item["id"]) for item in items], [str(item.get("body") or item.get("title")) for item in items]
     missing = [key for key in keys if not isinstance(data.get(key), str)]
     if missing:
-        raise RowError(f"data[{missing[0]!r}] is no text", "name the keys in LabelStudioNames.responses")
+        raise RowError(f"data[{missing[0]!r}] is not a text", "name the keys in LabelStudioNames.responses")
     return keys, [data[key] for key in keys]
 
 
@@ -311,11 +301,8 @@ def _by_kind(
     ratings: list[dict[str, Any]] = [{} for _ in ids]
     for result in results:
         control = str(result.get("from_name"))
-        match = _RATING.fullmatch(control)
-        target = names.ratings.get(control) or ((match[2], int(match[1])) if match else None)
-        if target is not None and result.get("type") == "rating":
-            if not 0 <= target[1] < len(ratings):
-                raise RowError(f"{control} rates response {target[1]} of {len(ratings)}", "correct the ratings' names")
+        target = rated_response(control, names.ratings, len(ratings)) if result.get("type") == "rating" else None
+        if target is not None:
             ratings[target[1]][target[0]] = result["value"]["rating"]
         elif control in names.controls:
             found[names.controls[control]].append(result["value"])

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from crowdkit.metrics.data import alpha_krippendorff
 from numpy.typing import NDArray
 
 from mmrlhf_ray.algorithms.statistics import Interval, wilson_interval
@@ -156,6 +155,8 @@ def krippendorff_alpha(labels: Sequence[Label], level: Level) -> float:
     frequencies = Counter(places[label.value] for label in labels)
     distances = _ordinal(np.array([[frequencies[place] for place in range(len(values))]], dtype=np.float64))[0]
     units = {unit: number for number, unit in enumerate(dict.fromkeys(label.unit for label in labels))}
+    from crowdkit.metrics.data import alpha_krippendorff  # of the extra `feedback`
+
     rows = [(units[label.unit], label.annotator_id, places[label.value]) for label in labels]
     frame = pd.DataFrame(rows, columns=[_UNIT, _WHO, _VALUE])
     distance = (lambda a, b: float(a != b)) if level == "nominal" else lambda a, b: float(distances[a, b])

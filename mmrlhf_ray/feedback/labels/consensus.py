@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
-from crowdkit.aggregation import DawidSkene
 
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import Comparison, Unit, votes_by_unit
@@ -79,6 +78,8 @@ def _dawid_skene(votes: Mapping[Unit, Mapping[str, int]]) -> Consensus:
             "dawid_skene: no pair of responses has votes of two annotators; collect with overlap 2 or more, or use "
             "majority"
         )
+    from crowdkit.aggregation import DawidSkene  # of the extra `feedback`; a majority does without
+
     units = list(votes)
     rows = [(number, who, vote) for number, unit in enumerate(units) for who, vote in votes[unit].items()]
     fitted = DawidSkene(n_iter=_ITERATIONS).fit(pd.DataFrame(rows, columns=[_TASK, _WORKER, _LABEL]))

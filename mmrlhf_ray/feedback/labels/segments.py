@@ -55,12 +55,3 @@ def _starts(words: Sequence[str]) -> list[int]:
     for word in words:
         starts.append(starts[-1] + len(word))
     return starts
-
-
-def apply_segments(original: str, segments: Sequence[Segment]) -> str:
-    """The correction that `segments` of changed_segments() make of the original."""
-    pieces, end = [], 0
-    for segment in segments:
-        pieces += [original[end : segment.start], segment.added]
-        end = segment.end
-    return "".join([*pieces, original[end:]])

@@ -1,17 +1,15 @@
 """The kinds of questions that people are asked."""
 
 from mmrlhf_ray.feedback.questions.base import Answer, AnswerError, Asked, Question
-from mmrlhf_ray.feedback.questions.correct import Correct
-from mmrlhf_ray.feedback.questions.critique import Critique
-from mmrlhf_ray.feedback.questions.demonstrate import Demonstrate
 from mmrlhf_ray.feedback.questions.pair import Pair
 from mmrlhf_ray.feedback.questions.rank import Rank
 from mmrlhf_ray.feedback.questions.rate import Rate
 from mmrlhf_ray.feedback.questions.spans import Spans
+from mmrlhf_ray.feedback.questions.text import CORRECT, CRITIQUE, DEMONSTRATE
 
 __all__ = ["QUESTIONS", "Answer", "AnswerError", "Asked", "Question", "question_of"]
 
-QUESTIONS: tuple[Question, ...] = (Pair(), Rank(), Rate(), Correct(), Demonstrate(), Spans(), Critique())
+QUESTIONS: tuple[Question, ...] = (Pair(), Rank(), Rate(), CORRECT, DEMONSTRATE, Spans(), CRITIQUE)
 _BY_KIND = {question.kind: question for question in QUESTIONS}
 
 

@@ -42,11 +42,16 @@ class Answer:
 class Question(Protocol):
     """One kind of question."""
 
-    kind: str
-    template: str
-    """Name of the page's part that asks it."""
-    responses: range
-    """How many responses an item of this kind may have."""
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def template(self) -> str:
+        """Name of the page's part that asks it."""
+
+    @property
+    def responses(self) -> range:
+        """How many responses an item of this kind may have."""
 
     def check(self, answer: Mapping[str, Any], asked: Asked) -> Answer:
         """The answer, checked. Raises AnswerError."""

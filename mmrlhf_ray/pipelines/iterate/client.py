@@ -11,14 +11,14 @@ import httpx
 import pyarrow as pa
 
 from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.feedback.client import Trouble, connect, described, until_answered
 from mmrlhf_ray.schema import ANNOTATION
 
 _ROWS_PER_CALL = 100
 _TIMEOUT_S = 60.0
 _PATIENCE_S = 60.0
 """How long a server may be away, e.g. while it is started again."""
-_RETRY_S = 0.5
-_AWAY = (502, 503, 504)
+_LONGEST_WAIT_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class LoopClient:
     @classmethod
     def connect(cls, url: str, token: str) -> "LoopClient":
         """Raises RunError unless it is a feedback server and the token an administrator's."""
-        headers = {"Authorization": f"Bearer {token}"}
-        client = cls(httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT_S, trust_env=False))
+        client = cls(connect(url, token, _TIMEOUT_S))
         client._call("GET", "/api/annotators")
         return client
 
@@ -91,18 +90,18 @@ class LoopClient:
         self.http.close()
 
     def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        until, away = time.monotonic() + _PATIENCE_S, ""
-        while time.monotonic() < until:
-            try:
-                response = self.http.request(method, path, **arguments)
-            except httpx.TransportError as error:
-                away = f"{type(error).__name__}: {error}"
-            else:
-                if response.status_code not in _AWAY:
-                    return self._checked(response, method, path)
-                away = f"status {response.status_code}"
-            time.sleep(_RETRY_S)
-        raise RunError(f"{self.url}: the feedback server cannot be reached: {away}; start it and go on with --resume")
+        until, last = time.monotonic() + _PATIENCE_S, ""
+
+        def wait(seconds: float, trouble: Trouble) -> bool:
+            nonlocal last
+            last = described(trouble)
+            time.sleep(seconds)
+            return time.monotonic() < until
+
+        answer = until_answered(lambda: self.http.request(method, path, **arguments), wait, _LONGEST_WAIT_S)
+        if answer is None:
+            raise RunError(f"{self.url}: the feedback server does not answer: {last}; start it and go on with --resume")
+        return self._checked(answer, method, path)
 
     def _checked(self, response: httpx.Response, method: str, path: str) -> httpx.Response:
         if response.is_success:

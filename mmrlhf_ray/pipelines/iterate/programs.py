@@ -19,8 +19,8 @@ from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.config.iterate import AnnotatorsSection, FeedbackSection
 from mmrlhf_ray.errors import ConfigError, RunError
 from mmrlhf_ray.feedback.collect.accounts import add_annotator, new_token
-from mmrlhf_ray.feedback.collect.audit import COMMAND
 from mmrlhf_ray.feedback.collect.database import open_database
+from mmrlhf_ray.feedback.collect.tables import COMMAND
 from mmrlhf_ray.feedback.errors import Unknown
 from mmrlhf_ray.pipelines.iterate.client import LoopClient
 from mmrlhf_ray.runtime import processes

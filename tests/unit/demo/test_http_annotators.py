@@ -13,7 +13,7 @@ from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.config.iterate import AnnotatorsSection, AskSection, FeedbackSection
 from mmrlhf_ray.data.records.readers import Records, read_records
 from mmrlhf_ray.demo.gold import gold_reward
-from mmrlhf_ray.demo.http_annotators import _ANSWERS, Judgement, Options, Told, judge, person
+from mmrlhf_ray.demo.http_annotators import _ANSWERS, Assignment, Judgement, Options, judge, person
 from mmrlhf_ray.demo.tasks import respond
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.iterate.client import LoopClient
@@ -26,12 +26,12 @@ BEST, BARE, WRONG = respond("odd", {"image": "7"}), respond("odd", {}), respond(
 PATIENCE_S = 60
 
 
-def told(number: int = 0, noise: float = 1e-6, **options: object) -> Told:
+def told(number: int = 0, noise: float = 1e-6, **options: object) -> Assignment:
     given = Options(prompts=".", noise=noise, **options)
-    return Told(url="http://x", token="t", name="n", number=number, seed=3, options=given)
+    return Assignment(url="http://x", token="t", name="n", number=number, seed=3, options=given)
 
 
-def judged(texts: list[str], by: Told, item: str = "item") -> Judgement:
+def judged(texts: list[str], by: Assignment, item: str = "item") -> Judgement:
     return judge(person(by.number, by.options.noise), texts, TRUTH, by, item)
 
 

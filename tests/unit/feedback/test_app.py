@@ -16,7 +16,7 @@ from starlette.routing import Mount
 from mmrlhf_ray.config import FeedbackConfig, LoginLimits
 from mmrlhf_ray.feedback.app import create_app
 from mmrlhf_ray.feedback.app.access import Access, Public
-from mmrlhf_ray.feedback.app.tokens import secure_cookies
+from mmrlhf_ray.feedback.app.login import secure_cookies
 from mmrlhf_ray.feedback.collect.accounts import hashed
 from mmrlhf_ray.feedback.collect.tables import Annotator, Audit, Base, WebSession
 from tests.unit.feedback.world import World, fill, pair

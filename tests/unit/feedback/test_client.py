@@ -4,6 +4,7 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import uvicorn
@@ -11,7 +12,7 @@ from sqlalchemy import select
 
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.app.factory import create_app
-from mmrlhf_ray.feedback.client import FeedbackClient
+from mmrlhf_ray.feedback.client import FeedbackClient, connect, described, until_answered
 from mmrlhf_ray.feedback.collect.accounts import add_annotator
 from mmrlhf_ray.feedback.collect.database import open_database
 from mmrlhf_ray.feedback.collect.tables import Event, LoggedResponse
@@ -117,3 +118,62 @@ def test_a_full_queue_drops_and_never_waits(config, token):
     assert client.counts.waiting == 10
     with pytest.raises(RuntimeError, match="closed"):
         client.event("x", "copy")
+
+
+@contextmanager
+def answering(*statuses):
+    """A server that answers with these, one after the other; yields its URL and the tokens that came."""
+    came = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(statuses[len(came)])
+            came.append(self.headers["authorization"])
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", came
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_request_is_sent_until_the_server_answers_it(status):
+    """One kind of retry for the loop, for annotators and for reports; a refusal is an answer."""
+    waits = []
+
+    def wait(seconds, trouble):
+        waits.append(seconds)
+        assert described(trouble).startswith(f"status {status}")
+        return True
+
+    with answering(status, status, status, 422) as (url, came), connect(url, "secret", 10.0) as http:
+        answer = until_answered(lambda: http.get("/"), wait, longest_wait_s=0.15)
+    assert answer.status_code == 422
+    assert came == ["Bearer secret"] * 4
+    shortest = (0.05, 0.075, 0.075)  # 0.1, then 0.2 cut to 0.15, each times 0.5 to 1.5
+    assert all(low <= seconds <= 3 * low for low, seconds in zip(shortest, waits, strict=True))
+
+
+def test_a_request_can_be_given_up():
+    waits = []
+
+    def wait(seconds, trouble):
+        waits.append(described(trouble))
+        return len(waits) < 3
+
+    with answering(503, 503, 503) as (url, came), connect(url, "secret", 10.0) as http:
+        assert until_answered(lambda: http.get("/"), wait) is None
+    assert len(came) == 3
+    with connect(url, "secret", 10.0) as http:  # and where nobody listens
+        assert until_answered(lambda: http.get("/"), wait) is None
+    assert waits[-1].startswith("ConnectError: ")

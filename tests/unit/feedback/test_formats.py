@@ -269,7 +269,7 @@ def test_spans_are_found_in_both_ways_of_counting(offsets):
     ("change", "message"),
     [
         ({"fields": {"text": "x"}}, "no field 'instruction'"),
-        ({"fields": {"instruction": "x", "response1": "y"}}, "'response2' is no text"),
+        ({"fields": {"instruction": "x", "response1": "y"}}, "'response2' is not a text"),
         ({"responses": {"preference": [{"value": "neither", "user_id": "u"}]}}, "choice is 'neither'"),
         ({"responses": {"ranking": [{"value": ["response1"], "user_id": "u"}]}}, "expected each of"),
         ({"fields": ARGILLA_2["fields"] | {"instruction": 7}}, "expected text or a list"),
