@@ -1,6 +1,6 @@
-"""Small line charts as inline SVG: no script, no network, colours from the page's CSS (light and dark).
+"""Small line charts.
 
-Classes used: chart, grid, axis, tick, label, line, s0 … s3, dot, end, rule.
+Classes of the page's CSS that they use, beyond those of axes.py: line, s0 … s3, end, rule, legend.
 """
 
 import math
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 360, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 12, 12, 36
+from mmrlhf_ray.reports.axes import Frame, axes, figure, ticks
+
 _MAX_POINTS = 240  # more than the chart has room for: neighbours are averaged
 
 
@@ -21,19 +21,6 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Maps data to the picture."""
-
-    x: tuple[float, float]
-    y: tuple[float, float]
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        right = (x - self.x[0]) / (self.x[1] - self.x[0])
-        up = (y - self.y[0]) / (self.y[1] - self.y[0])
-        return _LEFT + right * (WIDTH - _LEFT - _RIGHT), HEIGHT - _BOTTOM - up * (HEIGHT - _TOP - _BOTTOM)
 
 
 def line_chart(title: str, series: Sequence[Series], x_label: str, rule: float | None = None) -> Markup:
@@ -48,40 +35,16 @@ def line_chart(title: str, series: Sequence[Series], x_label: str, rule: float |
     x_ticks = ticks(min(x for x, _ in points), max(x for x, _ in points))
     ys = [y for _, y in points] + ([] if rule is None else [rule])
     y_ticks = ticks(min(ys), max(ys))
-    frame = _Frame((min(x for x, _ in points), max(x_ticks[-1], *(x for x, _ in points))), (y_ticks[0], y_ticks[-1]))
-    if frame.x[0] == frame.x[1]:
-        frame = _Frame((x_ticks[0], x_ticks[-1]), frame.y)
-    parts = [*_grid(frame, x_ticks, y_ticks, x_label)]
+    x = (min(x for x, _ in points), max(x_ticks[-1], *(x for x, _ in points)))
+    if x[0] == x[1]:
+        x = (x_ticks[0], x_ticks[-1])
+    frame = Frame(360, 220, left=48, right=12, top=12, bottom=36, x=x, y=(y_ticks[0], y_ticks[-1]))
+    parts = axes(frame, x_ticks, y_ticks, x_label)
     if rule is not None:
-        (left, y), (right, _) = frame.at(frame.x[0], rule), frame.at(frame.x[1], rule)
-        parts.append(f'<line class="rule" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(frame.line("rule", (frame.x[0], rule), (frame.x[1], rule)))
     for index, (name, runs) in enumerate(cleaned):
         parts += _line(frame, index, name if len(cleaned) > 1 else "", runs, x_label)
-    return Markup(
-        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(_spoken(title, cleaned, x_label))}">'
-        f"{''.join(parts)}</svg>{_legend(cleaned)}</figure>"
-    )
-
-
-def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round tick values that enclose [low, high], at most about `most` steps of 1, 2 or 5 times a power of ten."""
-    if low == high:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
-    rough = (high - low) / most
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    digits = max(0, 2 - math.floor(math.log10(step)))  # as many as the step needs, however small it is
-    return [round(n * step, digits) for n in range(first, last + 1)]
-
-
-def tick_text(value: float) -> str:
-    """Short text of a tick: 1200 as 1.2k, 0.00002 as 2e-05."""
-    if abs(value) >= 1000:
-        return f"{value / 1000:g}k"
-    return f"{value:g}".replace("-", "−")
+    return figure(frame, title, _spoken(title, cleaned, x_label), parts, _legend(cleaned))
 
 
 def _finite(series: Series) -> list[list[tuple[float, float]]]:
@@ -106,28 +69,7 @@ def _thin(runs: list[list[tuple[float, float]]]) -> list[list[tuple[float, float
     return thinned
 
 
-def _grid(frame: _Frame, x_ticks: list[float], y_ticks: list[float], x_label: str) -> list[str]:
-    parts = []
-    for value in y_ticks:
-        left, y = frame.at(frame.x[0], value)
-        right, _ = frame.at(frame.x[1], value)
-        parts.append(f'<line class="grid" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="tick" x="{left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{tick_text(value)}</text>'
-        )
-    bottom = HEIGHT - _BOTTOM
-    for value in x_ticks:
-        if not frame.x[0] <= value <= frame.x[1]:
-            continue
-        x, _ = frame.at(value, frame.y[0])
-        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 15}" text-anchor="middle">{tick_text(value)}</text>')
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    parts.append(f'<text class="label" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
-    return parts
-
-
-def _line(frame: _Frame, index: int, name: str, runs: list[list[tuple[float, float]]], x_label: str) -> list[str]:
+def _line(frame: Frame, index: int, name: str, runs: list[list[tuple[float, float]]], x_label: str) -> list[str]:
     parts = []
     for run in runs:
         places = [frame.at(x, y) for x, y in run]
