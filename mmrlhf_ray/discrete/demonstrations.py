@@ -20,7 +20,7 @@ def read_cloning_data(cfg: DiscreteConfig, cases: Cases, quarantine_to: Path) ->
     """What a `clone` run learns from: the training cases of a task, followed by its demonstrations.
 
     Without demonstrations votes are simulated as `human_loss` says; with them votes are what is in the records.
-    Raises DataError as read_cases() does, and for a response that is not one of the classes.
+    Raises DataError as read_cases() does, and for a response that is none of the classes.
     """
     assert isinstance(cfg.algorithm, Clone)
     task = cfg.tasks[cases.task]
@@ -46,7 +46,7 @@ def _demonstrated(cfg: DiscreteConfig, name: str, task: DecideTask, quarantine_t
     def score(row: Mapping[str, Any]) -> np.ndarray:
         said = row["response"].strip()
         if said not in task.classes:
-            raise RowError(f"its response {said[:80]!r} is not one of the classes", "fix the row or add the class")
+            raise RowError(f"its response {said[:80]!r} is none of the classes", "fix the row or add the class")
         return np.array([float(said == known) for known in task.classes], np.float32)
 
     columns = columns_of(cfg, records, Media(records.media, task.demonstrations))

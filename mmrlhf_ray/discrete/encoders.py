@@ -122,7 +122,7 @@ class Sound(nn.Module):
         return self.encoder(self.normalise(sound))
 
 
-class Clip(nn.Module):
+class Frames(nn.Module):
     """[B, frames, C, H, W] → [B, width]: one picture encoder for all frames, then their mean, maximum or GRU."""
 
     def __init__(self, modality: VideoModality, width: int) -> None:
@@ -202,6 +202,6 @@ _POOLS: Mapping[str, Callable[[int], nn.Module]] = {"mean": _Mean, "max": _Max, 
 _KINDS: Mapping[type, Callable[[Any, int], nn.Module]] = {
     ImageModality: _picture,
     AudioModality: Sound,
-    VideoModality: Clip,
+    VideoModality: Frames,
     TextModality: Text,
 }

@@ -218,7 +218,7 @@ def _class_scores(task: DecideTask) -> Callable[[Mapping[str, Any]], np.ndarray]
         scores = class_scores(str(extras[task.label]), task.classes, task.score)
         if not scores.any():
             remedy = "add the class, or keep only the records of this task with `record_tasks`"
-            raise RowError(f"its {task.label} {extras[task.label]!r} is not one of the classes", remedy)
+            raise RowError(f"its {task.label} {extras[task.label]!r} is none of the classes", remedy)
         return scores
 
     return score

@@ -16,7 +16,7 @@ _RECENT = 200
 
 
 @dataclass(frozen=True)
-class Progress:
+class CollectionProgress:
     """Gold questions are left out of items, done, wanted and cast."""
 
     items: int
@@ -36,7 +36,7 @@ class Progress:
     """By kind of question, over this annotator's last votes."""
 
 
-def progress(session: Session, annotator_id: str, config: FeedbackConfig, now: datetime) -> Progress:
+def progress(session: Session, annotator_id: str, config: FeedbackConfig, now: datetime) -> CollectionProgress:
     """Progress of the collection and of one annotator."""
     done = Item.votes >= Item.overlap
     items, finished, wanted, cast = session.execute(
@@ -47,7 +47,7 @@ def progress(session: Session, annotator_id: str, config: FeedbackConfig, now: d
     since = now - timedelta(seconds=config.pace_window_s)
     counted = select(func.count()).select_from(Vote).where(~Vote.undone)
     mine = counted.where(Vote.annotator_id == annotator_id)
-    return Progress(
+    return CollectionProgress(
         items=items,
         done=finished,
         wanted=int(wanted or 0),

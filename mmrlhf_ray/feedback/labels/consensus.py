@@ -17,7 +17,7 @@ _TASK, _WORKER, _LABEL = "task", "worker", "label"  # crowd-kit's names
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PairConsensus:
     """What people together say of two texts. The three shares add up to one."""
 
     first: float
@@ -50,7 +50,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Consensus:
-    verdicts: Mapping[Unit, Verdict]
+    verdicts: Mapping[Unit, PairConsensus]
     reliability: Mapping[str, Reliability]
     """By annotator_id; empty for a majority, which takes all alike."""
 
@@ -67,7 +67,7 @@ def _majority(votes: Mapping[Unit, Mapping[str, int]]) -> Consensus:
     verdicts = {}
     for unit, cast in votes.items():
         count, n = Counter(cast.values()), len(cast)
-        verdicts[unit] = Verdict(count[1] / n, count[-1] / n, count[0] / n, n)
+        verdicts[unit] = PairConsensus(count[1] / n, count[-1] / n, count[0] / n, n)
     return Consensus(verdicts, {})
 
 
@@ -89,7 +89,7 @@ def _dawid_skene(votes: Mapping[Unit, Mapping[str, int]]) -> Consensus:
     assert fitted.priors_ is not None, "it has been fitted"
     by_unit = probabilities.reindex(columns=[1, -1, 0], fill_value=0.0).sort_index().to_numpy().tolist()
     verdicts = {
-        unit: Verdict(first, second, tie, len(votes[unit]))
+        unit: PairConsensus(first, second, tie, len(votes[unit]))
         for unit, (first, second, tie) in zip(units, by_unit, strict=True)
     }
     total: Counter[str] = Counter()

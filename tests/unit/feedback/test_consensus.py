@@ -4,14 +4,14 @@ import pytest
 
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import comparisons_of
-from mmrlhf_ray.feedback.labels.consensus import Verdict, consensus
+from mmrlhf_ray.feedback.labels.consensus import PairConsensus, consensus
 from tests.unit.feedback.people import crowd, pair
 
 
 def test_majority_by_hand():
     votes = [pair("left", who="a"), pair("left", who="b"), pair("right", who="c"), pair("tie", who="d")]
     (verdict,) = consensus(list(comparisons_of(votes)), "majority").verdicts.values()
-    assert verdict == Verdict(first=0.5, second=0.25, tie=0.25, votes=4)
+    assert verdict == PairConsensus(first=0.5, second=0.25, tie=0.25, votes=4)
     assert (verdict.vote, verdict.margin) == (1, 0.25)
 
 
