@@ -16,7 +16,7 @@ import numpy as np
 import yaml
 
 from mmrlhf_ray.algorithms.statistics import Interval
-from mmrlhf_ray.pipelines.iterate.jobs import RoundPaths
+from mmrlhf_ray.config.rounds import RoundPaths
 from mmrlhf_ray.pipelines.iterate.metric import gain, kept_primary
 from mmrlhf_ray.pipelines.iterate.report import read_summary, signed_text
 from mmrlhf_ray.pipelines.run_dir import CONFIG_FILE

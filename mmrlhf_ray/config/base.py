@@ -1,11 +1,16 @@
 """What every job's configuration shares."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.section import Section
+
+MODEL_DIR = "model"
+"""Below its directory: where a run exports the model that it trained."""
 
 
 class ModelShape(Section):
@@ -107,12 +112,22 @@ class Resources(Section):
     num_cpus: float = Field(1.0, ge=0)
     num_gpus: float = Field(0.0, ge=0)
 
+    @property
+    def actors(self) -> int:
+        """How many reserve so much each."""
+        return 1
+
 
 class RolePlacement(Resources):
     """How many actors of a role there are; `num_cpus`, `num_gpus` are for each."""
 
     replicas: PositiveInt = 1
     """Generators, scorers or reference servers; for learners: data-parallel ranks."""
+
+    @property
+    def actors(self) -> int:
+        """As `replicas` says."""
+        return self.replicas
 
 
 class LearnerPlacement(RolePlacement):
@@ -134,8 +149,51 @@ class CheckpointConfig(Section):
     keep: PositiveInt = 2
 
 
+@dataclass(frozen=True)
+class Longest:
+    """Tokens of the longest row that a job can have."""
+
+    keys: str
+    """What they are the sum of, in the configuration's words."""
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ModelUse:
+    """A model that a job loads."""
+
+    config: ModelConfig
+    scores: bool = False
+    """It must have a scalar head."""
+    samples: Longest | None = None
+    """What it must have the context for, where it answers prompts."""
+
+
+@dataclass(frozen=True)
+class LearnerUse:
+    """A model that a job trains."""
+
+    model: ModelConfig
+    config: LearnerConfig
+    scalar: bool
+    """With a scalar head instead of a vocabulary's."""
+
+
+@dataclass(frozen=True)
+class RecordsUse:
+    """Records that a job reads."""
+
+    data: DataConfig
+    table: Literal["PROMPT", "DEMONSTRATION", "PREFERENCE", "RANKING"]
+    """What they are (docs/data.md)."""
+    batch: tuple[str, int] | None = None
+    """Key and value of the batch size that there must be rows for; None = any number will do."""
+    held_for: str | None = None
+    """Who needs all rows before it starts, so that they cannot be streamed; None = nobody."""
+
+
 class RunConfig(Section):
-    """Keys that every job has."""
+    """Keys that every job has, and what a job says of itself to those who plan, check and start it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Run name; everything is written to `<output_dir>/<name>`."""
@@ -145,6 +203,27 @@ class RunConfig(Section):
     """`auto` is cuda where a role reserves GPUs, else cpu."""
     deadlines: DeadlineConfig = DeadlineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    @property
+    def roles(self) -> Mapping[str, Resources]:
+        """Role that this job has actors for → what they reserve. The key `placement.<role>` says so where the job has
+        a `placement`, else the key `<role>`."""
+        raise TypeError(f"{type(self).__name__} does not say its roles")
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        """Configuration key → model that the job loads; the first one's tokenizer and processor read everything."""
+        raise TypeError(f"{type(self).__name__} does not say its models")
+
+    @property
+    def trained(self) -> Mapping[str, LearnerUse]:
+        """Configuration section → what it says how to train."""
+        return {}
+
+    @property
+    def records(self) -> Mapping[str, RecordsUse]:
+        """Configuration key → records that the job reads."""
+        raise TypeError(f"{type(self).__name__} does not say its records")
 
 
 class TrainJobConfig(RunConfig):
@@ -173,3 +252,31 @@ class TrainJobConfig(RunConfig):
                 f"batch_size={self.batch_size} must be a multiple of workers.replicas={self.workers.replicas}"
             )
         return self
+
+    @property
+    def roles(self) -> Mapping[str, Resources]:
+        return {"workers": self.workers}
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        return {"model": ModelUse(self.model)}
+
+    @property
+    def trained(self) -> Mapping[str, LearnerUse]:
+        return {"learner": LearnerUse(self.model, self.learner, scalar=False)}
+
+    @property
+    def table(self) -> Literal["DEMONSTRATION", "PREFERENCE", "RANKING"]:
+        """What the records are that the job learns from."""
+        raise TypeError(f"{type(self).__name__} does not say what it learns from")
+
+    @property
+    def records(self) -> Mapping[str, RecordsUse]:
+        batch, held_for = ("batch_size", self.batch_size), self.held_for
+        found = {"data": RecordsUse(self.data, self.table, batch, held_for)}
+        return found | ({"eval_data": RecordsUse(self.eval_data, self.table, None, held_for)} if self.eval_data else {})
+
+    @property
+    def held_for(self) -> str | None:
+        """As of RecordsUse."""
+        return None

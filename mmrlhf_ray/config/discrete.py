@@ -1,10 +1,11 @@
 """Configuration of `mmrlhf discrete`: decisions over several modalities, learned with RLlib."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from mmrlhf_ray.config.base import Resources, RunConfig
+from mmrlhf_ray.config.base import ModelUse, RecordsUse, Resources, RunConfig
 from mmrlhf_ray.config.discrete_parts import (
     Clone,
     DecideTask,
@@ -30,10 +31,20 @@ class EnvRunnersSection(Resources):
     envs: PositiveInt = 8
     """Environments that each of them steps together."""
 
+    @property
+    def actors(self) -> int:
+        """As `replicas` says."""
+        return self.replicas
+
 
 class LearnersSection(Resources):
     replicas: NonNegativeInt = 0
     """Data-parallel learners; 0 = the driver itself learns."""
+
+    @property
+    def actors(self) -> int:
+        """As `replicas` says."""
+        return self.replicas
 
 
 class EvaluationSection(Section):
@@ -100,6 +111,25 @@ class DiscreteConfig(RunConfig):
     def ask_actions(self) -> tuple[str, ...]:
         """Modalities that an action asks for, in the order of these actions, which come after the decisions."""
         return tuple(self.observation.modalities) if self.sequential else ()
+
+    @property
+    def roles(self) -> Mapping[str, Resources]:
+        return {"env_runners": self.env_runners, "learners": self.learners}
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        reward = self.reward.reward_model
+        return {} if reward is None else {"reward.reward_model.model": ModelUse(reward.model, scores=True)}
+
+    @property
+    def records(self) -> Mapping[str, RecordsUse]:
+        found: dict[str, RecordsUse] = {}
+        for name, task in self.tasks.items():
+            found |= {f"tasks.{name}.train": RecordsUse(task.train, "PROMPT")}
+            found |= {f"tasks.{name}.heldout": RecordsUse(task.heldout, "PROMPT")}
+            shown = task.demonstrations if isinstance(task, DecideTask) else None
+            found |= {} if shown is None else {f"tasks.{name}.demonstrations": RecordsUse(shown, "DEMONSTRATION")}
+        return found
 
     @model_validator(mode="after")
     def _names_agree(self) -> "DiscreteConfig":

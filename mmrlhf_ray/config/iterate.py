@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from mmrlhf_ray.config.base import ModelConfig, RunConfig
+from mmrlhf_ray.config.base import Longest, ModelConfig, ModelUse, RecordsUse, Resources, RunConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.feedback import FeedbackConfig
 from mmrlhf_ray.config.jobs import (
@@ -189,6 +189,27 @@ class IterateConfig(RunConfig):
     score_micro_batch_tokens: PositiveInt = 8192
     placement: Placement = Placement()
     """Of sampling, scoring and evaluation, and of PPO unless `train.ppo` says otherwise."""
+
+    @property
+    def roles(self) -> Mapping[str, Resources]:
+        """None of its own: the jobs of a round have actors."""
+        return {}
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        tokens = self.prompts.max_prompt_tokens + self.sample.max_response_tokens
+        longest = Longest("prompts.max_prompt_tokens + sample.max_response_tokens", tokens)
+        found = {"policy": ModelUse(self.policy, samples=longest)}
+        section = self.reward_model
+        found |= {"reward_model.base": ModelUse(section.base)} if section.base else {}
+        return found | ({"reward_model.scorer": ModelUse(section.scorer, scores=True)} if section.scorer else {})
+
+    @property
+    def records(self) -> Mapping[str, RecordsUse]:
+        return {
+            "prompts": RecordsUse(self.prompts, "PROMPT"),
+            "evaluate.data": RecordsUse(self.evaluate.data, "PROMPT"),
+        }
 
     @model_validator(mode="after")
     def _agrees(self) -> "IterateConfig":

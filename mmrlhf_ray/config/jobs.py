@@ -1,5 +1,6 @@
 """One configuration per job."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -8,7 +9,11 @@ from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.config.base import (
     LearnerConfig,
     LearnerPlacement,
+    LearnerUse,
+    Longest,
     ModelConfig,
+    ModelUse,
+    RecordsUse,
     Resources,
     RolePlacement,
     RunConfig,
@@ -33,6 +38,10 @@ class SFTConfig(TrainJobConfig):
     feedback_coef: NonNegativeFloat = 0.0
     """λ of L′ = L + λH: how much rows with feedback ±1 count beside demonstrations; at 0 they count nothing."""
 
+    @property
+    def table(self) -> Literal["DEMONSTRATION"]:
+        return "DEMONSTRATION"
+
     @model_validator(mode="after")
     def _without_facts(self) -> "SFTConfig":
         _refuse_facts(self)
@@ -53,6 +62,14 @@ class RewardModelConfig(TrainJobConfig):
     ensemble: PositiveInt = 1
     """Heads that each learn from their own resampling of the rows; their spread is the uncertainty."""
 
+    @property
+    def table(self) -> Literal["PREFERENCE", "RANKING"]:
+        return "PREFERENCE" if self.objective == "bradley_terry" else "RANKING"
+
+    @property
+    def trained(self) -> Mapping[str, LearnerUse]:
+        return {"learner": LearnerUse(self.model, self.learner, scalar=True)}
+
     @model_validator(mode="after")
     def _fits_objective(self) -> "RewardModelConfig":
         if (self.objective == "rating") != bool(self.aspects):
@@ -63,6 +80,10 @@ class RewardModelConfig(TrainJobConfig):
             if self.objective != "bradley_terry" and getattr(self, key):
                 raise ValueError(f"{key} belongs to objective=bradley_terry, not {self.objective}; leave it out")
         return self
+
+
+_WITH_REFERENCE = frozenset({"dpo", "ipo", "kto", "bco", "mpo"})
+"""Objectives that compare with a reference, whose log-probabilities are computed before training."""
 
 
 class PreferenceConfig(TrainJobConfig):
@@ -92,6 +113,18 @@ class PreferenceConfig(TrainJobConfig):
     unpaired: bool = False
     """kto, bco: read DEMONSTRATION records with feedback ±1 instead of PREFERENCE records."""
 
+    @property
+    def table(self) -> Literal["DEMONSTRATION", "PREFERENCE"]:
+        return "DEMONSTRATION" if self.unpaired else "PREFERENCE"
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        return {"model": ModelUse(self.model)} | ({"reference": ModelUse(self.reference)} if self.reference else {})
+
+    @property
+    def held_for(self) -> str | None:
+        return f"objective={self.objective}" if self.objective in _WITH_REFERENCE else None
+
     @model_validator(mode="after")
     def _fits_objective(self) -> "PreferenceConfig":
         _refuse_facts(self)
@@ -106,7 +139,7 @@ class PreferenceConfig(TrainJobConfig):
             "changed_token_weight": {"dpo"},
             "margin_scale": {"dpo"},
             "unpaired": {"kto", "bco"},
-            "reference": {"dpo", "ipo", "kto", "bco", "mpo"},
+            "reference": _WITH_REFERENCE,
         }
         for key, objectives in belongs.items():
             default = type(self).model_fields[key].default
@@ -149,6 +182,15 @@ class Placement(Section):
     critic: LearnerPlacement = LearnerPlacement()
     encoder: Resources = Resources()
 
+    def of(self, *roles: str) -> dict[str, Resources]:
+        """Role → what its actors reserve."""
+        return {role: getattr(self, role) for role in roles}
+
+
+def _longest(data: DataConfig, sampling: SamplingConfig) -> Longest:
+    tokens = data.max_prompt_tokens + sampling.max_response_tokens
+    return Longest("data.max_prompt_tokens + sampling.max_response_tokens", tokens)
+
 
 class RewardedConfig(RunConfig):
     """Keys of the jobs that score responses with a mixture of rewards."""
@@ -163,6 +205,9 @@ class RewardedConfig(RunConfig):
     def function_rewards(self) -> tuple[FunctionReward | RemoteReward | JudgeReward, ...]:
         """What the `functions` actor computes."""
         return tuple(r for r in self.rewards if isinstance(r, FunctionReward | RemoteReward | JudgeReward))
+
+    def _scoring(self) -> dict[str, ModelUse]:
+        return {f"rewards.{reward.name}.model": ModelUse(reward.model, scores=True) for reward in self.model_rewards}
 
     @model_validator(mode="after")
     def _one_name_each(self) -> "RewardedConfig":
@@ -197,8 +242,7 @@ class PPOConfig(RewardedConfig):
     """At step 0 the sampler's and the learner's logprobs may differ by at most this (use 0.1 in bfloat16)."""
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Roles that this job has actors for."""
+    def roles(self) -> Mapping[str, Resources]:
         has = {
             "encoder": True,
             "generator": True,
@@ -209,7 +253,26 @@ class PPOConfig(RewardedConfig):
             "policy": True,
             "critic": self.algorithm.has_critic,
         }
-        return tuple(role for role, wanted in has.items() if wanted)
+        return self.placement.of(*(role for role, wanted in has.items() if wanted))
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        reference = {"reference": ModelUse(self.reference)} if self.reference else {}
+        critic = {"critic.model": ModelUse(self.critic.model)} if self.critic.model and "critic" in self.roles else {}
+        policy = ModelUse(self.policy, samples=_longest(self.data, self.sampling))
+        return {"policy": policy} | reference | self._scoring() | critic
+
+    @property
+    def trained(self) -> Mapping[str, LearnerUse]:
+        policy = {"learner": LearnerUse(self.policy, self.learner, scalar=False)}
+        if "critic" not in self.roles:
+            return policy
+        return policy | {"critic": LearnerUse(self.critic_model, self.critic, scalar=True)}
+
+    @property
+    def records(self) -> Mapping[str, RecordsUse]:
+        batch = ("algorithm.prompts_per_step", self.algorithm.prompts_per_step)
+        return {"data": RecordsUse(self.data, "PROMPT", batch)}
 
     @property
     def critic_model(self) -> ModelConfig:
@@ -274,15 +337,26 @@ class EvaluateConfig(RunConfig):
         return self.reference or self.baseline
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Roles that this job has actors for."""
+    def roles(self) -> Mapping[str, Resources]:
         has = {
             "encoder": True,
             "generator": True,
             "scorer": self.reward_model is not None,
             "reference": self.kl_reference is not None,
         }
-        return tuple(role for role, wanted in has.items() if wanted)
+        return self.placement.of(*(role for role, wanted in has.items() if wanted))
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        longest = _longest(self.data, self.sampling)
+        found = {"policy": ModelUse(self.policy, samples=longest)}
+        found |= {"baseline": ModelUse(self.baseline, samples=longest)} if self.baseline else {}
+        found |= {"reference": ModelUse(self.reference)} if self.reference else {}
+        return found | ({"reward_model": ModelUse(self.reward_model, scores=True)} if self.reward_model else {})
+
+    @property
+    def records(self) -> Mapping[str, RecordsUse]:
+        return {"data": RecordsUse(self.data, "PROMPT", held_for="an evaluation")}
 
 
 class ProbeRewardConfig(RewardedConfig):
@@ -305,11 +379,18 @@ class ProbeRewardConfig(RewardedConfig):
     placement: Placement = Placement()
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Roles that this job has actors for."""
+    def roles(self) -> Mapping[str, Resources]:
         has = {
             "scorer": bool(self.model_rewards),
             "functions": bool(self.function_rewards),
             "reference": any(isinstance(r, FluencyReward) for r in self.rewards),
         }
-        return tuple(role for role, wanted in has.items() if wanted)
+        return self.placement.of(*(role for role, wanted in has.items() if wanted))
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        return {"policy": ModelUse(self.policy)} | self._scoring()
+
+    @property
+    def records(self) -> Mapping[str, RecordsUse]:
+        return {"data": RecordsUse(self.data, "DEMONSTRATION", held_for="a probe")}

@@ -1,7 +1,6 @@
 """What cloning learns from: labels, demonstrations, and votes of real or simulated people."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,24 +8,23 @@ import numpy as np
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.discrete_parts import Clone, DecideTask
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.records.readers import read_records
+from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.discrete.cases import Cases
 from mmrlhf_ray.discrete.feedback import CloningData, cloning_data
 from mmrlhf_ray.discrete.tasks import Media, columns_of, make_cases, scores_of, wanted
-from mmrlhf_ray.schema import DEMONSTRATION
 
 
-def read_cloning_data(cfg: DiscreteConfig, cases: Cases, quarantine_to: Path) -> CloningData:
+def cloning_data_of(cfg: DiscreteConfig, cases: Cases, demonstrations: Records | None) -> CloningData:
     """What a `clone` run learns from: the training cases of a task, followed by its demonstrations.
 
     Without demonstrations votes are simulated as `human_loss` says; with them votes are what is in the records.
-    Raises DataError as read_cases() does, and for a response that is none of the classes.
+    Raises DataError as cases_of() does, and for a response that is none of the classes.
     """
     assert isinstance(cfg.algorithm, Clone)
     task = cfg.tasks[cases.task]
-    if not isinstance(task, DecideTask) or task.demonstrations is None:
+    if not isinstance(task, DecideTask) or demonstrations is None:
         return cloning_data(cases, cfg.algorithm.labelled_share, cfg.human_loss, cfg.seed)
-    shown = _demonstrated(cfg, cases.task, task, quarantine_to)
+    shown = _demonstrated(cfg, cases.task, task, demonstrations)
     labelled = cloning_data(cases, cfg.algorithm.labelled_share, None, cfg.seed)
     return CloningData(
         labelled.cases.followed_by(shown.cases),
@@ -36,11 +34,10 @@ def read_cloning_data(cfg: DiscreteConfig, cases: Cases, quarantine_to: Path) ->
     )
 
 
-def _demonstrated(cfg: DiscreteConfig, name: str, task: DecideTask, quarantine_to: Path) -> CloningData:
+def _demonstrated(cfg: DiscreteConfig, name: str, task: DecideTask, read: Records) -> CloningData:
     """Responses with feedback 0 to imitate, the others as votes. Scores of these cases are 1 for the response."""
     assert task.demonstrations is not None
     where = f"tasks.{name}.demonstrations"
-    read = read_records(task.demonstrations, DEMONSTRATION, quarantine_to)
     records = wanted(read, task.record_tasks, f"tasks.{name}.record_tasks")
 
     def score(row: Mapping[str, Any]) -> np.ndarray:

@@ -3,7 +3,6 @@
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,26 +23,25 @@ from mmrlhf_ray.config.discrete_parts import (
 from mmrlhf_ray.data.errors import RowError, bad_rows_error
 from mmrlhf_ray.data.media import Clip
 from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
-from mmrlhf_ray.data.records.readers import Records, read_records
+from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.discrete.cases import Cases, Column
 from mmrlhf_ray.discrete.front_end import front_end
 from mmrlhf_ray.discrete.spaces import action_names, grid_boxes, modality_space
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.rewards.boxes import overlap_share
-from mmrlhf_ray.schema import PROMPT
 
 _PER_BATCH = 64
 
 
-def read_cases(cfg: DiscreteConfig, task: str, part: str, quarantine_to: Path) -> Cases:
-    """The cases of `tasks.<task>.<part>` ("train" or "heldout"), every row checked and every medium decoded.
+def cases_of(cfg: DiscreteConfig, task: str, part: str, read: Records) -> Cases:
+    """The cases in `read`, the records of `tasks.<task>.<part>` ("train" or "heldout"), every medium decoded.
 
-    Raises DataError for records that cannot be read, and for a row without a usable label or box.
+    Raises DataError for a row without a usable label or box.
     """
     section = cfg.tasks[task]
     data: DataConfig = getattr(section, part)
     where = f"tasks.{task}.{part}"
-    records = wanted(read_records(data, PROMPT, quarantine_to), section.record_tasks, f"tasks.{task}.record_tasks")
+    records = wanted(read, section.record_tasks, f"tasks.{task}.record_tasks")
     decoded = Media(records.media, data)
     columns = columns_of(cfg, records, decoded)  # first, as boxes need the sizes of the pictures
     score = _box_scores(section, cfg, decoded) if isinstance(section, LocateTask) else _class_scores(section)

@@ -6,11 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmrlhf_ray.config import RunConfig, save_config
-from mmrlhf_ray.errors import ModelError, RunError
-from mmrlhf_ray.models import read_config, scalar_head_file
+from mmrlhf_ray.errors import RunError
 
 CONFIG_FILE = "config.yaml"
-MODEL_DIR = "model"
 
 
 @contextmanager
@@ -30,17 +28,3 @@ def run_directory(cfg: RunConfig) -> Iterator[Path]:
             ) from None
         save_config(cfg, path / CONFIG_FILE)
         yield path
-
-
-def check_models(*paths: str) -> None:
-    """Fail before anything starts where a model directory is missing. Raises ModelError."""
-    for path in paths:
-        if not Path(path).is_dir():
-            raise ModelError(f"{path}: no such model directory; check the path (models are not downloaded)")
-        read_config(Path(path))
-
-
-def check_reward_model(path: str) -> None:
-    """check_models() for a directory that must score responses. Raises ModelError where it has no scalar head."""
-    check_models(path)
-    scalar_head_file(path)

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mmrlhf_ray.config import EngineConfig, GeneratorConfig, LearnerConfig, LoRAConfig, ModelConfig, PPOConfig
+from mmrlhf_ray.config import EngineConfig, GeneratorConfig, LoRAConfig, ModelConfig, RunConfig
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.models import check_trained
 
@@ -56,9 +56,7 @@ def model_size(model: ModelConfig) -> ModelSize | None:
 
 def _size_on_disk(directory: Path) -> ModelSize:
     try:
-        config: Mapping[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-        for nested in ("thinker_config", "text_config"):
-            config = config.get(nested, config)
+        config = _text_config(directory)
         shapes = _tensor_shapes(directory)
         # Of an omni model only the thinker is trained; the speech parts are not loaded.
         thinker = {name: shape for name, shape in shapes.items() if name.startswith("thinker.")}
@@ -76,6 +74,20 @@ def _size_on_disk(directory: Path) -> ModelSize:
         raise ConfigError(f"{directory}: not a model directory that can be planned with: {error!r}") from error
 
 
+def context_tokens(directory: Path) -> int | None:
+    """Most tokens of prompt and response together that the model in `directory` is made for; None = not known."""
+    found: int | None = _text_config(directory).get("max_position_embeddings")
+    return found
+
+
+def _text_config(directory: Path) -> Mapping[str, Any]:
+    """The language model's part of config.json."""
+    config: Mapping[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    for nested in ("thinker_config", "text_config"):
+        config = config.get(nested, config)
+    return config
+
+
 def _tensor_shapes(directory: Path) -> dict[str, list[int]]:
     """Name → shape from the headers alone: 8 bytes of length, then JSON (the safetensors format)."""
     shapes: dict[str, list[int]] = {}
@@ -89,18 +101,15 @@ def _tensor_shapes(directory: Path) -> dict[str, list[int]]:
     return shapes
 
 
-def check_learners(cfg: PPOConfig) -> dict[str, int]:
-    """Learner role → how many parameters it trains, of those whose model's directory is here.
+def check_learners(cfg: RunConfig) -> dict[str, int]:
+    """Section that says how to learn → how many parameters are trained, of the models whose directory is here.
 
     Raises ModelError for `lora` and `parts` that do not fit their model.
     """
-    learners: dict[str, tuple[str, ModelConfig, LearnerConfig]] = {"policy": ("learner.", cfg.policy, cfg.learner)}
-    if "critic" in cfg.roles:
-        learners["critic"] = ("critic.", cfg.critic_model, cfg.critic)
     return {
-        role: check_trained(model.path, learner.parts, learner.lora, section, scalar=role == "critic")
-        for role, (section, model, learner) in learners.items()
-        if Path(model.path).is_dir()
+        section: check_trained(use.model.path, use.config.parts, use.config.lora, f"{section}.", scalar=use.scalar)
+        for section, use in cfg.trained.items()
+        if Path(use.model.path).is_dir()
     }
 
 

@@ -1,21 +1,17 @@
-"""Does the placement make sense, and does a cluster hold it? Asked before any actor starts."""
+"""Does the placement make sense, and does a machine or cluster hold it? Asked before any actor starts."""
 
+import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mmrlhf_ray.config import (
-    EvaluateConfig,
-    PPOConfig,
-    ProbeRewardConfig,
-    Resources,
-    RolePlacement,
-    RunConfig,
-    TrainJobConfig,
-)
+from mmrlhf_ray.config import DiscreteConfig, EvaluateConfig, PPOConfig, Resources, RunConfig
 from mmrlhf_ray.errors import ConfigError, PlacementError
 
 _WITHOUT_MODEL = ("encoder", "functions")
-_LEARNERS = {"policy": "learner", "critic": "critic"}
-"""Learner role → its configuration section."""
+LEARNERS: Mapping[str, str] = {"policy": "learner", "critic": "critic"}
+"""Learner role → the section of the configuration that says how it learns."""
+_PLACEMENT = "placement."
 
 
 @dataclass(frozen=True)
@@ -40,28 +36,18 @@ class Reservation:
 
 def reservations(cfg: RunConfig) -> tuple[Reservation, ...]:
     """Every role of a job and what it reserves."""
-    if isinstance(cfg, TrainJobConfig):
-        return (_reservation("workers", "workers", cfg.workers),)
-    if not isinstance(cfg, PPOConfig | ProbeRewardConfig | EvaluateConfig):
-        raise TypeError(f"no roles are known for {type(cfg).__name__}")
-    return tuple(_reservation(role, f"placement.{role}", getattr(cfg.placement, role)) for role in cfg.roles)
+    prefix = _PLACEMENT if "placement" in type(cfg).model_fields else ""
+    return tuple(
+        Reservation(role, prefix + role, placed.actors, placed.num_cpus, placed.num_gpus)
+        for role, placed in cfg.roles.items()
+    )
 
 
-def _reservation(role: str, key: str, placed: Resources) -> Reservation:
-    replicas = placed.replicas if isinstance(placed, RolePlacement) else 1
-    return Reservation(role, key, replicas, placed.num_cpus, placed.num_gpus)
-
-
-def check_fits(cfg: RunConfig, cluster_cpus: float, cluster_gpus: float) -> None:
-    """Raise PlacementError, with need, have and the key to change, unless the cluster holds the job.
-
-    A PPO job whose keys contradict each other raises ConfigError first, as no cluster could mend that.
-    """
-    if isinstance(cfg, PPOConfig):
-        check_consistent(cfg)
+def check_fits(cfg: RunConfig, cpus: float, gpus: float, where: str = "the cluster") -> None:
+    """Raise PlacementError, with have, need and what to change, unless `where`, with so much, holds the job."""
     roles = reservations(cfg)
     problems = []
-    for name, attribute, have in (("CPU", "num_cpus", cluster_cpus), ("GPU", "num_gpus", cluster_gpus)):
+    for name, attribute, have in (("CPU", "num_cpus", cpus), ("GPU", "num_gpus", gpus)):
         shares = [(r, r.replicas * getattr(r, attribute)) for r in roles]
         need = sum(share for _, share in shares)
         if need <= have + 1e-6:
@@ -69,20 +55,52 @@ def check_fits(cfg: RunConfig, cluster_cpus: float, cluster_gpus: float) -> None
         parts = " + ".join(f"{r.role} {r.replicas} × {getattr(r, attribute):g}" for r, share in shares if share)
         largest = max(shares, key=lambda pair: pair[1])[0]
         lower = f"{largest.key}.{attribute}" + (f" or {largest.key}.replicas" if largest.replicas > 1 else "")
-        problems.append(f"the job needs {need:g} {name}s ({parts}), the cluster has {have:g}; lower {lower}")
-    if problems:
-        raise PlacementError("; ".join(problems) + "; or use a larger cluster")
+        problems.append(f"{where} has {have:g} {name}s, the job needs {need:g}: {parts}; lower {lower}")
+    if not problems:
+        return
+    message = "; ".join(problems) + "; or use a larger cluster"
+    if sum(r.total_gpus for r in roles) <= gpus + 1e-6:
+        message += f". This would fit:\n\n{fitting(cfg, cpus)}"
+    raise PlacementError(message)
 
 
-def check_consistent(cfg: PPOConfig) -> None:
+def fitting(cfg: RunConfig, cpus: float) -> str:
+    """YAML of a job's roles with fewer CPUs for each actor, so that `cpus` hold them all. The actors then share cores,
+    so it is slower, not smaller."""
+    scale = min(1.0, cpus / sum(r.total_cpus for r in reservations(cfg)))
+    own = {role: _keys(placed, math.floor(100 * scale * placed.num_cpus) / 100) for role, placed in cfg.roles.items()}
+    if "placement" not in type(cfg).model_fields:
+        return "\n".join(f"{role}: {keys}" for role, keys in own.items())
+    return "\n".join(["placement:", *(f"  {role}: {keys}" for role, keys in own.items())])
+
+
+def _keys(placed: Resources, num_cpus: float) -> str:
+    keys = placed.model_dump(exclude_defaults=True) | {"num_cpus": num_cpus}
+    return "{" + ", ".join(f"{key}: {value:g}" for key, value in keys.items()) + "}"
+
+
+def this_machine(cfg: RunConfig) -> tuple[float, float]:
+    """(CPUs, GPUs) of this machine; GPUs are only looked for where the job reserves some."""
+    if not any(r.num_gpus for r in reservations(cfg)):
+        return float(os.cpu_count() or 1), 0.0
+    import torch
+
+    return float(os.cpu_count() or 1), float(torch.cuda.device_count())
+
+
+def check_consistent(cfg: RunConfig) -> None:
     """Raise ConfigError with every contradiction between placement, device and batch keys."""
-    problems = [*_device_problems(cfg), *_generator_problems(cfg), *_learner_problems(cfg), *_token_problems(cfg)]
+    problems = [*_device_problems(cfg), *_learner_problems(cfg)]
+    if isinstance(cfg, PPOConfig | EvaluateConfig):
+        problems += [*_generator_problems(cfg), *_token_problems(cfg)]
     if problems:
         count = f"{len(problems)} contradiction{'s' if len(problems) > 1 else ''}"
         raise ConfigError("\n  ".join([f"{count} in the configuration:", *problems]))
 
 
-def _device_problems(cfg: PPOConfig) -> list[str]:
+def _device_problems(cfg: RunConfig) -> list[str]:
+    if isinstance(cfg, DiscreteConfig):  # its small networks may learn on another device than the actors' models
+        return []
     models = [r for r in reservations(cfg) if r.role not in _WITHOUT_MODEL]
     if cfg.device == "cpu":
         return [f"device=cpu, but {r.key}.num_gpus={r.num_gpus:g}; set it to 0" for r in models if r.num_gpus]
@@ -91,7 +109,7 @@ def _device_problems(cfg: PPOConfig) -> list[str]:
     return []
 
 
-def _generator_problems(cfg: PPOConfig) -> list[str]:
+def _generator_problems(cfg: PPOConfig | EvaluateConfig) -> list[str]:
     gpus, size = cfg.placement.generator.num_gpus, cfg.generator.tensor_parallel_size
     problems = []
     if gpus > 1 and gpus != size:
@@ -108,31 +126,29 @@ def _generator_problems(cfg: PPOConfig) -> list[str]:
     return problems
 
 
-def _learner_problems(cfg: PPOConfig) -> list[str]:
+def _learner_problems(cfg: RunConfig) -> list[str]:
     problems = []
-    for role, section in _LEARNERS.items():
-        if role not in cfg.roles:
+    placed = {r.role: r for r in reservations(cfg)}
+    roles = LEARNERS if isinstance(cfg, PPOConfig) else {"workers": "learner"}
+    for role, section in roles.items():
+        if section not in cfg.trained:
             continue
-        gpus = getattr(cfg.placement, role).num_gpus
-        engine = getattr(cfg, section).engine
+        gpus, key, engine = placed[role].num_gpus, placed[role].key, cfg.trained[section].config.engine
         if gpus > 1:
-            problems.append(
-                f"placement.{role}.num_gpus={gpus:g}: a learner rank drives one GPU; raise placement.{role}.replicas"
-            )
+            problems.append(f"{key}.num_gpus={gpus:g}: a learner rank drives one GPU; raise {key}.replicas")
         if engine.offload_optimizer and not gpus:
-            problems.append(f"{section}.engine.offload_optimizer=true needs placement.{role}.num_gpus")
+            problems.append(f"{section}.engine.offload_optimizer=true needs {key}.num_gpus")
         if engine.offload_optimizer and engine.zero_stage == 0:
             problems.append(f"{section}.engine.offload_optimizer=true needs {section}.engine.zero_stage 1, 2 or 3")
     return problems
 
 
-def _token_problems(cfg: PPOConfig) -> list[str]:
+def _token_problems(cfg: PPOConfig | EvaluateConfig) -> list[str]:
     longest = cfg.data.max_prompt_tokens + cfg.sampling.max_response_tokens
-    budgets = {
-        "learner.engine.micro_batch_tokens": cfg.learner.engine.micro_batch_tokens,
-        **({"critic.engine.micro_batch_tokens": cfg.critic.engine.micro_batch_tokens} if "critic" in cfg.roles else {}),
-        "score_micro_batch_tokens": cfg.score_micro_batch_tokens,
-    }
+    budgets = {f"{section}.engine.micro_batch_tokens": use.config.engine.micro_batch_tokens
+               for section, use in cfg.trained.items()}  # fmt: skip
+    if {"scorer", "reference"} & set(cfg.roles):
+        budgets["score_micro_batch_tokens"] = cfg.score_micro_batch_tokens
     return [
         f"{key}={budget} is less than data.max_prompt_tokens + sampling.max_response_tokens = {longest}: "
         f"a response of full length would fit in no forward pass"

@@ -1,6 +1,6 @@
 """What a PPO job will need, worked out without starting anything: placement, memory, batch arithmetic."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import ceil
@@ -18,9 +18,7 @@ from mmrlhf_ray.planning.memory import (
     model_size,
     server_bytes,
 )
-from mmrlhf_ray.planning.placement import Reservation, check_consistent, check_fits, reservations
-
-__all__ = ["BatchPlan", "NodeLoad", "Plan", "RoleMemory", "check_fits", "plan_ppo", "render"]
+from mmrlhf_ray.planning.placement import LEARNERS, Reservation, check_consistent, reservations
 
 # vLLM, CUDA and fragmentation take some of every GPU.
 _USABLE = 0.92
@@ -93,7 +91,8 @@ def plan_ppo(cfg: PPOConfig, gpus_per_node: int = 8, cpus_per_node: float = 96.0
     models = _models(cfg)
     sizes = {key: model_size(model) for key, model in models.items()}
     _check_context(cfg, sizes["policy"])
-    trained = check_learners(cfg)
+    counted = check_learners(cfg)
+    trained = {role: counted[section] for role, section in LEARNERS.items() if section in counted}
     known = {key: size for key, size in sizes.items() if size is not None}
     memory = tuple(_memory(cfg, known, trained, gpu_memory_gb * GIB))
     warnings = (*_unknown(models, sizes), *_memory_warnings(cfg, memory, sizes["policy"]), *_sharing_warnings(cfg))
@@ -288,14 +287,18 @@ def _table(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def _placement_table(plan: Plan) -> list[str]:
+def role_table(roles: Sequence[Reservation]) -> list[str]:
+    """Lines with what each role reserves, and all of them."""
     rows = [["role", "replicas", "CPUs each", "GPUs each", "CPUs", "GPUs"]]
     rows += [
-        [r.role, *(f"{x:g}" for x in (r.replicas, r.num_cpus, r.num_gpus, r.total_cpus, r.total_gpus))]
-        for r in plan.roles
+        [r.role, *(f"{x:g}" for x in (r.replicas, r.num_cpus, r.num_gpus, r.total_cpus, r.total_gpus))] for r in roles
     ]
-    cpus, gpus = sum(r.total_cpus for r in plan.roles), sum(r.total_gpus for r in plan.roles)
-    rows.append(["total", str(sum(r.replicas for r in plan.roles)), "", "", f"{cpus:g}", f"{gpus:g}"])
+    cpus, gpus = sum(r.total_cpus for r in roles), sum(r.total_gpus for r in roles)
+    return _table([*rows, ["total", str(sum(r.replicas for r in roles)), "", "", f"{cpus:g}", f"{gpus:g}"]])
+
+
+def _placement_table(plan: Plan) -> list[str]:
+    gpus = sum(r.total_gpus for r in plan.roles)
     size = f"{plan.gpus_per_node} GPUs and {plan.cpus_per_node:g} CPUs" if gpus else f"{plan.cpus_per_node:g} CPUs"
     nodes = [f"  {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''} of {size}:"]
     first = 1
@@ -305,7 +308,7 @@ def _placement_table(plan: Plan) -> list[str]:
         which = f"{first}" if first == last else f"{first} to {last}, each"
         nodes.append(f"    {which}: {node.gpus:g} GPUs, {node.cpus:g} CPUs: {held}")
         first = last + 1
-    return [*_table(rows), *nodes]
+    return [*role_table(plan.roles), *nodes]
 
 
 def _memory_table(memory: tuple[RoleMemory, ...]) -> list[str]:

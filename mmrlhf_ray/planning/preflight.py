@@ -1,14 +1,157 @@
-"""What about `data` can be told to be wrong before anything starts."""
+"""Everything about a job that can be told to be wrong before Ray starts: one way for every job, and for `--dry-run`."""
 
-from mmrlhf_ray.config.data import DataConfig
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmrlhf_ray.config import (
+    DataConfig,
+    IterateConfig,
+    PPOConfig,
+    Reward,
+    RunConfig,
+    TrainJobConfig,
+)
+from mmrlhf_ray.config.base import ModelUse, RecordsUse
+from mmrlhf_ray.config.data import HUB
+from mmrlhf_ray.config.jobs import RewardedConfig
+from mmrlhf_ray.config.rounds import first_round
 from mmrlhf_ray.data.encoding.cache import check_spill_dir
-from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.data.records.readers import Records, first_records, read_records
+from mmrlhf_ray.errors import ConfigError, DataError, ModelError, UserError
+from mmrlhf_ray.models import check_same_tokens, read_config, scalar_head_file
+from mmrlhf_ray.planning.memory import check_learners, context_tokens
+from mmrlhf_ray.planning.placement import check_consistent, check_fits, reservations, this_machine
+from mmrlhf_ray.rewards.batch import extras_columns
+from mmrlhf_ray.rewards.check import check_rewards
+from mmrlhf_ray.runtime.session import SessionInfo, starts_cluster
+from mmrlhf_ray.schema import TABLES
+
+_FIRST_ROWS = 256
+"""Rows of a stream that are looked at."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job in which nothing was found wrong."""
+
+    run_dir: Path
+    """What the `directory` of preflight() gave."""
+    records: Mapping[str, Records]
+    """Configuration key → what was read there: all rows, or for rewards the first ones of a stream. Without streams
+    that only training reads, and in a dry run without what is not here."""
+    not_checked: tuple[str, ...] = ()
+    """What a dry run did not find here."""
+
+
+@contextmanager
+def preflight(cfg: RunConfig, directory: AbstractContextManager[Path], *, dry: bool = False) -> Iterator[Checked]:
+    """Check `cfg`, then enter `directory`, read the records, check these, and give both to the block.
+
+    `directory` is the run's own (`run_directory(cfg)`), where bad rows are set aside; nothing is written before the
+    configuration is found right. `dry`: models and records that are not on this machine are left out instead of
+    refused, and a job that reserves more GPUs than there are here is taken for one of a cluster.
+
+    Raises ConfigError, ModelError, PlacementError, DataError: each names what was expected, what came and what to do.
+    """
+    missing: list[str] | None = [] if dry else None
+    _check_settings(cfg, missing)
+    for job in first_round(cfg) if isinstance(cfg, IterateConfig) else ():
+        _check_stage(job, dry)
+    with directory as run_dir:
+        records = read_all(cfg, run_dir, missing)
+        for rewards, key in _rewards(cfg):
+            check_rewards(rewards, extras_columns(records[key].records) if key in records else None)
+        yield Checked(run_dir, records, tuple(missing or ()))
+
+
+def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
+    """All but rows and rewards. `missing`: where to note what is not here; None = it is refused."""
+    check_consistent(cfg)
+    for key, wanted in cfg.records.items():
+        refuse_streaming(wanted.data, wanted.held_for, key)
+    if isinstance(cfg, PPOConfig | TrainJobConfig):
+        check_training_data(cfg.data, weighted=isinstance(cfg, PPOConfig))
+        if missing is None:  # a dry run writes nowhere
+            check_spill_dir(cfg.data)
+    here = _models_here(cfg, missing)
+    for use in here:
+        check_context(use)
+    if here:
+        check_same_tokens(here[0].config.path, *(use.config.path for use in here[1:]))
+    check_learners(cfg)
+    _check_machine(cfg, dry=missing is not None)
+
+
+def _check_stage(job: RunConfig, dry: bool) -> None:
+    """A job of a round, whose models and records other jobs of the loop will make."""
+    try:
+        check_consistent(job)
+        check_learners(job)
+        _check_machine(job, dry)
+    except UserError as error:
+        error.add_note(f"This is about the job {job.name!r} of a round.")
+        raise
+
+
+def _models_here(cfg: RunConfig, missing: list[str] | None) -> list[ModelUse]:
+    here = []
+    for key, use in cfg.models.items():
+        path = use.config.path
+        if missing is not None and not Path(path).is_dir():
+            missing.append(f"{key}: {path} is not here: not checked")
+            continue
+        check_models(path)
+        if use.scores:
+            scalar_head_file(path)
+        here.append(use)
+    return here
+
+
+def check_models(*paths: str) -> None:
+    """Raise ModelError where a model directory is missing or holds no model."""
+    for path in paths:
+        if not Path(path).is_dir():
+            raise ModelError(f"{path}: no such model directory; check the path (models are not downloaded)")
+        read_config(Path(path))
+
+
+def check_reward_model(path: str) -> None:
+    """check_models() for a directory that must score responses. Raises ModelError where it has no scalar head."""
+    check_models(path)
+    scalar_head_file(path)
+
+
+def check_context(use: ModelUse) -> None:
+    """Raise ConfigError where a model that answers prompts has too short a context for the longest of them."""
+    most = context_tokens(Path(use.config.path)) if use.samples else None
+    if use.samples is not None and most is not None and use.samples.tokens > most:
+        raise ConfigError(
+            f"{use.samples.keys} = {use.samples.tokens} is more than the {most} tokens of {use.config.path}; "
+            "lower one of them"
+        )
+
+
+def _check_machine(cfg: RunConfig, dry: bool) -> None:
+    """Raise PlacementError where the job will run here and has no room. A cluster is asked once it is there."""
+    if not starts_cluster():
+        return
+    cpus, gpus = this_machine(cfg)
+    if dry and sum(r.total_gpus for r in reservations(cfg)) > gpus:
+        return  # a plan for machines that are not this one
+    check_fits(cfg, cpus, gpus, "this machine")
+
+
+def check_cluster(cfg: RunConfig, session: SessionInfo) -> None:
+    """Raise PlacementError where the Ray that a job is connected to has no room for it."""
+    where = "this machine" if session.started_here else "the cluster"
+    check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0), where)
 
 
 def check_training_data(config: DataConfig, *, weighted: bool = True) -> None:
     """Raise ConfigError for what training cannot do. `weighted`: whether it draws from a mixture by weight even where
     it holds all rows."""
-    check_spill_dir(config)
     if config.streaming:
         return
     if config.augment is not None:
@@ -19,7 +162,63 @@ def check_training_data(config: DataConfig, *, weighted: bool = True) -> None:
         )
 
 
-def refuse_streaming(config: DataConfig | None, who: str) -> None:
+def refuse_streaming(config: DataConfig, who: str | None, key: str = "data") -> None:
     """Raise ConfigError where `who` needs all rows at once."""
-    if config is not None and config.streaming:
-        raise ConfigError(f"data.streaming: {who} needs all rows before it starts; set streaming to false")
+    if config.streaming and who is not None:
+        raise ConfigError(f"{key}.streaming: {who} needs all rows before it starts; set streaming to false")
+
+
+def read_all(cfg: RunConfig, run_dir: Path, missing: list[str] | None = None) -> dict[str, Records]:
+    """Configuration key → its records. A set that several keys name is read once. Raises DataError. `missing`: where to
+    note what is not here; None = it is refused."""
+    read: dict[str, Records] = {}
+    for key, use in cfg.records.items():
+        gone = [source.path for source in use.data.mixture if not _is_here(source.path)]
+        if missing is not None and gone:
+            missing.append(f"{key}: {gone[0]} is not here: not checked")
+            continue
+        if use.data.streaming and isinstance(cfg, TrainJobConfig):
+            continue  # its workers read it
+        twin = next((k for k in read if cfg.records[k].data == use.data and cfg.records[k].table == use.table), None)
+        read[key] = read[twin] if twin else _records(use, cfg.seed, run_dir)
+        _check_rows(key, use, read[key])
+    return read
+
+
+def _is_here(path: str) -> bool:
+    return "://" not in path and not path.startswith(HUB) and Path(path).exists()
+
+
+def _records(use: RecordsUse, seed: int, run_dir: Path) -> Records:
+    schema = TABLES[use.table]
+    if use.data.streaming:
+        return first_records(use.data, schema, seed, _FIRST_ROWS)
+    return read_records(use.data, schema, run_dir)
+
+
+def _check_rows(key: str, use: RecordsUse, read: Records) -> None:
+    """Raise DataError where there are fewer rows than a batch has. Of a stream only the first ones were counted."""
+    rows = len(read.records)
+    if use.data.streaming:
+        rows += read.bad_rows
+        if rows == _FIRST_ROWS:
+            return
+    if use.batch is not None:
+        check_batch(f"{key}: {read.file}", rows, *use.batch)
+
+
+def check_batch(where: str, rows: int, key: str, size: int) -> None:
+    """Raise DataError where `where` has fewer rows than a batch of `key` = `size`."""
+    if rows < size:
+        raise DataError(f"{where} has {rows} usable rows, fewer than {key}={size}; lower it, or give more rows")
+
+
+def _rewards(cfg: RunConfig) -> Iterator[tuple[Sequence[Reward], str]]:
+    """What scores responses, and the key of the records whose columns it is given."""
+    if isinstance(cfg, IterateConfig):
+        yield cfg.evaluate.rewards, "evaluate.data"
+        for job in first_round(cfg):
+            if isinstance(job, PPOConfig):
+                yield job.rewards, "prompts"
+    elif isinstance(cfg, RewardedConfig):
+        yield cfg.rewards, "data"

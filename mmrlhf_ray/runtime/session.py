@@ -20,6 +20,8 @@ from typing import Any
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.runtime import processes
 
+_LOCAL = "local"
+"""The address of no cluster: one is started."""
 _GRACE_S = 10.0
 _WATCHDOG_GRACE_S = 2.0
 _CONNECT_S = 10.0
@@ -56,6 +58,13 @@ class SessionInfo:
     """Of the whole cluster, e.g. {"CPU": 2.0}."""
 
 
+def starts_cluster() -> bool:
+    """Whether ray_session() would start a private cluster on this machine, rather than use one that is there."""
+    ray = sys.modules.get("ray")
+    connected = ray is not None and ray.is_initialized()
+    return not connected and os.environ.get("RAY_ADDRESS", _LOCAL) == _LOCAL
+
+
 @contextmanager
 def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> Iterator[SessionInfo]:
     """Be connected to Ray for the time of the block.
@@ -75,10 +84,10 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
     if ray.is_initialized():
         yield SessionInfo(ray.get_runtime_context().gcs_address, None, False, ray.cluster_resources())
         return
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS", _LOCAL)
     with ExitStack() as stack:
         stack.enter_context(_environment(WORKER_ENV))
-        if address == "local":
+        if address == _LOCAL:
             _ensure_token()
             _use_token()
             stack.enter_context(_environment(_PRIVATE_ENV))
@@ -94,7 +103,7 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
         url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         if url:
             print(f"Ray dashboard: {url}", file=sys.stderr)
-        yield SessionInfo(context.address_info["gcs_address"], url, address == "local", ray.cluster_resources())
+        yield SessionInfo(context.address_info["gcs_address"], url, address == _LOCAL, ray.cluster_resources())
 
 
 def _start(num_cpus: int | None, directory: Path, log_to_driver: bool) -> Any:

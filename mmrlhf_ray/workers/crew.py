@@ -9,7 +9,7 @@ Each crew has a namespace of its own, so that several can live in one Ray sessio
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,7 +87,7 @@ class Crew:
 
 
 @contextmanager
-def crew(cfg: CrewConfig, roles: Sequence[str]) -> Iterator[Crew]:
+def crew(cfg: CrewConfig, roles: Collection[str]) -> Iterator[Crew]:
     """Reserve a seat for every actor of `roles`. Raises PlacementError when they are not free in time."""
     seats = tuple(
         Seat(r.role, f"{r.role}-{i}", Resources(num_cpus=r.num_cpus, num_gpus=r.num_gpus))

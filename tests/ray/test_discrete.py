@@ -17,8 +17,9 @@ from mmrlhf_ray.discrete.start import start
 from mmrlhf_ray.errors import ConfigError, PlacementError
 from mmrlhf_ray.pipelines.discrete import job as discrete
 from mmrlhf_ray.pipelines.discrete import sweep as discrete_sweep
-from mmrlhf_ray.pipelines.discrete.material import read_material
+from mmrlhf_ray.pipelines.discrete.material import make_material
 from mmrlhf_ray.pipelines.discrete.report import REPORT_FILE, SUMMARY_FILE
+from mmrlhf_ray.planning.preflight import read_all
 from mmrlhf_ray.runtime.metrics import TENSORBOARD_DIR, read_metrics
 from mmrlhf_ray.runtime.session import ray_session
 from tests.e2e import support
@@ -85,7 +86,7 @@ def test_a_seed_reproduces_a_run(kind: str, data: Path, tmp_path: Path, session:
 @pytest.mark.parametrize("kind", ["dqn", "ppo", "reinforce"])
 def test_other_cases_are_drawn_at_every_step(kind: str, data: Path, tmp_path: Path, session: None) -> None:
     cfg = job(data, tmp_path, ALGORITHMS[kind])
-    material, _ = read_material(cfg, tmp_path, resume=False)
+    material, _ = make_material(cfg, read_all(cfg, tmp_path), tmp_path, resume=False)
     algorithm = start(cfg, material)
     try:
         runner: Any = algorithm.env_runner

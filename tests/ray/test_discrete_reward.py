@@ -9,8 +9,9 @@ from mmrlhf_ray.config import DataConfig, EvaluateConfig, ModelConfig
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.demo.discrete_data import Sizes, build
 from mmrlhf_ray.pipelines.discrete import job as discrete
-from mmrlhf_ray.pipelines.discrete.material import read_material
+from mmrlhf_ray.pipelines.discrete.material import make_material
 from mmrlhf_ray.pipelines.iterate.member_scores import Said, member_scores
+from mmrlhf_ray.planning.preflight import read_all
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT
@@ -28,7 +29,7 @@ def test_decisions_earn_what_the_reward_model_says_of_them(reward_model_dir: Pat
     cfg = job(data, tmp_path, {"kind": "ppo", "mini_batch_size": 64}, reward=reward)
     with ray_session(num_cpus=2):
         run_dir = discrete.run(cfg)
-        material, _ = read_material(cfg, run_dir, resume=True)
+        material, _ = make_material(cfg, read_all(cfg, run_dir), run_dir, resume=True)
         cases = material.tasks[0].cases
         asked = [Said(cases.prompt_ids[row], WORDED.format(CLASSES[digit])) for row, digit in ((0, 3), (23, 9), (7, 0))]
         judge = EvaluateConfig(
@@ -56,8 +57,8 @@ def test_scores_are_kept_for_resuming_and_for_that_alone(reward_model_dir: Path,
     kept = tmp_path / "reward_model-digit.npy"
     np.save(kept, np.full((12, 10), 7.0))
     with ray_session(num_cpus=2):
-        resumed, _ = read_material(cfg, tmp_path, resume=True)
-        fresh, _ = read_material(cfg, tmp_path, resume=False)
+        resumed, _ = make_material(cfg, read_all(cfg, tmp_path), tmp_path, resume=True)
+        fresh, _ = make_material(cfg, read_all(cfg, tmp_path), tmp_path, resume=False)
     assert np.unique(resumed.tasks[0].rewards).tolist() == [7.0]
     assert len(np.unique(fresh.tasks[0].rewards)) > 10
     assert np.load(kept) == pytest.approx(fresh.tasks[0].rewards, abs=1e-6)

@@ -27,10 +27,11 @@ from mmrlhf_ray.discrete.start import (
     step_metrics,
     tensors,
 )
-from mmrlhf_ray.errors import ConfigError, PlacementError
-from mmrlhf_ray.pipelines.discrete.material import read_material
+from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.pipelines.discrete.material import make_material
 from mmrlhf_ray.pipelines.discrete.report import headline, write_report
 from mmrlhf_ray.pipelines.run_dir import run_directory
+from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
@@ -61,12 +62,13 @@ def run(cfg: DiscreteConfig, *, resume: bool = False) -> Path:
     silence_rllib_deprecations()
     if cfg.warm_start is not None and not (Path(cfg.warm_start) / MODULE_DIR / WEIGHTS_FILE).is_file():
         raise ConfigError(f"warm_start={cfg.warm_start}: no trained module in it; name a finished run's directory")
-    with run_directory(cfg) as run_dir:
-        material, heldout = read_material(cfg, run_dir, resume)
+    with preflight(cfg, run_directory(cfg)) as checked:
+        run_dir = checked.run_dir
+        material, heldout = make_material(cfg, checked.records, run_dir, resume)
         if not resume:
             discard(run_dir)
         with ray_session() as session:
-            _check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
+            check_cluster(cfg, session)
             _train(cfg, run_dir, material, heldout, resume)
         _, net = load_net(run_dir / MODULE_DIR)
         print(headline(write_report(run_dir, cfg, heldout, net, read_metrics(run_dir))))
@@ -144,20 +146,6 @@ def _part(cases: Cases, rows: int | None) -> Cases:
     if rows is None or rows >= len(cases):
         return cases
     return cases.subset(np.linspace(0, len(cases) - 1, rows).round().astype(np.int64))
-
-
-def _check_fits(cfg: DiscreteConfig, cpus: float, gpus: float) -> None:
-    """Raise PlacementError before any actor starts, where RLlib would wait for ever."""
-    roles = (cfg.env_runners, cfg.learners)
-    for name, wanted, there in (
-        ("CPUs", sum(role.replicas * role.num_cpus for role in roles), cpus),
-        ("GPUs", sum(role.replicas * role.num_gpus for role in roles), gpus),
-    ):
-        if wanted > there:
-            raise PlacementError(
-                f"env_runners and learners reserve {wanted:g} {name}, the cluster has {there:g}: "
-                "lower their replicas, num_cpus or num_gpus"
-            )
 
 
 @dataclass(frozen=True)

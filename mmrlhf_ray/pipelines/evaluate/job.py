@@ -16,12 +16,10 @@ from mmrlhf_ray.algorithms.statistics import mean_interval, win_tie_loss
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
-from mmrlhf_ray.data.records.readers import Records, read_records
-from mmrlhf_ray.models import check_same_tokens
+from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.pipelines.responses import SWAPPED, response_table
-from mmrlhf_ray.pipelines.run_dir import check_models, check_reward_model, run_directory
-from mmrlhf_ray.planning.placement import check_fits
-from mmrlhf_ray.planning.preflight import refuse_streaming
+from mmrlhf_ray.pipelines.run_dir import run_directory
+from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
@@ -59,26 +57,24 @@ def with_swapped_media(records: Records, seed: int) -> Records:
     return records.derived(table, origins)
 
 
-def run(cfg: EvaluateConfig, resume: bool = False) -> Path:
+def run(cfg: EvaluateConfig) -> Path:
     """Write `responses.parquet` (RESPONSE) and `evaluation.json`; returns the run's directory. There is nothing to
-    resume: an evaluation starts over. Raises as pipelines.ppo.run().
+    resume: an evaluation starts over. Raises as preflight().
     """
-    refuse_streaming(cfg.data, "an evaluation")
-    policies = {"policy": cfg.policy} | ({"baseline": cfg.baseline} if cfg.baseline else {})
-    check_models(*(model.path for model in policies.values()), *([cfg.reference.path] if cfg.reference else []))
-    if cfg.reward_model:
-        check_reward_model(cfg.reward_model.path)
-        check_same_tokens(cfg.policy.path, cfg.reward_model.path)
-    with run_directory(cfg) as run_dir:
-        records = read_records(cfg.data, PROMPT, run_dir)
+    with preflight(cfg, run_directory(cfg)) as checked:
+        records, run_dir = checked.records["data"], checked.run_dir
         if cfg.ablate_media:
             records = with_swapped_media(records, cfg.seed)
         with ray_session() as session:
-            check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
-            table = pa.concat_tables(_answers(cfg, policies, records, run_dir))
+            check_cluster(cfg, session)
+            table = pa.concat_tables(_answers(cfg, _policies(cfg), records, run_dir))
         pq.write_table(table, run_dir / RESPONSES_FILE)
         (run_dir / SUMMARY_FILE).write_text(json.dumps(summary(table), indent=2))
     return run_dir
+
+
+def _policies(cfg: EvaluateConfig) -> dict[str, ModelConfig]:
+    return {"policy": cfg.policy} | ({"baseline": cfg.baseline} if cfg.baseline else {})
 
 
 def _answers(

@@ -4,10 +4,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.config.iterate import IterateConfig
-from mmrlhf_ray.data.records.readers import read_records
-from mmrlhf_ray.pipelines.iterate.jobs import RoundPaths, reward_model_job, train_job
 from mmrlhf_ray.pipelines.iterate.metric import metric_of
 from mmrlhf_ray.pipelines.iterate.programs import feedback_client
 from mmrlhf_ray.pipelines.iterate.report import lines, summarise, write_report
@@ -21,9 +18,8 @@ from mmrlhf_ray.pipelines.iterate.state import (
     save,
     verdict,
 )
-from mmrlhf_ray.pipelines.run_dir import check_models, check_reward_model, run_directory
-from mmrlhf_ray.planning.placement import check_consistent
-from mmrlhf_ray.schema import PROMPT
+from mmrlhf_ray.pipelines.run_dir import run_directory
+from mmrlhf_ray.planning.preflight import preflight
 
 
 def run(cfg: IterateConfig, resume: bool = False) -> Path:
@@ -34,9 +30,8 @@ def run(cfg: IterateConfig, resume: bool = False) -> Path:
     """
     run_dir = Path(cfg.output_dir) / cfg.name
     state = begin(run_dir, cfg, resume)
-    _check(cfg, run_dir)
-    with run_directory(cfg):
-        metric = metric_of(cfg, read_records(cfg.evaluate.data, PROMPT, run_dir), run_dir)
+    with preflight(cfg, run_directory(cfg)) as checked:
+        metric = metric_of(cfg, checked.records["evaluate.data"], run_dir)
 
         def keep(after: IterateState) -> None:
             save(after, run_dir / STATE_FILE)
@@ -45,23 +40,13 @@ def run(cfg: IterateConfig, resume: bool = False) -> Path:
 
         if not verdict(state, cfg).stopped:
             with feedback_client(cfg.feedback, run_dir) as client:
-                state = advance(state, cfg, partial(_told, Loop(cfg, run_dir, client, metric)), keep)
+                state = advance(
+                    state, cfg, partial(_told, Loop(cfg, run_dir, client, metric, checked.records["prompts"])), keep
+                )
         summary = summarise(state, cfg, verdict(state, cfg), run_dir, metric.name)
         page = write_report(run_dir, summary)
     print("\n".join([*lines(summary), f"Report: {page}"]))
     return run_dir
-
-
-def _check(cfg: IterateConfig, run_dir: Path) -> None:
-    """What would only come out in the middle of a round."""
-    check_models(cfg.policy.path, *([cfg.reward_model.base.path] if cfg.reward_model.base else []))
-    if cfg.reward_model.scorer is not None:
-        check_reward_model(cfg.reward_model.scorer.path)
-    first = RoundPaths(run_dir, 1)
-    reward_model_job(cfg, first, heldout=True)
-    job = train_job(cfg, first, heldout=True)
-    if isinstance(job, PPOConfig):
-        check_consistent(job)
 
 
 def _told(loop: Loop, number: int, stage: str) -> Figures:

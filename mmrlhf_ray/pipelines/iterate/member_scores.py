@@ -14,7 +14,7 @@ from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.encoding.encode import encode_response, load_encoder
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DataError
-from mmrlhf_ray.pipelines.run_dir import check_reward_model
+from mmrlhf_ray.planning.preflight import check_reward_model
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session

@@ -13,13 +13,12 @@ import pyarrow as pa
 
 from mmrlhf_ray.algorithms.statistics import Interval, mean_interval, wilson_interval
 from mmrlhf_ray.config.iterate import IterateConfig, TextReward
+from mmrlhf_ray.config.rounds import RoundPaths, reward_model_after, scoring_job
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.evaluate.job import read_responses
-from mmrlhf_ray.pipelines.iterate.jobs import RoundPaths, reward_model_after, scoring_job
 from mmrlhf_ray.pipelines.iterate.member_scores import Said, member_scores
-from mmrlhf_ray.rewards.batch import PromptLookup, RewardBatch, extras_columns
-from mmrlhf_ray.rewards.check import check_rewards
+from mmrlhf_ray.rewards.batch import PromptLookup, RewardBatch
 from mmrlhf_ray.rewards.components import component, score_own
 from mmrlhf_ray.rewards.mixture import MixtureState, mix
 from mmrlhf_ray.rewards.scores import ComponentScores
@@ -98,10 +97,9 @@ class RewardModelMetric:
 
 
 def metric_of(cfg: IterateConfig, prompts: Records, run_dir: Path) -> Metric:
-    """The metric that `evaluate` asks for; `prompts`: those of `evaluate.data`. Raises ConfigError."""
+    """The metric that `evaluate` asks for; `prompts`: those of `evaluate.data`."""
     if not cfg.evaluate.rewards:
         return RewardModelMetric(cfg, prompts, run_dir)
-    check_rewards(cfg.evaluate.rewards, extras_columns(prompts.records))
     return MixtureMetric(cfg.evaluate.rewards, prompts)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmrlhf_ray.algorithms.statistics import Interval
 from mmrlhf_ray.config.iterate import IterateConfig
-from mmrlhf_ray.pipelines.iterate.jobs import policy_after
+from mmrlhf_ray.config.rounds import policy_after
 from mmrlhf_ray.pipelines.iterate.state import SECONDS, Done, IterateState, Verdict, improved, stages_of
 from mmrlhf_ray.reports.intervals import Point, interval_chart
 from mmrlhf_ray.reports.page import page_environment

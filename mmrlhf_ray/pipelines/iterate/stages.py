@@ -18,18 +18,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmrlhf_ray.algorithms.statistics import mean_interval
-from mmrlhf_ray.config import PPOConfig
+from mmrlhf_ray.config import PPOConfig, rounds
 from mmrlhf_ray.config.iterate import IterateConfig
-from mmrlhf_ray.data.records.readers import read_records, write_records
+from mmrlhf_ray.config.rounds import RoundPaths
+from mmrlhf_ray.data.records.readers import Records, read_records, write_records
 from mmrlhf_ray.data.rowfiles import MEDIA_FILE, RECORDS_FILE
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.feedback.annotations import annotations_of
 from mmrlhf_ray.feedback.labels.agreement import agreement, pairwise_agreement
 from mmrlhf_ray.feedback.labels.derive import PreferenceRules, derive_preferences
 from mmrlhf_ray.pipelines.evaluate import job as evaluate
-from mmrlhf_ray.pipelines.iterate import jobs
 from mmrlhf_ray.pipelines.iterate.client import LoopClient
-from mmrlhf_ray.pipelines.iterate.jobs import RoundPaths
 from mmrlhf_ray.pipelines.iterate.member_scores import Said, member_scores
 from mmrlhf_ray.pipelines.iterate.metric import Metric, by_prompt, gain, keep_primary, kept_primary, pair_accuracy
 from mmrlhf_ray.pipelines.iterate.pairs import Pair, candidate_pairs, choose, item_rows, pair_of
@@ -51,6 +50,8 @@ class Loop:
     run_dir: Path
     client: LoopClient
     metric: Metric
+    prompts: Records
+    """Those of `prompts`."""
 
     def paths(self, number: int) -> RoundPaths:
         """Of round `number`."""
@@ -65,8 +66,7 @@ def run_stage(loop: Loop, number: int, stage: str) -> Figures:
 
 def sample(loop: Loop, number: int) -> Figures:
     """The round's prompts, and responses of the policy to them."""
-    cfg, paths = loop.cfg, loop.paths(number)
-    read = read_records(cfg.prompts, PROMPT, paths.root)
+    cfg, paths, read = loop.cfg, loop.paths(number), loop.prompts
     count = len(read.records)
     size = min(cfg.sample.prompts or count, count)
     # One shuffle, of which every round takes the next piece: all prompts have their turn before one comes again.
@@ -74,7 +74,7 @@ def sample(loop: Loop, number: int) -> Figures:
     mine = sorted(int(order[(size * (number - 1) + i) % count]) for i in range(size))
     records = read.records.take(mine)
     write_records(paths.prompts, records, _shown(records, read.media))
-    run_dir = evaluate.run(jobs.sample_job(cfg, paths))
+    run_dir = evaluate.run(rounds.sample_job(cfg, paths))
     return {"prompts": size, "responses": len(evaluate.read_responses(run_dir, "policy"))}
 
 
@@ -94,15 +94,15 @@ def select(loop: Loop, number: int) -> Figures:
 
 def _scores(loop: Loop, number: int, pairs: list[Pair]) -> np.ndarray | None:
     """[pairs, 2, members] by the newest reward model; None where the selection needs none, or there is none."""
-    model = jobs.reward_model_after(loop.cfg, loop.run_dir, number - 1)
+    model = rounds.reward_model_after(loop.cfg, loop.run_dir, number - 1)
     if model is None or not loop.cfg.ask.needs_scores or not pairs:
         return None
     paths = loop.paths(number)
-    data = jobs.written(loop.cfg.prompts, paths.prompts)
+    data = rounds.written(loop.cfg.prompts, paths.prompts)
     said = [Said(pair.prompt_id, text) for pair in pairs for text in (pair.first, pair.second)]
     place = {one: i for i, one in enumerate(dict.fromkeys(said))}  # a response is in several pairs
     records = read_records(data, PROMPT, paths.root)
-    scores = member_scores(jobs.scoring_job(loop.cfg, paths, model, data), records, list(place), paths.root)
+    scores = member_scores(rounds.scoring_job(loop.cfg, paths, model, data), records, list(place), paths.root)
     return scores[[place[one] for one in said]].reshape(len(pairs), 2, -1)
 
 
@@ -181,7 +181,7 @@ def labels(loop: Loop, number: int) -> Figures:
 def train_reward_model(loop: Loop, number: int) -> Figures:
     """A reward model on all preferences so far."""
     paths = loop.paths(number)
-    run_dir = reward_model.run(jobs.reward_model_job(loop.cfg, paths, _has_heldout(paths)), resume=True)
+    run_dir = reward_model.run(rounds.reward_model_job(loop.cfg, paths, _has_heldout(paths)), resume=True)
     if not _has_heldout(paths):
         return {"pair_accuracy": None}
     said = json.loads((run_dir / SUMMARY_FILE).read_text())["overall"]
@@ -191,7 +191,7 @@ def train_reward_model(loop: Loop, number: int) -> Figures:
 def train_policy(loop: Loop, number: int) -> Figures:
     """PPO, or training on the preferences themselves."""
     paths = loop.paths(number)
-    job = jobs.train_job(loop.cfg, paths, _has_heldout(paths))
+    job = rounds.train_job(loop.cfg, paths, _has_heldout(paths))
     if isinstance(job, PPOConfig):
         ppo.run(job, resume=True)
     else:
@@ -202,7 +202,7 @@ def train_policy(loop: Loop, number: int) -> Figures:
 def evaluate_policy(loop: Loop, number: int) -> Figures:
     """The policy's answers to held-out prompts, their primary reward, and what the round gained."""
     paths, metric = loop.paths(number), loop.metric
-    job = jobs.evaluate_job(loop.cfg, paths)
+    job = rounds.evaluate_job(loop.cfg, paths)
     answers = evaluate.read_responses(evaluate.run(job), "policy")
     ids = answers.column("prompt_id").to_pylist()
     figures: dict[str, Any] = {"responses": len(answers), "response_tokens": _mean(answers, "response_tokens")}

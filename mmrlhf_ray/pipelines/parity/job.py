@@ -18,7 +18,7 @@ from mmrlhf_ray.models import HeadedModel, grouped, load_policy, merged_weights
 from mmrlhf_ray.models.verdict import ParityRow, Verdict, description_digest, versions, write_verdict
 from mmrlhf_ray.pipelines.parity.cases import Case, left_out, make_cases
 from mmrlhf_ray.pipelines.parity.report import print_verdict
-from mmrlhf_ray.pipelines.run_dir import check_models
+from mmrlhf_ray.planning.preflight import check_models
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
 from mmrlhf_ray.weights.buckets import TensorLayout
 from mmrlhf_ray.weights.push import check_pushed, send

@@ -7,24 +7,18 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from mmrlhf_ray.config import PPOConfig
+from mmrlhf_ray.config.base import MODEL_DIR
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
-from mmrlhf_ray.data.records.readers import first_records, read_records
 from mmrlhf_ray.errors import RunError
-from mmrlhf_ray.models import check_same_tokens
 from mmrlhf_ray.pipelines.ppo.experience import Experience
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import ppo_step
 from mmrlhf_ray.pipelines.responses import response_table
-from mmrlhf_ray.pipelines.run_dir import MODEL_DIR, check_models, check_reward_model, run_directory
-from mmrlhf_ray.planning.memory import check_learners
-from mmrlhf_ray.planning.placement import check_consistent, check_fits
-from mmrlhf_ray.planning.preflight import check_training_data
-from mmrlhf_ray.rewards.batch import extras_columns
-from mmrlhf_ray.rewards.check import check_rewards
+from mmrlhf_ray.pipelines.run_dir import run_directory
+from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import MetricsWriter
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
-from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.training.checkpoint import Manifest, discard, newest_complete, publish, stage
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
@@ -44,26 +38,14 @@ def write_rollouts(run_dir: Path, step: int, encoder: Encoder, experience: Exper
 def run(cfg: PPOConfig, resume: bool = False) -> Path:
     """Train the policy and export it to `<run>/model`. `resume` goes on from the newest complete checkpoint.
 
-    Raises ConfigError, DataError, ModelError, PlacementError before anything expensive starts.
+    Raises as preflight() before anything expensive starts.
     """
-    check_consistent(cfg)
-    check_training_data(cfg.data)
-    check_models(cfg.policy.path, *([cfg.reference.path] if cfg.reference else []))
-    for reward in cfg.model_rewards:
-        check_reward_model(reward.model.path)
-    others = [*(reward.model for reward in cfg.model_rewards), cfg.critic.model, cfg.reference]
-    check_same_tokens(cfg.policy.path, *(model.path for model in others if model is not None))
-    check_learners(cfg)
-    with run_directory(cfg) as run_dir:
-        streaming = cfg.data.streaming
-        records = first_records(cfg.data, PROMPT, cfg.seed) if streaming else read_records(cfg.data, PROMPT, run_dir)
-        check_rewards(cfg.rewards, extras_columns(records.records))
-        with ray_session() as session:
-            check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
-            with launch(cfg, records, run_dir) as fleet:
-                _train(cfg, fleet, run_dir, resume)
-                fleet.policy.export(run_dir / MODEL_DIR)
-    return run_dir
+    with preflight(cfg, run_directory(cfg)) as checked, ray_session() as session:
+        check_cluster(cfg, session)
+        with launch(cfg, checked.records["data"], checked.run_dir) as fleet:
+            _train(cfg, fleet, checked.run_dir, resume)
+            fleet.policy.export(checked.run_dir / MODEL_DIR)
+    return checked.run_dir
 
 
 def _train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, resume: bool) -> None:

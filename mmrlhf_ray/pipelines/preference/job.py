@@ -12,29 +12,18 @@ import pyarrow as pa
 from mmrlhf_ray.config import DataConfig, PreferenceConfig
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DataError
-from mmrlhf_ray.models import check_same_tokens
 from mmrlhf_ray.pipelines.preference.ref_logprobs import with_ref_logprobs
-from mmrlhf_ray.pipelines.run_dir import check_models
 from mmrlhf_ray.pipelines.supervised.fit import run_supervised, set_aside
-from mmrlhf_ray.planning.preflight import refuse_streaming
-from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE
 from mmrlhf_ray.training.preference_tasks import MismatchedResponses, PreferenceTask
 
 
 def run(cfg: PreferenceConfig, resume: bool = False) -> Path:
-    """Train and export to `<run>/model`; returns the run's directory. Raises as pipelines.ppo.run()."""
+    """Train and export to `<run>/model`; returns the run's directory. Raises as preflight()."""
     task = PreferenceTask(cfg)
     mismatched = isinstance(task.reference_point, MismatchedResponses)
-    if task.objective.has_reference or mismatched:
-        for data in (cfg.data, cfg.eval_data):
-            refuse_streaming(data, f"objective={cfg.objective}")
-    if cfg.reference is not None:
-        check_models(cfg.model.path, cfg.reference.path)
-        check_same_tokens(cfg.model.path, cfg.reference.path)
     return run_supervised(
         cfg,
         task,
-        DEMONSTRATION if cfg.unpaired else PREFERENCE,
         "preference",
         resume,
         prepare=partial(_prepare, cfg, mismatched),

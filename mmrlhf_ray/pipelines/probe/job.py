@@ -18,21 +18,19 @@ from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.encoding.features import features_table
 from mmrlhf_ray.data.errors import BadRow
 from mmrlhf_ray.data.records.quarantine import Rejected, settle
-from mmrlhf_ray.data.records.readers import Records, read_records
+from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import ConfigError
-from mmrlhf_ray.models import check_same_tokens
 from mmrlhf_ray.pipelines.probe.report import Probed, print_report, summarise
 from mmrlhf_ray.pipelines.probe.rows import ProbeRows, Unusable, build_rows, choose
-from mmrlhf_ray.pipelines.run_dir import check_models, check_reward_model, run_directory
-from mmrlhf_ray.planning.placement import check_fits
-from mmrlhf_ray.rewards.batch import Rows, extras_columns
-from mmrlhf_ray.rewards.check import check_rewards
+from mmrlhf_ray.pipelines.run_dir import run_directory
+from mmrlhf_ray.planning.preflight import check_cluster, preflight
+from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import MixtureState, mix
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts, rollouts_of
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
-from mmrlhf_ray.schema import DEMONSTRATION, PROBE, check
+from mmrlhf_ray.schema import PROBE, check
 from mmrlhf_ray.workers.crew import Crew, crew, start_functions, start_references, start_scorers
 from mmrlhf_ray.workers.roles.functions import Rewards
 from mmrlhf_ray.workers.roles.reference import References
@@ -45,18 +43,13 @@ _ROWS_PER_CALL = 256
 def run(cfg: ProbeRewardConfig) -> bool:
     """Write `probe.parquet` (PROBE) and `probe.json` and print what they say; returns whether every probe passed.
 
-    There is nothing to resume: a probe starts over. Raises as pipelines.ppo.run().
+    There is nothing to resume: a probe starts over. Raises as preflight() and prepare().
     """
-    check_models(cfg.policy.path)
-    for reward in cfg.model_rewards:
-        check_reward_model(reward.model.path)
-    check_same_tokens(cfg.policy.path, *(reward.model.path for reward in cfg.model_rewards))
-    with run_directory(cfg) as run_dir:
-        records = read_records(cfg.data, DEMONSTRATION, run_dir)
-        check_rewards(cfg.rewards, extras_columns(records.records))
-        rows = prepare(cfg, records, run_dir)
+    with preflight(cfg, run_directory(cfg)) as checked:
+        run_dir = checked.run_dir
+        rows = prepare(cfg, checked.records["data"], run_dir)
         with ray_session() as session:
-            check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
+            check_cluster(cfg, session)
             table = _scored(cfg, rows)
         results = summarise(table, cfg.rewards, cfg.tolerated_share)
         pq.write_table(table, run_dir / RESPONSES_FILE)

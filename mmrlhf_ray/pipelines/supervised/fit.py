@@ -24,22 +24,22 @@ from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.batches.stream import RowCheck
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records
 from mmrlhf_ray.data.records.quarantine import Rejected, settle
-from mmrlhf_ray.data.records.readers import Records, read_records
+from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DeadlineExceeded, RunError
-from mmrlhf_ray.models import check_trained
-from mmrlhf_ray.pipelines.run_dir import check_models, run_directory
+from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.pipelines.supervised.rows import HeldRows, Share, TrainingRows, open_streams
-from mmrlhf_ray.planning.placement import check_fits
-from mmrlhf_ray.planning.preflight import check_training_data
+from mmrlhf_ray.planning.preflight import check_batch, check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import in_background, unwrap
+from mmrlhf_ray.schema import TABLES
 from mmrlhf_ray.training.checkpoint import discard
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SupervisedTask
 from mmrlhf_ray.workers.crew import absolute, device_of
 
+_KEYS = {"train": "data", "eval": "eval_data"}
 _ENCODE_ROWS = 256
 _POLL_SECONDS = 1.0
 _RAY_TRAIN_DIR = "ray_train"
@@ -54,7 +54,6 @@ Complete = Callable[[dict[str, pa.Table], Path], dict[str, pa.Table]]
 def run_supervised(
     cfg: TrainJobConfig,
     task: SupervisedTask,
-    schema: pa.Schema,
     job: str,
     resume: bool,
     *,
@@ -66,26 +65,26 @@ def run_supervised(
     """Train on `cfg.data` and export to `<run>/model`. `aspects`: whose ratings the rows get. `prepare` and `complete`
     see all rows, `row_check` those that are streamed one by one.
 
-    Raises as pipelines.ppo.run().
+    Raises as preflight() before Ray starts.
     """
-    check_models(cfg.model.path)
-    check_trained(cfg.model.path, cfg.learner.parts, cfg.learner.lora, "learner.", scalar=task.scalar)
-    check_training_data(cfg.data, weighted=False)
     held = {name: data for name, data in _data(cfg).items() if not data.streaming}
     options = partial(_options, cfg, aspects=aspects, sampled_only=not task.scalar)
-    with run_directory(cfg) as run_dir:
-        read = {name: read_records(data, schema, run_dir) for name, data in held.items()}
+    with preflight(cfg, run_directory(cfg)) as checked:
+        run_dir = checked.run_dir
+        read = {name: checked.records[_KEYS[name]] for name in held}
         if prepare:
             read = {name: prepare(records, held[name], run_dir) for name, records in read.items()}
-        streams = open_streams(cfg, _data(cfg), schema, options, row_check)
+        streams = open_streams(cfg, _data(cfg), TABLES[cfg.table], options, row_check)
+        if "train" in streams:
+            check_batch("data", streams["train"].count, "batch_size", cfg.batch_size)
         with ray_session() as session:
-            check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0))
+            check_cluster(cfg, session)
             tables = {name: _encode(read[name], data, options(data), run_dir) for name, data in held.items()}
             for own in streams.values():
                 own.check_first(run_dir)
             rows: dict[str, TrainingRows] = {name: HeldRows(name, len(table)) for name, table in tables.items()}
             rows |= streams
-            _check_rows(cfg, rows["train"].count)
+            check_batch("data", rows["train"].count, "batch_size", cfg.batch_size)  # of what the processor could read
             if complete:
                 tables = complete(tables, run_dir)
             plan = WorkerPlan(
@@ -111,12 +110,6 @@ def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
 def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sampled_only: bool) -> EncodeOptions:
     path, tokens = absolute(cfg.model).path, cfg.learner.engine.micro_batch_tokens
     return EncodeOptions(path, data.facts_column, data.max_prompt_tokens, tokens, aspects, sampled_only, data)
-
-
-def _check_rows(cfg: TrainJobConfig, count: int) -> None:
-    """Raise RunError where an epoch would have no batch."""
-    if count < cfg.batch_size:
-        raise RunError(f"data.path has {count} usable rows, fewer than batch_size={cfg.batch_size}; lower it")
 
 
 def _total_steps(cfg: TrainJobConfig, rows: int) -> int:

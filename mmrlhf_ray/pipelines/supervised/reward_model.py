@@ -8,21 +8,17 @@ from mmrlhf_ray.config import DataConfig, RewardModelConfig
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.pipelines.supervised.fit import run_supervised, set_aside
 from mmrlhf_ray.pipelines.supervised.reward_report import headline, write_report
-from mmrlhf_ray.schema import PREFERENCE, RANKING
 from mmrlhf_ray.training.reward_tasks import RewardModelTask
-
-_SCHEMAS = {"bradley_terry": PREFERENCE, "plackett_luce": RANKING, "rating": RANKING}
 
 
 def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
     """Train and export to `<run>/model`; with `eval_data`, also write `eval_scores.parquet` (EVAL_SCORE),
     `reward_model.json` and `report.html`, and print the report's headline. Returns the run's directory. Raises as
-    pipelines.ppo.run().
+    preflight().
     """
     run_dir = run_supervised(
         cfg,
         RewardModelTask(cfg),
-        _SCHEMAS[cfg.objective],
         "reward_model",
         resume,
         aspects=tuple(cfg.aspects),

@@ -7,16 +7,15 @@ from mmrlhf_ray.config import DataConfig, SFTConfig
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.pipelines.supervised.fit import run_supervised
-from mmrlhf_ray.schema import DEMONSTRATION
 from mmrlhf_ray.training.tasks import SFTTask
 
 logger = logging.getLogger(__name__)
 
 
 def run(cfg: SFTConfig, resume: bool = False) -> Path:
-    """Train and export to `<run>/model`; returns the run's directory. Raises as pipelines.ppo.run()."""
+    """Train and export to `<run>/model`; returns the run's directory. Raises as preflight()."""
     prepare = None if cfg.feedback_coef else demonstrations_only
-    return run_supervised(cfg, SFTTask(cfg.feedback_coef), DEMONSTRATION, "sft", resume, prepare=prepare)
+    return run_supervised(cfg, SFTTask(cfg.feedback_coef), "sft", resume, prepare=prepare)
 
 
 def demonstrations_only(records: Records, data: DataConfig, run_dir: Path) -> Records:

@@ -13,16 +13,17 @@ from PIL import Image
 from mmrlhf_ray.config import DiscreteConfig
 from mmrlhf_ray.config.discrete_parts import AudioModality, FrontEnd, ImageModality, TextModality, VideoModality
 from mmrlhf_ray.data.media import media_row, to_wav
-from mmrlhf_ray.data.records.readers import write_records
+from mmrlhf_ray.data.records.readers import read_records, write_records
 from mmrlhf_ray.demo.clips import clip_webm
 from mmrlhf_ray.demo.digits import digit_png
+from mmrlhf_ray.discrete.cases import Cases
 from mmrlhf_ray.discrete.spaces import observation_space
 from mmrlhf_ray.discrete.tasks import (
+    cases_of,
     class_scores,
     clip_array,
     message_text,
     picture_array,
-    read_cases,
     sound_array,
     text_array,
 )
@@ -81,6 +82,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def decide(data: dict[str, Any], **keys: Any) -> DiscreteConfig:
     task = {"kind": "decide", "classes": ["3", "7"], **data, **keys}
     return job(tasks={"digit": task}, observation={"modalities": MODALITIES})
+
+
+def read_cases(cfg: DiscreteConfig, task: str, part: str, quarantine_to: Path) -> Cases:
+    """The cases of what the job's own key names."""
+    return cases_of(cfg, task, part, read_records(getattr(cfg.tasks[task], part), PROMPT, quarantine_to))
 
 
 def test_every_modality_of_every_row(data, tmp_path):

@@ -67,6 +67,7 @@ def test_bad_records_are_named_before_anything_starts(tmp_path: Path, omni: Path
         output_dir=str(tmp_path / "runs"),
         model=ModelConfig(path=str(omni)),
         data=DataConfig(path=str(tmp_path / "rows.jsonl")),
+        batch_size=2,
     )
     with pytest.raises(DataError, match=r"rows.jsonl, line 2 .*: feedback is 0.*; give feedback above 0"):
         preference.run(cfg)

@@ -1,6 +1,5 @@
 """A run's directory belongs to one process at a time."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,8 @@ import pytest
 import yaml
 
 from mmrlhf_ray.config import RunConfig
-from mmrlhf_ray.errors import ModelError, RunError
-from mmrlhf_ray.pipelines.run_dir import CONFIG_FILE, check_models, run_directory
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.pipelines.run_dir import CONFIG_FILE, run_directory
 
 
 def config(tmp_path: Path, **changes: object) -> RunConfig:
@@ -64,14 +63,3 @@ def test_the_lock_is_between_processes_and_falls_with_its_holder(tmp_path: Path)
             process.kill()
     with run_directory(config(tmp_path)):
         pass
-
-
-def test_models_are_looked_for_before_anything_starts(tmp_path: Path) -> None:
-    (tmp_path / "good").mkdir()
-    (tmp_path / "good" / "config.json").write_text(json.dumps({"model_type": "x"}))
-    (tmp_path / "empty").mkdir()
-    check_models(str(tmp_path / "good"))
-    with pytest.raises(ModelError, match="no such model directory; check the path"):
-        check_models(str(tmp_path / "good"), "org/name-on-a-hub")
-    with pytest.raises(ModelError, match=r"found no config\.json"):
-        check_models(str(tmp_path / "empty"))

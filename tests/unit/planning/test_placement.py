@@ -1,11 +1,27 @@
 import pytest
+import yaml
 
-from mmrlhf_ray.config import EvaluateConfig, PPOConfig, RunConfig, SFTConfig, load_config
+from mmrlhf_ray.config import (
+    DiscreteConfig,
+    EvaluateConfig,
+    PPOConfig,
+    PreferenceConfig,
+    RunConfig,
+    SFTConfig,
+    load_config,
+)
 from mmrlhf_ray.errors import ConfigError, PlacementError
 from mmrlhf_ray.planning.placement import check_consistent, check_fits, reservations
+from mmrlhf_ray.training.preference_tasks import OBJECTIVES
 
 REWARDS = "rewards=[{name: rm, kind: model, model: {path: r}}]"
 BASE = ["name=x", "policy.path=p", REWARDS, "data.path=d"]
+DISCRETE = [
+    "name=x",
+    "tasks.t={kind: decide, classes: [a, b], train: {path: d}, heldout: {path: d}}",
+    "observation.modalities.said={kind: text}",
+    "algorithm={kind: ppo}",
+]
 SFT = ["name=x", "model.path=p", "data.path=d", "steps=1"]
 
 
@@ -22,20 +38,19 @@ def test_too_few_cpus_names_need_have_and_key():
     with pytest.raises(PlacementError) as caught:
         check_fits(ppo("placement.policy.replicas=4"), 2, 0)
     message = str(caught.value)
-    assert "needs 10 CPUs" in message
+    assert "the cluster has 2 CPUs, the job needs 10: encoder 1 × 1" in message
     assert "policy 4 × 1" in message
-    assert "the cluster has 2" in message
     assert "lower placement.policy.num_cpus or placement.policy.replicas" in message
 
 
 def test_too_few_gpus_and_cpus_are_reported_together():
-    with pytest.raises(PlacementError, match=r"CPUs.*; the job needs 2 GPUs \(critic 2 × 1\), the cluster has 1"):
+    with pytest.raises(PlacementError, match=r"2 CPUs.*; the cluster has 1 GPUs, the job needs 2: critic 2 × 1"):
         check_fits(ppo("placement.critic.num_gpus=1"), 2, 1)
 
 
 def test_ray_train_jobs_reserve_their_workers():
     cfg = load_config(None, [*SFT, "workers.replicas=4"], SFTConfig)
-    with pytest.raises(PlacementError, match=r"needs 4 CPUs \(workers 4 × 1\).*lower workers.num_cpus or workers"):
+    with pytest.raises(PlacementError, match=r"needs 4: workers 4 × 1; lower workers.num_cpus or workers"):
         check_fits(cfg, 2, 0)
 
 
@@ -49,8 +64,9 @@ def test_evaluation_reserves_the_roles_it_uses():
 
 
 def test_an_unknown_job_is_a_programming_error():
-    with pytest.raises(TypeError, match="RunConfig"):
-        reservations(RunConfig(name="x"))
+    for said in ("roles", "models", "records"):
+        with pytest.raises(TypeError, match=f"RunConfig does not say its {said}"):
+            getattr(RunConfig(name="x"), said)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +102,40 @@ def test_the_defaults_agree():
     check_consistent(ppo())
 
 
-def test_contradictions_come_before_need_and_have():
-    with pytest.raises(ConfigError, match="tensor_parallel_size"):
-        check_fits(ppo("generator.tensor_parallel_size=2"), 1, 0)
+@pytest.mark.parametrize(
+    ("kind", "keys"),
+    [
+        (PPOConfig, [*BASE, "placement.policy={replicas: 24, num_cpus: 0.5}", "placement.encoder.num_cpus=8"]),
+        (SFTConfig, [*SFT, "batch_size=9", "workers.replicas=9"]),
+        (DiscreteConfig, [*DISCRETE, "env_runners={replicas: 3, envs: 4}", "learners={replicas: 2, num_cpus: 1.5}"]),
+    ],
+)
+def test_what_is_said_to_fit_fits_and_changes_nothing_else(kind, keys, tmp_path):
+    cfg = load_config(None, keys, kind)
+    with pytest.raises(PlacementError) as caught:
+        check_fits(cfg, 2, 0, "this machine")
+    head, block = str(caught.value).split("This would fit:\n\n")
+    assert head.startswith("this machine has 2 CPUs, the job needs ")
+    (tmp_path / "fits.yaml").write_text(block)
+    sections = [key.partition(".")[0].partition("=")[0] for key in keys]
+    others = [k for k, section in zip(keys, sections, strict=True) if section not in yaml.safe_load(block)]
+    fits = load_config(tmp_path / "fits.yaml", others, kind)
+    check_fits(fits, 2, 0)
+    assert sum(r.total_cpus for r in reservations(fits)) > 1.5
+    same = {"num_cpus": None}
+    for role, placed in cfg.roles.items():
+        assert fits.roles[role].model_dump() | same == placed.model_dump() | same
+
+
+def test_gpus_that_are_lacking_are_not_conjured_up():
+    with pytest.raises(PlacementError) as caught:
+        check_fits(ppo("placement.critic.num_gpus=1"), 99, 0)
+    assert str(caught.value).endswith("or use a larger cluster")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_who_compares_with_a_reference_holds_all_rows(objective):
+    cfg = load_config(
+        None, ["name=x", "model.path=m", "data.path=d", "steps=1", f"objective={objective}"], PreferenceConfig
+    )
+    assert (cfg.records["data"].held_for is not None) is OBJECTIVES[objective].has_reference

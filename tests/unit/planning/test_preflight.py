@@ -1,13 +1,30 @@
-"""What the configuration of data asks for that no job can do is said before anything starts."""
+"""What is wrong with a job is said before Ray starts, by a run and by a dry run alike."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
-from mmrlhf_ray.config import DataConfig
-from mmrlhf_ray.errors import ConfigError
-from mmrlhf_ray.planning.preflight import check_training_data, refuse_streaming
+from mmrlhf_ray.config import DataConfig, EvaluateConfig, PPOConfig, RunConfig, SFTConfig, load_config
+from mmrlhf_ray.config.iterate import IterateConfig
+from mmrlhf_ray.errors import ConfigError, DataError, ModelError, PlacementError, UserError
+from mmrlhf_ray.pipelines.evaluate import job as evaluate
+from mmrlhf_ray.pipelines.iterate import job as iterate
+from mmrlhf_ray.pipelines.ppo import job as ppo
+from mmrlhf_ray.pipelines.run_dir import run_directory
+from mmrlhf_ray.pipelines.supervised import sft
+from mmrlhf_ray.planning.dry_run import dry_run
+from mmrlhf_ray.planning.preflight import (
+    check_models,
+    check_training_data,
+    preflight,
+    read_all,
+    refuse_streaming,
+)
+from tests.unit.pipelines.loop import loop_config
 
 SOURCES = [{"path": "a.jsonl", "weight": 2.0}, {"path": "b.jsonl"}]
 
@@ -32,14 +49,197 @@ def test_weights_need_a_stream_where_every_row_counts_once() -> None:
         check_training_data(mixture, weighted=False)
 
 
-def test_a_spill_directory_must_be_one(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="spill_dir .* cannot be written to"):
-        check_training_data(config(spill_dir=str(tmp_path / "file")))
-
-
 def test_who_needs_all_rows_refuses_a_stream() -> None:
-    refuse_streaming(None, "it")
     refuse_streaming(config(), "it")
-    with pytest.raises(ConfigError, match="data.streaming: it needs all rows before it starts"):
-        refuse_streaming(config(streaming=True), "it")
+    refuse_streaming(config(streaming=True), None)
+    with pytest.raises(ConfigError, match=r"eval_data\.streaming: it needs all rows before it starts"):
+        refuse_streaming(config(streaming=True), "it", "eval_data")
+
+
+def test_models_are_looked_for_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    (tmp_path / "good" / "config.json").write_text(json.dumps({"model_type": "x"}))
+    (tmp_path / "empty").mkdir()
+    check_models(str(tmp_path / "good"))
+    with pytest.raises(ModelError, match="no such model directory; check the path"):
+        check_models(str(tmp_path / "good"), "org/name-on-a-hub")
+    with pytest.raises(ModelError, match=r"found no config\.json"):
+        check_models(str(tmp_path / "empty"))
+
+
+ROLES = ("generator", "scorer", "functions", "reference", "policy", "critic", "encoder")
+RUNS: dict[type[RunConfig], Callable[[Any], object]] = {
+    PPOConfig: ppo.run,
+    EvaluateConfig: evaluate.run,
+    SFTConfig: sft.run,
+    IterateConfig: iterate.run,
+}
+
+
+@pytest.fixture
+def world(model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path: Path) -> dict[str, str]:
+    return {
+        "model": str(model_dir),
+        "reward_model": str(reward_model_dir),
+        "data": str(data_dir),
+        "output": str(tmp_path / "runs"),
+    }
+
+
+def job(kind: type[RunConfig], world: dict[str, str], *changes: str) -> RunConfig:
+    """A small job of that kind in which nothing is wrong, but for the changes."""
+    model, data = world["model"], f"path: {world['data']}/prompts_train, max_prompt_tokens: 64"
+    small = ["sampling.max_response_tokens=8", *(f"placement.{role}.num_cpus=0.2" for role in ROLES)]
+    keys = {
+        PPOConfig: [
+            f"policy.path={model}",
+            f"data={{{data}, facts_column: facts}}",
+            f"rewards=[{{name: rm, kind: model, model: {{path: {world['reward_model']}}}}}]",
+            "algorithm={prompts_per_step: 13, mini_batch_size: 13}",
+            *small,
+        ],
+        EvaluateConfig: [f"policy.path={model}", f"data={{{data}}}", *small],
+        SFTConfig: [
+            f"model.path={model}",
+            f"data={{path: {world['data']}/demonstrations, max_prompt_tokens: 64}}",
+            "steps=1",
+            "batch_size=26",
+            "workers={replicas: 2, num_cpus: 0.2}",
+        ],
+    }[kind]
+    replaced = tuple(change.partition("=")[0] for change in changes)
+    kept = [key for key in keys if not key.startswith(replaced)]
+    return load_config(None, ["name=x", "device=cpu", f"output_dir={world['output']}", *kept, *changes], kind)
+
+
+@pytest.mark.parametrize("kind", [PPOConfig, EvaluateConfig, SFTConfig])
+def test_a_job_in_which_nothing_is_wrong_passes_and_is_read_once(kind: type[RunConfig], world: dict[str, str]) -> None:
+    cfg = job(kind, world)
+    with preflight(cfg, run_directory(cfg)) as checked:
+        assert checked.run_dir == Path(world["output"]) / "x"
+        assert len(checked.records["data"].records) == (26 if kind is SFTConfig else 39)
+        assert checked.not_checked == ()
+    said = dry_run(cfg)
+    assert "Nothing was started" in said
+    assert f"{'26' if kind is SFTConfig else '39'} rows" in said
+    assert "Not checked" not in said
+
+
+FUNCTION = "rewards=[{{name: f, kind: function, function: '{}'}}]"
+
+
+@pytest.mark.parametrize("way", ["run", "dry run"])
+@pytest.mark.parametrize(
+    ("kind", "change", "error", "message"),
+    [
+        # A reward function that does not exist.
+        (PPOConfig, FUNCTION.format("HERE/mine.py:wrong"), ConfigError, "mine.py:wrong cannot be imported"),
+        (PPOConfig, FUNCTION.format("HERE/gone.py:f"), ConfigError, "there is no file HERE/gone.py"),
+        # Fewer rows than the batch.
+        (
+            PPOConfig,
+            "algorithm={prompts_per_step: 40, mini_batch_size: 40}",
+            DataError,
+            "has 39 usable rows, fewer than algorithm.prompts_per_step=40",
+        ),
+        (SFTConfig, "batch_size=28", DataError, "has 26 usable rows, fewer than batch_size=28"),
+        # A context too long.
+        (PPOConfig, "sampling.max_response_tokens=449", ConfigError, "= 513 is more than the 512 tokens of"),
+        (EvaluateConfig, "sampling.max_response_tokens=449", ConfigError, "= 513 is more than the 512 tokens of"),
+        # More CPUs than there are.
+        (PPOConfig, "placement.encoder.num_cpus=5000", PlacementError, "CPUs, the job needs 5001"),
+        (EvaluateConfig, "placement.encoder.num_cpus=5000", PlacementError, "CPUs, the job needs 5000"),
+        (SFTConfig, "workers={replicas: 2, num_cpus: 5000}", PlacementError, "CPUs, the job needs 10000: workers 2"),
+        # Others.
+        (SFTConfig, "learner.lora={target_modules: [nothing]}", ModelError, "nothing"),
+        (EvaluateConfig, "data.streaming=true", ConfigError, "an evaluation needs all rows before it starts"),
+        (EvaluateConfig, "generator.tensor_parallel_size=2", ConfigError, "needs placement.generator.num_gpus=2"),
+    ],
+)
+def test_refusals(
+    way: str,
+    kind: type[RunConfig],
+    change: str,
+    error: type[UserError],
+    message: str,
+    world: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "mine.py").write_text("def right(prompts, completions): return [1.0] * len(completions)\n")
+    cfg = job(kind, world, change.replace("HERE", str(tmp_path)))
+    with pytest.raises(error) as caught:
+        dry_run(cfg) if way == "dry run" else RUNS[kind](cfg)
+    assert message.replace("HERE", str(tmp_path)) in str(caught.value)
+    assert not ray.is_initialized()
+    assert "Ray dashboard" not in capsys.readouterr().err
+    if way == "dry run":
+        assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("policy.path=gone/model", "policy"),
+        ("rewards=[{name: far, kind: model, model: {path: gone/model}}]", "rewards.far.model"),
+        ("data={path: gone/model, max_prompt_tokens: 64}", "data"),
+    ],
+)
+def test_what_is_not_here_is_refused_by_a_run_and_told_by_a_dry_run(
+    change: str, key: str, world: dict[str, str]
+) -> None:
+    cfg = job(PPOConfig, world, change)
+    with pytest.raises(UserError, match="gone/model"):
+        ppo.run(cfg)
+    assert f"  {key}: " in dry_run(cfg).partition("Not checked\n")[2]
+
+
+def test_a_dry_run_sets_no_row_aside(world: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"prompt_id": f"p{i}", "prompt": "is 3 even or odd ?"} for i in range(3)]
+    rows += [{"prompt_id": "no prompt"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = f"data={{path: {tmp_path}/rows.jsonl, max_prompt_tokens: 64, on_bad_row: quarantine}}"
+    said = dry_run(job(EvaluateConfig, world, data))
+    assert "3 rows, 0 media, 1 bad ones set aside" in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
+
+
+def test_a_job_for_gpus_that_are_not_here_is_a_plan_for_a_cluster(world: dict[str, str]) -> None:
+    cfg = job(PPOConfig, world, "placement.scorer={num_gpus: 4, num_cpus: 40}", "placement.reference.num_gpus=8")
+    cfg = cfg.model_copy(update={"device": "auto"})
+    with pytest.raises(PlacementError, match=r"GPUs, the job needs 12: scorer 1 × 4 \+ reference 1 × 8"):
+        ppo.run(cfg)
+    assert "2 nodes of 8 GPUs and 96 CPUs" in dry_run(cfg)
+
+
+def test_the_jobs_of_a_round_are_checked_before_the_first(world: dict[str, str], tmp_path: Path) -> None:
+    data = {"path": f"{world['data']}/prompts_train", "max_prompt_tokens": 64}
+    small = {role: {"num_cpus": 0.01} for role in ROLES}
+    keys: dict[str, Any] = {
+        "policy": {"path": world["model"]},
+        "output_dir": str(tmp_path),
+        "prompts": data,
+        "evaluate": {"data": data, "rewards": []},
+        "placement": small,
+        "reward_model": {"job": {"epochs": 1, "workers": {"replicas": 2, "num_cpus": 0.01}}},
+    }
+    worthless = {"name": "gold", "kind": "function", "function": "worthless"}
+    assert "by each round's job 'policy'" in dry_run(loop_config(**keys))
+    for changes, message in (
+        ({"evaluate": {"data": data, "rewards": [worthless]}}, "worthless"),
+        ({"train": {"ppo": {"rewards": [worthless]}}}, "worthless"),
+        ({"train": {"ppo": {"learner": {"engine": {"micro_batch_tokens": 9}}}}}, "micro_batch_tokens=9 is less than"),
+        ({"reward_model": {"job": {"epochs": 1, "workers": {"num_cpus": 5000}}}}, "workers 2 × 5000"),
+        ({"sample": {"max_response_tokens": 449}}, "prompts.max_prompt_tokens .* = 513 is more than the 512"),
+    ):
+        for way in (dry_run, iterate.run):
+            with pytest.raises(UserError, match=message):
+                way(loop_config(**keys | changes))
+    assert not ray.is_initialized()
+
+
+def test_records_that_several_keys_name_are_read_once(world: dict[str, str], tmp_path: Path) -> None:
+    data = {"path": f"{world['data']}/prompts_train"}
+    cfg = loop_config(prompts=data, evaluate={"data": data})
+    read = read_all(cfg, tmp_path)
+    assert read["prompts"] is read["evaluate.data"]

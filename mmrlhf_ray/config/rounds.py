@@ -4,18 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmrlhf_ray.config import (
-    DataConfig,
-    EvaluateConfig,
-    ModelConfig,
-    PPOConfig,
-    PreferenceConfig,
-    RewardModelConfig,
-    SamplingConfig,
-    TextHooks,
-)
+from mmrlhf_ray.config.base import MODEL_DIR, ModelConfig, RunConfig
+from mmrlhf_ray.config.data import DataConfig, TextHooks
 from mmrlhf_ray.config.iterate import IterateConfig
-from mmrlhf_ray.pipelines.run_dir import MODEL_DIR
+from mmrlhf_ray.config.jobs import EvaluateConfig, PPOConfig, PreferenceConfig, RewardModelConfig, SamplingConfig
 
 REWARD_NAME = "reward_model"
 _SEEDS = 1000
@@ -70,6 +62,13 @@ class RoundPaths:
     def evaluation(self) -> Path:
         """Directory of the job."""
         return self.root / "evaluate"
+
+
+def first_round(cfg: IterateConfig) -> tuple[RunConfig, ...]:
+    """The jobs of the first round in their order; what one of them makes is not there before it has run."""
+    paths = RoundPaths(Path(cfg.output_dir) / cfg.name, 1)
+    learning = (reward_model_job(cfg, paths, heldout=True), train_job(cfg, paths, heldout=True))
+    return (sample_job(cfg, paths), *learning, evaluate_job(cfg, paths))
 
 
 def policy_after(cfg: IterateConfig, run_dir: Path, number: int) -> ModelConfig:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmrlhf_ray.config import PPOConfig, PreferenceConfig
-from mmrlhf_ray.pipelines.iterate.jobs import (
+from mmrlhf_ray.config.rounds import (
     RoundPaths,
     evaluate_job,
     policy_after,
