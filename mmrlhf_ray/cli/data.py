@@ -38,7 +38,10 @@ def check(
     output: Annotated[Path | None, typer.Option(help="Write every bad row to this file, as JSON lines.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 when a row is bad.")] = False,
 ) -> None:
-    """Say what a data set is, count its rows, media and tokens, and list every row that cannot be used."""
+    """Say what a data set is, and which rows cannot be used.
+
+    Counts rows, media and tokens.
+    """
     from mmrlhf_ray.pipelines.data import check as data_check
 
     config = _config(path, format_name, split, media_root, max_prompt_tokens)
@@ -59,7 +62,10 @@ def convert(
     media_root: MediaRoot = None,
     strict: Annotated[bool, typer.Option("--strict", help="Write nothing when a row is bad.")] = False,
 ) -> None:
-    """Write a data set in another format, its media beside it in media/ or inside the rows."""
+    """Write a data set in another format.
+
+    Its media go into media/ alongside it, or inside the rows.
+    """
     from mmrlhf_ray.pipelines.data import convert as data_convert
 
     config = _config(path, format_name, split, media_root)

@@ -12,7 +12,10 @@ def discrete_export(
     run: Run,
     output: Annotated[Path | None, typer.Option(help="File to write; default: module/model.onnx in RUN.")] = None,
 ) -> None:
-    """Write a trained decision network as ONNX, and check it against torch."""
+    """Write a trained decision network as ONNX.
+
+    Checks the file against torch.
+    """
     from mmrlhf_ray.discrete.export import export_onnx
     from mmrlhf_ray.discrete.files import MODULE_DIR, ONNX_FILE
     from mmrlhf_ray.discrete.module import silence_rllib_deprecations
@@ -34,7 +37,10 @@ def discrete_serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Processes that answer.")] = 1,
 ) -> None:
-    """Answer HTTP requests with an exported network on Ray Serve; Ctrl-C ends it."""
+    """Answer HTTP requests with an exported network.
+
+    On Ray Serve; Ctrl-C ends it.
+    """
     from mmrlhf_ray.discrete.serve import DiscreteServeConfig, answer_requests, build, check_address
     from mmrlhf_ray.runtime.session import ray_session
 

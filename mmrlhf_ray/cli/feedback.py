@@ -115,7 +115,10 @@ def export(
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write all annotations to OUT, and their prompts and media beside it."""
+    """Write all annotations to OUT, with prompts and media.
+
+    Prompts and media go into the same directory.
+    """
     from mmrlhf_ray.feedback.collect.export import parse_time
     from mmrlhf_ray.feedback.collect.export_files import write_export
     from mmrlhf_ray.feedback.collect.tables import COMMAND, note
@@ -138,7 +141,10 @@ def implicit(
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Turn what people did with a deployed model's responses into records for `data.path`."""
+    """Turn what people did with responses into records.
+
+    From the events of a deployed model to what `data.path` takes.
+    """
     from mmrlhf_ray.feedback.collect.observed import write_implicit
 
     cfg = _config(config, overrides)

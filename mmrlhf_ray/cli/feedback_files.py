@@ -13,7 +13,10 @@ Out = Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")]
 
 @app.command()
 def agreement(export: Export, seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0) -> None:
-    """Say how far annotators agree, and how reliable each of them is."""
+    """Say how far annotators agree.
+
+    And how reliable each of them is.
+    """
     from rich.console import Console
 
     from mmrlhf_ray.feedback.annotations import comparisons_of
@@ -60,7 +63,10 @@ def import_from(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Its export, .json or .jsonl.")],
     out: Out,
 ) -> None:
-    """Read another tool's annotations into annotations.jsonl and prompts.jsonl."""
+    """Read another tool's annotations.
+
+    Into annotations.jsonl and prompts.jsonl.
+    """
     from mmrlhf_ray.feedback.labels.files import read_foreign, tool_named, write_imported
 
     imported = read_foreign(file, tool_named(tool))

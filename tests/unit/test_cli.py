@@ -1,11 +1,17 @@
+import inspect
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from ray.exceptions import RayTaskError
+from typer.testing import CliRunner
 
+from mmrlhf_ray import __version__
 from mmrlhf_ray.cli import main as cli
+from mmrlhf_ray.cli.jobs import JOBS, JobCommand
+from mmrlhf_ray.config import JobKind
 from mmrlhf_ray.errors import ConfigError, DataError, RunError, SchemaError
 
 
@@ -19,6 +25,39 @@ def test_help_shows_every_command() -> None:
     assert done.returncode == 0
     for command in ("demo", "sft", "reward-model", "preference", "ppo", "evaluate", "parity", "doctor", "submit"):
         assert f"\n  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("group", [[], ["data"], ["feedback"]])
+def test_every_command_is_a_sentence_that_is_not_cut_off(group: list[str]) -> None:
+    lines = CliRunner().invoke(cli.app, [*group, "--help"]).stdout.partition("Commands:\n")[2].splitlines()
+    assert lines
+    for line in lines:
+        assert line.startswith("  "), line
+        assert line[2:3].strip(), f"{line!r} goes on from the line above"
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
+
+
+def test_there_is_a_command_for_every_kind_of_job() -> None:
+    assert {job.name for job in JOBS} == set(JobKind)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_a_job_s_options_are_those_of_its_pipeline(job: JobCommand) -> None:
+    said = CliRunner().invoke(cli.app, [job.name, "--help"]).stdout
+    parameters = inspect.signature(import_module(job.pipeline).run).parameters
+    assert ("--resume" in said) is ("resume" in parameters) is job.resumes
+    assert ("--sweep" in said) is (job.sweep is not None)
+    assert "--dry-run" in said
+
+
+def test_the_version() -> None:
+    done = CliRunner().invoke(cli.app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"mmrlhf {__version__}\n")
+
+
+def test_shells_can_complete() -> None:
+    assert "--install-completion" in CliRunner().invoke(cli.app, ["--help"]).stdout
 
 
 def test_help_imports_nothing_heavy() -> None:

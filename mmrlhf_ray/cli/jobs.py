@@ -1,0 +1,116 @@
+"""The commands that run a job file, one for each JobKind: a table, and what they do alike."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+JobFile = Annotated[Path, typer.Argument(help="YAML file of the job, e.g. one of jobs/.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the file to replace, e.g. algorithm.kl_coef=0.05."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")]
+Sweep = Annotated[
+    bool, typer.Option("--sweep", help="Try what the section `sweep` names with Ray Tune; prints the best.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; start nothing.")]
+
+
+@dataclass(frozen=True)
+class JobCommand:
+    """One row of the table."""
+
+    name: str
+    """The command, which is the JobKind's value."""
+    help: str
+    pipeline: str
+    """Module with `run(cfg)`, which returns a path to print, or whether a bar was passed."""
+    resumes: bool = True
+    """Its run() takes `resume`."""
+    sweep: str | None = None
+    """Module whose `run(cfg)` is for `--sweep`."""
+
+
+JOBS = (
+    JobCommand("sft", "Fine-tune a model on demonstrations.", "mmrlhf_ray.pipelines.supervised.sft"),
+    JobCommand(
+        "reward-model",
+        "Train a reward model on preferences or ratings.",
+        "mmrlhf_ray.pipelines.supervised.reward_model",
+    ),
+    JobCommand(
+        "preference",
+        "Train a policy on preferences (DPO, KTO, ORPO, …).",
+        "mmrlhf_ray.pipelines.preference.job",
+    ),
+    JobCommand(
+        "probe-reward",
+        "Find out which responses fool the rewards.",
+        "mmrlhf_ray.pipelines.probe.job",
+        resumes=False,
+    ),
+    JobCommand("ppo", "Train a policy online (PPO, GRPO, RLOO, …).", "mmrlhf_ray.pipelines.ppo.job"),
+    JobCommand(
+        "evaluate",
+        "Answer held-out prompts and score the responses.",
+        "mmrlhf_ray.pipelines.evaluate.job",
+        resumes=False,
+    ),
+    JobCommand(
+        "iterate",
+        "Turn people's votes into a better policy, in rounds.",
+        "mmrlhf_ray.pipelines.iterate.job",
+    ),
+    JobCommand(
+        "discrete",
+        "Learn decisions over several modalities with RLlib.",
+        "mmrlhf_ray.pipelines.discrete.job",
+        sweep="mmrlhf_ray.pipelines.discrete.sweep",
+    ),
+)
+
+
+def add_jobs(app: typer.Typer) -> None:
+    """A command for each job."""
+    for job in JOBS:
+        app.command(name=job.name, help=job.help)(_command(job))
+
+
+def _command(job: JobCommand) -> Callable[..., None]:
+    """What the command does; its signature has the options that the job knows."""
+
+    def command(
+        file: JobFile,
+        overrides: Overrides = None,
+        resume: Resume = False,
+        sweep: Sweep = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        _run(job, file, overrides or [], resume, sweep, dry_run)
+
+    unknown = {name for name, known in (("resume", job.resumes), ("sweep", job.sweep is not None)) if not known}
+    signature = inspect.signature(command)
+    known = [parameter for name, parameter in signature.parameters.items() if name not in unknown]
+    command.__signature__ = signature.replace(parameters=known)  # type: ignore[attr-defined]
+    return command
+
+
+def _run(job: JobCommand, file: Path, overrides: list[str], resume: bool, sweep: bool, dry_run: bool) -> None:
+    from mmrlhf_ray.config import JobKind, load_config
+
+    cfg = load_config(file, overrides, JobKind(job.name).config)
+    if dry_run:
+        from mmrlhf_ray.planning.dry_run import dry_run as plan
+
+        print(plan(cfg))
+        return
+    module = import_module(job.sweep if sweep and job.sweep else job.pipeline)
+    found = module.run(cfg, resume=resume) if job.resumes and not sweep else module.run(cfg)
+    if isinstance(found, bool):
+        raise typer.Exit(0 if found else 1)
+    print(found)
