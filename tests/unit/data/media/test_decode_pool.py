@@ -204,7 +204,7 @@ if sys.argv[1] == "stay":
 def test_no_process_is_left_behind(how, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    root = str(Path(__file__).parents[3])
+    root = str(Path(__file__).parents[4])
     with subprocess.Popen(
         [sys.executable, str(program), how], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": root}
     ) as parent:

@@ -38,7 +38,7 @@ def test_a_choice_of_the_records(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("key", "schema"), [("response", DEMONSTRATION), ("chosen", PREFERENCE), ("ranks", RANKING)])
 def test_examples_of_the_documentation_are_read(tmp_path: Path, key: str, schema: pa.Schema) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    page = (Path(__file__).parents[4] / "docs" / "data.md").read_text()
     (example,) = (line for line in page.splitlines() if line.startswith('{"prompt"') and f'"{key}": ' in line)
     (tmp_path / "pics").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "pics" / "cat.jpg")

@@ -19,7 +19,7 @@ from mmrlhf_ray.data.encoding.training_rows import EncodeOptions
 from mmrlhf_ray.data.encoding.training_rows import _encoder as encoder_of_rows
 from mmrlhf_ray.data.media import media_row
 from mmrlhf_ray.schema import MEDIA
-from mmrlhf_ray.workers.roles.generator import _requests
+from mmrlhf_ray.workers.roles.sampler import _requests
 from tests.unit.tiny import encode, picture, raw
 
 CLIP = raw("video", 1)  # 4 frames, 4 a second
