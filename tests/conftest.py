@@ -5,6 +5,13 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that use their directory's `session` come last in it (tests/shared_ray.py)."""
+    shared = {item.path for item in items if "session" in getattr(item, "fixturenames", ())}
+    directories = {directory: i for i, directory in enumerate(dict.fromkeys(item.path.parent for item in items))}
+    items.sort(key=lambda item: (directories[item.path.parent], item.path in shared))
+
+
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's untrained omni-modal model."""

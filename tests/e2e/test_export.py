@@ -30,9 +30,9 @@ def load(kind, path):
     with av.open(io.BytesIO(data)) as clip:
         return numpy.stack([frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)])
 
-model, cases = sys.argv[1], json.loads(open(sys.argv[2]).read())
-answers = []
+cases, models = json.loads(open(sys.argv[1]).read()), json.loads(sys.argv[2])
 """
+"""Of a script that is given a file of cases and a list of models, each a directory and perhaps an adapter's."""
 
 TRANSFORMERS = (
     PRELUDE
@@ -40,6 +40,8 @@ TRANSFORMERS = (
 import torch
 from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
+((model,),) = models
+answers = []
 processor = AutoProcessor.from_pretrained(model)
 thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(model, dtype=torch.float32)
 names = {"image": "images", "audio": "audio", "video": "videos"}
@@ -61,6 +63,8 @@ VLLM = (
 from transformers import AutoProcessor
 from vllm import LLM, SamplingParams
 
+((model,),) = models
+answers = []
 processor = AutoProcessor.from_pretrained(model)
 llm = LLM(model=model, dtype="float32", max_model_len=128, enforce_eager=True, max_num_seqs=8)
 prompts = []
@@ -109,7 +113,7 @@ def _answers(script: str, model: Path, cases: Path) -> list[str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }
     done = subprocess.run(
-        [sys.executable, "-c", script, str(model), str(cases)],
+        [sys.executable, "-c", script, str(cases), json.dumps([[str(model)]])],
         env=environment,
         capture_output=True,
         text=True,

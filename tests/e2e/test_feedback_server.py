@@ -1,6 +1,10 @@
-"""50 annotators cast 10,000 votes over HTTP while the server is killed five times: nothing is lost or counted twice."""
+"""50 annotators vote over HTTP while the server is killed five times: nothing is lost or counted twice.
+
+FEEDBACK_VOTES=10000 makes it the run that docs/feedback.md reports; more votes between two kills prove no more.
+"""
 
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -19,7 +23,8 @@ from tests.e2e.feedback_support import Server, first_token, postgres_binary, pos
 
 pytestmark = pytest.mark.e2e
 
-ANNOTATORS, ITEMS, OVERLAP = 50, 2_500, 4
+ANNOTATORS, OVERLAP = 50, 4
+ITEMS = int(os.environ.get("FEEDBACK_VOTES", "3000")) // OVERLAP
 VOTES = ITEMS * OVERLAP
 KILLS = 5
 PROCESSES = 2

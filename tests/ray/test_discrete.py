@@ -4,7 +4,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mmrlhf_ray.pipelines.discrete.material import make_material
 from mmrlhf_ray.pipelines.discrete.report import REPORT_FILE, SUMMARY_FILE
 from mmrlhf_ray.planning.preflight import read_all
 from mmrlhf_ray.runtime.metrics import TENSORBOARD_DIR, read_metrics
-from mmrlhf_ray.runtime.session import ray_session
+from mmrlhf_ray.runtime.session import SessionInfo
 from tests.e2e import support
 from tests.e2e.support import mmrlhf
 from tests.ray.discrete_support import job, make_data, parts
@@ -29,7 +30,10 @@ from tests.ray.discrete_support import job, make_data, parts
 DQN = {"kind": "dqn", "batch_size": 32, "learning_starts": 32, "updates_per_decision": 0.125}
 PPO = {"kind": "ppo", "mini_batch_size": 64, "ppo_epochs": 2}
 CLONE = {"kind": "clone", "batch_size": 32, "labelled_share": 0.2}
-ALGORITHMS = {"dqn": DQN, "ppo": PPO, "a2c": {"kind": "a2c"}, "reinforce": {"kind": "reinforce"}, "clone": CLONE}
+KINDS = {"dqn": DQN, "ppo": PPO, "a2c": {"kind": "a2c"}, "reinforce": {"kind": "reinforce"}, "clone": CLONE}
+ALGORITHMS = {kind: algorithm | {"lr_end": 1e-4} for kind, algorithm in KINDS.items()}
+
+pytestmark = pytest.mark.usefixtures("session")
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +42,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def session() -> Iterator[None]:
-    """One for all jobs: they use what they find."""
-    with ray_session(num_cpus=2):
-        yield
+def finished(data: Path, session: SessionInfo, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Kind of algorithm → directory of a run with seed 0, made when it is first asked for."""
+    output = tmp_path_factory.mktemp("finished")
+    return cache(lambda kind: discrete.run(job(data, output, ALGORITHMS[kind], name=kind)))
 
 
 def _learned(run_dir: Path) -> list[dict[str, Any]]:
@@ -54,8 +58,8 @@ def _weights(run_dir: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS)
-def test_a_job_leaves_a_module_figures_and_a_report(kind: str, data: Path, tmp_path: Path, session: None) -> None:
-    run_dir = discrete.run(job(data, tmp_path, ALGORITHMS[kind] | {"lr_end": 1e-4}))
+def test_a_job_leaves_a_module_figures_and_a_report(kind: str, finished: Callable[[str], Path]) -> None:
+    run_dir = finished(kind)
     rows = read_metrics(run_dir)
     assert [row["step"] for row in rows] == [0, 1]
     assert 0.0 <= rows[-1]["heldout_score"] <= 1.0
@@ -73,18 +77,16 @@ def test_a_job_leaves_a_module_figures_and_a_report(kind: str, data: Path, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["dqn", "ppo", "clone"])
-def test_a_seed_reproduces_a_run(kind: str, data: Path, tmp_path: Path, session: None) -> None:
-    runs = {
-        name: discrete.run(job(data, tmp_path, ALGORITHMS[kind], name=name, seed=seed))
-        for name, seed in (("one", 4), ("again", 4), ("other", 5))
-    }
-    assert _learned(runs["one"]) == _learned(runs["again"])
-    assert _weights(runs["one"]) == _weights(runs["again"])
-    assert _weights(runs["one"]) != _weights(runs["other"])
+def test_a_seed_reproduces_a_run(kind: str, finished: Callable[[str], Path], data: Path, tmp_path: Path) -> None:
+    again = discrete.run(job(data, tmp_path, ALGORITHMS[kind], name="again"))
+    other = discrete.run(job(data, tmp_path, ALGORITHMS[kind], name="other", seed=5))
+    assert _learned(finished(kind)) == _learned(again)
+    assert _weights(finished(kind)) == _weights(again)
+    assert _weights(finished(kind)) != _weights(other)
 
 
 @pytest.mark.parametrize("kind", ["dqn", "ppo", "reinforce"])
-def test_other_cases_are_drawn_at_every_step(kind: str, data: Path, tmp_path: Path, session: None) -> None:
+def test_other_cases_are_drawn_at_every_step(kind: str, data: Path, tmp_path: Path) -> None:
     cfg = job(data, tmp_path, ALGORITHMS[kind])
     material, _ = make_material(cfg, read_all(cfg, tmp_path), tmp_path, resume=False)
     algorithm = start(cfg, material)
@@ -97,37 +99,34 @@ def test_other_cases_are_drawn_at_every_step(kind: str, data: Path, tmp_path: Pa
     assert first != second != third != first
 
 
-def test_lambda_zero_is_exactly_the_supervised_run(data: Path, tmp_path: Path, session: None) -> None:
-    votes = {"share": 1.0, "wrong": 0.1}
-    runs = {
-        name: discrete.run(job(data, tmp_path, CLONE, name=name, **keys))
-        for name, keys in (
-            ("supervised", {}),
-            ("zero", {"human_loss": {"coef": 0.0, **votes}}),
-            ("some", {"human_loss": {"coef": 0.2, **votes}}),
+def test_lambda_zero_is_exactly_the_supervised_run(finished: Callable[[str], Path], data: Path, tmp_path: Path) -> None:
+    supervised = finished("clone")
+    zero, some = (
+        discrete.run(
+            job(data, tmp_path, ALGORITHMS["clone"], name=name, human_loss={"coef": coef, "share": 1.0, "wrong": 0.1})
         )
-    }
-    assert _weights(runs["zero"]) == _weights(runs["supervised"])
-    assert _learned(runs["zero"]) == _learned(runs["supervised"])
-    assert _weights(runs["some"]) != _weights(runs["supervised"])
+        for name, coef in (("zero", 0.0), ("some", 0.2))
+    )
+    assert _weights(zero) == _weights(supervised)
+    assert _learned(zero) == _learned(supervised)
+    assert _weights(some) != _weights(supervised)
 
 
-def test_actors_share_the_work(data: Path, tmp_path: Path, session: None) -> None:
+def test_actors_share_the_work(data: Path, tmp_path: Path) -> None:
     spread = {"env_runners": {"replicas": 1, "num_cpus": 0.5}, "learners": {"replicas": 2, "num_cpus": 0.5}}
     run_dir = discrete.run(job(data, tmp_path, PPO, **spread))
     assert [row["step"] for row in read_metrics(run_dir)] == [0, 1]
 
 
-def test_more_than_the_cluster_has_is_refused(data: Path, tmp_path: Path, session: None) -> None:
-    with pytest.raises(PlacementError, match="reserve 3 CPUs, the cluster has 2"):
+def test_more_than_the_cluster_has_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlacementError, match="has 2 CPUs, the job needs 3"):
         discrete.run(job(data, tmp_path, PPO, env_runners={"replicas": 3}))
 
 
 @pytest.mark.parametrize("kind", ["dqn", "ppo"])
-def test_a_clone_is_a_warm_start(kind: str, data: Path, tmp_path: Path, session: None) -> None:
+def test_a_clone_is_a_warm_start(kind: str, finished: Callable[[str], Path], data: Path, tmp_path: Path) -> None:
     """With nothing learned since (a step size of nearly 0), the encoder is the clone's."""
-    cloned = discrete.run(job(data, tmp_path, CLONE, name="clone"))
-    still = ALGORITHMS[kind] | {"lr": 1e-12}
+    cloned, still = finished("clone"), KINDS[kind] | {"lr": 1e-12}
     warm = discrete.run(job(data, tmp_path, still, name="warm", warm_start=str(cloned)))
     before, after = _weights(cloned), _weights(warm)
     shared = [key for key in after if key.startswith("encoder.")]
@@ -138,7 +137,7 @@ def test_a_clone_is_a_warm_start(kind: str, data: Path, tmp_path: Path, session:
         discrete.run(job(data, tmp_path, still, name="cold", warm_start=str(tmp_path / "nothing")))
 
 
-def test_tasks_share_a_trunk_and_asking_is_an_action(data: Path, tmp_path: Path, session: None) -> None:
+def test_tasks_share_a_trunk_and_asking_is_an_action(data: Path, tmp_path: Path) -> None:
     digit = {"kind": "decide", "classes": [str(d) for d in range(10)], "weight": 3.0, **parts(data, "digits")}
     parity = {"kind": "decide", "classes": ["even", "odd"], "label": "parity", **parts(data, "digits")}
     both = discrete.run(job(data, tmp_path, PPO, name="tasks", tasks={"digit": digit, "parity": parity}))
@@ -149,7 +148,7 @@ def test_tasks_share_a_trunk_and_asking_is_an_action(data: Path, tmp_path: Path,
     assert read_metrics(asking)[-1]["heldout_requests"] >= 0.0
 
 
-def test_a_sweep_names_the_best(data: Path, tmp_path: Path, session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_names_the_best(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(data.parent)  # relative paths are relative to where the sweep was started
     sweep = {"samples": 2, "parameters": {"algorithm.lr": [0.001, 0.01]}}
     best = discrete_sweep.run(job(Path(data.name), tmp_path, CLONE, name="sweep", sweep=sweep))

@@ -1,7 +1,6 @@
 """Fleets have a life: two of them in one Ray session, and nothing of either left, however its block ends."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,19 @@ from ray.util.placement_group import placement_group_table
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.data.records.readers import Records, read_records
 from mmrlhf_ray.errors import DeadlineExceeded
-from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
 _COUNTED_S = 30.0
+_OF_RAY_DATA = {
+    "ActorLocationTracker",
+    "AutoscalingCoordinator",
+    "_dataset_stats_actor",
+    "_dataset_stats_summary_actor",
+}
 _ROLES = ["encoder-0", "generator-0", "policy-0", "reference-0", "scorer-0"]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(num_cpus=2):
-        yield
+pytestmark = pytest.mark.usefixtures("session")
 
 
 @pytest.fixture
@@ -55,8 +55,9 @@ def cfg(model_dir: Path, reward_model_dir: Path, data_dir: Path) -> PPOConfig:
 
 
 def actors() -> list[str]:
-    """Names of all actors that are alive, in every namespace."""
-    return sorted(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True))
+    """Names of all actors that are alive, in every namespace but those of Ray Data."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return sorted(actor["name"] for actor in named if actor["namespace"] not in _OF_RAY_DATA)
 
 
 def reserved() -> list[str]:

@@ -23,7 +23,7 @@ from mmrlhf_ray.config.jobs import SamplingConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, plan_shards
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats
-from mmrlhf_ray.runtime.session import ray_session
+from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import EXPERIENCE
 from mmrlhf_ray.training.objectives import PolicyObjective
@@ -31,7 +31,7 @@ from mmrlhf_ray.weights.buckets import pack
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.learner import Learners
 from tests.e2e.test_export import PRELUDE, cases
-from tests.ray.support import ANSWER_S, encoded_prompts, start_generators, start_learners
+from tests.ray.support import ANSWER_S, encoded_prompts, end, start_generators, start_learners
 
 TOLERANCE = 1e-4
 TEMPERATURE = 0.7
@@ -57,24 +57,27 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(
+    session: SessionInfo, model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
     table, media, features = encoded_prompts(
         model_dir, DataConfig(path=str(data_dir / "prompts_heldout")), tmp_path_factory.mktemp("scratch")
     )
     model = ModelConfig(path=str(model_dir))
     optimizer = OptimizerConfig(lr=0.02, max_grad_norm=100.0)
-    with ray_session(num_cpus=2):
-        sampling = SamplingConfig(temperature=TEMPERATURE, max_response_tokens=6)
-        generators = start_generators(sampling, model, Generator, lora=LORA)
-        policy = start_learners(
-            PolicyObjective(AlgorithmConfig(), TEMPERATURE),
-            model=model,
-            learner=LearnerConfig(engine=EngineConfig(zero_stage=3), optimizer=optimizer, lora=LORA),
-            optimizer_steps=100,
-            world_size=2,
-        )
-        prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0, 0))
-        yield Stage(model_dir, policy, generators, prompts)
+    sampling = SamplingConfig(temperature=TEMPERATURE, max_response_tokens=6)
+    generators = start_generators(sampling, model, Generator, lora=LORA)
+    policy = start_learners(
+        PolicyObjective(AlgorithmConfig(), TEMPERATURE),
+        model=model,
+        learner=LearnerConfig(engine=EngineConfig(zero_stage=3), optimizer=optimizer, lora=LORA),
+        optimizer_steps=100,
+        world_size=2,
+    )
+    prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0, 0))
+    yield Stage(model_dir, policy, generators, prompts)
+    end(generators.group)
+    end(policy.group)
 
 
 def _gap(one: list, other: list) -> float:
@@ -164,24 +167,28 @@ import torch
 from peft import PeftModel
 from transformers import AutoProcessor, Qwen2_5OmniThinkerForConditionalGeneration
 
-adapter = sys.argv[3] if len(sys.argv) > 3 else None
-processor = AutoProcessor.from_pretrained(model)
-thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
-if adapter:
-    thinker = PeftModel.from_pretrained(thinker, adapter).eval()
 names = {"image": "images", "audio": "audio", "video": "videos"}
-for case in cases:
-    text = processor.apply_chat_template(case["messages"], tokenize=False, add_generation_prompt=True)
-    media = {}
-    for kind, path in case["media"]:
-        media.setdefault(names[kind], []).append(load(kind, path))
-    inputs = processor(text=[text], **media, return_tensors="pt")
-    out = thinker.generate(
-        **inputs, do_sample=False, max_new_tokens=6, min_new_tokens=6, return_dict_in_generate=True, output_logits=True
-    )
-    ids = out.sequences[0, inputs["input_ids"].shape[1]:].tolist()
-    logprobs = [float(step[0].float().log_softmax(-1)[i]) for step, i in zip(out.logits, ids)]
-    answers.append([ids, logprobs])
+
+def answer(model, adapter=None):
+    processor = AutoProcessor.from_pretrained(model)
+    thinker = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(model, dtype=torch.float32).eval()
+    if adapter:
+        thinker = PeftModel.from_pretrained(thinker, adapter).eval()
+    for case in cases:
+        text = processor.apply_chat_template(case["messages"], tokenize=False, add_generation_prompt=True)
+        media = {}
+        for kind, path in case["media"]:
+            media.setdefault(names[kind], []).append(load(kind, path))
+        inputs = processor(text=[text], **media, return_tensors="pt")
+        out = thinker.generate(
+            **inputs, do_sample=False, max_new_tokens=6, min_new_tokens=6, return_dict_in_generate=True,
+            output_logits=True,
+        )
+        ids = out.sequences[0, inputs["input_ids"].shape[1]:].tolist()
+        logprobs = [float(step[0].float().log_softmax(-1)[i]) for step, i in zip(out.logits, ids)]
+        yield ids, logprobs
+
+answers = [list(answer(*model)) for model in models]
 print("ANSWERS " + json.dumps(answers))
 """
 )
@@ -193,7 +200,8 @@ from transformers import AutoProcessor
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 
-request = LoRARequest("adapter", 1, sys.argv[3]) if len(sys.argv) > 3 else None
+((model, *adapter),) = models  # vLLM keeps what it holds: one in a process
+request = LoRARequest("adapter", 1, *adapter) if adapter else None
 processor = AutoProcessor.from_pretrained(model)
 llm = LLM(
     model=model, dtype="float32", max_model_len=128, enforce_eager=True, max_num_seqs=8, enable_lora=request is not None
@@ -208,17 +216,20 @@ for case in cases:
         media.setdefault(kind, []).append((item, rate) if kind == "audio" else item)
     prompts.append({"prompt": text, **({"multi_modal_data": media} if media else {})})
 params = SamplingParams(temperature=0.0, max_tokens=6, min_tokens=6, logprobs=0)
-for output in llm.generate(prompts, params, lora_request=request):
-    (made,) = output.outputs
-    answers.append([list(made.token_ids), [step[i].logprob for step, i in zip(made.logprobs, made.token_ids)]])
+made = [output.outputs[0] for output in llm.generate(prompts, params, lora_request=request)]
+answers = [[[list(m.token_ids), [step[i].logprob for step, i in zip(m.logprobs, m.token_ids)]] for m in made]]
 print("ANSWERS " + json.dumps(answers))
 """
 )
 
 
-def _answers(script: str, *arguments: Path) -> list[tuple[list[int], list[float]]]:
+Answers = list[tuple[list[int], list[float]]]
+
+
+def _answers(script: str, asked: Path, *models: tuple[Path, ...]) -> list[Answers]:
+    """Tokens and logprobs of each model, which is a directory, or a directory and an adapter's."""
     done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
+        [sys.executable, "-c", script, str(asked), json.dumps([[str(path) for path in model] for model in models])],
         env=os.environ | _ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -248,14 +259,14 @@ def test_the_export_is_one_model_merged_and_apart_in_transformers_and_vllm(
     described = json.loads((adapter / "adapter_config.json").read_text())
     assert (described["base_model_name_or_path"], described["r"]) == (str(base), LORA.rank)
     asked.write_text(json.dumps(cases))
-    want = _answers(TRANSFORMERS, merged, asked)
+    want, apart, untrained = _answers(TRANSFORMERS, asked, (merged,), (base, adapter), (base,))
+    (merged_in_vllm,), (apart_in_vllm,) = (_answers(VLLM, asked, model) for model in ((merged,), (base, adapter)))
     others = {
-        "adapter in transformers": _answers(TRANSFORMERS, base, asked, adapter),
-        "merged in vLLM": _answers(VLLM, merged, asked),
-        "adapter in vLLM": _answers(VLLM, base, asked, adapter),
+        "adapter in transformers": apart,
+        "merged in vLLM": merged_in_vllm,
+        "adapter in vLLM": apart_in_vllm,
     }
     for name, got in others.items():
         assert [ids for ids, _ in got] == [ids for ids, _ in want], name
         assert _gap([lp for _, lp in got], [lp for _, lp in want]) <= TOLERANCE, name
-    untrained = _answers(TRANSFORMERS, base, asked)
     assert _gap([lp for _, lp in untrained], [lp for _, lp in want]) > 100 * TOLERANCE

@@ -14,7 +14,6 @@ from ray.experimental import get_object_locations
 from mmrlhf_ray.config import DataConfig, ModelConfig, SamplingConfig
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.runtime.actors import ActorGroup
-from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder, PromptServer
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
@@ -22,11 +21,7 @@ from tests.ray.support import ANSWER_S, START_S, end, start_generators
 
 PROMPTS, SAMPLES = 8, 8
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(num_cpus=2):
-        yield
+pytestmark = pytest.mark.usefixtures("session")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import urllib.request
 import ray
 
 from mmrlhf_ray.runtime.metrics import MetricsWriter
-from mmrlhf_ray.runtime.session import ray_session
 
 PATIENCE_S = 90
 
@@ -23,9 +22,8 @@ def gauges(address):
     }
 
 
-def test_gauges_carry_the_latest_values_and_the_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")
-    with ray_session(num_cpus=1), MetricsWriter(tmp_path / "a-run", "ppo") as metrics:
+def test_gauges_carry_the_latest_values_and_the_run(session, tmp_path):
+    with MetricsWriter(tmp_path / "a-run", "ppo") as metrics:
         (node,) = ray.nodes()
         address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         metrics.log(0, {"score": 0.25, "seconds/generate": 1.5, "kl": 0.5})

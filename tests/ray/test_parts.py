@@ -1,6 +1,5 @@
 """Two ranks train the parts that they are told to, each at its own rate, under ZeRO-1 and ZeRO-3."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from mmrlhf_ray.data.batches.batching import PassBudget, media_kinds, plan_shard
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.models.parts import part_of
-from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import EXPERIENCE
 from mmrlhf_ray.training.objectives import PolicyObjective
 from tests.ray.support import ANSWER_S, encoded_prompts, end, start_learners
@@ -26,11 +24,7 @@ PARTS = PartsConfig(
 )
 OPTIMIZER = OptimizerConfig(lr=LR, eps=1e-12, weight_decay=0.0, max_grad_norm=1e9)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(num_cpus=2):
-        yield
+pytestmark = pytest.mark.usefixtures("session")
 
 
 @pytest.fixture(scope="module")

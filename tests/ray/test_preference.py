@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.preference import job as preference
 from mmrlhf_ray.pipelines.preference.ref_logprobs import CACHE_FILE, with_ref_logprobs
 from mmrlhf_ray.runtime.metrics import read_metrics
-from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, TRAINING_ROW, check
 from mmrlhf_ray.workers.roles.reference_rows import ReferenceRows
 from tests.unit.training.rows import NUMBERS, media_rows
@@ -27,11 +25,7 @@ from tests.unit.training.rows import NUMBERS, media_rows
 STEPS = 6
 CHECKPOINT = 4
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(num_cpus=2):
-        yield
+pytestmark = pytest.mark.usefixtures("session")
 
 
 @pytest.fixture(scope="module")

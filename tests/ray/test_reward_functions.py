@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import MixtureState, mix
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
-from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import PROMPT, ROLLOUT
 from mmrlhf_ray.workers.roles.functions import Functions, RewardFunctions
@@ -39,6 +37,8 @@ def hangs(completions):
 def dies(completions):
     os._exit(7)
 """
+
+pytestmark = pytest.mark.usefixtures("session")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     scratch = tmp_path_factory.mktemp("rewards")
     (scratch / "mine.py").write_text(MINE)
     prompts = read_records(DataConfig(path=str(data_dir / "prompts_heldout")), PROMPT, scratch).records
@@ -84,14 +84,13 @@ def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFact
                 "finish_reason": "stop",
             }
         )
-    with ray_session(num_cpus=1):
-        yield Stage(
-            model_dir,
-            prompts,
-            pa.Table.from_pylist(rows, schema=ROLLOUT),
-            [i % 2 == 0 for i in range(len(rows))],
-            f"{scratch}/mine.py",
-        )
+    return Stage(
+        model_dir,
+        prompts,
+        pa.Table.from_pylist(rows, schema=ROLLOUT),
+        [i % 2 == 0 for i in range(len(rows))],
+        f"{scratch}/mine.py",
+    )
 
 
 def family(actor: Any) -> list[psutil.Process]:

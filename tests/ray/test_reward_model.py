@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.models import ScalarHead, load_scalar, read_scalar_head
 from mmrlhf_ray.pipelines.supervised import reward_model
 from mmrlhf_ray.runtime.metrics import read_metrics
-from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import DEMONSTRATION, EVAL_SCORE, PREFERENCE, RANKING
 from mmrlhf_ray.training.passes import Inference, Passes
 
@@ -32,11 +31,7 @@ HELD_OUT = 7
 """An odd number, which two workers cannot share equally."""
 OPTIMIZER = OptimizerConfig(lr=1e-3)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(num_cpus=2):
-        yield
+pytestmark = pytest.mark.usefixtures("session")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -60,12 +59,6 @@ class Worker:
 
     def crash(self) -> None:
         os._exit(1)
-
-
-@pytest.fixture(scope="module")
-def session() -> Iterator[SessionInfo]:
-    with ray_session(num_cpus=2) as info:
-        yield info
 
 
 def test_private_session_is_on_loopback_with_token_authentication(session: SessionInfo) -> None:

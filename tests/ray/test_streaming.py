@@ -1,7 +1,6 @@
 """Streams through real Ray Data, Ray Train and actors: every row, in order, from any position; a clip crosses once."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,12 @@ from mmrlhf_ray.data.records.rows import open_sources
 from mmrlhf_ray.errors import DataError, RunError
 from mmrlhf_ray.pipelines.supervised import sft
 from mmrlhf_ray.runtime.metrics import read_metrics
-from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import DEMONSTRATION, TRAINING_ROW
 
 STEPS = 6
 CHECKPOINT = 4
 
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(num_cpus=2):
-        yield
+pytestmark = pytest.mark.usefixtures("session")
 
 
 def stream_plan(model_dir: Path, path: Path, **changes: Any) -> StreamPlan:

@@ -19,13 +19,13 @@ from mmrlhf_ray.config import (
 )
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats
-from mmrlhf_ray.runtime.session import ray_session
+from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.training.objectives import PolicyObjective
 from mmrlhf_ray.weights.buckets import TensorLayout, pack
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.learner import Learners
-from tests.ray.support import ANSWER_S, encoded_prompts, start_generators, start_learners
+from tests.ray.support import ANSWER_S, encoded_prompts, end, start_generators, start_learners
 
 TOLERANCE = 1e-4
 TEMPERATURE = 0.7
@@ -68,24 +68,27 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(
+    session: SessionInfo, model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
     table, media, features = encoded_prompts(
         model_dir, DataConfig(path=str(data_dir / "prompts_heldout")), tmp_path_factory.mktemp("scratch")
     )
     assert set(table.column("modality").to_pylist()) == EVERYTHING
     model = ModelConfig(path=str(model_dir))
-    with ray_session(num_cpus=2):
-        sampling = SamplingConfig(temperature=TEMPERATURE, max_response_tokens=6)
-        generators = start_generators(sampling, model, Generator, DamagedLine)
-        policy = start_learners(
-            PolicyObjective(AlgorithmConfig(), TEMPERATURE),
-            model=model,
-            learner=LearnerConfig(engine=EngineConfig(zero_stage=3)),
-            optimizer_steps=1,
-            world_size=2,
-        )
-        prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0, 0))
-        yield Stage(policy, generators, prompts)
+    sampling = SamplingConfig(temperature=TEMPERATURE, max_response_tokens=6)
+    generators = start_generators(sampling, model, Generator, DamagedLine)
+    policy = start_learners(
+        PolicyObjective(AlgorithmConfig(), TEMPERATURE),
+        model=model,
+        learner=LearnerConfig(engine=EngineConfig(zero_stage=3)),
+        optimizer_steps=1,
+        world_size=2,
+    )
+    prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0, 0))
+    yield Stage(policy, generators, prompts)
+    end(generators.group)
+    end(policy.group)
 
 
 def _mismatch(stage: Stage, rollouts: Rollouts) -> float:

@@ -1,6 +1,6 @@
 """Two ranks under every ZeRO stage learn what one plain torch process learns, whatever media each rank has."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from mmrlhf_ray.config import AlgorithmConfig, DataConfig, EngineConfig, Learner
 from mmrlhf_ray.data.batches.batching import MicroBatch, Shard, align_passes, media_kinds, present_kinds
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.encoding.features import read_features
-from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import EXPERIENCE
 from mmrlhf_ray.training.objectives import PolicyObjective
 from tests.ray.support import ANSWER_S, encoded_prompts, end, start_learners
@@ -35,6 +34,8 @@ STEPS = (
     (((3,), (4,), (0, 2)), ((9, 5),)),
 )
 TEXT_ROWS, IMAGE_ROWS = range(5), range(5, 10)
+
+pytestmark = pytest.mark.usefixtures("session")
 
 
 @dataclass(frozen=True)
@@ -147,12 +148,6 @@ def _shards(experience: pa.Table) -> list[Shard]:
             local = [[next(numbers) for _ in rows] for rows in passes]
             plans[rank].append(tuple(align_passes(local, present, rank)))
     return [Shard(tuple(rows), tuple(plan)) for rows, plan in zip(own, plans, strict=True)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def session() -> Iterator[None]:
-    with ray_session(num_cpus=2):
-        yield
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
