@@ -1,7 +1,8 @@
-"""Reading YAML and dotted overrides into one nested mapping that remembers where each key came from."""
+"""Reading YAML, the files it is based on, and dotted overrides into one nested mapping that remembers where each key
+came from."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ class Source:
 
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    """What was read: the file, the one that it is based on, and so forth."""
 
     def origin(self, key: str) -> str | None:
         """Where `key`, or the nearest section around it, came from."""
@@ -39,8 +42,8 @@ class Source:
 
 
 def read_source(path: Path | None, overrides: Sequence[str]) -> Source:
-    """The file's mapping with the overrides laid over it; raises ConfigError."""
-    source = Source() if path is None else _read_yaml(path)
+    """The file's mapping, laid over that of its `base:`, with the overrides laid over both; raises ConfigError."""
+    source = Source() if path is None else _read_file(path, ())
     given: dict[str, str] = {}
     for text in overrides:
         key, value = _parse_override(text)
@@ -50,6 +53,54 @@ def read_source(path: Path | None, overrides: Sequence[str]) -> Source:
         given[key] = text
         _put(source, key, value, text)
     return source
+
+
+def _read_file(path: Path, above: tuple[Path, ...]) -> Source:
+    """`above`: the files that are based on this one."""
+    source = _read_yaml(path)
+    source.files = (path,)
+    where = source.origins.pop("base", None)
+    if where is None:
+        return source
+    named = source.values.pop("base")
+    if not isinstance(named, str):
+        raise ConfigError(f"base ({where}): expected the file to start from, relative to this one; got {named!r}")
+    base, files = path.parent / named, (*above, path)
+    if base.resolve() in [file.resolve() for file in files]:
+        chain = " is based on ".join(str(file) for file in (*files, base))
+        raise ConfigError(f"base ({where}): {chain}; leave one `base` out")
+    if not base.is_file():
+        raise ConfigError(f"base ({where}): there is no file {base}; name one relative to {path}")
+    below = _read_file(base, files)
+    _same_job(source, below)
+    _lay_over(below.values, source.values, below.origins, "")
+    return Source(below.values, below.origins | source.origins, (path, *below.files))
+
+
+def _same_job(source: Source, base: Source) -> None:
+    mine, other = source.values.get("job"), base.values.get("job")
+    if mine is not None and other is not None and mine != other:
+        raise ConfigError(
+            f"job ({source.origins['job']}): this is a {mine} job, but its base is a {other} job "
+            f"({base.origins['job']}); start from a file of the same job"
+        )
+
+
+def _lay_over(values: dict[str, Any], changes: Mapping[str, Any], origins: dict[str, str], prefix: str) -> None:
+    """Sections key by key, unless their `kind` is another; all else is replaced. `null` for a section or list takes
+    away what the base says there. Origins of what goes go, too."""
+    for key, new in changes.items():
+        old = values.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and new.get("kind", old.get("kind")) == old.get("kind"):
+            values[key] = old = dict(old)  # a copy: an anchor may have put the same section elsewhere
+            _lay_over(old, new, origins, f"{prefix}{key}.")
+            continue
+        for gone in [name for name in origins if f"{name}.".startswith(f"{prefix}{key}.")]:
+            del origins[gone]
+        if new is None and isinstance(old, dict | list):
+            del values[key]
+        else:
+            values[key] = new
 
 
 def _read_yaml(path: Path) -> Source:

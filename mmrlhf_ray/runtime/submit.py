@@ -20,6 +20,7 @@ from urllib.parse import urlparse
 
 from mmrlhf_ray.config import load_config, read_job_kind
 from mmrlhf_ray.config.data import HUB
+from mmrlhf_ray.config.source import read_source
 from mmrlhf_ray.errors import ConfigError, RunError
 from mmrlhf_ray.runtime.session import read_token
 
@@ -59,10 +60,10 @@ def prepare(
     kind = read_job_kind(file)
     cfg = load_config(file, overrides, kind.config)
     working_dir = Path.cwd()
-    try:
-        relative = file.resolve().relative_to(working_dir)
-    except ValueError as error:
-        raise ConfigError(f"{file} is outside {working_dir}, which is what the job gets: copy it below") from error
+    for used in read_source(file, ()).files:  # the file, and those that it is based on
+        if not used.resolve().is_relative_to(working_dir):
+            raise ConfigError(f"{used} is outside {working_dir}, which is what the job gets: copy it below")
+    relative = file.resolve().relative_to(working_dir)
     missing = [name for name in env if name not in os.environ]
     if missing:
         raise RunError(f"--env {', '.join(missing)}: not set in this environment; export it or leave it out")

@@ -1,13 +1,181 @@
 """Every file in jobs/ loads as the job it says it is, and every PPO job can be planned."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from mmrlhf_ray.config import JobKind, PPOConfig, load_config, read_job_kind
 from mmrlhf_ray.planning.plan import plan_ppo, render
 
 JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.yaml"))
+GONE = "not said: the default"
+ROOTS = {"demo-ppo": "ppo", "demo-dpo": "preference", "discrete-ppo": "discrete"}
+# What each job that has a `base` says other than the file where its chain of bases ends.
+DIFFERENCES: dict[str, dict[str, Any]] = {
+    "demo-ppo-fast": {"algorithm.mini_batch_size": 32, "algorithm.prompts_per_step": 32, "steps": 6},
+    "demo-rloo": {
+        "algorithm.advantage_estimator": "rloo",
+        "algorithm.critic_warmup_steps": 0,
+        "algorithm.n_samples_per_prompt": 4,
+        "algorithm.prompts_per_step": 32,
+        "critic": GONE,
+    },
+    "demo-reinforce-pp": {
+        "algorithm.advantage_estimator": "reinforce_pp",
+        "algorithm.critic_warmup_steps": 0,
+        "algorithm.n_samples_per_prompt": 4,
+        "algorithm.prompts_per_step": 32,
+        "critic": GONE,
+    },
+    "demo-grpo": {
+        "algorithm.advantage_estimator": "grpo",
+        "algorithm.aggregation": "sequence_mean",
+        "algorithm.critic_warmup_steps": 0,
+        "algorithm.kl_coef": 1.0,
+        "algorithm.kl_estimator": "k3",
+        "algorithm.kl_horizon": 1000.0,
+        "algorithm.kl_in": "loss",
+        "algorithm.n_samples_per_prompt": 4,
+        "algorithm.prompts_per_step": 32,
+        "critic": GONE,
+    },
+    "demo-dr-grpo": {
+        "algorithm.advantage_estimator": "dr_grpo",
+        "algorithm.aggregation": "constant_length",
+        "algorithm.critic_warmup_steps": 0,
+        "algorithm.kl_coef": 1.0,
+        "algorithm.kl_estimator": "k3",
+        "algorithm.kl_horizon": 1000.0,
+        "algorithm.kl_in": "loss",
+        "algorithm.n_samples_per_prompt": 4,
+        "algorithm.prompts_per_step": 32,
+        "critic": GONE,
+    },
+    "demo-gspo": {
+        "algorithm.advantage_estimator": "grpo",
+        "algorithm.aggregation": "sequence_mean",
+        "algorithm.clip_range": 0.05,
+        "algorithm.critic_warmup_steps": 0,
+        "algorithm.kl_coef": 1.0,
+        "algorithm.kl_estimator": "k3",
+        "algorithm.kl_horizon": 1000.0,
+        "algorithm.kl_in": "loss",
+        "algorithm.n_samples_per_prompt": 4,
+        "algorithm.policy_loss": "gspo",
+        "algorithm.prompts_per_step": 32,
+        "critic": GONE,
+    },
+    "demo-dapo": {
+        "algorithm.advantage_estimator": "grpo",
+        "algorithm.clip_range": 0.2,
+        "algorithm.clip_range_high": 0.28,
+        "algorithm.critic_warmup_steps": 0,
+        "algorithm.dynamic_sampling.max_rounds": 3,
+        "algorithm.dynamic_sampling.min_spread": 0.3,
+        "algorithm.kl_coef": 0.0,
+        "algorithm.kl_horizon": 10000.0,
+        "algorithm.kl_target": None,
+        "algorithm.n_samples_per_prompt": 4,
+        "algorithm.overlong.buffer_tokens": 6,
+        "algorithm.overlong.penalty": 0.5,
+        "algorithm.prompts_per_step": 32,
+        "critic": GONE,
+        "learner.optimizer.lr": 5e-05,
+        "steps": 40,
+    },
+    "demo-ipo": {"objective": "ipo"},
+    "demo-kto": {"objective": "kto"},
+    "demo-mpo": {"objective": "mpo"},
+    "demo-orpo": {"beta": 0.5, "objective": "orpo"},
+    "demo-simpo": {"beta": 2.0, "objective": "simpo", "simpo_margin": 0.5},
+    "discrete-a2c": {
+        "algorithm.kind": "a2c",
+        "algorithm.lr": 0.002,
+        "decisions_per_step": 256,
+        "evaluation.every_steps": 20,
+        "max_minutes": 4.5,
+        "steps": 400,
+    },
+    "discrete-reinforce": {
+        "algorithm.kind": "reinforce",
+        "algorithm.lr": 0.002,
+        "decisions_per_step": 256,
+        "evaluation.every_steps": 20,
+        "max_minutes": 4.5,
+        "steps": 400,
+    },
+    "discrete-clone": {
+        "algorithm.kind": "clone",
+        "algorithm.labelled_share": 0.01,
+        "decisions_per_step": 3200,
+        "env_runners": GONE,
+        "human_loss.coef": 1.0,
+        "human_loss.share": 1.0,
+        "human_loss.shown_right": 0.5,
+        "human_loss.wrong": 0.1,
+        "max_minutes": None,
+        "steps": 5,
+    },
+    "discrete-dqn": {
+        "algorithm.batch_size": 256,
+        "algorithm.epsilon.decisions": 10000,
+        "algorithm.epsilon.end": 0.05,
+        "algorithm.epsilon.start": 1.0,
+        "algorithm.kind": "dqn",
+        "algorithm.learning_starts": 1000,
+        "algorithm.updates_per_decision": 0.0625,
+        "steps": 60,
+    },
+    "discrete-feedback": {
+        "algorithm.batch_size": 64,
+        "algorithm.buffer": 60000,
+        "algorithm.epsilon.decisions": 40000,
+        "algorithm.epsilon.end": 0.05,
+        "algorithm.epsilon.start": 1.0,
+        "algorithm.kind": "dqn",
+        "algorithm.learning_starts": 1000,
+        "algorithm.lr_end": 5e-05,
+        "algorithm.prioritized": False,
+        "algorithm.updates_per_decision": 0.0625,
+        "max_minutes": 4.5,
+        "reward.human.wrong": 0.2,
+        "reward.labels": 0.0,
+        "steps": 45,
+    },
+    "discrete-multitask": {
+        "fusion.kind": "weighted",
+        "max_minutes": 4.5,
+        "tasks.digit.weight": 3.0,
+        "tasks.parity.classes": ["even", "odd"],
+        "tasks.parity.heldout.path": "runs/discrete-data/digits/heldout",
+        "tasks.parity.kind": "decide",
+        "tasks.parity.label": "parity",
+        "tasks.parity.train.path": "runs/discrete-data/digits/train",
+    },
+    "discrete-sequential": {
+        "algorithm.entropy_coef": 0.05,
+        "algorithm.gamma": 1.0,
+        "fusion.stage": "early",
+        "max_minutes": 4.5,
+        "observation.drop": 0.0,
+        "sequential.cost": 0.03,
+        "sequential.first": "image",
+    },
+    "discrete-tune": {
+        "max_minutes": None,
+        "steps": 20,
+        "sweep.concurrent": 1,
+        "sweep.parameters.algorithm.entropy_coef": [0.0, 0.01, 0.03],
+        "sweep.parameters.algorithm.lr.high": 0.003,
+        "sweep.parameters.algorithm.lr.log": True,
+        "sweep.parameters.algorithm.lr.low": 0.0003,
+        "sweep.parameters.fusion.stage": ["early", "late", "hybrid"],
+        "sweep.samples": 6,
+    },
+}
 PPO = [path for path in JOBS if read_job_kind(path) is JobKind.PPO]
 
 
@@ -45,3 +213,34 @@ def test_real_scale_jobs_fill_the_nodes_they_name_without_a_warning(name, gpus, 
 def test_demo_jobs_fit_two_cores(path):
     plan = plan_ppo(load_config(path, [], PPOConfig), gpus_per_node=0, cpus_per_node=2)
     assert len(plan.nodes) == 1
+
+
+def _said(stem: str) -> dict[str, Any]:
+    """Dotted key → value of all that a job's file and its bases say."""
+    path = next(path for path in JOBS if path.stem == stem)
+    cfg = load_config(path, [], read_job_kind(path).config)
+    return dict(_flat(cfg.model_dump(mode="json", exclude_unset=True), ""))
+
+
+def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(values, dict):
+        yield prefix.removesuffix("."), values
+        return
+    for key, value in values.items():
+        yield from _flat(value, f"{prefix}{key}.")
+
+
+def test_every_file_with_a_base_is_in_the_table():
+    based = {path.stem for path in JOBS if "base" in yaml.safe_load(path.read_text())}
+    assert based == DIFFERENCES.keys()
+
+
+@pytest.mark.parametrize("stem", DIFFERENCES)
+def test_a_file_with_a_base_is_the_differences_that_it_is_about(stem):
+    kind = read_job_kind(next(path for path in JOBS if path.stem == stem))
+    root = next(_said(name) for name, of in ROOTS.items() if of == kind)
+    changes = DIFFERENCES[stem]
+    gone = tuple(f"{key}." for key, value in changes.items() if value == GONE)
+    kept = {key: value for key, value in root.items() if not f"{key}.".startswith(gone)}
+    new = {key: value for key, value in changes.items() if value != GONE}
+    assert _said(stem) == kept | new | {"name": stem.removeprefix("demo-")}
