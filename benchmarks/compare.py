@@ -78,13 +78,13 @@ def _check_demo(paths: Paths) -> None:
 
 def _train(name: str, paths: Paths, seed: int) -> None:
     if name in algorithms.OFFLINE:
-        preference.run(_into(paths, algorithms.offline(name, paths, FULL_PROFILE, seed)))
+        preference.run(_into(paths, algorithms.offline(name, paths, seed)))
     elif name in studies.NAMES:
         if name in studies.FEW_PAIRS_RUNS:
             _few_pairs_reward_model(paths, seed)
         ppo.run(_into(paths, studies.config(name, paths, FULL_PROFILE, seed)))
     else:
-        ppo.run(_into(paths, algorithms.online(name, paths, FULL_PROFILE, seed)))
+        ppo.run(_into(paths, algorithms.online(name, paths, seed)))
 
 
 def _into(paths: Paths, cfg: Any) -> Any:

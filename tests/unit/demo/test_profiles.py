@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import algorithms
-from mmrlhf_ray.config import EvaluateConfig, PPOConfig, PreferenceConfig, RewardModelConfig, SFTConfig, load_config
+from mmrlhf_ray.config import EvaluateConfig, PPOConfig, RewardModelConfig, SFTConfig, load_config
 from mmrlhf_ray.demo import profiles
 from mmrlhf_ray.demo.profiles import FAST_PROFILE, FULL_PROFILE, Paths
 
@@ -26,14 +25,6 @@ PATHS = Paths(Path("runs/demo"))
             profiles.ppo(PATHS, FAST_PROFILE, 0).model_copy(update={"name": "ppo-fast"}),
         ),
         ("demo-evaluate.yaml", EvaluateConfig, profiles.evaluate(PATHS, FULL_PROFILE, 0)),
-        *(
-            (f"demo-{name}.yaml", PPOConfig, algorithms.online(name, PATHS, FULL_PROFILE, 0))
-            for name in algorithms.ONLINE
-        ),
-        *(
-            (f"demo-{name}.yaml", PreferenceConfig, algorithms.offline(name, PATHS, FULL_PROFILE, 0))
-            for name in algorithms.OFFLINE
-        ),
     ],
 )
 def test_job_files_say_what_the_demo_does(file, kind, expected):
