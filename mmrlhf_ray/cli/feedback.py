@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmrlhf_ray.cli.feedback_files import app as files_app
+from mmrlhf_ray.errors import needs
 
 if TYPE_CHECKING:
     from mmrlhf_ray.config import FeedbackConfig
@@ -37,6 +38,7 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="With items of Omni-Digits, made here.")] = False,
 ) -> None:
     """Start the app; Ctrl-C ends it."""
+    needs("feedback")
     given = {"host": host, "port": port}
     cfg = _config(
         config, [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
@@ -60,6 +62,7 @@ def add(
     overrides: Overrides = None,
 ) -> None:
     """Make an account and print its token, which is not shown again."""
+    needs("feedback")
     from mmrlhf_ray.feedback.collect.accounts import add_annotator
     from mmrlhf_ray.feedback.collect.tables import COMMAND
 
@@ -71,6 +74,7 @@ def add(
 @annotators.command("list")
 def list_annotators(config: ConfigFile = None, overrides: Overrides = None) -> None:
     """All accounts, with their votes."""
+    needs("feedback")
     from rich.console import Console
     from rich.table import Table
     from sqlalchemy import func, select
@@ -94,6 +98,7 @@ def remove(
     overrides: Overrides = None,
 ) -> None:
     """Close an account; its votes stay unless --erase is given."""
+    needs("feedback")
     from mmrlhf_ray.feedback.collect.accounts import remove_annotator
     from mmrlhf_ray.feedback.collect.erase import erase_annotator
     from mmrlhf_ray.feedback.collect.tables import COMMAND
@@ -119,6 +124,7 @@ def export(
 
     Prompts and media go into the same directory.
     """
+    needs("feedback")
     from mmrlhf_ray.feedback.collect.export import parse_time
     from mmrlhf_ray.feedback.collect.export_files import write_export
     from mmrlhf_ray.feedback.collect.tables import COMMAND, note
@@ -145,6 +151,7 @@ def implicit(
 
     From the events of a deployed model to what `data.path` takes.
     """
+    needs("feedback")
     from mmrlhf_ray.feedback.collect.observed import write_implicit
 
     cfg = _config(config, overrides)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mmrlhf_ray.errors import needs
+
 app = typer.Typer()
 
 Export = Annotated[Path, typer.Argument(metavar="X.PARQUET", help="What `mmrlhf feedback export` wrote.")]
@@ -17,6 +19,7 @@ def agreement(export: Export, seed: Annotated[int, typer.Option(min=0, help="Of 
 
     And how reliable each of them is.
     """
+    needs("feedback")
     from rich.console import Console
 
     from mmrlhf_ray.feedback.annotations import comparisons_of

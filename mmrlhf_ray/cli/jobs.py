@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from mmrlhf_ray.errors import needs
+
 JobFile = Annotated[Path, typer.Argument(help="YAML file of the job, e.g. one of jobs/.")]
 Overrides = Annotated[
     list[str] | None,
@@ -34,6 +36,8 @@ class JobCommand:
     """Its run() takes `resume`."""
     sweep: str | None = None
     """Module whose `run(cfg)` is for `--sweep`."""
+    extra: str | None = None
+    """What has to be installed beyond the core; a key of errors.EXTRAS."""
 
 
 JOBS = (
@@ -65,6 +69,7 @@ JOBS = (
         "iterate",
         "Turn people's votes into a better policy, in rounds.",
         "mmrlhf_ray.pipelines.iterate.job",
+        extra="feedback",
     ),
     JobCommand(
         "discrete",
@@ -104,6 +109,8 @@ def _run(job: JobCommand, file: Path, overrides: list[str], resume: bool, sweep:
     from mmrlhf_ray.config import JobKind, load_config
 
     cfg = load_config(file, overrides, JobKind(job.name).config)
+    if job.extra:
+        needs(job.extra)
     if dry_run:
         from mmrlhf_ray.planning.dry_run import dry_run as plan
 

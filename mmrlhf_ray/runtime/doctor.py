@@ -22,6 +22,7 @@ Status = Literal["ok", "warn", "fail"]
 _GIB = 1024**3
 
 # Ranges in which the suite passed; pyproject.toml holds the same.
+_PYTHONS = ((3, 11), (3, 13))
 SUPPORTED = {
     "ray": ">=2.60,<2.61",
     "deepspeed": ">=0.19.8,<0.20",
@@ -132,21 +133,21 @@ def install_shim() -> None:
 
 
 def check_python() -> Finding:
-    good = sys.version_info[:2] == (3, 11)
+    good = _PYTHONS[0] <= sys.version_info[:2] <= _PYTHONS[1]
     return Finding(
         "python",
         "ok" if good else "fail",
         f"{platform.python_version()} in {sys.prefix}",
-        "" if good else "make the environment with Python 3.11 (`make setup` looks for python3.11)",
+        "" if good else "make the environment with Python 3.11, 3.12 or 3.13: make setup PYTHON=/path/to/python3.11",
     )
 
 
 def check_version(name: str) -> Finding:
     version, wanted = _version(name), SUPPORTED[name]
     if version is None:
-        return Finding(name, "fail", "not installed", "pip install 'mmrlhf-ray[cpu]' (or [gpu]) -c constraints.txt")
+        return Finding(name, "fail", "not installed", "pip install 'mmrlhf-ray[cpu]' -c constraints/cpu.txt (or gpu)")
     good = SpecifierSet(wanted).contains(version, prereleases=True)
-    remedy = "" if good else f"install {name}{wanted}, the range that was tested: pip install -c constraints.txt {name}"
+    remedy = "" if good else f"install {name}{wanted}, the range that was tested; constraints/ has the exact version"
     return Finding(name, "ok" if good else "fail", version, remedy)
 
 
@@ -188,7 +189,7 @@ def check_imports() -> Finding:
     if done.returncode == 0:
         return Finding("imports", "ok", "torchvision, torchaudio, transformers and vllm import")
     last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-    remedy = "mend the findings above first; else reinstall with `-c constraints.txt`"
+    remedy = "mend the findings above first; else reinstall with `-c constraints/cpu.txt` (or gpu)"
     return Finding("imports", "fail", last[0] if last else "import failed", remedy)
 
 

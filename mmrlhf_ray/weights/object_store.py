@@ -70,7 +70,7 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
     def _refused(self, name: str, tensor: torch.Tensor, why: str) -> RunError:
         return RunError(
             f"weight push: the sampler's {type(self.model).__name__} has no place for {name!r} {list(tensor.shape)}; "
-            "use versions of transformers and vLLM that name this model's weights alike (constraints.txt), or mend "
+            "use versions of transformers and vLLM that name this model's weights alike (constraints/), or mend "
             f"checkpoint_name() of its family in mmrlhf_ray/models{why[:_WHY]}"
         )
 

@@ -39,7 +39,7 @@ def test_manifests_are_what_they_say() -> None:
 
 @pytest.mark.parametrize("spec", _cluster_specs(), ids=["RayCluster", "RayJob"])
 def test_clusters_have_the_pinned_ray_a_token_shared_storage_and_memory(spec: dict[str, Any]) -> None:
-    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = (ROOT / "constraints" / "cpu.txt").read_text().splitlines()
     assert f"ray=={spec['rayVersion']}" in pins
     assert spec["authOptions"] == {"mode": "token"}
     for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
@@ -63,6 +63,8 @@ def test_the_job_manifest_runs_a_job_that_exists_and_the_image_holds_it() -> Non
 
 def test_extras_of_the_image_and_the_makefile_are_the_packages() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {"cpu", "gpu", "dev"} <= set(extras)
+    assert {"cpu", "gpu", "feedback", "onnx", "dev"} == set(extras)
+    assert ".[$(EXTRA),feedback,onnx,dev]" in (ROOT / "Makefile").read_text()
+    assert all((ROOT / "constraints" / f"{extra}.txt").is_file() for extra in ("cpu", "gpu"))
     assert "ARG EXTRA=cpu" in (CLUSTER / "Dockerfile").read_text()
     assert "EXTRA ?= cpu" in (ROOT / "Makefile").read_text()

@@ -30,7 +30,7 @@ def test_a_version_outside_the_tested_range_fails(versions: Callable[..., None])
     assert "transformers>=5.16.1,<5.20" in finding.remedy
     assert doctor.check_version("torch").status == "ok"
     assert doctor.check_version("ray") == Finding(
-        "ray", "fail", "not installed", "pip install 'mmrlhf-ray[cpu]' (or [gpu]) -c constraints.txt"
+        "ray", "fail", "not installed", "pip install 'mmrlhf-ray[cpu]' -c constraints/cpu.txt (or gpu)"
     )
 
 
