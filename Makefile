@@ -23,7 +23,7 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 # A Python that is asked for replaces an environment of another; else what is there stays, and the first found is taken.
 WHICH := import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) and print(sys.base_prefix, sys.version.split()[0])
 ifdef PYTHON
-ifneq ($(shell "$(PYTHON)" -c '$(WHICH)' 2>&1),$(shell $(BIN)/python -c '$(WHICH)' 2>&1))
+ifneq ($(shell ("$(PYTHON)" -c '$(WHICH)') 2> /dev/null),$(shell ($(BIN)/python -c '$(WHICH)') 2> /dev/null))
 OTHER_PYTHON := other-python
 endif
 else
