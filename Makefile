@@ -103,8 +103,7 @@ slow: $(READY)
 
 # Write down what is installed, after a change of versions that passed `make test`.
 constraints: $(READY)
-	@{ sed -n '/^#/p' $(PINS); $(PIP) freeze --exclude-editable --exclude setuptools \
-	    | sed -E 's/\+cpu$$//; /^(nvidia|cuda)-/d'; } > $(PINS).new
+	@{ sed -n '/^#/p' $(PINS); $(PIP) freeze --exclude-editable --exclude setuptools | sed 's/+cpu$$//'; } > $(PINS).new
 	@mv $(PINS).new $(PINS)
 
 clean:
