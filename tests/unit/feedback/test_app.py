@@ -2,7 +2,6 @@
 
 import json
 import re
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from mmrlhf_ray.feedback.collect.accounts import hashed
 from mmrlhf_ray.feedback.collect.tables import Annotator, Audit, Base, WebSession
 from tests.unit.feedback.world import World, fill, pair
 
-UUID = str(uuid.uuid4()).encode()
+UUID = b"0b9d7f8e-3c55-4f0a-9d2b-6a1f4f1f7f10"
 PUBLIC = {("/login", "GET"), ("/login", "POST")}
 ROLES = {
     "/api/lease": {"annotator", "reviewer", "admin"},

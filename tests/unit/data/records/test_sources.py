@@ -115,7 +115,6 @@ def make_socket(root):
         (None, {"bytes": None, "path": "../secret.png"}, "leads out of"),
         (None, {"bytes": None, "path": "https://example.org/a.png"}, "is an address"),
     ],
-    ids=str,
 )
 def test_what_leads_elsewhere_or_nowhere_is_refused(place, prepare, reference, reason):
     if prepare is not None:
