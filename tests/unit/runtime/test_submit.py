@@ -29,9 +29,11 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_relative_paths_become_absolute_and_absolute_ones_stay(checkout: Path) -> None:
-    job = submit.prepare(Path("jobs/tiny.yaml"), ["engine.zero_stage=1"], LOCAL, root=Path("/mnt/team"), resume=True)
+    job = submit.prepare(
+        Path("jobs/tiny.yaml"), ["learner.engine.zero_stage=1"], LOCAL, root=Path("/mnt/team"), resume=True
+    )
     assert shlex.split(job.entrypoint) == [
-        sys.executable, "-m", "mmrlhf_ray.cli", "sft", "jobs/tiny.yaml", "engine.zero_stage=1",
+        sys.executable, "-m", "mmrlhf_ray.cli", "sft", "jobs/tiny.yaml", "learner.engine.zero_stage=1",
         "output_dir=/mnt/team/runs", "model.path=/mnt/team/runs/base", "eval_data.path=/mnt/team/runs/held-out",
         "--resume",
     ]  # fmt: skip
