@@ -40,7 +40,10 @@ def _jsonl(path: Path, *rows: Mapping[str, Any]) -> Path:
         ),
         ("rewards=[{{name: f, kind: function, function: exact_mach}}]", ("exact_mach", "exact_match")),
         ("algorithm={{advantage_estimator: grpo}}", ("n_samples_per_prompt",)),
-        ("placement.policy.replicas=24", ("needs 6 CPUs", "lower placement.policy.num_cpus")),
+        (
+            "placement.policy.replicas=24",
+            ("CPUs, the job needs 6: ", "lower placement.policy.num_cpus", "This would fit:"),
+        ),
     ],
 )
 def test_wrong_keys(ppo_job: Path, model_dir: Path, tmp_path: Path, wrong: str, expected: tuple[str, ...]) -> None:
