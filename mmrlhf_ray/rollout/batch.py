@@ -36,7 +36,7 @@ class Prompts:
     features: "ray.ObjectRef[pa.Table]"
     stats: TakeStats
     records: tuple["ray.ObjectRef[pa.Table]", ...] = ()
-    """PROMPT of these prompts, where only the encoder reads them."""
+    """PROMPT of these prompts, for those who score by text."""
 
 
 @dataclass(frozen=True)

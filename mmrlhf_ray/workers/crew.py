@@ -141,7 +141,7 @@ def start_encoder(
         quarantine_to=run_dir.resolve(),
         seed=cfg.seed,
     )
-    prompts = PromptServer(group, cfg.deadlines.stage_s, cfg.data.streaming)
+    prompts = PromptServer(group, cfg.deadlines.stage_s)
     return prompts, prompts.check_prompts(cfg.deadlines.start_s)
 
 

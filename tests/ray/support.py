@@ -23,7 +23,7 @@ ANSWER_S = 120.0
 def encoded_prompts(model_dir: Path, config: DataConfig, scratch: Path) -> tuple[pa.Table, pa.Table, pa.Table]:
     """All usable prompts as ENCODED_PROMPT, with their MEDIA and FEATURES."""
     encoder = PromptEncoder(str(model_dir), config, read_records(config, PROMPT, scratch), scratch, seed=0)
-    prompts, media, features, _ = encoder.slice(0, encoder.check_prompts())
+    prompts, media, features, _, _ = encoder.slice(0, encoder.check_prompts())
     return prompts, media, features
 
 

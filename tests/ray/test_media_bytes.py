@@ -50,7 +50,7 @@ def test_every_clip_crosses_once(
     records = read_records(config, PROMPT, tmp_path)
     encoder = ray.remote(PromptEncoder).options(num_cpus=0).remote(str(model_dir), config, records, tmp_path, 0)
     group = ActorGroup(("encoder-0",), (encoder,))
-    server = PromptServer(group, ANSWER_S, streaming)
+    server = PromptServer(group, ANSWER_S)
     server.check_prompts(START_S)
     crossed: list[ray.ObjectRef] = []
     put = ray.put

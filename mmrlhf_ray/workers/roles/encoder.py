@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,8 +29,8 @@ from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT, check
 
-_Served = tuple[pa.Table, pa.Table, pa.Table, TakeStats]
-"""ENCODED_PROMPT, MEDIA, FEATURES."""
+_Served = tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]
+"""ENCODED_PROMPT, MEDIA, FEATURES, PROMPT."""
 _SUBSTITUTES = 100
 """Rows that are tried in place of a bad one."""
 
@@ -52,7 +52,6 @@ class PromptEncoder:
         self._cache = prompt_cache(model_path, data)
         self._records = records
         self._store: RowStore
-        self._taken: dict[int, LoadedRow] = {}
 
     @ray.method
     def check_prompts(self) -> int:
@@ -69,28 +68,20 @@ class PromptEncoder:
         self._store = store.without(bad)
         return self._store.rows
 
-    @ray.method(num_returns=4)
+    @ray.method(num_returns=5)
     def take(self, cursor: int, n: int) -> _Served:
         """Prompts `cursor` … `cursor + n − 1` of an endless sequence of seeded shuffles of all prompts.
 
         A bad row that turns up only now is dealt with as `data.on_bad_row` says; in its place comes another, drawn
-        for that position, so that all other positions stay what they are. Returns ENCODED_PROMPT in that order, and
-        MEDIA and FEATURES with each clip once. Raises DataError.
+        for that position, so that all other positions stay what they are. Returns ENCODED_PROMPT and PROMPT in that
+        order, and MEDIA and FEATURES with each clip once. Raises DataError.
         """
         start, misses = time.monotonic(), self._cache.misses
         rows = [self._at(position) for position in range(cursor, cursor + n)]
         _refuse_conflicts([encoded.row for encoded in rows])
-        self._taken = {position: encoded.row for position, encoded in enumerate(rows, start=cursor)}
         return self._serve(list(enumerate(rows, cursor)), start, misses)
 
-    @ray.method
-    def prompts(self, cursor: int, n: int) -> pa.Table:
-        """The PROMPT records of take(cursor, n). They are at hand for the batch that was taken last, and else read
-        again."""
-        rows = [self._taken.get(position) or self._at(position).row for position in range(cursor, cursor + n)]
-        return pa.Table.from_pylist([row.record for row in rows], schema=PROMPT)
-
-    @ray.method(num_returns=4)
+    @ray.method(num_returns=5)
     def slice(self, first: int, last: int) -> _Served:
         """Prompts first … last − 1 in the order of the files, for evaluation. Raises DataError for a bad one, which
         nothing can stand in for."""
@@ -148,7 +139,8 @@ class PromptEncoder:
             media_bytes_unique=unique,
             processor_calls=self._cache.misses - misses,
         )
-        return pa.Table.from_pylist(encoded, schema=ENCODED_PROMPT), media, table, stats
+        records = pa.Table.from_pylist([row.row.record for _, row in rows], schema=PROMPT)
+        return pa.Table.from_pylist(encoded, schema=ENCODED_PROMPT), media, table, records, stats
 
     def _table_row(self, group_id: int, encoded: _Encoded) -> dict[str, Any]:
         """The row of ENCODED_PROMPT."""
@@ -184,8 +176,6 @@ class PromptServer:
 
     group: ActorGroup[PromptEncoder]
     deadline_s: float
-    streaming: bool = False
-    """Whether the encoder alone reads the prompts."""
 
     def check_prompts(self, seconds: float) -> int:
         """As PromptEncoder.check_prompts(), which must come before the rest."""
@@ -194,10 +184,7 @@ class PromptServer:
 
     def take(self, cursor: int, n: int) -> Prompts:
         """The next `n` prompts from `cursor` on."""
-        prompts = self._fetch(self._encoder.take.remote(cursor, n))
-        if not self.streaming:
-            return prompts
-        return replace(prompts, records=(self._encoder.prompts.remote(cursor, n),))
+        return self._fetch(self._encoder.take.remote(cursor, n))
 
     def slice(self, first: int, last: int) -> Prompts:
         """Prompts first … last − 1 in file order."""
@@ -208,7 +195,7 @@ class PromptServer:
         return self.group.handles[0]
 
     def _fetch(self, served: "ray.ObjectRef[_Served]") -> Prompts:
-        # With num_returns=4 Ray gives a reference for each part, which its types do not say.
-        table, media, features, stats = cast(list["ray.ObjectRef[Any]"], served)
+        # With num_returns=5 Ray gives a reference for each part, which its types do not say.
+        table, media, features, records, stats = cast(list["ray.ObjectRef[Any]"], served)
         got = deadline_get([table, stats], self.deadline_s, "encoding prompts", self.group.names * 2)
-        return Prompts(check(got[0], ENCODED_PROMPT, "PromptServer"), media, features, got[1])
+        return Prompts(check(got[0], ENCODED_PROMPT, "PromptServer"), media, features, got[1], (records,))

@@ -87,10 +87,11 @@ def test_another_seed_is_another_order(omni: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_served(omni: Path, omni_encoder: Encoder, tmp_path: Path) -> None:
-    prompts, media, features, stats = server(omni, tmp_path, facts_column="facts").slice(1, 6)
+    prompts, media, features, asked, stats = server(omni, tmp_path, facts_column="facts").slice(1, 6)
     check(prompts, ENCODED_PROMPT, "test")
     check(media, MEDIA, "test")
     check(features, FEATURES, "test")
+    assert check(asked, PROMPT, "test").to_pylist() == [prompt(i) for i in range(1, 6)]
     assert prompts.column("prompt_id").to_pylist() == [f"p{i}" for i in range(1, 6)]
     for number, row in enumerate(prompts.to_pylist(), start=1):
         want = encode(omni_encoder, [CLIPS[number % 3]])
@@ -107,15 +108,6 @@ def test_what_is_served(omni: Path, omni_encoder: Encoder, tmp_path: Path) -> No
     size = sum(a.nbytes for f in arrays.values() for a in f.values()) + sum(len(c.data) for c in CLIPS)
     assert stats.media_bytes == stats.media_bytes_unique == size
     assert stats.processor_calls == 0, "all were encoded when they were checked"
-
-
-def test_the_records_of_any_positions(omni: Path, tmp_path: Path) -> None:
-    encoder = server(omni, tmp_path)
-    ids = taken(encoder, 3, 9)
-    for cursor, n in ((3, 9), (5, 2), (0, 12)):
-        found = check(encoder.prompts(cursor, n), PROMPT, "test").column("prompt_id").to_pylist()
-        assert found == taken(server(omni, tmp_path), cursor, n)
-    assert ids == encoder.prompts(3, 9).column("prompt_id").to_pylist()
 
 
 def test_an_evaluation_names_a_bad_row_that_was_not_checked(omni: Path, tmp_path: Path) -> None:
