@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ import yaml
 
 from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.data.records.readers import read_records, write_records
+from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.schema import MEDIA, PROMPT
 from tests.cluster import Cluster, local_cluster
-from tests.e2e.support import Finished, start
+from tests.e2e.support import Finished, Here, in_process, start
+from tests.shared_ray import nothing_is_left, session
+
+__all__ = ["nothing_is_left", "session"]
 
 STEPS = 5
 _DEADLINE_S = 400.0
@@ -48,6 +53,12 @@ def _with_bad_rows(source: Path, target: Path) -> None:
     rows.append(picture | {"prompt_id": "half-a-picture", "media_ids": [half["media_id"]]})
     rows.append(next(r for r in rows if r["modality"] == "text") | {"prompt_id": "long", "messages": json.dumps(long)})
     write_records(target, pa.Table.from_pylist(rows, PROMPT), pa.Table.from_pylist([*media, half], MEDIA))
+
+
+@pytest.fixture
+def here(session: SessionInfo, capfd: pytest.CaptureFixture[str]) -> Here:
+    """`here("ppo", "job.yaml", cwd=directory)`: the command in this process, on the Ray that tests share."""
+    return partial(in_process, capfd)
 
 
 @pytest.fixture(scope="session")

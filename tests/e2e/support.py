@@ -6,10 +6,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
+
+import pytest
+
+from mmrlhf_ray.cli import main as cli
 
 COMMAND = str(Path(sys.executable).with_name("mmrlhf"))
 _MARK = "MMRLHF_TEST"
@@ -86,6 +90,23 @@ def start(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> Runn
 def mmrlhf(*arguments: str, cwd: Path, timeout_s: float = 180.0) -> Finished:
     """Run the command to its end."""
     return start(*arguments, cwd=cwd).finish(timeout_s)
+
+
+Here = Callable[..., Finished]
+
+
+def in_process(capture: pytest.CaptureFixture[str], *arguments: str, cwd: Path) -> Finished:
+    """Run the command in this process, from its arguments to its exit status: no Python starts and imports anew."""
+    capture.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in cli.QUIET.items():
+            patch.setenv(key, os.environ.get(key, value))  # main() sets them for the process; here for this command
+        patch.setattr(sys, "argv", [COMMAND, *arguments])
+        patch.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert isinstance(ended.value.code, int), ended.value.code
+    return Finished(ended.value.code, *capture.readouterr())
 
 
 def refused(finished: Finished, *expected: str) -> None:

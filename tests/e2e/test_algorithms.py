@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mmrlhf_ray.runtime.metrics import read_metrics
-from tests.e2e.support import mmrlhf
+from tests.e2e.support import Here
 
 STEPS = 4
 CLOSE = 1e-6
@@ -61,8 +61,10 @@ def job(ppo_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "job.yaml"
 
 
-def test_missing_scores_costs_and_refilled_prompts_in_one_run_that_resumes(job: Path, tmp_path: Path) -> None:
-    finished = mmrlhf("ppo", str(job), cwd=tmp_path, timeout_s=300)
+def test_missing_scores_costs_and_refilled_prompts_in_one_run_that_resumes(
+    here: Here, job: Path, tmp_path: Path
+) -> None:
+    finished = here("ppo", str(job), cwd=tmp_path)
     assert finished.returncode == 0, finished.err
     assert "unsure" in finished.err
     assert "no opinion on text" in finished.err
@@ -82,7 +84,7 @@ def test_missing_scores_costs_and_refilled_prompts_in_one_run_that_resumes(job: 
         assert moved == pytest.approx(0.05 * (before["cost_words"] - 3.0), abs=1e-6) or after["lagrange_words"] == 0.0
 
     # The last checkpoint is of step 2: the steps after it are made again, and come out the same.
-    resumed = mmrlhf("ppo", str(job), "--resume", cwd=tmp_path, timeout_s=300)
+    resumed = here("ppo", str(job), "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.err
     again = read_metrics(job.parent / "run")
     assert again[2]["time"] > rows[-1]["time"]

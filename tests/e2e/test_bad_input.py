@@ -1,4 +1,7 @@
-"""What a user may get wrong: one clear message that names the place and the remedy, and no trace of Python or Ray."""
+"""What a user may get wrong: one clear message that names the place and the remedy, and no trace of Python or Ray.
+
+Two are commands of their own, one that ends before Ray starts and one after; the others run in this process.
+"""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.demo.digits import digit_png, digits_of
-from tests.e2e.support import mmrlhf, overrides, refused
+from tests.e2e.support import Here, mmrlhf, overrides, refused
 
 pytestmark = pytest.mark.e2e
 
@@ -24,31 +27,6 @@ def _empty_wav() -> bytes:
 def _jsonl(path: Path, *rows: Mapping[str, Any]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-@pytest.mark.parametrize(
-    ("wrong", "expected"),
-    [
-        ("data.path=nowhere/prompts.jsonl", ("nowhere/prompts.jsonl does not exist", "correct the path")),
-        ("policy.path=nowhere/model", ("nowhere/model: no such model directory", "check the path")),
-        ("algorithm.kl_coeff=0.1", ("algorithm.kl_coeff", "kl_coef")),
-        ("algorithm.mini_batch_size=7", ("algorithm.mini_batch_size=7", "must be a multiple")),
-        ("sampling.max_response_tokens=5000", ("learner.engine.micro_batch_tokens=4096 is less than",)),
-        (
-            "rewards=[{{name: rm, kind: model, model: {{path: {model_dir}}}}}]",
-            ("scalar_head.safetensors", "mmrlhf reward-model"),
-        ),
-        ("rewards=[{{name: f, kind: function, function: exact_mach}}]", ("exact_mach", "exact_match")),
-        ("algorithm={{advantage_estimator: grpo}}", ("n_samples_per_prompt",)),
-        (
-            "placement.policy.replicas=24",
-            ("CPUs, the job needs 6: ", "lower placement.policy.num_cpus", "This would fit:"),
-        ),
-    ],
-)
-def test_wrong_keys(ppo_job: Path, model_dir: Path, tmp_path: Path, wrong: str, expected: tuple[str, ...]) -> None:
-    asked = [f"output_dir={tmp_path}", wrong.format(model_dir=model_dir)]
-    refused(mmrlhf("ppo", str(ppo_job), *asked, cwd=tmp_path), *expected)
 
 
 def test_a_job_file_that_is_not_there(tmp_path: Path) -> None:
@@ -83,17 +61,46 @@ def test_rows_that_cannot_be_used_are_named_with_what_to_do(ppo_job: Path, tmp_p
     assert "(fine)" not in finished.err
 
 
-def test_a_prompt_that_is_longer_than_the_context(ppo_job: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ("data.path=nowhere/prompts.jsonl", ("nowhere/prompts.jsonl does not exist", "correct the path")),
+        ("policy.path=nowhere/model", ("nowhere/model: no such model directory", "check the path")),
+        ("algorithm.kl_coeff=0.1", ("algorithm.kl_coeff", "kl_coef")),
+        ("algorithm.mini_batch_size=7", ("algorithm.mini_batch_size=7", "must be a multiple")),
+        ("sampling.max_response_tokens=5000", ("learner.engine.micro_batch_tokens=4096 is less than",)),
+        (
+            "rewards=[{{name: rm, kind: model, model: {{path: {model_dir}}}}}]",
+            ("scalar_head.safetensors", "mmrlhf reward-model"),
+        ),
+        ("rewards=[{{name: f, kind: function, function: exact_mach}}]", ("exact_mach", "exact_match")),
+        ("algorithm={{advantage_estimator: grpo}}", ("n_samples_per_prompt",)),
+        (
+            "placement.policy.replicas=24",
+            ("has 2 CPUs, the job needs 6: ", "lower placement.policy.num_cpus", "This would fit:"),
+        ),
+    ],
+)
+def test_wrong_keys(
+    here: Here, ppo_job: Path, model_dir: Path, tmp_path: Path, wrong: str, expected: tuple[str, ...]
+) -> None:
+    asked = [f"output_dir={tmp_path}", wrong.format(model_dir=model_dir)]
+    refused(here("ppo", str(ppo_job), *asked, cwd=tmp_path), *expected)
+
+
+def test_a_prompt_that_is_longer_than_the_context(here: Here, ppo_job: Path, tmp_path: Path) -> None:
     asked = overrides(output_dir=tmp_path, data__on_bad_row="quarantine", data__max_prompt_tokens=8)
     refused(
-        mmrlhf("ppo", str(ppo_job), *asked, cwd=tmp_path),
+        here("ppo", str(ppo_job), *asked, cwd=tmp_path),
         "no usable row",
         "tokens (media included), more than data.max_prompt_tokens=8",
         "raise data.max_prompt_tokens",
     )
 
 
-def test_a_demonstration_that_is_longer_than_the_context(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_a_demonstration_that_is_longer_than_the_context(
+    here: Here, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
     """Found by a Ray Data worker, told by the driver."""
     rows = pq.read_table(data_dir / "demonstrations" / "records.parquet").to_pylist()
     text = next(row for row in rows if row["modality"] == "text")
@@ -107,7 +114,7 @@ def test_a_demonstration_that_is_longer_than_the_context(model_dir: Path, data_d
     job.write_text(f"job: sft\nname: sft\nmodel: {{path: {model_dir}}}\nsteps: 1\nbatch_size: 2\n")
     asked = overrides(data__path=demonstrations, data__max_prompt_tokens=64, workers__num_cpus=0.2, device="cpu")
     refused(
-        mmrlhf("sft", str(job), *asked, cwd=tmp_path),
+        here("sft", str(job), *asked, cwd=tmp_path),
         "1 of 2 rows cannot be used",
         "demonstrations.jsonl, line 2 (long): ",
         "max_prompt_tokens",

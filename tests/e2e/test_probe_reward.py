@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mmrlhf_ray.schema import PROBE
-from tests.e2e.support import mmrlhf
+from tests.e2e.support import Here
 
 PROBES = ("empty", "repeated", "very_long", "prompt_copied", "every_answer", "media_removed", "media_swapped")
 MODALITIES = {"text", "image", "audio", "image+audio", "video"}
@@ -42,14 +42,14 @@ def accuracy(weight: float) -> dict[str, Any]:
 
 
 def test_the_figures_are_those_of_the_table(
-    model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path: Path
+    here: Here, model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     rewards = [
         {"name": "model", "kind": "model", "model": {"path": str(reward_model_dir)}, "weight": MODEL},
         accuracy(RIGHT),
         {"name": "usual", "kind": "fluency", "weight": FLUENCY},
     ]
-    finished = mmrlhf("probe-reward", job(model_dir, data_dir, tmp_path, rewards=rewards), cwd=tmp_path)
+    finished = here("probe-reward", job(model_dir, data_dir, tmp_path, rewards=rewards), cwd=tmp_path)
     assert finished.returncode == 1, finished.err  # a model of random weights is fooled by something
     run_dir = tmp_path / "runs" / "probe"
     assert f"Figures: {run_dir}/probe.json. Responses: {run_dir}/probe.parquet" in finished.out.replace("\n", "")
@@ -89,9 +89,9 @@ def same(said: Mapping[str, Any], differences: list[float]) -> None:
     assert worst == pytest.approx(sorted(differences, reverse=True)[:3])
 
 
-def test_a_reward_that_nothing_fools_passes(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_a_reward_that_nothing_fools_passes(here: Here, model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
     file = job(model_dir, data_dir, tmp_path, rewards=[accuracy(1.0)], where={"style": "grounded"}, prompts=5)
-    finished = mmrlhf("probe-reward", file, cwd=tmp_path)
+    finished = here("probe-reward", file, cwd=tmp_path)
     assert finished.returncode == 0, finished.err
     assert "MISSED" not in finished.out
     assert finished.out.count("passed  ") == len(PROBES)
