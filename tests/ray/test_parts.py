@@ -37,7 +37,7 @@ def experience(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPat
     allowed = [i for i in range(len(encoder.tokenizer)) if i not in encoder.banned_token_ids]
     rows = []
     for number, prompt in enumerate(prompts.to_pylist()):
-        kept = ("prompt_id", "task", "modality", "prompt_token_ids", "facts_token_ids", "media_ids")
+        kept = ("group_id", "prompt_id", "task", "modality", "prompt_token_ids", "facts_token_ids", "media_ids")
         per_token = dict.fromkeys(("rewards", "ref_logprobs", "values", "returns"), [0.0] * 4)
         rows.append(
             {name: prompt[name] for name in kept}

@@ -75,9 +75,8 @@ def _experience(model: torch.nn.Module, model_dir: Path, prompts: pa.Table, feat
         of_kind = by_kind["text" if number in TEXT_ROWS else "image"]
         prompt = of_kind[number % len(of_kind)]
         length = int(rng.integers(3, 9))
-        row = {
-            k: prompt[k] for k in ("prompt_id", "task", "modality", "prompt_token_ids", "facts_token_ids", "media_ids")
-        }
+        kept = ("group_id", "prompt_id", "task", "modality", "prompt_token_ids", "facts_token_ids", "media_ids")
+        row = {name: prompt[name] for name in kept}
         row |= {
             "sample_id": str(number),
             "policy_version": 0,
