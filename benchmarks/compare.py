@@ -131,7 +131,7 @@ def _result_file(paths: Paths, name: str) -> Path:
 
 
 def _save(paths: Paths, name: str, result: Mapping[str, float]) -> None:
-    """Written last: what has a result is whole."""
+    """Written last: what has a result is complete."""
     partial = _result_file(paths, name).with_suffix(".partial")
     partial.write_text(json.dumps(result))
     os.replace(partial, _result_file(paths, name))

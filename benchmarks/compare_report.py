@@ -40,7 +40,7 @@ class Compared:
 
     @property
     def better(self) -> str:
-        """What the interval says."""
+        """The verdict of the interval."""
         if self.gain.low > 0:
             return "yes"
         return "worse" if self.gain.high < 0 else "no" if self.minutes else ""

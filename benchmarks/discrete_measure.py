@@ -48,7 +48,7 @@ VARIANTS = (
 
 
 def measure(jobs: Path, out: Path, seeds: Sequence[int], wanted: Sequence[str] = ()) -> str:
-    """Run and write; the table as Markdown. wanted: beginnings of the variants' names, none = all."""
+    """Run and write; the table as Markdown. wanted: beginnings of the variants' names, None = all."""
     chosen = [v for v in VARIANTS if not wanted or v.name.startswith(tuple(wanted))]
     found: dict[str, list[Outcome]] = {}
     with ray_session():

@@ -203,7 +203,7 @@ def run(checkout: Path, out: Path, material: Path) -> None:
 
 
 def figures(directory: Path) -> dict[str, str]:
-    """What was measured, as "step 3 loss" → its digits as they are written, and "weights of FILE" → SHA-256."""
+    """The measured figures, as "step 3 loss" → its digits as they are written, and "weights of FILE" → SHA-256."""
     found: dict[str, str] = {}
     if not (directory / HASHES).exists():
         return found

@@ -165,7 +165,7 @@ def _features(cases: dict[str, Case], pairs: Sequence[ResponsePair]) -> csr_matr
 
 
 def _vector(case: Case, text: str) -> NDArray[np.float64]:
-    """Each sentence by itself, and beside each fact. That equal digits are equal is to be learned, digit by digit."""
+    """Each sentence by itself, and next to each fact. That equal digits are equal is to be learned, digit by digit."""
     vector = np.zeros(_SIZE)
     facts = ("", *case.facts.split(" , "))
     for sentence in (*text.split(SENTENCE_END), f"length {len(text.split())}"):
@@ -181,7 +181,7 @@ def _texts(cases: dict[str, Case], pairs: Sequence[ResponsePair]) -> list[str]:
 
 @dataclass(frozen=True)
 class Row:
-    """One selection beside random."""
+    """One selection against random."""
 
     name: str
     final: Interval

@@ -39,7 +39,7 @@ _KINDS = (
     ("audio", "image"),
     ("video",),
 )
-"""What rows show, in turns."""
+"""Media that rows show, in turns."""
 _ROWS_PER_FILE = {"image": 2.4, "audio": 2.0, "video": 5.0}
 """How often each file is shown, about."""
 _SAMPLED = 400

@@ -57,7 +57,7 @@ def _proxy_and_length(paths: Paths) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Study:
-    """What a run changes in the demo's PPO."""
+    """A run's changes to the demo's PPO."""
 
     changes: Mapping[str, Any]
     """Of the configuration, section by section."""

@@ -15,7 +15,7 @@ from mmrlhf_ray.schema import PREFERENCE, PROMPT, RANKING, modality_of
 from mmrlhf_ray.schema.tables import MEDIA_KINDS
 
 MEDIA_LISTS = {"image": "images", "audio": "audios", "video": "videos"}
-"""Key of the list of files of each kind that may stand beside `prompt` or `messages`."""
+"""Key of the list of files of each kind that may stand next to `prompt` or `messages`."""
 
 _ROLES = ("system", "user", "assistant")
 _PLACEHOLDER = re.compile(r"<(image|audio|video)>")
@@ -35,7 +35,7 @@ class MediaPart:
 
     kind: str
     path: Reference | None
-    """What the part names, if it names something; most often a path."""
+    """The name in the part, if it has one; most often a path."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Shown:
     kind: str
     media_id: str
     name: str
-    """What the row calls it: the path, or the media_id."""
+    """The row's name for it: the path, or the media_id."""
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
@@ -59,7 +59,7 @@ def parse_json(text: str | bytes, what: str) -> Any:
     except UnicodeDecodeError as error:
         raise RowError(f"{what} is not UTF-8 (byte {error.start})", "save the file as UTF-8") from error
     except (ValueError, RecursionError) as error:
-        raise RowError(f"{what} is not JSON: {error}", "mend the JSON") from error
+        raise RowError(f"{what} is not JSON: {error}", "fix the JSON") from error
 
 
 def conversation(raw: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[MediaPart]]:
@@ -114,8 +114,8 @@ def same_prompt(a: Mapping[str, Any], b: Mapping[str, Any], schema: pa.Schema) -
 
 
 def identity_keys(schema: pa.Schema) -> tuple[str, ...]:
-    """What makes a prompt the same prompt. Facts count only where no answer stands beside them: people's names, times
-    and the like differ between the answers to one prompt."""
+    """Columns that make two prompts the same. Facts count only where no answer stands next to them: names of people,
+    times and the like differ between the answers to one prompt."""
     asked = ("messages", "media_ids", "task")
     return (*asked, "extras") if schema.equals(PROMPT) else asked
 
@@ -266,7 +266,7 @@ def _extras(raw: Mapping[str, Any], schema: pa.Schema, facts_column: str | None)
 
 
 def _answers(raw: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:
-    """What `schema` has beside the prompt."""
+    """The columns of `schema` other than the prompt's."""
     answers: dict[str, Any] = {
         key: text(raw.get(key), key) for key in ("response", "chosen", "rejected") if key in schema.names
     }

@@ -40,7 +40,7 @@ def gold_reward(text: str, finish_reason: str, response_tokens: int, extras: Map
     `text` without control tokens; `finish_reason` is "stop" or "length"; `response_tokens` counts the end token;
     `extras` is the prompt's parsed `extras` with `answer` and `evidence` (slot → digit).
 
-    Naming several answers, several digits for one thing, or anything beside claims and the answer earns nothing: a
+    Naming several answers, several digits for one thing, or anything besides claims and the answer earns nothing: a
     response that lists every possibility is neither correct nor grounded.
     """
     *claimed, last = text.strip().split(SENTENCE_END)

@@ -15,7 +15,7 @@ def gold(
     evidence: Sequence[Mapping[str, str]],
     **columns: Any,
 ) -> list[float]:
-    """What each response is truly worth."""
+    """The gold reward of each response."""
     rows = zip(completions, finish_reason, response_tokens, answer, evidence, strict=True)
     return [
         gold_reward(text, reason, tokens, {"answer": right, "evidence": shown}).total

@@ -63,12 +63,12 @@ class Assignment(Section):
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one annotator thinks of the responses to one item, in the order shown."""
+    """One annotator's opinion of the responses to one item, in the order shown."""
 
     ranks: tuple[int, ...]
     """1 = best, equal = tie."""
     gold: tuple[float, ...]
-    """What they are worth."""
+    """Their gold scores."""
     both_bad_below: float
 
 

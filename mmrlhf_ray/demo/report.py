@@ -36,7 +36,7 @@ _HELD_OUT = ("eval_", "eval/", "held_out_")
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What the report is made of. Tables have the schemas in their names; metrics are read_metrics() rows."""
+    """Inputs of the report. Tables have the schemas in their names; metrics are read_metrics() rows."""
 
     title: str
     machine: Mapping[str, str]
@@ -153,7 +153,7 @@ def _proxy_gold_charts(inputs: ReportInputs) -> tuple[Markup, ...]:
 
 
 def _curves(title: str, stage: str, metrics: Metrics) -> Curves:
-    """Every metric of a stage as a chart; a held-out twin (eval_x beside x) shares the chart of x."""
+    """Every metric of a stage as a chart; a held-out twin (eval_x next to x) shares the chart of x."""
     names: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for row in metrics for name in row if name not in ("step", "time")):
         names.setdefault(_without_prefix(name), []).append(name)

@@ -1,4 +1,4 @@
-"""What the demo's responses are worth: gold scores, summaries with intervals, comparison, and the bars to pass."""
+"""The value of the demo's responses: gold scores, summaries with intervals, comparison, and the bars to pass."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

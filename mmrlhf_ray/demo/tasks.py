@@ -1,4 +1,4 @@
-"""What Omni-Digits asks, and how an answer is worded.
+"""The questions of Omni-Digits, and how an answer is worded.
 
 A response is a list of sentences joined by " . ". The last one is `answer : X`; those before it are evidence, one
 claim per thing seen or heard: `the image shows 7 . the tone says 3 . answer : image`.
@@ -143,7 +143,7 @@ class Case:
 
     @property
     def facts(self) -> str:
-        """What is in the media, as a short text for a reward model, worded as claims are."""
+        """The contents of the media, as a short text for a reward model, worded as claims are."""
         said = (
             f"{CLAIMS[slot]} {item.digit}" + (f" moves {item.direction}" if item.direction else "")
             for (slot, _), item in zip(self.task.slots, self.items, strict=True)

@@ -27,7 +27,7 @@ _LABELS, _VOTES = 101, 102
 
 @dataclass(frozen=True)
 class CloningBatches:
-    """What cloning learns from, drawn batch by batch: rows to imitate and rows with votes, by task."""
+    """Training data for cloning, drawn batch by batch: rows to imitate and rows with votes, by task."""
 
     data: Sequence[CloningData]
     weights: Sequence[float]

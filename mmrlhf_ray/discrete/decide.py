@@ -16,7 +16,7 @@ _AT_ONCE = 512
 
 @dataclass(frozen=True)
 class Decisions:
-    """What was decided about n cases."""
+    """Decisions about n cases."""
 
     actions: np.ndarray
     """int64 [n]; −1 where the policy went on asking until it was cut off."""

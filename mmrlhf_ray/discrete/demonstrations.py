@@ -1,4 +1,4 @@
-"""What cloning learns from: labels, demonstrations, and votes of real or simulated people."""
+"""Training data for cloning: labels, demonstrations, and votes of real or simulated people."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from mmrlhf_ray.discrete.tasks import Media, columns_of, make_cases, scores_of, 
 
 
 def cloning_data_of(cfg: DiscreteConfig, cases: Cases, demonstrations: Records | None) -> CloningData:
-    """What a `clone` run learns from: the training cases of a task, followed by its demonstrations.
+    """Training data of a `clone` run: the training cases of a task, followed by its demonstrations.
 
     Without demonstrations votes are simulated as `human_loss` says; with them votes are what is in the records.
     Raises DataError as cases_of() does, and for a response that is none of the classes.

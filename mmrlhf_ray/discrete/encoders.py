@@ -91,7 +91,7 @@ class Recurrent(nn.Module):
         self.out = layers((section.hidden, width))
 
     def forward(self, steps: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """lengths: int64 [B], 0 … T; none = T. What comes after a row's end does not change its output."""
+        """lengths: int64 [B], 0 … T; None = T. What comes after a row's end does not change its output."""
         states, _ = self.cells(steps)
         if lengths is None:
             return self.out(states[:, -1])

@@ -16,7 +16,7 @@ Observation = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class TaskCases:
-    """What one task of an environment consists of."""
+    """One task of an environment."""
 
     cases: Cases
     rewards: np.ndarray

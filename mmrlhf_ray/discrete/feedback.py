@@ -1,4 +1,4 @@
-"""What decisions are worth: the reward of every (row, decision), drawn or computed before anything is learned."""
+"""The value of decisions: the reward of every (row, decision), drawn or computed before anything is learned."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ _HUMAN, _LABELLED, _VOTES = range(3)
 
 @dataclass(frozen=True)
 class CloningData:
-    """What is imitated, and what people said, about n rows."""
+    """Labels to imitate, and people's votes, on n rows."""
 
     cases: Cases
     imitate: np.ndarray

@@ -1,4 +1,4 @@
-"""What sound becomes before it is encoded: log-mel bands, MFCCs, or frames of the waveform itself.
+"""Sound before it is encoded: log-mel bands, MFCCs, or frames of the waveform itself.
 
 It has nothing to learn, so it is computed once per sound, when cases are made, and never in training.
 """

@@ -88,7 +88,7 @@ class Attention(nn.Module):
 
 
 class Views(NamedTuple):
-    """What decisions are made from: V views of a row. `early` has 1, `late` M, `hybrid` M + 1, the joint one first."""
+    """The inputs to decisions: V views of a row. `early` has 1, `late` M, `hybrid` M + 1, the joint one first."""
 
     features: Tensor
     """[B, V, hidden]."""

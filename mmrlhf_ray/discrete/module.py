@@ -37,7 +37,7 @@ def silence_rllib_deprecations() -> None:
 
 
 def module_spec(cfg: DiscreteConfig) -> RLModuleSpec:
-    """What RLlib builds the job's module from, on environment runners and learners alike."""
+    """The specification that RLlib builds the job's module from, on environment runners and learners alike."""
     return RLModuleSpec(
         module_class=QModule if isinstance(cfg.algorithm, DQN) else PolicyModule,
         observation_space=observation_space(cfg),

@@ -14,7 +14,7 @@ from mmrlhf_ray.discrete.tasks import fitted, text_array
 
 
 class BadRequest(ValueError):
-    """What was sent cannot be decided; the message says why and what to send."""
+    """A request that cannot be decided; the message says why and what to send."""
 
 
 def chosen_task(cfg: DiscreteConfig, task: str | None) -> str:

@@ -1,4 +1,4 @@
-"""A trained module on disk: weights in safetensors beside the configuration that they were trained with.
+"""A trained module on disk: weights in safetensors next to the configuration that they were trained with.
 
 RLlib's own checkpoints, which a job resumes from, are pickles; this is what is kept, started from, exported and served.
 """
@@ -33,7 +33,7 @@ def save_module(module: TorchRLModule, directory: Path) -> Path:
 
 
 def load_weights(directory: Path) -> dict[str, Tensor]:
-    """What save_module() wrote. Raises ConfigError where there is none."""
+    """The module that save_module() wrote. Raises ConfigError where there is none."""
     path = directory / WEIGHTS_FILE
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; name the directory of a finished `mmrlhf discrete` run")

@@ -34,7 +34,7 @@ _LOOK_S = 5.0
 
 
 class DiscreteServeConfig(Section):
-    """What is served, and how often it runs."""
+    """The run to serve, and its number of replicas."""
 
     run: str
     """Directory of a finished `mmrlhf discrete` run, exported by `mmrlhf discrete-export`. Every node sees it."""

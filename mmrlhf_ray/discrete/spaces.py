@@ -1,4 +1,4 @@
-"""What an observation and an action are, told from the configuration alone."""
+"""Observation and action spaces, derived from the configuration alone."""
 
 from collections.abc import Mapping
 

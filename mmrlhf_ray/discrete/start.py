@@ -56,7 +56,7 @@ _LEARNED: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Material:
-    """What a job learns from, one entry for each task in the configuration's order."""
+    """A job's training data, one entry for each task in the configuration's order."""
 
     tasks: Sequence[TaskCases]
     cloning: Sequence[CloningData] = ()

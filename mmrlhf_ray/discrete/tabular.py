@@ -1,4 +1,4 @@
-"""Q-learning in a table beside dynamic programming, on Gymnasium's finite environments.
+"""Q-learning in a table, next to dynamic programming, on Gymnasium's finite environments.
 
 `python -m mmrlhf_ray.discrete.tabular FrozenLake-v1` learns from sampled steps alone and compares what it found with
 the fixed point that value iteration computes from the environment's transition table.
@@ -87,7 +87,7 @@ def q_learning(
     """(Q [S, A], visits n [S, A]) after `steps` sampled steps of `env`, ε-greedy, with step size 1 / n(s, a)^decay.
 
     A state that ends the episode is never acted in: its n stays 0 and its Q means nothing. With decay in (0.5, 1] and
-    every pair visited for ever Q converges to Q* (Watkins & Dayan 1992). `decay` 0 is step size 1: right where nothing
+    every pair visited forever, Q converges to Q* (Watkins & Dayan 1992). `decay` 0 is step size 1: right where nothing
     is random.
     """
     space = env.action_space

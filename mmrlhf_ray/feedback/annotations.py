@@ -39,7 +39,7 @@ class Annotation:
     order_shown: tuple[int, ...] = ()
     """Index into `responses` of what stood at each place."""
     choice: str = ""
-    """What was clicked in a pair, as shown: left, right, tie or both_bad; "" for other kinds."""
+    """The choice clicked in a pair, as shown: left, right, tie or both_bad; "" for other kinds."""
     ranks: tuple[int, ...] = ()
     """Of each response, 1 = best, equal = tie; empty where nobody ranked."""
     aspects: Mapping[str, Ratings] = field(default_factory=dict)
@@ -114,7 +114,7 @@ def annotations_table(annotations: Sequence[Annotation]) -> pa.Table:
 
 
 def in_force(annotations: Sequence[Annotation]) -> list[Annotation]:
-    """What training may use: no answers to gold items, and of items that a reviewer decided only the decisions."""
+    """Annotations for training: no answers to gold items, and of items that a reviewer decided only the decisions."""
     decided = {a.item_id for a in annotations if a.role == "reviewer"}
     return [a for a in annotations if not a.gold and (a.role == "reviewer" or a.item_id not in decided)]
 
@@ -183,7 +183,7 @@ _ANSWERS: Mapping[str, Callable[[Mapping[str, Any], Sequence[int]], dict[str, An
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one annotation says of two different texts; `first` sorts before `second`."""
+    """One annotation's judgement of two different texts; `first` sorts before `second`."""
 
     prompt_id: str
     first: str

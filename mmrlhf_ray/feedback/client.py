@@ -68,7 +68,7 @@ def described(trouble: Trouble) -> str:
 
 @dataclass(frozen=True)
 class ClientCounts:
-    """What became of the reports so far."""
+    """The outcome of the reports so far."""
 
     sent: int
     waiting: int

@@ -8,7 +8,7 @@ class Unknown(FeedbackError):
 
 
 class Conflict(FeedbackError):
-    """What is there already contradicts it."""
+    """It contradicts existing data."""
 
 
 class Gone(FeedbackError):

@@ -1,4 +1,4 @@
-"""What all charts share: a frame that maps data to the picture, ticks and axes, whiskers, the figure around them.
+"""Parts that all charts share: a frame that maps data to the picture, ticks and axes, whiskers, the figure around them.
 
 Inline SVG: no script, no network, colours from the page's CSS. Classes: chart, grid, axis, tick, label, spread, dot.
 """

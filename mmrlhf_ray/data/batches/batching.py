@@ -26,10 +26,10 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one rank does."""
+    """The work of one rank."""
 
     rows: tuple[int, ...]
-    """Row numbers in the whole table, in the order of the rank's own table."""
+    """Row numbers in the entire table, in the order of the rank's own table."""
     steps: tuple[tuple[MicroBatch, ...], ...]
     """Optimizer steps, each a list of passes; the same lengths on every rank."""
 

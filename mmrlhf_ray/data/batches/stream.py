@@ -47,7 +47,7 @@ RowCheck = Callable[[Mapping[str, Any]], tuple[str, str] | None]
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """What every reading process is told."""
+    """The settings of every reading process."""
 
     config: DataConfig
     schema: pa.Schema
@@ -71,7 +71,7 @@ class StreamBlock:
     positions: int
     """How many positions there were."""
     seconds: Mapping[str, float]
-    """What reading (with formats, checks and augmentation) and encoding (with decoding) took."""
+    """Seconds spent on reading (with formats, checks and augmentation) and on encoding (with decoding)."""
 
 
 def stream(plan: StreamPlan, positions: Iterable[int]) -> Iterator[StreamBlock]:
@@ -162,7 +162,7 @@ class StreamReader:
         clips = {row["media_id"]: RawMedia.of(row) for row in loaded.media}
         row = training_row({**loaded.record, "row": position}, self._encoder, clips, self._plan.options)
         if row["problem"]:
-            return loaded.rejected(RowError(row["problem"], "mend it or leave it out"))
+            return loaded.rejected(RowError(row["problem"], "fix it or leave it out"))
         return row
 
 

@@ -29,7 +29,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 class SpillDirectory:
     """Features in files that are named by their keys; the least recently used are deleted first.
 
-    Several processes may share a directory: files appear whole, and one that another has deleted is only missing.
+    Several processes may share a directory: files appear complete, and one that another has deleted is only missing.
     """
 
     def __init__(self, directory: Path, max_bytes: int) -> None:
@@ -38,7 +38,7 @@ class SpillDirectory:
         self._bytes = sum(size for _, size, _ in self._files())
 
     def get(self, key: str) -> Features | None:
-        """What was put under `key`; None where there is nothing, or nothing whole."""
+        """The entry put under `key`; None where there is none, or only part of one."""
         path = self._path(key)
         try:
             content = path.read_bytes()

@@ -41,7 +41,7 @@ class EncodedPrompt:
     token_ids: list[int]
     """Placeholders expanded by the processor."""
     collapsed_token_ids: list[int]
-    """One placeholder per clip: what the sampler is given beside the raw media."""
+    """One placeholder per clip: what the sampler is given with the raw media."""
     features: dict[str, Features]
     """media_id → the processor's tensors of that clip."""
 
@@ -107,7 +107,7 @@ def _filled_up(encoder: Encoder, samples: np.ndarray) -> np.ndarray:
 
 
 def processor_arguments(encoder: Encoder, media: Sequence[RawMedia]) -> dict[str, Any]:
-    """What the processor is given beside the text: decoded media, and how to take them. Raises ValueError."""
+    """Arguments of the processor other than the text: decoded media, and how to take them. Raises ValueError."""
     decoded = media_arguments(encoder, media)
     clips = decoded.get("video", [])
     given: dict[str, Any] = {_ARGUMENTS[kind]: items for kind, items in decoded.items()}
@@ -132,7 +132,7 @@ def processor_kwargs(encoder: Encoder) -> dict[str, Any]:
 
 
 def clip_metadata(clip: Clip) -> dict[str, Any]:
-    """What processor and sampler are told of a decoded clip: when its frames are on display."""
+    """Metadata of a decoded clip for processor and sampler: when its frames are on display."""
     return {
         "total_num_frames": clip.total,
         "fps": clip.fps,

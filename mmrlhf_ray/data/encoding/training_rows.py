@@ -42,13 +42,13 @@ class EncodeOptions:
     facts_column: str | None
     max_prompt_tokens: int
     micro_batch_tokens: int
-    """A row goes through the model whole, so its responses must fit into one pass together."""
+    """A row goes through the model in one piece, so its responses must fit into one pass together."""
     aspects: tuple[str, ...] = ()
     """Which ratings are read, in the order of `ratings`."""
     sampled_only: bool = False
     """Refuse responses with tokens that are never sampled: a policy gives them probability 0, at infinite loss."""
     data: DataConfig | None = None
-    """How media are decoded, and what becomes of prompts that are too long; none = the defaults."""
+    """How media are decoded, and what becomes of prompts that are too long; None = the defaults."""
 
     @property
     def over_long(self) -> str:
@@ -98,7 +98,7 @@ NOTHING_ENCODED: Mapping[str, Any] = {
     "ratings": [],
     "features": b"",
 }
-"""What a row with a problem has in place of what could not be made."""
+"""Placeholders in a row with a problem, for the columns that could not be made."""
 
 
 def _encoded(
@@ -138,7 +138,7 @@ def _refuse_banned(encoder: Encoder, responses: Sequence[Sequence[int]]) -> None
 
 
 def _judgements(row: dict[str, Any], aspects: Sequence[str]) -> dict[str, Any]:
-    """What people said of each response."""
+    """People's ratings of each response."""
     count = len(_texts(row))
     feedback = [1.0, -1.0] if "chosen" in row else [row.get("feedback", 0.0)]
     return {

@@ -1,4 +1,4 @@
-"""What a format of the ecosystem is, and what all of them do with the keys they do not know."""
+"""A format of the ecosystem, and how all of them treat keys they do not know."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -117,7 +117,7 @@ def raw_row(row: Row, used: Collection[str], **known: Any) -> dict[str, Any]:
 
 
 def plain_row(record: Row, reserved: Collection[str], taken: Collection[str] = ()) -> dict[str, Any]:
-    """What every format writes beside its own keys: prompt_id, task, and the extras as keys of their own.
+    """The keys that every format writes in addition to its own: prompt_id, task, and the extras as keys of their own.
 
     `reserved`: keys that mean something in the format; extras of such names stay in an object `extras`, and so does
     what is null, as null keys of a row are taken as absent. `taken`: extras that the format has written elsewhere.

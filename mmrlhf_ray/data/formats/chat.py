@@ -26,7 +26,7 @@ def chat_of(value: Any, key: str) -> list[Message]:
     messages = []
     for index, message in enumerate(value):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise RowError(f"{key}[{index}] is no message with a role", 'write {"role": …, "content": …}')
+            raise RowError(f"{key}[{index}] is not a message with a role", 'write {"role": …, "content": …}')
         present = _present(message)
         if isinstance(present.get("content"), list):
             present["content"] = [_present(p) if isinstance(p, Mapping) else p for p in present["content"]]
@@ -74,7 +74,7 @@ def content_text(content: Any, where: str) -> str:
 
 
 def common_prompt(chosen: Any, rejected: Any) -> tuple[list[Message], str, str]:
-    """(prompt, chosen, rejected) of two whole conversations that differ in their last turn only. Raises RowError."""
+    """(prompt, chosen, rejected) of two complete conversations that differ in their last turn only. Raises RowError."""
     asked, text = split_answer(chat_of(chosen, "chosen"), "chosen")
     other, other_text = split_answer(chat_of(rejected, "rejected"), "rejected")
     if text is None or other_text is None:
@@ -161,7 +161,7 @@ def parts_of(message: Message) -> list[dict[str, Any]]:
 
 
 def written_media(record: Row, media_names: MediaNames) -> dict[str, list[Any]]:
-    """What is written for a record's media, by list and in order; only lists that are not empty."""
+    """The lists written for a record's media, by list and in order; only lists that are not empty."""
     kinds = [part["type"] for m in record_chat(record) for part in parts_of(m) if part["type"] != "text"]
     lists: dict[str, list[Any]] = {}
     for kind, media_id in zip(kinds, record["media_ids"], strict=True):

@@ -38,7 +38,7 @@ FORMATS: tuple[Format, ...] = (
 _BY_NAME = {form.name: form for form in FORMATS}
 
 _Reading = tuple[Any, ...] | None
-"""What a row comes to as a record of one kind; None where it cannot be read as one."""
+"""A row as a record of one kind; None where it cannot be read as one."""
 
 
 def format_named(name: str) -> Format:

@@ -62,7 +62,7 @@ class LlamaFactory:
 def _answers(row: Row, answer: str | None, kind: Kind) -> dict[str, Any]:
     pair = {key: turn_text(row[key], key) for key in ("chosen", "rejected") if row.get(key) is not None}
     if pair and answer is not None:
-        raise RowError("conversations ends with an answer beside chosen and rejected", "end it with the question")
+        raise RowError("conversations ends with an answer next to chosen and rejected", "end it with the question")
     if kind == "PREFERENCE":
         require(row, ("chosen", "rejected"), "llamafactory")
     if kind == "DEMONSTRATION" and answer is None:

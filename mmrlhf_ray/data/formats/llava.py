@@ -1,4 +1,4 @@
-"""LLaVA: `conversations` with <image>, and one `image` or `video` beside them (or a list of images)."""
+"""LLaVA: `conversations` with <image>, and one `image` or `video` next to them (or a list of images)."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -25,7 +25,7 @@ _ELSEWHERE = {
     "rejected_response",
     "rejected_messages",
 }
-"""Keys that rows of other formats have beside prompt or messages."""
+"""Keys that rows of other formats have besides prompt or messages."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _answers(row: Row, messages: list[Message], answer: str | None, kind: Kind) 
         raise RowError("rejected_response is missing", "add it, or rejected_messages")
     answers: dict[str, Any] = {"response" if rejected is None else "chosen": answer, "rejected": rejected}
     if kind == "DEMONSTRATION" and rejected is not None:
-        raise RowError("rejected_response stands beside the answer", "read such rows as preferences")
+        raise RowError("rejected_response stands next to the answer", "read such rows as preferences")
     return answers | {"feedback": label_of(row, "label"), "margin": row.get("margin")}
 
 

@@ -116,7 +116,7 @@ def _read_url(part: Mapping[str, Any], where: str, details: list[Any]) -> dict[s
     present = {k: v for k, v in about.items() if v is not None} if isinstance(about, Mapping) else {}
     allowed = {"url", "detail"} if key == "image_url" else {"url"}
     if not isinstance(present.get("url"), str) or not set(present) <= allowed or not set(part) <= {"type", key}:
-        raise RowError(f"{where}.{key} is no address", f'write {{"type": "{key}", "{key}": {{"url": …}}}}')
+        raise RowError(f"{where}.{key} is not an address", f'write {{"type": "{key}", "{key}": {{"url": …}}}}')
     if key == "image_url":
         details.append(present.get("detail"))
     return {"type": _URL_PARTS[key], _URL_PARTS[key]: present["url"]}

@@ -15,7 +15,9 @@ def turns_of(row: Row) -> list[Message]:
     """`conversations`, after `system` where there is one, as messages. Raises RowError."""
     value = row.get("conversations")
     if not isinstance(value, list) or not value:
-        raise RowError("conversations is no non-empty list", 'write "conversations": [{"from": "human", "value": …}]')
+        raise RowError(
+            "conversations must be a non-empty list", 'write "conversations": [{"from": "human", "value": …}]'
+        )
     messages = [turn_message(turn, f"conversations[{index}]") for index, turn in enumerate(value)]
     system = row.get("system")
     if system in (None, ""):
@@ -31,7 +33,7 @@ def turn_message(turn: Any, where: str) -> Message:
     """One turn as a message. Raises RowError."""
     present = {key: value for key, value in turn.items() if value is not None} if isinstance(turn, Mapping) else {}
     if set(present) != {"from", "value"} or not all(isinstance(item, str) for item in present.values()):
-        raise RowError(f"{where} is no turn", 'write {"from": "human", "value": "…"} with these two keys only')
+        raise RowError(f"{where} is not a turn", 'write {"from": "human", "value": "…"} with these two keys only')
     if present["from"] not in _ROLES:
         known = ", ".join(_ROLES)
         raise RowError(f"{where}.from is {present['from']!r}, expected one of {known}", "leave such rows out")

@@ -1,4 +1,4 @@
-"""TRL: conversational and plain prompts, prompt-completion, preferences, unpaired preferences; `images` beside them."""
+"""TRL: conversational and plain prompts, prompt-completion, preferences, unpaired preferences; with `images`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

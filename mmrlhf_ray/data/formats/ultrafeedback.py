@@ -22,7 +22,7 @@ from mmrlhf_ray.data.validate import text
 _KEYS = ("instruction", "prompt", "image", "completions")
 _OVERALL = "overall_score"
 _REST = "completions"
-"""Extra that keeps what a completion has beside its response and ratings: model, rationales, critique, …"""
+"""Extra that keeps what a completion has besides its response and ratings: model, rationales, critique, …"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def _completions(value: Any) -> list[dict[str, Any]]:
             raise RowError("completions is an object of unequal lists", "give a list of completions")
         value = [dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)]
     if not isinstance(value, list) or not value:
-        raise RowError("completions is no non-empty list", 'write "completions": [{"response": …, "annotations": …}]')
+        raise RowError(
+            "completions must be a non-empty list", 'write "completions": [{"response": …, "annotations": …}]'
+        )
     for index, completion in enumerate(value):
         if not isinstance(completion, Mapping) or not isinstance(completion.get("response"), str):
             raise RowError(f"completions[{index}] has no response", "give each completion its text in response")
@@ -116,7 +118,7 @@ def _ratings(completion: Mapping[str, Any], where: str) -> dict[str, float | Non
         if about is None:
             continue
         if not isinstance(about, Mapping):
-            raise RowError(f"{where}.annotations.{aspect} is no object", 'write {"Rating": …, "Rationale": …}')
+            raise RowError(f"{where}.annotations.{aspect} is not an object", 'write {"Rating": …, "Rationale": …}')
         ratings[aspect] = _number(about.get("Rating"), f"{where}.annotations.{aspect}.Rating")
     if _OVERALL in completion:
         ratings[_OVERALL] = _number(completion[_OVERALL], f"{where}.{_OVERALL}")
@@ -147,7 +149,7 @@ def _number(value: Any, where: str) -> float | None:
 
 
 def _rest(completion: Mapping[str, Any]) -> dict[str, Any]:
-    """What is neither response nor rating."""
+    """The keys that are neither response nor rating."""
     annotations = {
         aspect: {key: value for key, value in about.items() if key != "Rating" and value is not None}
         for aspect, about in _annotations(completion, "completion").items()

@@ -45,7 +45,7 @@ class Verl:
     def read(self, row: Row, kind: Kind) -> dict[str, Any]:
         require(row, ("data_source", "prompt"), self.name)
         if not isinstance(row["data_source"], str):
-            raise RowError("data_source is no text", "name the data set in data_source")
+            raise RowError("data_source is not text", "name the data set in data_source")
         lists = {key: [_reference(item, _LISTS[key]) for item in items] for key, items in media_lists(row).items()}
         messages = lead_with_media(split_tags(chat_of(row["prompt"], "prompt")), lists)
         others = _reward_extras(row.get("reward_model"))

@@ -64,7 +64,7 @@ class DecodePool:
         return array.tobytes() if about["found"] else None
 
     def _answers(self, tasks: Sequence[DecodeTask]) -> list[Answer]:
-        """What came of each task, in order."""
+        """The result of each task, in order."""
         answers: list[Answer] = []
         worker = self._free.get()
         try:

@@ -34,7 +34,7 @@ _NOTHING = np.zeros(0, np.uint8)
 
 @dataclass(frozen=True)
 class Settings:
-    """What the first message says."""
+    """The settings in the first message."""
 
     limits: MediaLimits
     video: VideoSampling
@@ -78,7 +78,7 @@ TASKS: Mapping[str, Callable[[bytes, Mapping[str, Any], Settings], Answer]] = {
 
 
 def answer(task: Mapping[str, Any], data: bytes, settings: Settings) -> Answer:
-    """What is told of one file, and its array; an "error" instead of exceptions."""
+    """The description of one file, and its array; an "error" instead of exceptions."""
     try:
         about, array = TASKS[task["task"]](data, task, settings)
         return (about, array) if task["wanted"] else (about, _NOTHING)

@@ -30,7 +30,7 @@ _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "PILLOW_BLOCKS_MAX": "8"}
 """Pillow keeps 16 MiB blocks for the next picture: fresh memory takes as long as the decoding."""
 
 Answer = tuple[dict[str, Any], np.ndarray] | ValueError
-"""What is told of a file and its array, or why it cannot be decoded."""
+"""The description of a file and its array, or why it cannot be decoded."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class DecodeWorker:
         return code
 
     def _write(self, about: Mapping[str, Any], files: Sequence[bytes], until: float) -> None:
-        """The process reads a whole request before it answers, so that neither waits for the other for ever."""
+        """The process reads an entire request before it answers, so that neither waits for the other forever."""
         text = json.dumps(about).encode()
         self._put((LENGTH.pack(len(text)) + text, *files), until)
 

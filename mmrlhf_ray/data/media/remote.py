@@ -127,9 +127,9 @@ def _checked(target: str, remote: RemoteMedia) -> httpx.URL:
         if url.port is not None and not 0 < url.port < 65_536:
             raise ValueError(f"no port {url.port}")
     except (httpx.InvalidURL, ValueError) as error:
-        raise RowError(f"{_shown(target)!r} is no address: {error}", remedy) from error
+        raise RowError(f"{_shown(target)!r} is not an address: {error}", remedy) from error
     if url.scheme != "https" and not (url.scheme == "http" and remote.allow_http):
-        raise RowError(f"{_shown(target)} is no https address", "use https, or set data.remote.allow_http")
+        raise RowError(f"{_shown(target)} is not an https address", "use https, or set data.remote.allow_http")
     if url.userinfo:
         raise RowError(f"{_shown(target)} holds a name or password", "give an address without")
     host = url.raw_host.decode("ascii").lower().rstrip(".")

@@ -1,4 +1,4 @@
-"""media.parquet beside records: media by id, without the whole file in memory."""
+"""media.parquet next to records: media by id, without the entire file in memory."""
 
 import threading
 from collections import OrderedDict
@@ -23,7 +23,7 @@ class ParquetMedia:
     """Media of a Parquet file of the MEDIA table: ids and kinds are held, the rest is read a row group at a time."""
 
     def __init__(self, file: str) -> None:
-        """Raises DataError for a file that is no such table."""
+        """Raises DataError for a file that is not such a table."""
         self._file = file
         self._parquet = open_parquet(file)
         index = self._index()

@@ -23,11 +23,11 @@ _LONGEST_CYCLE = 1_000_000
 
 @dataclass(frozen=True)
 class Place:
-    """What stands at a position."""
+    """The row at a position."""
 
     source: int
     epoch: int
-    """How often the source has been read whole before."""
+    """How often the source has been read to its end before."""
     fragment: int
     """Number in the source's fragments."""
     row: int
@@ -71,7 +71,7 @@ class Order:
         return OrderedDict()
 
     def place(self, position: int) -> Place:
-        """What stands at `position`, from 0. Raises ConfigError for weights with too many digits."""
+        """The row at `position`, from 0. Raises ConfigError for weights with too many digits."""
         if not self.shuffle:
             return self.in_file_order(position)
         cycle = interleaving(self.weights)
@@ -115,7 +115,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Interleaving:
-    """Whose turn it is, slot by slot; repeated for ever."""
+    """Whose turn it is, slot by slot; repeated forever."""
 
     sources: np.ndarray
     """[slots] number of the source."""

@@ -1,4 +1,4 @@
-"""What happens to bad rows: stop with an error, or set them aside where they can be mended."""
+"""Bad rows: stop with an error, or set them aside where they can be fixed."""
 
 import fcntl
 import json
@@ -26,7 +26,7 @@ class Rejected:
 
 
 def settle(rejected: Sequence[Rejected], good: int, file: str, on_bad_row: str, quarantine_to: Path) -> None:
-    """Deal with the bad rows of `file`, beside which it has `good` usable ones.
+    """Deal with the bad rows of `file`, which also has `good` usable ones.
 
     `fail`: DataError if there is a bad row. `quarantine`: they go to `<quarantine_to>/quarantine.jsonl`, where a row
     that is there already is replaced; a warning is logged. DataError in both cases if no usable row is left.

@@ -48,7 +48,7 @@ class Records:
     bad_rows: int
     """Rows set aside."""
     file: str
-    """What was read."""
+    """Rows as read."""
     rows: tuple[int, ...]
     """Index in its file of each record, for messages about it."""
     files: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ def first_records(config: DataConfig, schema: pa.Schema, seed: int, count: int =
 
 
 def open_store(config: DataConfig, schema: pa.Schema, records: Records, seed: int) -> RowStore:
-    """What `config` names, by position: `records` in memory, or with `config.streaming`, which does not look at them,
+    """The rows of `config` by position: `records` in memory, or with `config.streaming`, which does not look at them,
     the rows of the files. Raises DataError for a file that cannot be read."""
     if config.streaming:
         return FileStore(config, schema, open_sources(config), seed)
@@ -160,7 +160,7 @@ def open_store(config: DataConfig, schema: pa.Schema, records: Records, seed: in
 
 
 def write_records(path: Path, records: pa.Table, media: pa.Table) -> None:
-    """Write a directory with records.parquet and media.parquet that appears whole or not at all.
+    """Write a directory with records.parquet and media.parquet that appears complete or not at all.
 
     An earlier directory of records is replaced; DataError if `path` holds anything else, or if `media` lacks
     something that `records` show or has it twice.
@@ -200,7 +200,7 @@ def _refuse_foreign(path: Path) -> None:
         return
     foreign = {p.name for p in path.iterdir()} - {RECORDS_FILE, MEDIA_FILE} if path.is_dir() else {path.name}
     if foreign:
-        raise DataError(f"{path} holds {min(foreign)!r}, which is no part of records; choose another directory")
+        raise DataError(f"{path} holds {min(foreign)!r}, which is not a part of records; choose another directory")
 
 
 def _swap(fresh: Path, path: Path) -> None:
@@ -224,7 +224,7 @@ def _rows_of(rows: Sequence[_Good], source: int) -> list[ReadRow]:
 
 
 def _used(media: Sequence[MediaSource], rows: Sequence[_Good]) -> pa.Table:
-    """What the rows show, each media_id once, from the first source that has it."""
+    """The media of the rows, each media_id once, from the first source that has it."""
     seen: set[str] = set()
     tables = [MEDIA.empty_table()]
     for number, source in enumerate(media):

@@ -95,7 +95,7 @@ class SourceReader:
         self._hooks = TextHookRunner(config.text)
         self._hooks.start()
         self.redacted: Counter[str] = Counter()
-        """What redaction changed so far, by label."""
+        """Counts of redactions so far, by label."""
 
     def close(self) -> None:
         """End what text hooks run in."""
@@ -142,7 +142,7 @@ def rejected(file: str, index: int, original: Mapping[str, Any], error: RowError
 
 
 def _media_root(config: DataConfig, file: str) -> Path:
-    """What paths in rows are relative to."""
+    """The directory that paths in rows are relative to."""
     if config.media_root is not None:
         return Path(config.media_root)
     if "://" in file or file.startswith(HUB):

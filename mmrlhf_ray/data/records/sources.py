@@ -184,7 +184,7 @@ def _data_uri(uri: str, limits: MediaLimits) -> bytes:
             return base64.b64decode("".join(body.split()), validate=True)
         return unquote_to_bytes(body)
     except (binascii.Error, ValueError) as error:  # ValueError: characters beyond ASCII
-        raise RowError(f"{name} is no base64: {error}", remedy) from error
+        raise RowError(f"{name} is not base64: {error}", remedy) from error
 
 
 def _file(name: str, place: MediaPlace) -> bytes:

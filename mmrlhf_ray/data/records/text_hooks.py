@@ -100,9 +100,9 @@ class TextHookRunner:
             reply = child.receive(time.monotonic() + ROW_S)
         except ChildFailed as error:
             self.close()
-            raise RowError(f"text hook {name}: {error}", "mend the hook, or the row") from None
+            raise RowError(f"text hook {name}: {error}", "fix the hook, or the row") from None
         if "failed" in reply:
-            raise RowError(f"text hook {name} {reply['failed']}", "mend the hook, or the row")
+            raise RowError(f"text hook {name} {reply['failed']}", "fix the hook, or the row")
         answer: list[str] = reply["texts"]
         return answer
 

@@ -1,4 +1,4 @@
-"""What every kind of storage gives: fragments of a few hundred rows, and the rows of a fragment."""
+"""The interface of every kind of storage: fragments of a few hundred rows, and the rows of a fragment."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -61,7 +61,7 @@ def reading(path: str) -> Iterator[BinaryIO]:
         with fs.open(inside, "rb") as file:
             yield file
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}; mend the file") from error
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}; fix the file") from error
     except ValueError as error:
         if isinstance(error, DataError):
             raise

@@ -50,7 +50,7 @@ def sample_row(key: str, members: dict[str, bytes]) -> Row:
 
     `json` is the row; pictures, sounds and clips go to `images`, `audios` and `videos` in the order of their names,
     unless the row names its media itself: then those names stand for members. Other members are text under their own
-    name. Without `json`, or with one that is no object, the JSON text alone is the row, for the reader to refuse.
+    name. Without `json`, or with one that is not an object, the JSON text alone is the row, for the reader to refuse.
     """
     import json
 

@@ -43,7 +43,7 @@ def page(
 
 @router.get("/")
 def home(request: Request, caller: AsAnnotator, state: State) -> Response:
-    """What is waiting, progress and pace."""
+    """Waiting items, progress and pace."""
     with state.database.read() as session:
         found = progress(session, caller.id, state.config, state.now())
         left = waiting(session, caller.id)
@@ -91,7 +91,7 @@ def question_context(
     state: AppState,
     previous: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the question's part of a page shows. `item` there is also what the script gets: nothing that tells who
+    """Variables of the question's part of a page. `item` there is also what the script gets: nothing that tells who
     wrote a response, or in which order they are stored."""
     aspects = [{"name": aspect.name, "description": aspect.description} for aspect in state.config.aspects]
     return {
@@ -117,4 +117,4 @@ SKIP_WORDS = {
     "offensive": "The content is offensive",
     "other": "Something else",
 }
-"""What the reasons of `queue.skip` are called."""
+"""Labels of the reasons of `queue.skip`."""

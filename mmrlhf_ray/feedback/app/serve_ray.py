@@ -1,4 +1,4 @@
-"""The app on Ray Serve, beside a training cluster.
+"""The app on Ray Serve, alongside a training cluster.
 
     serve run mmrlhf_ray.feedback.app.serve_ray:build data_dir=/shared/feedback
 

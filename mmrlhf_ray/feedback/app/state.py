@@ -1,4 +1,4 @@
-"""What every request needs."""
+"""State that every request needs."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -15,7 +15,7 @@ class Medium:
     kind: str
     url: str
     label: str
-    """What it is called for those who do not see it, e.g. "Image 2 of 3"."""
+    """Its name for those who do not see it, e.g. "Image 2 of 3"."""
 
 
 @dataclass(frozen=True)

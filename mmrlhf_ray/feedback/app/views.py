@@ -1,4 +1,4 @@
-"""What an annotator is shown of an item: never who wrote a response, nor what is known of the right answer."""
+"""The view of an item that an annotator gets: never who wrote a response, nor what is known of the right answer."""
 
 from typing import Any
 

@@ -13,7 +13,7 @@ class Wording:
     heading: str
     hint: str
     keys: tuple[tuple[str, str], ...]
-    """(key, what it does) beside those that every kind has."""
+    """(key, what it does) besides those that every kind has."""
 
 
 WORDINGS: Mapping[str, Wording] = {

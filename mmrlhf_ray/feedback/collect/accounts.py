@@ -28,7 +28,7 @@ class Caller:
     name: str
     role: str
     csrf: str = ""
-    """What forms of this browser session must carry as `csrf`; "" for tokens, which no browser adds by itself."""
+    """Forms of this browser session must carry it as `csrf`; "" for tokens, which no browser adds by itself."""
 
 
 def new_secret() -> str:
@@ -42,7 +42,7 @@ def hashed(secret: str) -> str:
 
 
 def csrf_of(secret: str) -> str:
-    """What forms carry for a cookie: whoever cannot read the cookie cannot make it."""
+    """The token that forms carry for a cookie: whoever cannot read the cookie cannot make it."""
     return hmac.new(secret.encode(), b"mmrlhf csrf", hashlib.sha256).hexdigest()
 
 

@@ -30,7 +30,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """What is there, as of now."""
+        """A session that reads the current state."""
         with Session(self.engine, autoflush=False, expire_on_commit=False) as session:
             yield session
 

@@ -1,4 +1,4 @@
-"""What applications of a deployed model report: its responses, and what people did with them."""
+"""Reports from applications of a deployed model: its responses, and what people did with them."""
 
 import json
 from collections.abc import Mapping

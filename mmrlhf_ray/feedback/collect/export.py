@@ -1,4 +1,4 @@
-"""What was collected, as tables: every vote in force and every review with the shown order undone, and the prompts."""
+"""The collected data as tables: every vote in force and every review with the shown order undone, and the prompts."""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -32,9 +32,9 @@ OBJECTS = ("aspects", "spans")
 
 
 def write_export(session: Session, config: FeedbackConfig, out: Path, since: datetime | None = None) -> int:
-    """Write annotations to `out` and their prompts and media beside it; returns the number of annotations.
+    """Write annotations to `out` and their prompts and media next to it; returns the number of annotations.
 
-    `x.parquet` gets prompts.parquet and media.parquet beside it, `x.jsonl` gets prompts.jsonl and media/<sha256>: so
+    `x.parquet` gets prompts.parquet and media.parquet next to it, `x.jsonl` gets prompts.jsonl and media/<sha256>: so
     that what is derived from them, written into the same directory, is read by `data.path` with its media. Raises
     ConfigError for another ending, and for files that are there.
     """
@@ -109,7 +109,7 @@ def _write_lines(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
 
 
 class _replacing:
-    """A file beside `path` that takes its place when all is written."""
+    """A file next to `path` that takes its place when all is written."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._partial = path, path.with_name(f".{path.name}.{os.getpid()}.partial")

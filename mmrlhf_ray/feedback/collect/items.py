@@ -28,7 +28,7 @@ _SAME = ("prompt_id", "messages", "media_ids", "task", "responses", "question", 
 
 @dataclass(frozen=True)
 class Added:
-    """What became of the rows."""
+    """The outcome of adding rows."""
 
     added: int
     present: int

@@ -62,7 +62,7 @@ def store_media(session: Session, config: FeedbackConfig, sha256: str, data: byt
 
 
 def write_media(config: FeedbackConfig, sha256: str, data: bytes) -> None:
-    """Put the bytes into their file, whole or not at all."""
+    """Put the bytes into their file, completely or not at all."""
     directory = media_dir(config)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.NamedTemporaryFile(dir=directory, prefix=".", delete=False) as partial:

@@ -1,4 +1,4 @@
-"""What was logged of a deployed model, from the database to records."""
+"""From the log of a deployed model in the database to records."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

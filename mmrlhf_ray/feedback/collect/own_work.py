@@ -1,4 +1,4 @@
-"""What an annotator sees of their own work."""
+"""An annotator's view of their own work."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -255,7 +255,7 @@ def _in_force(annotator_id: str) -> Select[str]:
 
 
 def asked_of(item: Item, order_shown: Sequence[int], config: FeedbackConfig) -> Asked:
-    """What an answer to the item is checked against when its responses are shown in this order."""
+    """The facts that an answer to the item is checked against when its responses are shown in this order."""
     return Asked(
         responses=tuple(str(item.responses[index]["text"]) for index in order_shown),
         aspects=tuple(aspect.name for aspect in config.aspects),

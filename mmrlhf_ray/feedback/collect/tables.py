@@ -123,7 +123,7 @@ class Item(Base):
     """Order of arrival, which decides between equal priorities."""
     round: Mapped[int] = mapped_column(default=0)
     gold: Mapped[JsonObject | None] = mapped_column(JSON(none_as_null=True))
-    """The known answer, in terms of `responses` as stored; none = it is not known."""
+    """The known answer, in terms of `responses` as stored; None = not known."""
     votes: Mapped[int] = mapped_column(default=0)
     """Votes in force, kept with the votes in one transaction, so that open items are found by an index."""
     created: Mapped[datetime]
@@ -223,7 +223,7 @@ class LoggedResponse(Base):
 
 
 class Event(Base):
-    """What somebody did with a logged response."""
+    """Something somebody did with a logged response."""
 
     __tablename__ = "event"
 
@@ -232,7 +232,7 @@ class Event(Base):
     response_id: Mapped[str] = mapped_column(ForeignKey("logged_response.id"), index=True)
     kind: Mapped[str] = mapped_column(String(24))
     value: Mapped[JsonObject]
-    """What the kind needs: {"text": …} of an edit, {"seconds": …} of dwelling; else {}."""
+    """Details that the kind needs: {"text": …} of an edit, {"seconds": …} of dwelling; else {}."""
     created: Mapped[datetime] = mapped_column(index=True)
 
 

@@ -42,12 +42,12 @@ _IMAGE = re.compile(r"image_?\d*")
 
 @dataclass(frozen=True)
 class ArgillaNames:
-    """What the fields and questions of a data set are called. The defaults are those of argilla_datasets()."""
+    """Names of the fields and questions of a data set. The defaults are those of argilla_datasets()."""
 
     prompt: str = "messages"
     """Field with the chat, or the text, that was answered."""
     responses: tuple[str, ...] = ()
-    """Fields with the responses, in order; none = response_0, response_1, …"""
+    """Fields with the responses, in order; None = response_0, response_1, …"""
     questions: Mapping[str, str] = field(
         default_factory=lambda: {
             "preference": "pair",
@@ -60,7 +60,7 @@ class ArgillaNames:
     )
     """Question → pair, rank, correct, demonstrate, spans or critique; others are left alone."""
     ratings: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    """Question → (aspect, number of the response); none = questions called response_<number>_<aspect>."""
+    """Question → (aspect, number of the response); None = questions called response_<number>_<aspect>."""
     choices: Mapping[str, str] = field(
         default_factory=lambda: {"response_0": "left", "response_1": "right", "tie": "tie", "both_bad": "both_bad"}
     )

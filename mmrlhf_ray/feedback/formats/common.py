@@ -1,4 +1,4 @@
-"""What the formats of annotation tools share: items with their votes, and the columns that tools have no place for."""
+"""Shared by the formats of annotation tools: items with their votes, and the columns that tools have no place for."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ WRONG = "wrong"
 """Label of a span without a note."""
 
 NUMBERED = re.compile(r"response_(\d+)")
-"""What written rows call their responses."""
+"""Names of the responses in written rows."""
 _RATING = re.compile(r"response_(\d+)_(.+)")
 
 _KEPT_COLUMNS = (
@@ -53,7 +53,7 @@ class ItemVotes:
 
 @dataclass(frozen=True)
 class Imported:
-    """What a file of another tool holds."""
+    """The contents of another tool's file."""
 
     prompts: list[dict[str, Any]]
     """Raw rows with prompt_id (docs/data.md), each prompt once."""

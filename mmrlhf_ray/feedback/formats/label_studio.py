@@ -39,12 +39,12 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class LabelStudioNames:
-    """What a project's data and controls are called. The defaults are those of label_studio_tasks()."""
+    """Names of a project's data and controls. The defaults are those of label_studio_tasks()."""
 
     prompt: str = "messages"
     """Key of `data` with the chat, or the text, that was answered."""
     responses: tuple[str, ...] = ()
-    """Keys of `data` with the responses, in order; none = response_0, response_1, …"""
+    """Keys of `data` with the responses, in order; None = response_0, response_1, …"""
     items: str = "items"
     """Key of `data` with the list of {"id", "body"} that a Ranker ranks."""
     controls: Mapping[str, str] = field(
@@ -60,7 +60,7 @@ class LabelStudioNames:
     )
     """Control (`from_name`) → pair, rank, correct, demonstrate, spans or critique; others are left alone."""
     ratings: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    """Control → (aspect, number of the response); none = controls called response_<number>_<aspect>."""
+    """Control → (aspect, number of the response); None = controls called response_<number>_<aspect>."""
 
 
 def label_studio_tasks(

@@ -181,7 +181,7 @@ def alpha_interval(labels: Sequence[Label], level: Level, seed: int = 0, confide
 
 
 def _coincidences(labels: Sequence[Label]) -> NDArray[np.float64]:
-    """What each unit adds to the matrix of coincidences; [units, values, values]."""
+    """The contribution of each unit to the matrix of coincidences; [units, values, values]."""
     units = {unit: number for number, unit in enumerate(dict.fromkeys(label.unit for label in labels))}
     values = {value: number for number, value in enumerate(sorted({label.value for label in labels}))}
     counts = np.zeros((len(units), len(values)))

@@ -1,4 +1,4 @@
-"""What annotators together say of two responses: majority, or Dawid–Skene with the reliability of each annotator."""
+"""The annotators' joint judgement of two responses: majority, or Dawid–Skene with the reliability of each annotator."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ _TASK, _WORKER, _LABEL = "task", "worker", "label"  # crowd-kit's names
 
 @dataclass(frozen=True)
 class PairConsensus:
-    """What people together say of two texts. The three shares add up to one."""
+    """The joint judgement of two texts. The three shares add up to one."""
 
     first: float
     """Share (of votes) or probability that the first text is better."""

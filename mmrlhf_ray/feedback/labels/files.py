@@ -45,7 +45,7 @@ def tool_named(name: str) -> Tool:
 
 @dataclass(frozen=True)
 class Exported:
-    """What `mmrlhf feedback export x.parquet` wrote."""
+    """The files written by `mmrlhf feedback export x.parquet`."""
 
     annotations: list[Annotation]
     prompts: pa.Table
@@ -60,7 +60,7 @@ class Exported:
 
 
 def read_export(file: Path) -> Exported:
-    """An ANNOTATION table with prompts.parquet and media.parquet beside it. Raises DataError where one is missing."""
+    """An ANNOTATION table with prompts.parquet and media.parquet next to it. Raises DataError where one is missing."""
     tables = {}
     for path, schema in (
         (file, ANNOTATION),

@@ -1,4 +1,4 @@
-"""What people do with a deployed model's responses, as weighted labels: copying is praise, asking again is not."""
+"""Behaviour towards a deployed model's responses, as weighted labels: copying is praise, asking again is not."""
 
 import json
 from collections import defaultdict
@@ -15,7 +15,7 @@ from mmrlhf_ray.feedback.labels.derive import ORIGIN
 from mmrlhf_ray.schema import DEMONSTRATION, PROMPT, check
 
 EVENT_KINDS = ("thumbs_up", "thumbs_down", "copy", "click", "regenerate", "edit", "dwell")
-"""What people do with a deployed model's responses."""
+"""Things people do with a deployed model's responses."""
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _right_order(annotation: Annotation, truth: Annotation) -> list[bool]:
 
 
 def _right_ratings(annotation: Annotation, truth: Annotation) -> list[bool]:
-    """What gold rates and the annotator did not is not asked."""
+    """Aspects that gold rates and the annotator did not are not counted."""
     pairs = [
         pair
         for aspect, ratings in truth.aspects.items()

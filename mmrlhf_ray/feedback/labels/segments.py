@@ -26,7 +26,7 @@ class Segment:
 
 
 def changed_segments(original: str, correction: str) -> list[Segment]:
-    """What was changed, in order, in whole words; runs of blanks and single marks are words of their own.
+    """The changes, in order, in complete words; runs of blanks and single marks are words of their own.
 
     Changes with only blanks between them are one segment. Putting each `added` into its place in the original gives
     the correction, character by character.

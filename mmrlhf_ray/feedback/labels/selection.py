@@ -1,4 +1,4 @@
-"""What to ask next: candidate pairs in the order in which they are worth asking about. Pure and seeded."""
+"""The next questions: candidate pairs in the order in which they are worth asking about. Pure and seeded."""
 
 import re
 import zlib

@@ -1,4 +1,4 @@
-"""What every kind of question has in common.
+"""The parts that every kind of question has in common.
 
 Answers are about the responses as shown. `order_shown[p]` is the index, among the responses as stored, of the one shown
 at place p; feedback/annotations.py undoes the order.
@@ -23,7 +23,7 @@ class AnswerError(ValueError):
 
 @dataclass(frozen=True)
 class Asked:
-    """What an answer is checked against."""
+    """The facts that an answer is checked against."""
 
     responses: tuple[str, ...]
     """Texts in the order shown."""
@@ -77,7 +77,7 @@ def check_text(value: Any, field: str, asked: Asked, *, required: bool = False) 
     if required and not value.strip():
         raise AnswerError(field, "is empty; write something or skip the item")
     if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-        raise AnswerError(field, "holds a character that is no text (NUL or half a surrogate pair)")
+        raise AnswerError(field, "holds a character that is not text (NUL or half a surrogate pair)")
     return value
 
 

@@ -21,7 +21,7 @@ SCALE = range(1, 6)
 @dataclass(frozen=True)
 class RateAnswer(Answer):
     ratings: tuple[Mapping[str, int | None], ...]
-    """For each response shown: aspect to rating, none = not rated."""
+    """For each response shown: aspect to rating, None = not rated."""
 
 
 class Rate:

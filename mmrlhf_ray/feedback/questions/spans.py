@@ -23,7 +23,7 @@ _MAX_SPANS = 200
 @dataclass(frozen=True)
 class SpansAnswer(Answer):
     spans: tuple[tuple[int, int, str], ...]
-    """(start, end, note), by start; none = nothing is wrong."""
+    """(start, end, note), by start; empty = nothing is wrong."""
 
 
 class Spans:

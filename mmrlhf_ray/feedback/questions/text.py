@@ -9,7 +9,7 @@ from mmrlhf_ray.feedback.questions.base import Answer, Asked, check_keys, check_
 
 @dataclass(frozen=True)
 class TextAnswer(Answer):
-    """What the annotator wrote; never empty."""
+    """The annotator's text; never empty."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""What a data set is, what it holds, how long its prompts are, and every row that cannot be used."""
+"""A data set's format, its contents, how long its prompts are, and every row that cannot be used."""
 
 import json
 import os
@@ -99,7 +99,7 @@ def _counted(row: LoadedRow, encoder: Encoder, config: DataConfig, found: Found)
         prompt = encode_prompt(encoder, row.record["messages"], media)
         answers = [(name, len(encode_response(encoder, text))) for name, text in _answers(row.record)]
     except ValueError as error:
-        return row.rejected(error if isinstance(error, RowError) else RowError(str(error), "mend it or leave it out"))
+        return row.rejected(error if isinstance(error, RowError) else RowError(str(error), "fix it or leave it out"))
     for name, tokens in [*_lengths(prompt, len(media)).items(), *answers]:
         found.tokens.setdefault(name, array("l")).append(tokens)
     found.too_long += len(prompt.token_ids) > config.max_prompt_tokens

@@ -1,4 +1,4 @@
-"""What `mmrlhf data check` prints."""
+"""The output of `mmrlhf data check`."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ _MIB = 2**20
 
 
 def render(data: OpenData, found: Found, stages: Stages, output: Path | None) -> str:
-    """The whole report. `output`: where all bad rows were written."""
+    """The entire report. `output`: where all bad rows were written."""
     good = found.rows - found.bad
     lines = [*_what(data), f"{found.rows:,} rows: {good:,} good, {found.bad:,} bad", ""]
     lines += _table(["modality", "rows"], _counted(found.modality.most_common()))

@@ -1,4 +1,4 @@
-"""A data set in another format: rows as JSON lines or Parquet with their media beside or inside, or as our tables."""
+"""A data set in another format: rows as JSON lines or Parquet with media next to it or inside, or as our tables."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ _OWN = "mmrlhf"
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written."""
+    """The files written."""
 
     rows: int
     media: int
@@ -89,7 +89,7 @@ def _bad_path(path: Path) -> Path:
 
 
 def _write(data: OpenData, form: Format, path: Path, media: MediaFolder) -> tuple[int, list[BadRow]]:
-    """(rows written, the first bad ones). All bad rows go to a file beside `path`, if there are any."""
+    """(rows written, the first bad ones). All bad rows go to a file next to `path`, if there are any."""
     first_bad: list[BadRow] = []
     done, shown, bad = 0, 0, 0
     with Progress("convert", data.store.rows, "row") as progress, _writer(path, data.kind) as writer:
@@ -132,7 +132,7 @@ def _write_one(row: LoadedRow, kind: Kind, form: Format, writer: RowWriter, medi
 
 @contextmanager
 def _staging(destination: Path) -> Iterator[Path]:
-    """A directory beside the destination that is gone afterwards."""
+    """A directory next to the destination that is gone afterwards."""
     stage = destination.with_name(f".{destination.name}.new")
     destination.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(stage, ignore_errors=True)

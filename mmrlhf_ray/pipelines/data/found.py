@@ -1,4 +1,4 @@
-"""What was counted while a data set was checked."""
+"""Counts made while a data set is checked."""
 
 from array import array
 from collections import Counter
@@ -22,7 +22,7 @@ class MediaCount:
 
 @dataclass
 class Found:
-    """What was counted so far."""
+    """Counts so far."""
 
     rows: int = 0
     bad: int = 0

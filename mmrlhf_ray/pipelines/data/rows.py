@@ -34,9 +34,9 @@ class OpenData:
     config: DataConfig
     source: Source
     kind: Kind
-    """What its rows are read as."""
+    """The kind of record that its rows are read as."""
     possible: tuple[Kind, ...]
-    """What they could be read as, going by the first of them."""
+    """The kinds that they could be read as, judging by the first of them."""
     store: FileStore
 
 

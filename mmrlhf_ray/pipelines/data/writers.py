@@ -31,7 +31,7 @@ _ENDINGS = {
 
 
 class RowWriter(Protocol):
-    """Context manager that writes rows; the file is whole once it is left without an error."""
+    """Context manager that writes rows; the file is complete once it is left without an error."""
 
     def write(self, row: Mapping[str, Any]) -> None: ...
 
@@ -53,7 +53,7 @@ class MediaFolder:
         self.count = 0
 
     def name(self, media: MediaRow) -> Any:
-        """What a row says of the media."""
+        """The row's entries for the media."""
         if self._uri:
             return f"data:{media['mime']};base64,{base64.b64encode(media['data']).decode()}"
         if self._feature and media["kind"] == "image":

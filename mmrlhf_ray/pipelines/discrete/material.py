@@ -1,4 +1,4 @@
-"""What a discrete-action job learns from and is measured on: cases, rewards, cloning data, held-out cases."""
+"""Training and test data of a discrete-action job: cases, rewards, cloning data, held-out cases."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What each member of a reward model's ensemble says of given responses."""
+"""Scores of given responses by each member of a reward model's ensemble."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What tells whether a policy got better: the primary reward of its responses to held-out prompts."""
+"""The measure of whether a policy got better: the primary reward of its responses to held-out prompts."""
 
 import json
 from collections import defaultdict
@@ -31,7 +31,7 @@ class Metric(Protocol):
 
     @property
     def name(self) -> str:
-        """What the score is called."""
+        """The name of the score."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Programs that a loop runs beside itself: the feedback app, and annotators that are no people. None outlives it."""
+"""Programs that a loop runs alongside itself: the feedback app, and programmatic annotators. None outlives it."""
 
 import json
 import os
@@ -52,7 +52,7 @@ class Program:
 
 @contextmanager
 def _programs() -> Iterator["Starter"]:
-    """What starts programs that end with the block, and with our process however that ends."""
+    """Starts programs that end with the block, and with our process however that ends."""
     starter = Starter(secrets.token_hex(16), [])
     watchdog = processes.start_watchdog(starter.mark, 0.0)
     try:

@@ -1,4 +1,4 @@
-"""What a loop has come to, as iterate.json, report.html and lines for the terminal."""
+"""The results of a loop, as iterate.json, report.html and lines for the terminal."""
 
 import json
 import os
@@ -20,7 +20,7 @@ REPORT_FILE = "report.html"
 
 @dataclass(frozen=True)
 class RoundSummary:
-    """One whole round; round 0 is the policy as it came. Intervals are 95 %; None = does not exist."""
+    """One complete round; round 0 is the policy as it came. Intervals are 95 %; None = does not exist."""
 
     number: int
     selection: str
@@ -34,7 +34,7 @@ class RoundSummary:
     items: int
     """Questions of all rounds so far that have a vote."""
     preferences: int
-    """What the round's training could use of them, held-out ones not counted."""
+    """Those that the round's training could use, without held-out ones."""
     agreed: Interval | None
     """Share of comparisons in which two annotators said the same."""
     alpha: Interval | None
@@ -72,7 +72,7 @@ class Summary:
 
 
 def summarise(state: IterateState, cfg: IterateConfig, verdict: Verdict, run_dir: Path, metric: str) -> Summary:
-    """Figures of the whole rounds."""
+    """Figures of the complete rounds."""
     rounds = tuple(_round(number, done) for number, done in enumerate(state.whole))
     best = max((n for n, done in enumerate(state.whole) if n and improved(done, cfg)), default=0)
     return Summary(

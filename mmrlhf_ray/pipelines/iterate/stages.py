@@ -44,7 +44,7 @@ from mmrlhf_ray.schema import MEDIA, PROMPT
 
 @dataclass(frozen=True)
 class Loop:
-    """What every stage is given."""
+    """The arguments of every stage."""
 
     cfg: IterateConfig
     run_dir: Path

@@ -1,4 +1,4 @@
-"""How far a loop is: what is done, round by round, in one file that is replaced whole; and when it is time to stop."""
+"""How far a loop is: what is done, round by round, in one file that is replaced at once; and when to stop."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ _MAY_CHANGE = {"rounds", "wait", "stop", "deadlines", "output_dir", "feedback", 
 """Keys that a resumed run may have other values for."""
 
 Figures = Mapping[str, Any]
-"""What a stage found out; JSON."""
+"""The figures of a stage; JSON."""
 Done = Mapping[str, Figures]
 """Stage → its figures and, under SECONDS, how long it took."""
 
 
 @dataclass(frozen=True)
 class IterateState:
-    """What is done. A stage is in it only once everything that it writes is on the disk."""
+    """The stages that are done. A stage is in it only once everything that it writes is on the disk."""
 
     settings: str
     """Fingerprint of the configuration that must not change on the way."""
@@ -88,7 +88,7 @@ def begin(run_dir: Path, cfg: IterateConfig, resume: bool) -> IterateState:
 
 
 def load(file: Path) -> IterateState:
-    """What save() wrote. Raises RunError for anything else."""
+    """The state that save() wrote. Raises RunError for anything else."""
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
         rounds = tuple({str(stage): dict(figures) for stage, figures in done.items()} for done in said["rounds"])
@@ -116,13 +116,13 @@ class Verdict:
 
 
 def improved(done: Done, cfg: IterateConfig) -> bool:
-    """Whether a whole round's gain can be told from chance."""
+    """Whether a complete round's gain can be told from chance."""
     low: float = done["evaluate"]["gain"]["low"]
     return low > cfg.stop.min_gain
 
 
 def verdict(state: IterateState, cfg: IterateConfig) -> Verdict:
-    """Asked after every stage; only whole rounds count."""
+    """Asked after every stage; only complete rounds count."""
     rounds = state.whole[1:]
     without = len(list(takewhile(lambda done: not improved(done, cfg), reversed(rounds))))
     if without >= cfg.stop.patience:

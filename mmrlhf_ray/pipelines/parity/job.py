@@ -36,7 +36,7 @@ _CHANGE, _LEAST_SPREAD = 0.1, 0.02
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the comparison of one case with some weights found."""
+    """The result of comparing one case under some weights."""
 
     row: ParityRow
     rollouts: pa.Table | None

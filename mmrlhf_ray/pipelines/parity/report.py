@@ -1,4 +1,4 @@
-"""What parity found, as a table for the terminal."""
+"""The result of parity, as a table for the terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -22,7 +22,7 @@ from mmrlhf_ray.workers.roles.learner import Learners
 
 @dataclass(frozen=True)
 class Answers:
-    """What the roles said of a step's rollouts, row by row."""
+    """The roles' answers on a step's rollouts, row by row."""
 
     scores: Sequence[float]
     """Mixed over the reward components."""

@@ -36,7 +36,7 @@ class Sampled:
     warnings: tuple[str, ...] = ()
 
     def scores(self) -> tuple[Answers, float]:
-        """What the components said, and the seconds of the slowest."""
+        """The components' scores, and the seconds of the slowest."""
         if self.pending is None:
             return self.answers, self.score_seconds
         return self.pending.result()

@@ -1,4 +1,4 @@
-"""What the driver remembers between steps, and what a checkpoint therefore holds of it."""
+"""The driver's state between steps, which a checkpoint therefore holds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mmrlhf_ray.rewards.mixture import MixtureState
 
 @dataclass(frozen=True)
 class DriverState:
-    """All that a step changes beside the weights."""
+    """All that a step changes besides the weights."""
 
     cursor: int
     """Prompts taken so far."""

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """What one step leaves behind."""
+    """The results of one step."""
 
     experience: Experience
     state: DriverState

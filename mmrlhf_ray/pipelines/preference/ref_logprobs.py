@@ -99,7 +99,7 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
 
 
 def _blocks(answers: ray.data.Dataset) -> Iterator[pa.Table]:
-    """What the actors answer. Ray Data starts them when the first block is asked for."""
+    """The actors' answers. Ray Data starts them when the first block is asked for."""
     yield from answers.iter_batches(batch_size=None, batch_format="pyarrow")
 
 

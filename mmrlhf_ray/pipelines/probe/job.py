@@ -1,4 +1,4 @@
-"""Which responses fool a reward? Adversarial responses are scored beside honest ones to the same prompts."""
+"""Which responses fool a reward? Adversarial responses are scored alongside honest ones to the same prompts."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def run(cfg: ProbeRewardConfig) -> bool:
 
 
 def summary(cfg: ProbeRewardConfig, results: list[Probed]) -> dict[str, Any]:
-    """What probe.json holds."""
+    """The contents of probe.json."""
     return {"tolerated_share": cfg.tolerated_share, "probes": {r.probe: asdict(r) for r in results}}
 
 
@@ -81,7 +81,7 @@ def prepare(cfg: ProbeRewardConfig, records: Records, run_dir: Path) -> ProbeRow
 
 def _set_aside(cfg: ProbeRewardConfig, chosen: Records, unusable: list[Unusable], run_dir: Path) -> None:
     originals = chosen.records.to_pylist()
-    remedy = "Mend the record or its media, or raise the limit that it exceeds"
+    remedy = "Fix the record or its media, or raise the limit that it exceeds"
     rejected = [
         Rejected(
             BadRow(chosen.file, chosen.rows[u.number], originals[u.number]["prompt_id"], u.reason, remedy),

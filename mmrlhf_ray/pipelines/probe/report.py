@@ -1,4 +1,4 @@
-"""What came of a probe: how often each kind of adversarial response scores above the honest one."""
+"""The result of a probe: how often each kind of adversarial response scores above the honest one."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ _SHOWN_CHARACTERS = 120
 
 @dataclass(frozen=True)
 class Example:
-    """One adversarial response and its score beside the honest one's."""
+    """One adversarial response and its score next to the honest one's."""
 
     prompt_id: str
     text: str
@@ -51,7 +51,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one component, or the mixture, makes of one probe."""
+    """One component's, or the mixture's, result on one probe."""
 
     overall: Figures
     by_modality: Mapping[str, Figures]

@@ -1,4 +1,4 @@
-"""What SFT, reward-model and preference training share: records to Ray Data, Ray Train workers, progress."""
+"""Code that SFT, reward-model and preference training share: records to Ray Data, Ray Train workers, progress."""
 
 import logging
 import shutil
@@ -98,7 +98,7 @@ def run_supervised(
             )
             if not resume:
                 discard(run_dir)
-            # Popped, so that no table stays in memory beside its copy.
+            # Popped, so that no table stays in memory alongside its copy.
             _fit(plan, job, {name: _dataset(tables.pop(name)) for name in held}, rows)
     return run_dir
 
@@ -139,7 +139,7 @@ def _encode(records: Records, data: DataConfig, options: EncodeOptions, run_dir:
     )
     table = pa.concat_tables(ray.get(encoded.to_arrow_refs()))
     problems = zip(table.column("row").to_pylist(), table.column("problem").to_pylist(), strict=True)
-    bad = {row: (problem, "Mend it or leave it out") for row, problem in problems if problem}
+    bad = {row: (problem, "Fix it or leave it out") for row, problem in problems if problem}
     set_aside(records, bad, data, run_dir)
     return table.filter(pc.equal(table.column("problem"), "")) if bad else table
 

@@ -288,7 +288,7 @@ def _addresses() -> Iterator[Case]:
         yield Case(
             f"address: {host}",
             shows("image", f"http://{host}/a.png"),
-            "not a public address|is no address|has no address|not in data.remote.allow_hosts",
+            "not a public address|is not an address|has no address|not in data.remote.allow_hosts",
             config={"remote": {"allow_hosts": allowed, "allow_http": True}},
         )
     allowed = {"remote": {"allow_hosts": ("media.test",)}}

@@ -88,7 +88,7 @@ def test_bombs_take_no_memory(tmp_path):
         ("http://0x7f.1/a.png", "not in data.remote.allow_hosts"),
         ("http://other.test/a.png", "not in data.remote.allow_hosts"),
         ("/a.png", "redirects more than data.remote.max_redirects=3 times"),
-        ("file:///etc/passwd", "is no https address"),
+        ("file:///etc/passwd", "is not an https address"),
     ],
 )
 def test_a_redirect_inside_is_set_aside(target, reason, tmp_path, monkeypatch):

@@ -127,7 +127,7 @@ def test_everything_is_said_at_once(monkeypatch):
     assert lines[0] == "rewards: 6 problems:"
     assert lines[1].startswith("far: url has no host: http://")
     assert lines[2].startswith("far: token_env=NO_TOKEN, but that environment variable is not set")
-    assert lines[3].startswith("j: base_url is no address: http://h:port")
+    assert lines[3].startswith("j: base_url is not an address: http://h:port")
     assert lines[4] == "f: modalities: no modality 'images'; the nearest is image"
     assert lines[5].startswith("f: weight=2 is not used for a cost")
     assert lines[6].startswith("f: function: no built-in 'f2'")

@@ -1,4 +1,4 @@
-// /work and /review: one item after the other, without loading the whole page.
+// /work and /review: one item after the other, without loading the entire page.
 
 import { mediaKey, setUpMedia } from "./media.js";
 import { all, find, getPage, post, say, uuid } from "./page.js";

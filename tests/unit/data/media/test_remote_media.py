@@ -66,12 +66,12 @@ def test_an_address_is_a_media_reference(tmp_path):
         ("https://evilmedia.test/a.png", "not in data.remote.allow_hosts"),
         ("https://media.test@evil.test/a.png", "holds a name or password"),
         ("https://me:pw@media.test/a.png", "holds a name or password"),
-        ("http://media.test/a.png", "is no https address"),
-        ("ftp://media.test/a.png", "is no https address"),
+        ("http://media.test/a.png", "is not an https address"),
+        ("ftp://media.test/a.png", "is not an https address"),
         ("https:///a.png", "at host ''"),
-        ("https://[::1/a.png", "is no address"),
-        ("https://media.test:99999/a.png", "is no address"),
-        ("https://media.test/\x00", "is no address"),
+        ("https://[::1/a.png", "is not an address"),
+        ("https://media.test:99999/a.png", "is not an address"),
+        ("https://media.test/\x00", "is not an address"),
     ],
 )
 def test_addresses_that_are_not_allowed(url, reason):
@@ -126,7 +126,7 @@ def test_every_spelling_of_an_inner_address_is_seen_through(host):
     """By the system's own resolver; allowed by name, so that only the check of the address is left."""
     remote = RemoteMedia(allow_hosts=(host.strip("[]"), "127.0.0.1"), allow_http=True)
     with site(sends(PNG)) as server:
-        with pytest.raises(RowError, match=r"not a public address|is no address|not in data.remote|has no address"):
+        with pytest.raises(RowError, match=r"not a public address|is not an address|not in data.remote|has no address"):
             fetch(f"http://{host}:{server.port}/a.png", remote, 10_000, PUBLIC_NETWORK)
         assert server.asked == []
 
@@ -174,7 +174,7 @@ def test_a_redirect_loop_ends():
         ("http://inner.test/a.png", "leads to 10.0.0.1, which is not a public address"),
         ("http://169.254.169.254/latest/meta-data/", "host '169.254.169.254', which is not in"),
         ("http://other.test/a.png", "host 'other.test', which is not in"),
-        ("file:///etc/passwd", "is no https address"),
+        ("file:///etc/passwd", "is not an https address"),
         ("//other.test/a.png", "host 'other.test'"),
         ("http://me:pw@media.test/", "holds a name or password"),
         ("http://[::1", "Invalid URL in location header"),
