@@ -16,7 +16,7 @@ def turns_of(row: Row) -> list[Message]:
     value = row.get("conversations")
     if not isinstance(value, list) or not value:
         raise RowError(
-            "conversations must be a non-empty list", 'write "conversations": [{"from": "human", "value": …}]'
+            "conversations is not a non-empty list", 'write "conversations": [{"from": "human", "value": …}]'
         )
     messages = [turn_message(turn, f"conversations[{index}]") for index, turn in enumerate(value)]
     system = row.get("system")

@@ -68,7 +68,7 @@ def _completions(value: Any) -> list[dict[str, Any]]:
         value = [dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)]
     if not isinstance(value, list) or not value:
         raise RowError(
-            "completions must be a non-empty list", 'write "completions": [{"response": …, "annotations": …}]'
+            "completions is not a non-empty list", 'write "completions": [{"response": …, "annotations": …}]'
         )
     for index, completion in enumerate(value):
         if not isinstance(completion, Mapping) or not isinstance(completion.get("response"), str):
