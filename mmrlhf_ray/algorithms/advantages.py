@@ -169,7 +169,7 @@ _WHITENED: Mapping[str, Callable[[Tensor, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class _Group:
-    """What a row's group says of it; tensors [B]."""
+    """Statistics of each row's group; tensors [B]."""
 
     index: Tensor
     """Groups numbered from 0 without gaps."""
@@ -212,7 +212,7 @@ def _check_no_row_is_empty(mask: Tensor) -> None:
 
 
 def overlong_penalty(lengths: Tensor, max_response_tokens: int, buffer_tokens: int, penalty: float) -> Tensor:
-    """What is added to each response's score [B] (float64, ≤ 0), from its `lengths` [B] in tokens.
+    """The term added to each response's score [B] (float64, ≤ 0), from its `lengths` [B] in tokens.
 
     0 up to max_response_tokens − buffer_tokens, then falling linearly to −penalty at max_response_tokens, and
     −penalty beyond. Source: Yu et al. 2025, "DAPO: An Open-Source LLM Reinforcement Learning System at Scale",

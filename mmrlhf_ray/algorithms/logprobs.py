@@ -19,7 +19,7 @@ def token_logprobs(
 
     logits [N, V] of any float type, token_ids int64 [N], banned int64 [K]: ids the sampler may not emit; they get no
     probability here either, so that both sides model one distribution. A banned id in `token_ids` gives −∞.
-    Computed `rows` rows at a time and recomputed in the backward pass: beside the logits themselves, at most
+    Computed `rows` rows at a time and recomputed in the backward pass: besides the logits themselves, at most
     `rows` × V float32 numbers are alive.
     """
     _check(logits, token_ids, temperature)

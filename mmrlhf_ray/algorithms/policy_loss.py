@@ -1,4 +1,4 @@
-"""What the policy minimises: PPO's clipped objective, GSPO's and CISPO's, and the entropy bonus."""
+"""Losses of the policy: PPO's clipped objective, GSPO's and CISPO's, and the entropy bonus."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from mmrlhf_ray.algorithms.statistics import Stats
 
 @dataclass(frozen=True)
 class Clip:
-    """Bounds on the ratio ρ of current to old probabilities: 1 − low ≤ ρ ≤ 1 + high; none = no bound on that side."""
+    """Bounds on the ratio ρ of current to old probabilities: 1 − low ≤ ρ ≤ 1 + high; None = no bound on that side."""
 
     low: float | None
     high: float | None
     dual: float | None = None
-    """Bound on a token's loss in units of |A| where A < 0, above 1; none = no bound."""
+    """Bound on a token's loss in units of |A| where A < 0, above 1; None = no bound."""
 
     def __call__(self, ratio: Tensor) -> Tensor:
         """`ratio`, clipped."""
@@ -139,7 +139,7 @@ def entropy_bonus(entropy: Tensor, mask: Tensor, weights: Tensor, denominator: f
 
 @dataclass(frozen=True)
 class _Report:
-    """What the statistics are made of; all [B, T]."""
+    """Inputs of the statistics; all [B, T]."""
 
     log_ratio: Tensor
     ratio: Tensor

@@ -116,5 +116,5 @@ def _kind(name: str | None) -> "Kind | None":
 
     if name is not None and name.upper() not in KINDS:
         known = ", ".join(kind.lower() for kind in KINDS)
-        raise typer.BadParameter(f"{name!r} is no kind of record; expected one of {known}", param_hint="--kind")
+        raise typer.BadParameter(f"{name!r} is not a kind of record; expected one of {known}", param_hint="--kind")
     return None if name is None else cast("Kind", name.upper())

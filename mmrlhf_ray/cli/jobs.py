@@ -37,7 +37,7 @@ class JobCommand:
     sweep: str | None = None
     """Module whose `run(cfg)` is for `--sweep`."""
     extra: str | None = None
-    """What has to be installed beyond the core; a key of errors.EXTRAS."""
+    """The extra that has to be installed beyond the core; a key of errors.EXTRAS."""
 
 
 JOBS = (
@@ -87,7 +87,7 @@ def add_jobs(app: typer.Typer) -> None:
 
 
 def _command(job: JobCommand) -> Callable[..., None]:
-    """What the command does; its signature has the options that the job knows."""
+    """The command of a job; its signature has the options that the job knows."""
 
     def command(
         file: JobFile,

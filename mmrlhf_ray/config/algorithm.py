@@ -12,7 +12,7 @@ GROUPED = frozenset({"reinforce_pp_baseline", "rloo", "grpo", "dr_grpo"})
 
 
 class MismatchConfig(Section):
-    """What is done about tokens to which sampler and learner give different probabilities. Always measured."""
+    """Correction for tokens to which sampler and learner give different probabilities. Always measured."""
 
     correction: Literal["none", "tis", "icepop", "sequence_mask"] = "none"
     """`tis`: weights truncated at `high`; `icepop`: tokens outside [low, high] are masked; `sequence_mask`: so are
@@ -47,11 +47,11 @@ class AlgorithmConfig(Section):
     gamma: float = Field(1.0, ge=0, le=1)
     gae_lambda: float = Field(0.95, ge=0, le=1)
     whiten: Literal["none", "center", "full"] | None = None
-    """Advantages of a step: mean taken off, and divided by the standard deviation; none = as the estimator's paper
+    """Advantages of a step: mean taken off, and divided by the standard deviation; `null` = as the estimator's paper
     has it (`full` for gae, reinforce_pp and reinforce_pp_baseline, else `none`)."""
     kl_coef: NonNegativeFloat = 0.05
     kl_target: PositiveFloat | None = None
-    """KL per response in nats that the adaptive controller steers to; none = fixed `kl_coef`."""
+    """KL per response in nats that the adaptive controller steers to; `null` = fixed `kl_coef`."""
     kl_horizon: PositiveFloat = 10_000.0
     """Samples over which the adaptive controller reacts (Ziegler et al. 2019)."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
@@ -59,9 +59,9 @@ class AlgorithmConfig(Section):
     """Whether kl_coef · KL is taken off the rewards or added to the loss."""
     policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
     clip_range: float | None = Field(0.2, gt=0, lt=1)
-    """Ratios below 1 − this are clipped; none = no clipping at either side."""
+    """Ratios below 1 − this are clipped; `null` = no clipping at either side."""
     clip_range_high: PositiveFloat | None = None
-    """Ratios above 1 + this are clipped; none = as `clip_range`."""
+    """Ratios above 1 + this are clipped; `null` = as `clip_range`."""
     dual_clip: float | None = Field(None, gt=1)
     """Bound on −A·ratio / |A| for negative advantages (Ye et al. 2020)."""
     aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
@@ -105,7 +105,7 @@ class AlgorithmConfig(Section):
                 f"{self.advantage_estimator} has no critic; set it to 0"
             )
         if self.clip_range is None and (self.clip_range_high is not None or self.dual_clip is not None):
-            raise ValueError("algorithm.clip_range_high and dual_clip need a clip_range; it is none")
+            raise ValueError("algorithm.clip_range_high and dual_clip need a clip_range; it is null")
         if self.dual_clip is not None and self.policy_loss == "cispo":
             raise ValueError("algorithm.dual_clip has no place in policy_loss=cispo, which clips no loss; leave it out")
         if self.gamma != 1 and self.advantage_estimator in GROUPED:

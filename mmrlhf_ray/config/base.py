@@ -1,4 +1,4 @@
-"""What every job's configuration shares."""
+"""Sections that every job's configuration shares."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,7 +107,7 @@ class LearnerConfig(Section):
 
 
 class Resources(Section):
-    """What one actor reserves."""
+    """Resources that one actor reserves."""
 
     num_cpus: float = Field(1.0, ge=0)
     num_gpus: float = Field(0.0, ge=0)
@@ -154,7 +154,7 @@ class Longest:
     """Tokens of the longest row that a job can have."""
 
     keys: str
-    """What they are the sum of, in the configuration's words."""
+    """The keys that they are the sum of."""
     tokens: int
 
 
@@ -166,7 +166,7 @@ class ModelUse:
     scores: bool = False
     """It must have a scalar head."""
     samples: Longest | None = None
-    """What it must have the context for, where it answers prompts."""
+    """The length of text it must have the context for, where it answers prompts."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class RecordsUse:
 
     data: DataConfig
     table: Literal["PROMPT", "DEMONSTRATION", "PREFERENCE", "RANKING"]
-    """What they are (docs/data.md)."""
+    """The kind of record (docs/data.md)."""
     batch: tuple[str, int] | None = None
     """Key and value of the batch size that there must be rows for; None = any number will do."""
     held_for: str | None = None
@@ -241,7 +241,7 @@ class TrainJobConfig(RunConfig):
     """Exactly one of `epochs` and `steps`."""
     log_every_steps: PositiveInt = 10
     eval_every_steps: PositiveInt | None = None
-    """Evaluate on `eval_data` that often; none = at the end only."""
+    """Evaluate on `eval_data` that often; `null` = at the end only."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainJobConfig":
@@ -267,7 +267,7 @@ class TrainJobConfig(RunConfig):
 
     @property
     def table(self) -> Literal["DEMONSTRATION", "PREFERENCE", "RANKING"]:
-        """What the records are that the job learns from."""
+        """The kind of record that the job learns from."""
         raise TypeError(f"{type(self).__name__} does not say what it learns from")
 
     @property

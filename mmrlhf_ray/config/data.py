@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from mmrlhf_ray.config.section import Section
 
 HUB = "hf:"
-"""What the path of a data set starts with that the `datasets` library finds by name."""
+"""Prefix of the path of a data set that the `datasets` library finds by name."""
 
 
 class MediaLimits(Section):
@@ -28,7 +28,7 @@ class VideoSampling(Section):
     """Which frames of a clip the model sees."""
 
     fps: PositiveFloat | None = None
-    """Frames per second of the clip's own time, also where its frame rate varies; none = every frame."""
+    """Frames per second of the clip's own time, also where its frame rate varies; `null` = every frame."""
     max_frames: PositiveInt | None = None
     """At most so many, evenly over the clip."""
     sound: bool = False
@@ -74,7 +74,7 @@ class ImageAugment(Section):
 
 class AudioAugment(Section):
     noise_db: NonNegativeFloat | None = None
-    """White noise so many decibels below the sound; none = no noise."""
+    """White noise so many decibels below the sound; `null` = no noise."""
     gain_db: NonNegativeFloat = 0.0
     """Largest change of loudness, up or down."""
 
@@ -108,7 +108,7 @@ class SourceConfig(Section):
     path: str
     """File, directory, fsspec URL or `hf:NAME` of a data set."""
     format: str | None = None
-    """Of docs/data.md; none = told from the rows, and an error where two formats fit."""
+    """Of docs/data.md; `null` = told from the rows, and an error where two formats fit."""
     weight: PositiveFloat = 1.0
     """Share of the rows drawn, in proportion to the other sources'."""
     task: str | None = None
@@ -128,17 +128,17 @@ class DataConfig(Section):
     sources: tuple[SourceConfig, ...] = ()
     """A mixture, instead of `path`."""
     media_root: str | None = None
-    """Directory that media paths are relative to and may not leave; none = that of the file."""
+    """Directory that media paths are relative to and may not leave; `null` = that of the file."""
     on_bad_row: Literal["fail", "quarantine"] = "fail"
-    """`quarantine` writes bad rows with their reasons beside the run and goes on without them."""
+    """`quarantine` writes bad rows with their reasons in the run's directory and goes on without them."""
     facts_column: str | None = None
     """Key in `extras` whose text the reward model reads before the prompt; the policy never sees it."""
     max_prompt_tokens: PositiveInt = 1024
     """Media tokens counted."""
     over_long: Literal["reject", "truncate_text"] = "reject"
-    """What becomes of longer prompts: bad rows, or the start of their last text goes, never a part of their media."""
+    """Treatment of longer prompts: bad rows, or the start of their last text goes, never a part of their media."""
     check_rows: PositiveInt | None = None
-    """Rows checked before anything starts, the rest when their turn comes; none = all of them."""
+    """Rows checked before anything starts, the rest when their turn comes; `null` = all of them."""
     streaming: bool = False
     """Rows are read, decoded and encoded while training goes on, in bounded memory; none of them is held for long."""
     stream_workers: PositiveInt = 1
@@ -146,7 +146,7 @@ class DataConfig(Section):
     encoder_cache_mb: PositiveInt = 512
     """Processor features kept in memory; the least recently used go first."""
     spill_dir: str | None = None
-    """Directory for features that no longer fit; none = they are computed anew."""
+    """Directory for features that no longer fit; `null` = they are computed anew."""
     spill_mb: PositiveInt = 8192
     """Most that is kept there."""
     limits: MediaLimits = MediaLimits()

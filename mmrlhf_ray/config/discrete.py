@@ -51,7 +51,7 @@ class EvaluationSection(Section):
     every_steps: PositiveInt = 5
     """Decide the held-out records that often, and at the end."""
     rows: PositiveInt | None = None
-    """At most so many of each task in between; none = all. At the end it is all of them."""
+    """At most so many of each task in between; `null` = all. At the end it is all of them."""
 
 
 class Range(Section):
@@ -87,7 +87,7 @@ class DiscreteConfig(RunConfig):
     """Name → task. Several share one trunk and have a head each."""
     observation: ObservationSection
     sequential: SequentialSection | None = None
-    """none = everything is shown and the first action decides."""
+    """`null` = everything is shown and the first action decides."""
     fusion: FusionSection = FusionSection()
     algorithm: DiscreteAlgorithm
     warm_start: str | None = None
@@ -99,9 +99,9 @@ class DiscreteConfig(RunConfig):
     decisions_per_step: PositiveInt = 1000
     """For `clone`: rows that are imitated in each step."""
     max_minutes: PositiveFloat | None = None
-    """The run ends after the step in which this is reached; none = all steps."""
+    """The run ends after the step in which this is reached; `null` = all steps."""
     stop_at: float | None = Field(None, gt=0, le=1)
-    """The run ends when the mean held-out score reaches this; none = all steps."""
+    """The run ends when the mean held-out score reaches this; `null` = all steps."""
     env_runners: EnvRunnersSection = EnvRunnersSection()
     learners: LearnersSection = LearnersSection()
     evaluation: EvaluationSection = EvaluationSection()

@@ -1,4 +1,4 @@
-"""What a discrete-action job decides, what it sees, and how it learns: the sections of its configuration."""
+"""Sections of a discrete-action job's configuration: its decisions, its inputs, its learning."""
 
 from typing import Annotated, Literal, Self
 
@@ -19,7 +19,7 @@ class TaskSection(Section):
     heldout: DataConfig
     """PROMPT records that measure it."""
     record_tasks: tuple[str, ...] | None = None
-    """Only records whose column `task` says one of these; none = all."""
+    """Only records whose column `task` says one of these; `null` = all."""
     weight: PositiveFloat = 1.0
     """How often the task is drawn, in proportion to the other tasks'."""
 
@@ -35,8 +35,8 @@ class DecideTask(TaskSection):
     score: Literal["accuracy", "f1"] = "accuracy"
     """`accuracy`: 1 for the right class. `f1`: classes and label are sets of words, as in "cat dog"; their F1."""
     demonstrations: DataConfig | None = None
-    """DEMONSTRATION records whose response is one of the classes. Those with feedback 0 are imitated beside the labels
-    of `train`; those above or below 0 are people's votes for `human_loss`. none = votes are simulated."""
+    """DEMONSTRATION records whose response is one of the classes. Those with feedback 0 are imitated with the labels
+    of `train`; those above or below 0 are people's votes for `human_loss`. `null` = votes are simulated."""
 
     @model_validator(mode="after")
     def _distinct(self) -> "DecideTask":
@@ -112,7 +112,7 @@ WordEncoder = Annotated[EmbeddingEncoder | RecurrentEncoder, Field(discriminator
 
 
 class FrontEnd(Section):
-    """What sound becomes before it is encoded."""
+    """The form of sound before it is encoded."""
 
     kind: Literal["log_mel", "mfcc", "waveform"] = "log_mel"
     bands: PositiveInt = 24
@@ -165,7 +165,7 @@ class TextModality(Section):
 
     kind: Literal["text"] = "text"
     column: str | None = None
-    """Key in `extras` with the text; none = the text of the messages."""
+    """Key in `extras` with the text; `null` = the text of the messages."""
     words: PositiveInt = 16
     buckets: int = Field(1024, ge=2)
     encoder: WordEncoder = EmbeddingEncoder()
@@ -216,7 +216,7 @@ class AlgorithmKeys(Section):
 
     lr: PositiveFloat = 1e-3
     lr_end: PositiveFloat | None = None
-    """`lr` falls to it in a straight line over `steps` × `decisions_per_step` decisions; none = it stays."""
+    """`lr` falls to it in a straight line over `steps` × `decisions_per_step` decisions; `null` = it stays."""
     gamma: Share = 0.99
     """Discount per decision; without effect where each case is one decision."""
     max_grad_norm: PositiveFloat = 10.0

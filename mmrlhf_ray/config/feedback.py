@@ -15,7 +15,7 @@ class Aspect(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     description: str = Field(max_length=500)
-    """What annotators read beside the scale."""
+    """The text that annotators read next to the scale."""
 
 
 ASPECTS = (
@@ -41,7 +41,7 @@ class FeedbackConfig(Section):
     data_dir: str = "feedback"
     """Directory of the media, and of the database unless `database` says otherwise."""
     database: SecretStr | None = None
-    """`sqlite:///path` or `postgresql://user:password@host/name`; none = feedback.sqlite3 in data_dir. Secret, as it
+    """`sqlite:///path` or `postgresql://user:password@host/name`; `null` = feedback.sqlite3 in data_dir. Secret, as it
     may hold a password."""
     host: str = "127.0.0.1"
     """Address to listen on. Anything but loopback should be behind TLS: see tls_cert, or use a proxy."""
@@ -63,7 +63,7 @@ class FeedbackConfig(Section):
     max_text_chars: PositiveInt = 20_000
     """Of each text that an annotator writes, and of each response."""
     max_body_bytes: PositiveInt = 4 * 2**20
-    """Of a request that is no upload of media."""
+    """Of a request that is not an upload of media."""
     limits: MediaLimits = MediaLimits(bytes=64 * 2**20)
     """Of media that are uploaded."""
     session_hours: PositiveFloat = 12.0

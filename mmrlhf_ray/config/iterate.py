@@ -40,11 +40,11 @@ class SampleSection(SamplingConfig):
 
     n_samples_per_prompt: int = Field(4, ge=2)
     prompts: PositiveInt | None = None
-    """How many prompts are drawn in each round; none = all."""
+    """How many prompts are drawn in each round; `null` = all."""
 
 
 class AskSection(Section):
-    """What people are asked."""
+    """The questions that people are asked."""
 
     pairs: PositiveInt = 200
     """In each round."""
@@ -109,12 +109,12 @@ class AnnotatorsSection(Section):
 
 
 class RewardModelSection(Section):
-    """What is trained on all votes so far, in each round."""
+    """The reward model that each round trains on all votes so far."""
 
     base: ModelConfig | None = None
-    """What the first round's training starts from; none = the policy that the loop starts with."""
+    """Starting point of the first round's training; `null`: the policy that the loop starts with."""
     start: Literal["previous", "first"] = "first"
-    """What later rounds' training starts from, always with a new head: `base` again, or the reward model of the round
+    """Starting point of later rounds' training, always with a new head: `base` again, or the reward model of the round
     before, which is quicker and was less accurate (docs/feedback.md)."""
     scorer: ModelConfig | None = None
     """A reward model that is there already, for the selection of the first round's questions."""
@@ -148,12 +148,12 @@ class TrainSection(Section):
 
 
 class EvaluateSection(Section):
-    """What tells whether a round was worth it."""
+    """The measure of whether a round was worth it."""
 
     data: DataConfig
     """Held-out prompts."""
     rewards: tuple[TextReward, ...] = ()
-    """Their mixture is the primary reward, such as a benchmark's; none = the round's own reward model, which scores
+    """Their mixture is the primary reward, such as a benchmark's; `null` = the round's own reward model, which scores
     the policies before and after the round. Training never sees it."""
     n_samples_per_prompt: PositiveInt = 1
 
@@ -174,13 +174,13 @@ class IterateConfig(RunConfig):
     policy: ModelConfig
     """Where the loop starts."""
     prompts: DataConfig
-    """What people are asked about and the policy is trained on."""
+    """Prompts that people are asked about and the policy is trained on."""
     sample: SampleSection = SampleSection()
     ask: AskSection = AskSection()
     feedback: FeedbackSection
     wait: WaitSection = WaitSection()
     annotators: AnnotatorsSection | None = None
-    """none = people."""
+    """`null` = people."""
     reward_model: RewardModelSection
     train: TrainSection
     evaluate: EvaluateSection

@@ -36,7 +36,7 @@ class SFTConfig(TrainJobConfig):
     """Supervised fine-tuning on DEMONSTRATION records."""
 
     feedback_coef: NonNegativeFloat = 0.0
-    """λ of L′ = L + λH: how much rows with feedback ±1 count beside demonstrations; at 0 they count nothing."""
+    """λ of L′ = L + λH: how much rows with feedback ±1 count next to demonstrations; at 0 they count nothing."""
 
     @property
     def table(self) -> Literal["DEMONSTRATION"]:
@@ -91,7 +91,7 @@ class PreferenceConfig(TrainJobConfig):
 
     objective: Literal["dpo", "ipo", "kto", "orpo", "simpo", "bco", "mpo"] = "dpo"
     reference: ModelConfig | None = None
-    """none = `model` as it is at the start. orpo and simpo have none."""
+    """`null` = `model` as it is at the start. orpo and simpo have none."""
     beta: PositiveFloat = 0.1
     """Inverse temperature of the implicit reward; the weight of the odds ratio in orpo."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
@@ -106,7 +106,7 @@ class PreferenceConfig(TrainJobConfig):
     mpo_weights: tuple[float, float, float] = (0.8, 0.2, 1.0)
     """Of DPO, BCO and SFT in mpo."""
     changed_token_weight: PositiveFloat | None = None
-    """dpo: tokens that differ between chosen and rejected count this much, common ones 1 (RLHF-V); none = sums."""
+    """dpo: tokens that differ between chosen and rejected count this much, common ones 1 (RLHF-V); `null` = sums."""
     margin_scale: NonNegativeFloat = 0.0
     """dpo: β grows with the record's margin m to β·(1 + margin_scale·(1 − exp(−margin_rate·m))) (MM-RLHF)."""
     margin_rate: PositiveFloat = 1.0
@@ -156,7 +156,7 @@ class SamplingConfig(Section):
 
 class CriticConfig(LearnerConfig):
     model: ModelConfig | None = None
-    """Reward model that the critic starts from; none = the first of `rewards`, else the policy with a new head."""
+    """Reward model that the critic starts from; `null` = the first of `rewards`, else the policy with a new head."""
 
 
 class GeneratorConfig(Section):
@@ -203,7 +203,7 @@ class RewardedConfig(RunConfig):
 
     @property
     def function_rewards(self) -> tuple[FunctionReward | RemoteReward | JudgeReward, ...]:
-        """What the `functions` actor computes."""
+        """Rewards that the `functions` actor computes."""
         return tuple(r for r in self.rewards if isinstance(r, FunctionReward | RemoteReward | JudgeReward))
 
     def _scoring(self) -> dict[str, ModelUse]:
@@ -225,7 +225,7 @@ class PPOConfig(RewardedConfig):
     reference: ModelConfig | None = None
     """Another model to stay close to: a teacher, for on-policy distillation."""
     rewards: tuple[Reward, ...] = ()
-    """What scores responses; may be empty for distillation, where the KL to the reference is all there is."""
+    """Components that score responses; may be empty for distillation, where the KL to the reference is all there is."""
     data: DataConfig
     steps: PositiveInt = 100
     algorithm: AlgorithmConfig = AlgorithmConfig()
@@ -320,7 +320,7 @@ class EvaluateConfig(RunConfig):
     baseline: ModelConfig | None = None
     """Policy to compare with, usually the SFT model."""
     reference: ModelConfig | None = None
-    """Policy to which the KL is measured; none = `baseline`."""
+    """Policy to which the KL is measured; `null` = `baseline`."""
     reward_model: ModelConfig | None = None
     data: DataConfig
     sampling: SamplingConfig = SamplingConfig()
@@ -333,7 +333,7 @@ class EvaluateConfig(RunConfig):
 
     @property
     def kl_reference(self) -> ModelConfig | None:
-        """What the KL is measured to."""
+        """The model that the KL is measured to."""
         return self.reference or self.baseline
 
     @property

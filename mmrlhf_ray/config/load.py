@@ -67,7 +67,7 @@ _KINDS: dict[type[BaseModel], JobKind] = {config: kind for kind, config in _CONF
 def load_config(path: Path | None, overrides: Sequence[str], kind: type[C]) -> C:
     """Read `path`, lay `overrides` (`algorithm.kl_coef=0.05`, values in YAML) over it, and check it as `kind`.
 
-    Types are checked strictly: text is no number. The optional top-level `job:` of the file must agree with `kind`.
+    Types are checked strictly: text is not a number. The optional top-level `job:` of the file must agree with `kind`.
     Raises ConfigError with every problem of the configuration in one message.
     """
     source = read_source(path, overrides)
@@ -96,7 +96,7 @@ def load_config(path: Path | None, overrides: Sequence[str], kind: type[C]) -> C
 
 
 def read_job_kind(path: Path) -> JobKind:
-    """What the file's top-level `job:` key says; raises ConfigError when it is missing or unknown."""
+    """The value of the file's top-level `job:` key; raises ConfigError when it is missing or unknown."""
     source = read_source(path, ())
     kind = _take_job(source, None)
     if kind is None:
@@ -185,7 +185,7 @@ def _type_name(value: object) -> str:
 
 
 def _nearest(key: str, kind: type[BaseModel]) -> str:
-    """A remedy for an unknown key: the same name elsewhere, else the closest beside it, else the closest of all."""
+    """A remedy for an unknown key: the same name elsewhere, else the closest next to it, else the closest of all."""
     keys = [_filled(known, key) for known in dotted_keys(kind)]
     if key in keys:
         return "it belongs to another `kind` than the one given here"

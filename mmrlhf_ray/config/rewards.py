@@ -1,4 +1,4 @@
-"""What a response is scored by: reward models, functions, remote services and judges, mixed with weights."""
+"""Components that score a response: reward models, functions, remote services and judges, mixed with weights."""
 
 from typing import Annotated, Any, Literal
 
@@ -28,9 +28,9 @@ class RewardComponent(Section):
     weight: float = 1.0
     """May be negative for penalties that count upwards."""
     tasks: tuple[str, ...] | None = None
-    """Only rows of these tasks are scored; none = all."""
+    """Only rows of these tasks are scored; `null` = all."""
     modalities: tuple[str, ...] | None = None
-    """Only rows of these modalities, as in the column; none = all."""
+    """Only rows of these modalities, as in the column; `null` = all."""
     normalise: bool = False
     """In units of the component's running mean and standard deviation."""
     cost: CostConfig | None = None

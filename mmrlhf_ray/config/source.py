@@ -32,7 +32,7 @@ class Source:
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
-    """What was read: the file, the one that it is based on, and so forth."""
+    """The files read: the file itself, the one that it is based on, and so forth."""
 
     def origin(self, key: str) -> str | None:
         """Where `key`, or the nearest section around it, came from."""

@@ -1,4 +1,4 @@
-"""What differs between model families, behind one Protocol. `families/` implements it: a value for each known family,
+"""The differences between model families, behind one Protocol. `families/` implements it: a value for each family,
 and a generic adapter for any other."""
 
 import json
@@ -56,7 +56,7 @@ class ModelAdapter(Protocol):
         process's GPUs by `device_map="auto"`."""
 
     def architecture(self, path: Path) -> PreTrainedModel:
-        """What load() returns without its weights: on the meta device, from config.json alone."""
+        """The model that load() returns, without its weights: on the meta device, from config.json alone."""
 
     def processor_kwargs(self, processor: ProcessorMixin) -> dict[str, Any]:
         """Keyword arguments that learner and sampler both pass to the processor."""

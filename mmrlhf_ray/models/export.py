@@ -55,7 +55,7 @@ def export_lora(
     layout: ScalarHead | None = None,
 ) -> None:
     """Write the trained_weights() of a HeadedModel to `target` as peft does: an adapter to the model in `source`. A
-    scalar head lies beside it, as in export_model(), and `target` is replaced likewise.
+    scalar head lies next to it, as in export_model(), and `target` is replaced likewise.
 
     peft looks for the names of transformers' class and vLLM for the checkpoint's. Neither minds the other's, so the
     file has both.

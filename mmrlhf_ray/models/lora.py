@@ -16,7 +16,7 @@ from mmrlhf_ray.models.adapter import ModelAdapter
 from mmrlhf_ray.models.headed import HeadedModel
 
 _ADAPTER = "default"
-"""What peft calls an adapter that is given no name."""
+"""The name that peft gives an unnamed adapter."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Weight:
 
 
 def add_lora(model: HeadedModel, adapter: ModelAdapter, config: LoRAConfig, *, train_head: bool, seed: int) -> None:
-    """Freeze `model` and put a trainable adapter beside the linear layers that `config` names; `train_head` leaves the
+    """Freeze `model` and put a trainable adapter next to the linear layers that `config` names; `train_head` leaves the
     head trainable too. The outputs stay as they are, since B starts as zeros; A is drawn from `seed`.
 
-    Raises ModelError for a target that is no linear layer of the language model.
+    Raises ModelError for a target that is not a linear layer of the language model.
     """
     check_targets(model.backbone, adapter, config)
     with torch.random.fork_rng(devices=[]):
@@ -72,13 +72,13 @@ def _pattern(adapter: ModelAdapter, targets: Iterable[str]) -> str:
 
 
 def check_targets(backbone: nn.Module, adapter: ModelAdapter, config: LoRAConfig) -> None:
-    """Raise ModelError for a target that is no linear layer of the language model."""
+    """Raise ModelError for a target that is not a linear layer of the language model."""
     linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     for target in config.target_modules:
         if not any(re.fullmatch(_pattern(adapter, [target]), name) for name in linear):
             inside = {n.rpartition(".")[2] for n in linear if re.match(rf"{adapter.language_model}\.", n)}
             raise ModelError(
-                f"lora.target_modules names {target!r}, which is no linear layer of the {adapter.family} language "
+                f"lora.target_modules names {target!r}, which is not a linear layer of the {adapter.family} language "
                 f"model; it has {', '.join(sorted(inside))}"
             )
 
@@ -126,7 +126,7 @@ def merged_weights(model: nn.Module) -> Iterator[Weight]:
 
 
 def trained_weights(model: nn.Module) -> Iterator[Weight]:
-    """What is not frozen: of a model with an adapter `….lora_A.weight` [rank, in] and `….lora_B.weight` [out, rank]."""
+    """Parameters that are not frozen; of an adapter `….lora_A.weight` [rank, in] and `….lora_B.weight` [out, rank]."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             yield Weight(name.replace(f".{_ADAPTER}.", ".") if _is_lora(name) else name, (parameter,))

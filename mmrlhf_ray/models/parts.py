@@ -37,7 +37,7 @@ def part_of(adapter: ModelAdapter, name: str, *, scalar: bool) -> str:
     if len(parts) != 1:
         raise ModelError(
             f"{known} belongs to {' and '.join(parts) or 'no part'} of the {adapter.family} model; every parameter "
-            "must belong to exactly one; mend `parts` of the family in mmrlhf_ray/models"
+            "must belong to exactly one; fix `parts` of the family in mmrlhf_ray/models"
         )
     return parts[0]
 

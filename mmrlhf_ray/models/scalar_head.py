@@ -1,4 +1,4 @@
-"""What the outputs of a reward model's head are, and the two files that keep them beside the model."""
+"""The outputs of a reward model's head, and the two files next to the model that describe them."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What `mmrlhf parity` found out about a model directory, kept so that jobs need not find it out again."""
+"""The result of `mmrlhf parity` for a model directory, kept so that jobs can rely on it."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ class ParityRow:
     tokens: int
     passed: bool
     detail: str = ""
-    """What differs, and where."""
+    """The differences, and where they are."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def description_digest(path: Path) -> str:
 
 
 def write_verdict(path: Path, verdict: Verdict) -> Path:
-    """Keep a verdict beside the model, or in the user's cache where nothing can be written there; returns where."""
+    """Keep a verdict next to the model, or in the user's cache where nothing can be written there; returns where."""
     file = path / VERDICT_FILE if os.access(path, os.W_OK) else _cached(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")

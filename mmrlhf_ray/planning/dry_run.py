@@ -1,4 +1,4 @@
-"""What `--dry-run` says of a job: its plan, after all checks that can be made where it is planned."""
+"""The output of `--dry-run`: a job's plan, after all checks that can be made where it is planned."""
 
 import logging
 import tempfile

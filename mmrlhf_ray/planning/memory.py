@@ -24,7 +24,7 @@ _LOGIT_ROWS = 1024
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the formulas need to know of a model."""
+    """The facts about a model that the formulas need."""
 
     parameters: int
     hidden_size: int
@@ -33,7 +33,7 @@ class ModelSize:
     head_dim: int
     vocab_size: int
     context: int | None = None
-    """Most tokens of prompt and response together; none = not known."""
+    """Most tokens of prompt and response together; None = not known."""
 
     def kv_bytes_per_token(self, dtype_bytes: int) -> int:
         """Keys and values of one token in all layers."""
@@ -135,7 +135,7 @@ def lora_parameters(size: ModelSize, lora: LoRAConfig) -> int:
 def state_bytes(
     parameters: int, dtype: str, engine: EngineConfig, ranks: int, trained: int | None = None
 ) -> dict[str, float]:
-    """Parameters, gradients and optimizer state of one rank. `trained`: parameters that are not frozen; none = all.
+    """Parameters, gradients and optimizer state of one rank. `trained`: parameters that are not frozen; None = all.
 
     Per parameter in bfloat16: 2 + 2 + 12 bytes (weight, gradient; float32 weight and Adam's two moments); in
     float32: 4 + 4 + 8. ZeRO stage 1 divides the optimizer state by the ranks, stage 2 the gradients too, stage 3
@@ -215,7 +215,7 @@ def generator_bytes(
 ) -> dict[str, float]:
     """vLLM: weights over the tensor-parallel GPUs, and the KV cache that fills what is left of its share.
 
-    `gpu_bytes` none = on the CPU, where the cache has the size that the configuration says.
+    `gpu_bytes` None = on the CPU, where the cache has the size that the configuration says.
     """
     weights = size.parameters * DTYPE_BYTES[dtype] / generator.tensor_parallel_size
     if gpu_bytes is None:

@@ -16,7 +16,7 @@ _PLACEMENT = "placement."
 
 @dataclass(frozen=True)
 class Reservation:
-    """What the actors of one role reserve; CPUs and GPUs are for each."""
+    """Resources that the actors of one role reserve; CPUs and GPUs are for each."""
 
     role: str
     key: str

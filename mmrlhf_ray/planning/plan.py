@@ -1,4 +1,4 @@
-"""What a PPO job will need, worked out without starting anything: placement, memory, batch arithmetic."""
+"""The needs of a PPO job, worked out without starting anything: placement, memory, batch arithmetic."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class RoleMemory:
     items: dict[str, float]
     """Bytes by what takes them."""
     limit: float | None
-    """Bytes that the role may take; none = host memory, which is not judged."""
+    """Bytes that the role may take; None = host memory, which is not judged."""
 
     @property
     def total(self) -> float:

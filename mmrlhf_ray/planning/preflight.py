@@ -1,4 +1,4 @@
-"""Everything about a job that can be told to be wrong before Ray starts: one way for every job, and for `--dry-run`."""
+"""Everything about a job that can be found wrong before Ray starts: one way for every job, and for `--dry-run`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,12 +37,12 @@ class Checked:
     """A job in which nothing was found wrong."""
 
     run_dir: Path
-    """What the `directory` of preflight() gave."""
+    """The run's directory, as the `directory` of preflight() gave it."""
     records: Mapping[str, Records]
     """Configuration key → what was read there: all rows, or for rewards the first ones of a stream. Without streams
     that only training reads, and in a dry run without what is not here."""
     not_checked: tuple[str, ...] = ()
-    """What a dry run did not find here."""
+    """Models and records that a dry run did not find here."""
 
 
 @contextmanager
@@ -214,7 +214,7 @@ def check_batch(where: str, rows: int, key: str, size: int) -> None:
 
 
 def _rewards(cfg: RunConfig) -> Iterator[tuple[Sequence[Reward], str]]:
-    """What scores responses, and the key of the records whose columns it is given."""
+    """Rewards, with the key of the records whose columns they are given."""
     if isinstance(cfg, IterateConfig):
         yield cfg.evaluate.rewards, "evaluate.data"
         for job in first_round(cfg):

@@ -1,4 +1,4 @@
-"""What reward functions are given: one row per response, as text."""
+"""Input of reward functions: one row per response, as text."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ OWN_COLUMNS = ("prompt_id", "task", "modality", "finish_reason", "response_token
 
 @dataclass(frozen=True)
 class Rows:
-    """What a mixture needs to know of a step's responses. All fields have one entry per row."""
+    """The facts about a step's responses that a mixture needs. All fields have one entry per row."""
 
     sample_ids: tuple[str, ...]
     tasks: tuple[str, ...]

@@ -61,7 +61,7 @@ def _service(reward: RemoteReward | JudgeReward, columns: Columns) -> list[str]:
         if not httpx.URL(address).host:
             problems.append(f"{key} has no host: {address}")
     except httpx.InvalidURL as error:
-        problems.append(f"{key} is no address: {address} ({error})")
+        problems.append(f"{key} is not an address: {address} ({error})")
     try:
         read_token(reward)
     except ConfigError as error:

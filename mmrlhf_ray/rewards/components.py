@@ -1,4 +1,4 @@
-"""What scores a batch, by the kind of reward."""
+"""Components that score a batch, by the kind of reward."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol

@@ -13,7 +13,7 @@ _REASONS = 4
 """Of one component, that are told apart."""
 _STRICTEST_FIRST = ("fail", "drop", "zero")
 _CONSEQUENCE = {
-    "fail": "mend it, or set on_missing to drop or zero",
+    "fail": "fix it, or set on_missing to drop or zero",
     "drop": "left out of training",
     "zero": "counted as 0",
     "none": "it adds nothing to them",

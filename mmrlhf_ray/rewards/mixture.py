@@ -17,7 +17,7 @@ from mmrlhf_ray.rewards.scores import ComponentScores
 
 @dataclass(frozen=True)
 class MixtureState:
-    """What a mixture carries from step to step."""
+    """The state that a mixture carries from step to step."""
 
     moments: Mapping[str, RunningMoments]
     """Of each component that is normalised."""

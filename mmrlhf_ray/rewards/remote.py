@@ -58,7 +58,7 @@ def _scores(answer: Any | RequestFailed, count: int) -> ComponentScores:
     if len(scores) != count:
         return ComponentScores.missing(count, f"answered {len(scores)} scores for {count} responses")
     problems = tuple(
-        None if s is None or _is_finite(s) else f"answered {s!r}, which is no finite number" for s in scores
+        None if s is None or _is_finite(s) else f"answered {s!r}, which is not a finite number" for s in scores
     )
     values = (None if s is None or p is not None else float(s) for s, p in zip(scores, problems, strict=True))
     return ComponentScores(tuple(values), problems)

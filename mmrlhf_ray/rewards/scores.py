@@ -1,4 +1,4 @@
-"""What one component says of a step's responses."""
+"""One component's scores of a step's responses."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

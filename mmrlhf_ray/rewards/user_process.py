@@ -78,7 +78,7 @@ CONVENTIONS: dict[str, Callable[[Callable[..., Any], Mapping[str, Any]], Reply]]
 
 
 def as_number(value: Any) -> Result:
-    """What a function returned for one row, as a finite number. Numbers of other libraries are taken, text is not."""
+    """A function's return value for one row, as a finite number. Numbers of other libraries are taken, text is not."""
     if value is None:
         return None, None
     try:

@@ -1,4 +1,4 @@
-"""What passes between the roles of a step: prompts, and the responses to them.
+"""Data that passes between the roles of a step: prompts, and the responses to them.
 
 The driver holds token-level tables. Media and features stay in the object store and go from actor to actor by
 reference.
@@ -16,7 +16,7 @@ from mmrlhf_ray.data.batches.batching import media_kinds
 
 @dataclass(frozen=True)
 class TakeStats:
-    """What it took to serve one batch of prompts."""
+    """The cost of serving one batch of prompts."""
 
     seconds: float
     media_bytes: int

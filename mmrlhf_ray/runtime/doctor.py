@@ -58,13 +58,13 @@ class Finding:
     status: Status
     found: str
     remedy: str = ""
-    """What to do; empty where nothing need be done."""
+    """The remedy; empty where nothing needs to be done."""
     fixable: bool = False
     """`mmrlhf doctor --fix` does it."""
 
 
 def run_checks() -> list[Finding]:
-    """Every check, in the order in which its findings should be mended. Starts no cluster; takes some seconds."""
+    """Every check, in the order in which its findings should be fixed. Starts no cluster; takes some seconds."""
     checks: tuple[Callable[[], Finding], ...] = (
         check_python,
         *(lambda name=name: check_version(name) for name in SUPPORTED),
@@ -94,7 +94,7 @@ def render(findings: list[Finding]) -> str:
 
 
 def fix() -> list[str]:
-    """Mend what can be mended; returns what was done, one line each."""
+    """Fix what can be fixed; returns what was done, one line each."""
     done = []
     if shim_needed() and not shim_installed():
         install_shim()
@@ -111,7 +111,7 @@ def site_packages() -> Path:
 
 
 def shim_needed() -> bool:
-    """CPU torch beside CUDA builds of its sister libraries: tried in a fresh interpreter with the shim taken out."""
+    """CPU torch alongside CUDA builds of its sister libraries: tried in a fresh interpreter with the shim taken out."""
     if _version("torch") is None or _version("torchvision") is None:
         return False
     return _python(_SHIM_PROBE).returncode == _MISMATCH
@@ -173,12 +173,12 @@ def check_shim() -> Finding:
     if not shim_needed():
         return Finding(name, "ok", f"{vision}: builds match")
     if shim_installed():
-        return Finding(name, "ok", f"{vision}: CUDA build beside CPU torch, bridged by the import shim")
+        return Finding(name, "ok", f"{vision}: CUDA build alongside CPU torch, bridged by the import shim")
     stale = (site_packages() / f"{torchvision_shim.MODULE}.pth").exists()
     return Finding(
         name,
         "fail",
-        f"{vision}: CUDA build beside CPU torch, import shim {'out of date' if stale else 'missing'}",
+        f"{vision}: CUDA build alongside CPU torch, import shim {'out of date' if stale else 'missing'}",
         "mmrlhf doctor --fix",
         fixable=True,
     )
@@ -189,7 +189,7 @@ def check_imports() -> Finding:
     if done.returncode == 0:
         return Finding("imports", "ok", "torchvision, torchaudio, transformers and vllm import")
     last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-    remedy = "mend the findings above first; else reinstall with `-c constraints/cpu.txt` (or gpu)"
+    remedy = "fix the findings above first; else reinstall with `-c constraints/cpu.txt` (or gpu)"
     return Finding("imports", "fail", last[0] if last else "import failed", remedy)
 
 

@@ -30,7 +30,7 @@ class MetricsWriter:
     run_dir: the run's directory; created if missing. Its name becomes the tag `run` on Ray's endpoint.
     job: sft, reward_model, ppo, …; part of the gauge names `mmrlhf_<job>_<metric>`.
     resume_step: the first step that will be logged again. Lines of that step and later are dropped, and so is
-        a half-written last line. None starts anew: an older metrics.jsonl is kept beside it, renamed by its date.
+        a half-written last line. None starts anew: an older metrics.jsonl is kept next to it, renamed by its date.
     """
 
     def __init__(self, run_dir: Path, job: str, resume_step: int | None = None) -> None:
@@ -115,7 +115,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
                 break
             raise RunError(
                 f"{path}: line {number} is not JSON ({error}). Only the last line of a run that was killed may be "
-                "broken; mend or delete that line."
+                "broken; fix or delete that line."
             ) from error
     return rows
 

@@ -47,7 +47,7 @@ _PRIVATE_ENV: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class SessionInfo:
-    """What a run knows of the cluster it is on."""
+    """A run's view of the cluster it is on."""
 
     address: str
     """host:port of the cluster's control service."""

@@ -36,7 +36,7 @@ _MIB = 1024**2
 
 @dataclass(frozen=True)
 class Job:
-    """What is handed to the cluster."""
+    """The job as handed to the cluster."""
 
     entrypoint: str
     working_dir: Path

@@ -1,4 +1,4 @@
-"""Let the registry's CUDA builds of torchvision, torchaudio and torchcodec live beside a CPU build of torch.
+"""Let the registry's CUDA builds of torchvision, torchaudio and torchcodec live alongside a CPU build of torch.
 
 vLLM and transformers import all three, and the native libraries of these builds cannot be loaded without CUDA.
 torchvision then fails because two operators that it describes (`nms`, `qnms`) were never defined: defining their
@@ -133,6 +133,6 @@ def enable() -> None:
 
 
 def files() -> dict[str, str]:
-    """What belongs into site-packages: file name to content."""
+    """The files for site-packages: file name to content."""
     with open(__file__, encoding="utf-8") as source:
         return {f"{MODULE}.py": source.read(), f"{MODULE}.pth": f"import {MODULE}; {MODULE}.enable()\n"}

@@ -54,7 +54,7 @@ def load_function(function: str) -> Callable[..., Any]:
     """The function that `path/to/file.py:name` names. Raises ImportError, and whatever the file raises."""
     file, _, name = function.rpartition(":")
     path = Path(file).resolve()
-    sys.path.insert(0, str(path.parent))  # as for a script: modules beside the file can be imported
+    sys.path.insert(0, str(path.parent))  # as for a script: modules next to the file can be imported
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")

@@ -12,7 +12,7 @@ _DIRECTORY = "checkpoints"
 
 
 class Manifest(BaseModel):
-    """What a checkpoint holds. Randomness is a function of `seed` and position, so these say where every stream is."""
+    """The contents of a checkpoint. Randomness is a function of `seed` and position, so they fix every stream."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -23,7 +23,7 @@ class Manifest(BaseModel):
     ranks: dict[str, int]
     """Learner group → ranks that wrote it; the same number must read it."""
     driver: dict[str, Any] = {}
-    """What the driver remembers between steps, e.g. the KL controller."""
+    """The driver's state between steps, e.g. the KL controller."""
     files: dict[str, str] = {}
     """Relative path → sha256."""
 

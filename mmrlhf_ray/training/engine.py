@@ -113,7 +113,7 @@ class TrainEngine:
         device: torch.device,
         groups: Sequence[ParameterGroup] | None = None,
     ):
-        """`groups`: of all parameters that are not frozen; none = one group with the optimizer's learning rate."""
+        """`groups`: of all parameters that are not frozen; None = one group with the optimizer's learning rate."""
         if engine.gradient_checkpointing:
             model.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self._partly_frozen = not all(p.requires_grad for p in model.parameters())

@@ -1,4 +1,4 @@
-"""What an online learner trains: the policy or the critic. The learner itself is the same."""
+"""Objectives of an online learner: the policy's or the critic's. The learner itself is the same."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class _Grids:
         return pad_rows(flat, self.lengths)
 
     def grid(self, values: Tensor) -> Tensor:
-        """What was read of the pass, [N] as [B, T]."""
+        """Values read in the pass, [N] as [B, T]."""
         return pad_rows(values, self.lengths)
 
 

@@ -104,7 +104,7 @@ class Responses:
 
 
 def read_responses(read: ResponseLogprobs, output: Tensor, batch: Batch, rows: pa.Table) -> Responses:
-    """What the losses need to know of a pass. Rows without `ref_logprobs` give an empty `ref_tokens`."""
+    """The facts about a pass that the losses need. Rows without `ref_logprobs` give an empty `ref_tokens`."""
     given = rows.column("ref_logprobs").to_pylist()
     ref = [value for of_row in given for response in of_row for value in response]
     ref_tokens = torch.tensor(ref, dtype=torch.float32, device=output.device)

@@ -1,4 +1,4 @@
-"""What reward-model training minimises: pairs, rankings or ratings, by one head or by an ensemble of them."""
+"""Objectives of reward-model training: pairs, rankings or ratings, by one head or by an ensemble of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

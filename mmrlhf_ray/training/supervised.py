@@ -38,7 +38,7 @@ EVAL_SCORES_FILE = "eval_scores.parquet"
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What every worker is told."""
+    """The settings of every worker."""
 
     cfg: TrainJobConfig
     task: SupervisedTask
@@ -146,7 +146,7 @@ class SupervisedWorker:
         return {f"eval_{k}": v for k, v in self._report(merge_stats(parts)).items()}
 
     def _write(self, recorded: pa.Table) -> None:
-        """What all ranks recorded, in the order of the records. A collective."""
+        """The records of all ranks, in the order of the data. A collective."""
         everyone: list[Any] | None = [None] * self._world_size if self._rank == 0 else None
         dist.gather_object(recorded, everyone)
         if everyone is not None:
@@ -157,7 +157,7 @@ class SupervisedWorker:
             partial.replace(target)
 
     def _prepared(self, table: pa.Table) -> tuple[_Work, dict[str, float]]:
-        """What is learnt from, and the sums of the task's reference point."""
+        """The rows to learn from, and the sums of the task's reference point."""
         point = self._plan.task.reference_point
         if point is None:
             return self._lay_out(table), {}

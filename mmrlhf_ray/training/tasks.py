@@ -1,4 +1,4 @@
-"""What a Ray Train job trains, and the first of its kinds: a policy on demonstrations."""
+"""Tasks of Ray Train jobs, and the first of them: a policy on demonstrations."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class ReferencePoint(Protocol):
         """The rows with the responses that are learnt from."""
 
     def sums(self, encoder: Encoder) -> PassSums:
-        """What is summed over the measured responses; a loss gets it as `measured`."""
+        """Sums over the measured responses; a loss gets it as `measured`."""
 
 
 class SupervisedTask(Trainable, Protocol):
@@ -57,21 +57,21 @@ class SupervisedTask(Trainable, Protocol):
 
     @property
     def record(self) -> PassRecord | None:
-        """What is kept of held-out responses when training has ended."""
+        """The records kept of held-out responses when training has ended."""
 
     @property
     def reference_point(self) -> ReferencePoint | None:
-        """What must be measured before the loss."""
+        """Quantities to measure before the loss."""
 
     def weights(self, rows: pa.Table) -> dict[str, float]:
-        """What these rows add to each of the loss's denominators; the same keys for all rows."""
+        """These rows' contribution to each of the loss's denominators; the same keys for all rows."""
 
     def loss(self, encoder: Encoder, denominators: Mapping[str, float], measured: Mapping[str, float]) -> PassLoss:
         """`denominators`: weights() over all ranks and passes; a term whose denominator is 0 has no rows and adds
         nothing. `measured`: the reference point's sums, empty without one."""
 
     def metrics(self, stats: Mapping[str, float]) -> dict[str, float]:
-        """What to report of statistics merged over passes and ranks."""
+        """Metrics from statistics merged over passes and ranks."""
 
 
 def response_lengths(rows: pa.Table) -> list[int]:

@@ -70,7 +70,7 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
     def _refused(self, name: str, tensor: torch.Tensor, why: str) -> RunError:
         return RunError(
             f"weight push: the sampler's {type(self.model).__name__} has no place for {name!r} {list(tensor.shape)}; "
-            "use versions of transformers and vLLM that name this model's weights alike (constraints/), or mend "
+            "use versions of transformers and vLLM that name this model's weights alike (constraints/), or fix "
             f"checkpoint_name() of its family in mmrlhf_ray/models{why[:_WHY]}"
         )
 
@@ -81,7 +81,7 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
         if silent:
             raise RunError(
                 f"weight push: the learner sent nothing for {len(silent)} of the sampler's parameters: "
-                f"{', '.join(sorted(silent)[:5])} …; mend checkpoint_name() of the family in mmrlhf_ray/models"
+                f"{', '.join(sorted(silent)[:5])} …; fix checkpoint_name() of the family in mmrlhf_ray/models"
             )
         finalize_layerwise_reload(self.model, self.model_config)
         for name in tied:  # it has the new values, but what was computed from the old ones is of the old ones

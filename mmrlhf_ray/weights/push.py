@@ -20,7 +20,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Sent:
-    """What a learner group pushed, as its first rank saw it; the other ranks report nothing sent."""
+    """The weights that a learner group pushed, as its first rank saw them; the other ranks report nothing sent."""
 
     checksum: str
     names: frozenset[str]
@@ -29,7 +29,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a generator holds after a push."""
+    """The state of a generator after a push."""
 
     policy_version: int
     checksum: str

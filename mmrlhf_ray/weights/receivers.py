@@ -1,4 +1,4 @@
-"""Where a generator's weight updates go: into vLLM's weights, or beside them as an adapter of vLLM's own LoRA.
+"""Where a generator's weight updates go: into vLLM's weights, or next to them as an adapter of vLLM's own LoRA.
 
 An adapter is not merged into the weights: in bfloat16 a small update would be lost to rounding there, and learner and
 sampler would disagree about it.
@@ -113,10 +113,10 @@ def _refuse(homeless: list[str], silent: list[str]) -> None:
     if homeless:
         raise RunError(
             f"weight push: the sampler has no layer for {len(homeless)} of the adapter's tensors: "
-            f"{', '.join(homeless[:5])} …; mend checkpoint_name() of the family in mmrlhf_ray/models"
+            f"{', '.join(homeless[:5])} …; fix checkpoint_name() of the family in mmrlhf_ray/models"
         )
     if silent:
         raise RunError(
             f"weight push: the learner sent nothing for {len(silent)} of the sampler's adapter tensors: "
-            f"{', '.join(silent[:5])} …; mend checkpoint_name() of the family in mmrlhf_ray/models"
+            f"{', '.join(silent[:5])} …; fix checkpoint_name() of the family in mmrlhf_ray/models"
         )

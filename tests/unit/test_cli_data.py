@@ -38,7 +38,7 @@ def test_convert_says_what_came(path: str, tmp_path: Path) -> None:
     ("args", "said"),
     [
         (["check", "none.jsonl"], "error: data file none.jsonl does not exist"),
-        (["check", "rows", "--kind", "pairs"], "'pairs' is no kind of record; expected one of prompt"),
+        (["check", "rows", "--kind", "pairs"], "'pairs' is not a kind of record; expected one of prompt"),
         (["check", "rows", "--format", "alpaca"], "format 'alpaca' is unknown; expected one of mmrlhf, trl"),
     ],
 )

@@ -85,7 +85,7 @@ class GenericAdapter:
 
 
 def discover(path: Path) -> GenericAdapter:
-    """What the directory's processor and class tell. Raises ModelError where they tell too little."""
+    """The properties that the directory's processor and class reveal. Raises ModelError where they tell too little."""
     family = str(read_config(path).get("model_type"))
     processor, skeleton = load_processor(path), _skeleton(path)
     placeholders = dict(_placeholders(processor))
@@ -96,7 +96,7 @@ def discover(path: Path) -> GenericAdapter:
         )
     language = next((n for n, module in skeleton.named_modules() if module is skeleton.get_decoder()), "")
     if not language or not hasattr(skeleton, "lm_head"):
-        raise ModelError(f"{path}: {type(skeleton).__name__} has no language model with an lm_head beside its towers")
+        raise ModelError(f"{path}: {type(skeleton).__name__} has no language model with an lm_head next to its towers")
     ids = {kind: processor.tokenizer.convert_tokens_to_ids(getattr(processor, a)) for kind, a in placeholders.items()}
     numbers = {"image": IMAGE, "video": VIDEO, "audio": 3}
     return GenericAdapter(
@@ -134,7 +134,7 @@ def _placeholders(processor: ProcessorMixin) -> Iterator[tuple[str, str]]:
 
 
 def _feature_keys(processor: ProcessorMixin, model: PreTrainedModel, kind: str) -> tuple[str, ...]:
-    """What the component says that it returns, as far as the class takes it."""
+    """The outputs that the component declares, as far as the class takes them."""
     taken = inspect.signature(type(model).forward).parameters
     named = getattr(processor, _COMPONENTS[kind]).model_input_names
     renamed = {"attention_mask": "feature_attention_mask"} if kind == "audio" else {}

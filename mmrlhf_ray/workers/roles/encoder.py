@@ -107,7 +107,7 @@ class PromptEncoder:
         except RowError as error:
             return row.rejected(error)
         except ValueError as error:
-            return row.rejected(RowError(str(error), "Mend the prompt or its media"))
+            return row.rejected(RowError(str(error), "Fix the prompt or its media"))
         return _Encoded(row, prompt)
 
     def _at(self, position: int) -> _Encoded:

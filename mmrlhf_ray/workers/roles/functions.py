@@ -97,7 +97,7 @@ class Rewards:
 
     scorers: Scorers | None
     model_rewards: tuple[ModelReward, ...]
-    """What the scorers hold, in this order."""
+    """The rewards whose models the scorers hold, in this order."""
     functions: Functions | None
 
     def ask(self, rollouts: Rollouts) -> "PendingScores":

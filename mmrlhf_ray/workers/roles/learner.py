@@ -33,7 +33,7 @@ from mmrlhf_ray.workers.roles.reference import per_token
 
 @dataclass(frozen=True)
 class LearnerSpec:
-    """What one rank needs to know."""
+    """The settings of one rank."""
 
     model: ModelConfig
     learner: LearnerConfig

@@ -10,7 +10,7 @@ from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.build import frozen_policy
 
 REF_LOGPROBS = pa.schema([TRAINING_ROW.field("row"), TRAINING_ROW.field("ref_logprobs")])
-"""What it answers."""
+"""The schema of its answers."""
 
 
 class ReferenceRows:

@@ -101,7 +101,7 @@ def test_only_what_is_named_gets_an_adapter(encoder: Encoder, directory: Path) -
 def test_a_target_that_is_no_linear_layer_of_the_language_model(encoder: Encoder, directory: Path, target: str) -> None:
     config = CONFIG.model_copy(update={"target_modules": ("q_proj", target)})
     with pytest.raises(
-        ModelError, match=rf"target_modules names '{target}', which is no linear layer .* it has .*q_proj"
+        ModelError, match=rf"target_modules names '{target}', which is not a linear layer .* it has .*q_proj"
     ) as e:
         adapted(encoder, directory, config)
     assert isinstance(e.value, ConfigError)

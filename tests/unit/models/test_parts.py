@@ -96,5 +96,5 @@ def test_an_adapter_of_this_size_is_counted_and_wrong_targets_are_named(vl: Path
     lora = LoRAConfig(rank=4, target_modules=("q_proj",))
     assert check_trained(vl, PartsConfig(), lora, "", scalar=False) == 2 * 4 * (64 + 64)
     wrong = LoRAConfig(target_modules=("q_prj",))
-    with pytest.raises(ModelError, match=r"lora.target_modules names 'q_prj', which is no linear layer of the qwen2_5"):
+    with pytest.raises(ModelError, match=r"lora.target_modules names 'q_prj', which is not a linear layer of the qwen"):
         check_trained(vl, PartsConfig(), wrong, "", scalar=False)

@@ -146,7 +146,7 @@ def test_what_is_trained_is_counted_from_the_model_s_directory(vl):
     assert "(language_model frozen, projector at lr=0.01)" in render(frozen)
     with pytest.raises(ConfigError, match=r"learner\.parts\.audio_tower: a qwen2_5_vl model has no such part"):
         plan_of("learner.parts.audio_tower.train=false")
-    with pytest.raises(ConfigError, match=r"lora\.target_modules names 'qproj', which is no linear layer"):
+    with pytest.raises(ConfigError, match=r"lora\.target_modules names 'qproj', which is not a linear layer"):
         plan_of("learner.lora.target_modules=[qproj]")
 
 

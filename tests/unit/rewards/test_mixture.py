@@ -70,7 +70,7 @@ def test_missing_ends_the_run_and_names_component_rows_and_reason():
     with pytest.raises(RunError) as error:
         mixed([own("a"), own("b", on_missing="drop")], {"a": a, "b": given(*NONE, problems=("away",) * 4)})
     text = str(error.value)
-    assert "reward 'a' (a.py:f): no number for 1 of 4 responses (s1): hung; mend it, or set on_missing" in text
+    assert "reward 'a' (a.py:f): no number for 1 of 4 responses (s1): hung; fix it, or set on_missing" in text
     assert "no number for 1 of 4 responses (s2): raised;" in text
     assert "'b'" not in text  # its rows would only have been dropped
 

@@ -129,7 +129,7 @@ def test_only_numbers_count():
     assert scores.values == (1.0, None, None, None, None, None, 0.5)
     assert scores.problems[1] is None  # not applicable
     for row, shown in ((2, "'2'"), (3, "True"), (4, "nan"), (5, "inf")):
-        assert scores.problems[row] == f"answered {shown}, which is no finite number"
+        assert scores.problems[row] == f"answered {shown}, which is not a finite number"
 
 
 def test_the_deadline_holds_for_everything_together():

@@ -20,7 +20,7 @@ PAD = 0
 @pytest.fixture(scope="module")
 def whole_model(encoder: Encoder, omni: Path, vl: Path) -> torch.nn.Module:
     """transformers' own model, with its own head; Qwen2.5-VL's numbers the text after a clip otherwise than it was
-    trained, which its adapter mends."""
+    trained, which its adapter fixes."""
     path = {"qwen2_5_omni": omni, "qwen2_5_vl": vl}[encoder.adapter.family]
     return encoder.adapter.load(path, torch.float32)
 
