@@ -29,6 +29,7 @@ from mmrlhf_ray.pipelines.ppo import job as ppo
 from mmrlhf_ray.pipelines.supervised import reward_model, sft
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.progress import duration
+from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT, RESPONSE
 
 _MARKER = ".mmrlhf-demo"
@@ -46,12 +47,13 @@ def run_demo(root: Path, seed: int, fast: bool) -> bool:
     paths = Paths(Path(root))
     _claim(paths.root)
     durations: dict[str, float] = {}
-    for name, stage in _stages(paths, profile, seed).items():
-        started = time.monotonic()
-        print(f"── {name}", file=sys.stderr, flush=True)
-        stage()
-        durations[name] = time.monotonic() - started
-        print(f"── {name}: {duration(durations[name])}", file=sys.stderr, flush=True)
+    with ray_session():  # one for all stages, whose own sessions are this one then
+        for name, stage in _stages(paths, profile, seed).items():
+            started = time.monotonic()
+            print(f"── {name}", file=sys.stderr, flush=True)
+            stage()
+            durations[name] = time.monotonic() - started
+            print(f"── {name}: {duration(durations[name])}", file=sys.stderr, flush=True)
     return _conclude(paths, profile, durations)
 
 

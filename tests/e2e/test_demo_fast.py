@@ -30,6 +30,7 @@ def test_every_stage_runs_and_leaves_its_results(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.err[-4000:]
     assert re.findall(r"── (.+): \d", finished.err) == list(STAGES)
     assert "Traceback" not in finished.err
+    assert finished.err.count("Ray dashboard: ") == 1  # one Ray for all stages
 
     for shown in ("SFT", "PPO", "media swapped", "accuracy", "grounded", "gold", "proxy", "KL", "length", " wins, "):
         assert shown in finished.out, finished.out

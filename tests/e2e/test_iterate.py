@@ -15,17 +15,17 @@ import yaml
 from mmrlhf_ray.data.records.readers import RECORDS_FILE
 from mmrlhf_ray.pipelines.iterate.state import BEFORE, ROUND
 from mmrlhf_ray.schema import ANNOTATION
-from tests.cluster import ROOT, local_cluster
-from tests.e2e.support import Running, mmrlhf, start
+from tests.cluster import ROOT
+from tests.e2e.support import Running, in_process, start
 
-PAIRS, OVERLAP, ROUNDS = 24, 2, 2
+PAIRS, OVERLAP, ROUNDS = 14, 2, 2
 PATIENCE_S = 240.0
 
 pytestmark = pytest.mark.e2e
 
 
 def job(model_dir: Path, data_dir: Path, directory: Path) -> str:
-    small, pair = {"num_cpus": 0.2}, {"num_cpus": 0.2, "replicas": 2}
+    small, one = {"num_cpus": 0.2}, {"num_cpus": 0.2, "replicas": 1}
     learner = {"engine": {"zero_stage": 1, "max_padding_share": 0.3}, "optimizer": {"lr": 2e-4}}
     prompts = {"path": str(data_dir / "prompts_train"), "facts_column": "facts", "max_prompt_tokens": 64}
     gold = f"{ROOT / 'mmrlhf_ray' / 'demo' / 'gold_function.py'}:gold"
@@ -37,14 +37,14 @@ def job(model_dir: Path, data_dir: Path, directory: Path) -> str:
         "rounds": ROUNDS,
         "policy": {"path": str(model_dir)},
         "prompts": prompts,
-        "sample": {"prompts": 20, "n_samples_per_prompt": 3, "max_response_tokens": 8},
+        "sample": {"prompts": 14, "n_samples_per_prompt": 3, "max_response_tokens": 8},
         "ask": {"pairs": PAIRS, "selection": "disagreement_votes", "overlap": OVERLAP},
         "feedback": {"serve": {"port": 0}},
         "wait": {"poll_s": 0.2, "deadline_s": PATIENCE_S},
         "annotators": {
             "module": "mmrlhf_ray.demo.http_annotators",
             "count": 3,
-            "options": {"prompts": prompts["path"], "max_response_tokens": 8, "think_s": 0.2},
+            "options": {"prompts": prompts["path"], "max_response_tokens": 8, "think_s": 0.4},
         },
         "reward_model": {
             "heldout_share": 0.2,
@@ -52,14 +52,14 @@ def job(model_dir: Path, data_dir: Path, directory: Path) -> str:
                 "epochs": 1,
                 "batch_size": 4,
                 "ensemble": 2,
-                "workers": pair,
+                "workers": one,
                 "log_every_steps": 1,
                 "learner": learner,
             },
         },
         "train": {
             "ppo": {
-                "steps": 2,
+                "steps": 1,
                 "algorithm": {"prompts_per_step": 13, "n_samples_per_prompt": 2, "mini_batch_size": 26},
                 "learner": learner,
                 "critic": learner,
@@ -68,13 +68,13 @@ def job(model_dir: Path, data_dir: Path, directory: Path) -> str:
         "evaluate": {
             "data": {**prompts, "path": str(data_dir / "prompts_heldout")},
             "rewards": [{"name": "gold", "kind": "function", "function": gold}],
-            "n_samples_per_prompt": 2,
+            "n_samples_per_prompt": 1,
         },
         "stop": {"min_gain": -9.0},  # a model of random weights has nothing to gain
         "generator": {"max_num_seqs": 32},
         "placement": {
             **dict.fromkeys(("generator", "scorer", "functions", "reference", "encoder"), small),
-            **dict.fromkeys(("policy", "critic"), pair),
+            **dict.fromkeys(("policy", "critic"), one),
         },
         "deadlines": {"placement_s": 60, "start_s": 240, "stage_s": 120},
     }
@@ -104,26 +104,29 @@ def kill_while_people_vote(running: Running, run_dir: Path) -> None:
     at_work = running.processes().values()
     assert sum("http_annotators" in command for command in at_work) == 3, at_work
     assert any("feedback serve" in command for command in at_work), at_work
+    ray_directory = running.ray_directory()
     running.process.kill()
     running.process.communicate()
     running.assert_nothing_left()
+    shutil.rmtree(ray_directory)
 
 
-def test_two_rounds_lose_and_repeat_no_vote(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_two_rounds_lose_and_repeat_no_vote(
+    model_dir: Path, data_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file, run_dir = job(model_dir, data_dir, tmp_path), tmp_path / "runs" / "loop"
-    with local_cluster() as cluster:  # so that not every stage starts a Ray of its own
-        env = {"RAY_ADDRESS": cluster.address, "RAY_AUTH_TOKEN_PATH": str(cluster.token_file)}
-        killed = start("iterate", file, cwd=tmp_path, env=env)
-        kill_while_people_vote(killed, run_dir)
-        before = votes(run_dir)
-        assert 0 < len(before) < PAIRS * OVERLAP
-        assert list(json.loads((run_dir / "state.json").read_text())["rounds"][1]) == ["sample", "select", "queue"]
-        refused = mmrlhf("iterate", file, cwd=tmp_path)
-        assert refused.returncode == 2
-        assert "holds a loop already, votes and all; go on with --resume" in refused.err
+    killed = start("iterate", file, cwd=tmp_path)
+    kill_while_people_vote(killed, run_dir)
+    before = votes(run_dir)
+    assert 0 < len(before) < PAIRS * OVERLAP
+    assert list(json.loads((run_dir / "state.json").read_text())["rounds"][1]) == ["sample", "select", "queue"]
+    again = in_process(capfd, "iterate", file, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "holds a loop already, votes and all; go on with --resume" in again.err
 
-        resumed = start("iterate", file, "--resume", cwd=tmp_path, env=env).finish(2 * PATIENCE_S)
+    resumed = start("iterate", file, "--resume", cwd=tmp_path).finish(2 * PATIENCE_S)
     assert resumed.returncode == 0, resumed.err
+    assert resumed.err.count("Ray dashboard: ") == 1  # one Ray for the stages of both rounds
     assert f"stopped: all {ROUNDS} rounds are done" in resumed.out
     check_votes(run_dir, before)
     check_rounds(run_dir)

@@ -20,6 +20,7 @@ from mmrlhf_ray.pipelines.iterate.state import (
 )
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import preflight
+from mmrlhf_ray.runtime.session import ray_session
 
 
 def run(cfg: IterateConfig, resume: bool = False) -> Path:
@@ -39,7 +40,8 @@ def run(cfg: IterateConfig, resume: bool = False) -> Path:
                 write_report(run_dir, summarise(after, cfg, verdict(after, cfg), run_dir, metric.name))
 
         if not verdict(state, cfg).stopped:
-            with feedback_client(cfg.feedback, run_dir) as client:
+            # One Ray for the stages of all rounds, whose own sessions are this one then.
+            with ray_session(), feedback_client(cfg.feedback, run_dir) as client:
                 state = advance(
                     state, cfg, partial(_told, Loop(cfg, run_dir, client, metric, checked.records["prompts"])), keep
                 )
