@@ -114,7 +114,7 @@ def _few_pairs_reward_model(paths: Paths, seed: int) -> None:
 
 def _evaluate(paths: Paths, name: str, seed: int) -> None:
     """Held-out answers, KL to the SFT policy, and the demo's reward model's opinion."""
-    cfg = profiles.evaluate(paths, FULL_PROFILE, seed)
+    cfg = profiles.evaluate(paths, seed)
     model = paths.model("sft") if name == _BASELINE else paths.model(f"{COMPARE_DIR}/{name}")
     changes = {
         "name": f"{name}-evaluate",

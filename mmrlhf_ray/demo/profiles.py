@@ -1,50 +1,30 @@
-"""The configurations of the demo's jobs: full size, and a fast one that runs every stage but learns little."""
+"""The demo's jobs: those of jobs/demo-*.yaml, below any root, in full size or so short that figures mean nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mmrlhf_ray.config import (
-    AlgorithmConfig,
-    CheckpointConfig,
-    CriticConfig,
-    DataConfig,
-    DeadlineConfig,
-    EngineConfig,
     EvaluateConfig,
-    LearnerConfig,
-    LearnerPlacement,
     ModelConfig,
     ModelReward,
-    OptimizerConfig,
-    Placement,
     PPOConfig,
-    Resources,
     RewardModelConfig,
-    RolePlacement,
-    SamplingConfig,
+    RunConfig,
     SFTConfig,
+    load_config,
 )
 from mmrlhf_ray.demo.data import FAST, FULL, Sizes
 
-FACTS = "facts"
+JOBS = Path(__file__).with_name("jobs")
+"""The files of jobs/ that the demo runs, in an installation too."""
 COMPARE_DIR = "compare"
 """Below a demo's root: what `python -m benchmarks.compare` trains and finds."""
-_MAX_PROMPT_TOKENS = 64
-_SAMPLING = SamplingConfig(max_response_tokens=24)
-# On a small model a pass costs more than the padding it saves.
-_ENGINE = EngineConfig(zero_stage=1, micro_batch_tokens=4096, max_padding_share=0.3)
-# Eight actors on two cores work in turns, so each reserves a fifth of one.
-_ONE, _PAIR = RolePlacement(num_cpus=0.2), LearnerPlacement(num_cpus=0.2, replicas=2)
-_PLACEMENT = Placement(
-    generator=_ONE,
-    scorer=_ONE,
-    functions=Resources(num_cpus=0.2),
-    reference=_ONE,
-    policy=_PAIR,
-    critic=_PAIR,
-    encoder=Resources(num_cpus=0.2),
-)
-_DEADLINES = DeadlineConfig(placement_s=60.0)
+_ROOT = "runs/demo"
+"""Where the files look for the demo's models and data."""
+
+C = TypeVar("C", bound=RunConfig)
 
 
 @dataclass(frozen=True)
@@ -84,99 +64,66 @@ class Profile:
 
     name: str
     sizes: Sizes
-    sft_steps: int
     samples_per_prompt: int
     """Responses to each training prompt, of which pairs are chosen."""
     pairs_per_prompt: int
-    reward_model_epochs: int
-    ppo_steps: int
-    prompts_per_step: int
+    sft: Sequence[str] = ()
+    """Overrides of jobs/demo-sft.yaml, as on the command line; likewise below."""
+    reward_model: Sequence[str] = ()
+    ppo: Sequence[str] = ()
 
 
-FULL_PROFILE = Profile(
-    "full",
-    FULL,
-    sft_steps=400,
-    samples_per_prompt=8,
-    pairs_per_prompt=3,
-    reward_model_epochs=2,
-    ppo_steps=80,
-    prompts_per_step=64,
-)
+FULL_PROFILE = Profile("full", FULL, samples_per_prompt=8, pairs_per_prompt=3)
 FAST_PROFILE = Profile(
     "fast",
     FAST,
-    sft_steps=60,
     samples_per_prompt=4,
     pairs_per_prompt=2,
-    reward_model_epochs=1,
-    ppo_steps=6,
-    prompts_per_step=32,
+    sft=("steps=60",),
+    reward_model=("epochs=1",),
+    ppo=("steps=6", "algorithm.prompts_per_step=32", "algorithm.mini_batch_size=32"),
 )
 
 
-def _prompts(path: Path) -> DataConfig:
-    return DataConfig(path=str(path), facts_column=FACTS, max_prompt_tokens=_MAX_PROMPT_TOKENS)
+def load_below(file: Path, kind: type[C], paths: Paths, overrides: Sequence[str]) -> C:
+    """The job in `file`, whose paths below runs/demo are taken below `paths.root` instead. Raises ConfigError."""
+    cfg = load_config(file, overrides, kind)
+    return kind.model_validate(_below(cfg.model_dump(exclude_unset=True), str(paths.root)))
+
+
+def _below(value: Any, root: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _below(inner, root) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_below(inner, root) for inner in value)
+    if isinstance(value, str) and (value == _ROOT or value.startswith(f"{_ROOT}/")):
+        return root + value.removeprefix(_ROOT)
+    return value
 
 
 def sft(paths: Paths, profile: Profile, seed: int) -> SFTConfig:
     """Supervised fine-tuning of the random base model on the demonstrations."""
-    return SFTConfig(
-        name="sft",
-        output_dir=str(paths.root),
-        seed=seed,
-        device="cpu",
-        model=ModelConfig(path=str(paths.base)),
-        data=DataConfig(path=str(paths.data / "demonstrations"), max_prompt_tokens=_MAX_PROMPT_TOKENS),
-        learner=LearnerConfig(
-            engine=_ENGINE,
-            optimizer=OptimizerConfig(lr=2e-3, warmup_steps=50, schedule="cosine", weight_decay=0.01),
-        ),
-        workers=_PAIR,
-        batch_size=64,
-        steps=profile.sft_steps,
-        checkpoint=CheckpointConfig(every_steps=250, keep=1),
-    )
+    return load_below(JOBS / "demo-sft.yaml", SFTConfig, paths, [*profile.sft, f"seed={seed}"])
 
 
 def sample(paths: Paths, profile: Profile, seed: int) -> EvaluateConfig:
     """Responses of the SFT policy to the training prompts, for annotators to compare."""
-    return EvaluateConfig(
-        name="sample",
-        output_dir=str(paths.root),
-        seed=seed,
-        device="cpu",
-        policy=paths.model("sft"),
-        data=_prompts(paths.data / "prompts_train"),
-        sampling=_SAMPLING,
-        placement=_PLACEMENT,
-        deadlines=_DEADLINES,
-        n_samples_per_prompt=profile.samples_per_prompt,
-        ablate_media=False,
-    )
+    changes = [
+        "name=sample",
+        f"policy.path={_ROOT}/sft/model",
+        "baseline=null",
+        "reward_model=null",
+        f"data.path={_ROOT}/data/prompts_train",
+        f"n_samples_per_prompt={profile.samples_per_prompt}",
+        "ablate_media=false",
+    ]
+    return load_below(JOBS / "demo-evaluate.yaml", EvaluateConfig, paths, [*changes, f"seed={seed}"])
 
 
 def reward_model(paths: Paths, profile: Profile, seed: int) -> RewardModelConfig:
     """The SFT model with a scalar head, on the annotators' preferences; it also reads the facts."""
-    return RewardModelConfig(
-        name="reward-model",
-        output_dir=str(paths.root),
-        seed=seed,
-        device="cpu",
-        model=paths.model("sft"),
-        data=_prompts(paths.preferences),
-        eval_data=_prompts(paths.preferences_heldout),
-        eval_every_steps=50,
-        learner=LearnerConfig(
-            engine=_ENGINE,
-            optimizer=OptimizerConfig(lr=1e-3, warmup_steps=20, schedule="cosine", weight_decay=0.01),
-        ),
-        workers=_PAIR,
-        batch_size=64,
-        epochs=profile.reward_model_epochs,
-        center_coef=0.01,
-        checkpoint=CheckpointConfig(every_steps=200, keep=1),
-    )
+    overrides = [*profile.reward_model, f"seed={seed}"]
+    return load_below(JOBS / "demo-reward-model.yaml", RewardModelConfig, paths, overrides)
 
 
 def proxy(paths: Paths) -> ModelReward:
@@ -186,45 +133,9 @@ def proxy(paths: Paths) -> ModelReward:
 
 def ppo(paths: Paths, profile: Profile, seed: int) -> PPOConfig:
     """PPO of the SFT policy against the reward model."""
-    return PPOConfig(
-        name="ppo",
-        output_dir=str(paths.root),
-        seed=seed,
-        device="cpu",
-        policy=paths.model("sft"),
-        rewards=(proxy(paths),),
-        data=_prompts(paths.data / "prompts_train"),
-        sampling=_SAMPLING,
-        steps=profile.ppo_steps,
-        algorithm=AlgorithmConfig(
-            kl_coef=0.1,
-            kl_target=1.0,
-            kl_horizon=2000.0,
-            prompts_per_step=profile.prompts_per_step,
-            n_samples_per_prompt=2,
-            mini_batch_size=profile.prompts_per_step,
-            critic_warmup_steps=2,
-        ),
-        learner=LearnerConfig(engine=_ENGINE, optimizer=OptimizerConfig(lr=2e-4, warmup_steps=5)),
-        critic=CriticConfig(engine=_ENGINE, optimizer=OptimizerConfig(lr=5e-4, warmup_steps=5)),
-        placement=_PLACEMENT,
-        deadlines=_DEADLINES,
-        checkpoint=CheckpointConfig(every_steps=25, keep=2),
-    )
+    return load_below(JOBS / "demo-ppo.yaml", PPOConfig, paths, [*profile.ppo, f"seed={seed}"])
 
 
-def evaluate(paths: Paths, profile: Profile, seed: int) -> EvaluateConfig:
+def evaluate(paths: Paths, seed: int) -> EvaluateConfig:
     """Held-out answers of PPO against SFT."""
-    return EvaluateConfig(
-        name="evaluate",
-        output_dir=str(paths.root),
-        seed=seed,
-        device="cpu",
-        policy=paths.model("ppo"),
-        baseline=paths.model("sft"),
-        reward_model=paths.model("reward-model"),
-        data=_prompts(paths.data / "prompts_heldout"),
-        sampling=_SAMPLING,
-        placement=_PLACEMENT,
-        deadlines=_DEADLINES,
-    )
+    return load_below(JOBS / "demo-evaluate.yaml", EvaluateConfig, paths, [f"seed={seed}"])

@@ -74,7 +74,7 @@ def _stages(paths: Paths, profile: Profile, seed: int) -> dict[str, Callable[[],
         "annotation": lambda: _annotate(paths, profile.pairs_per_prompt, seed),
         "reward model": lambda: reward_model.run(profiles.reward_model(paths, profile, seed)),
         "PPO": lambda: ppo.run(profiles.ppo(paths, profile, seed)),
-        "evaluation": lambda: evaluate.run(profiles.evaluate(paths, profile, seed)),
+        "evaluation": lambda: evaluate.run(profiles.evaluate(paths, seed)),
     }
 
 
