@@ -89,7 +89,7 @@ def ppo_job(model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path_fa
         "critic": learner,
         "generator": {"max_num_seqs": 32},
         "placement": {
-            **dict.fromkeys(("generator", "scorer", "reference", "encoder"), small),
+            **dict.fromkeys(("generator", "scorer", "functions", "reference", "encoder"), small),
             **dict.fromkeys(("policy", "critic"), pair),
         },
         "checkpoint": {"every_steps": 2},
