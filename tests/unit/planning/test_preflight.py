@@ -194,6 +194,15 @@ def test_what_is_not_here_is_refused_by_a_run_and_told_by_a_dry_run(
     assert f"  {key}: " in dry_run(cfg).partition("Not checked\n")[2]
 
 
+def test_a_spill_directory_must_be_one_and_a_dry_run_does_not_touch_it(world: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    data = f"path: {world['data']}/prompts_train, max_prompt_tokens: 64"
+    cfg = job(PPOConfig, world, f"data={{{data}, facts_column: facts, spill_dir: {tmp_path}/file}}")
+    with pytest.raises(ConfigError, match="spill_dir .* cannot be written to"):
+        ppo.run(cfg)
+    assert "Nothing was started" in dry_run(cfg)
+
+
 def test_a_dry_run_sets_no_row_aside(world: dict[str, str], tmp_path: Path) -> None:
     rows = [{"prompt_id": f"p{i}", "prompt": "is 3 even or odd ?"} for i in range(3)]
     rows += [{"prompt_id": "no prompt"}]
