@@ -5,18 +5,18 @@
         ModelError         a model directory that a configuration names
       DataError            data: names the file or rows and the remedy
       SchemaError          a table that breaks the data contract
-      RunError             a run that cannot start or go on
+      RunError             a run that cannot start or continue
         DeadlineExceeded   a stage that did not answer in time
         PlacementError     a cluster that cannot hold what the configuration asks for
       FeedbackError        a request to the feedback app that cannot be met
       MissingExtra         a command whose packages are an extra that is not installed
 
-Exit status of `mmrlhf`: 0 done; 1 failed, or a bar was missed; 2 a UserError or a mistake of use; 130 Ctrl-C.
+Exit status of `mmrlhf`: 0 done; 1 failed, or a bar was missed; 2 a UserError or wrong usage; 130 Ctrl-C.
 """
 
 from importlib.util import find_spec
 
-# What each extra of pyproject.toml is imported as.
+# Import names of the packages in each extra of pyproject.toml.
 EXTRAS = {
     "feedback": ("sqlalchemy", "psycopg", "fastapi", "uvicorn", "python_multipart", "crowdkit"),
     "onnx": ("onnx", "onnxscript", "onnxruntime", "python_multipart"),
@@ -44,7 +44,7 @@ class SchemaError(UserError, ValueError):
 
 
 class RunError(UserError, RuntimeError):
-    """A run cannot start or go on."""
+    """A run cannot start or continue."""
 
 
 class DeadlineExceeded(RunError):

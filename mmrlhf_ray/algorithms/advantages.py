@@ -57,7 +57,7 @@ AdvantageFunction = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(rewards [B, T], mask bool [B, T], groups int64 [B], gamma) → advantages [B, T], zero where the mask is false.
 
 `rewards` are those of `token_rewards`; a response's outcome is their sum over its tokens, undiscounted. `groups`
-numbers the prompt that each row answers; groups may differ in size. Call them on whole steps: groups must be complete.
+numbers the prompt that each row answers; groups may differ in size. Call them on entire steps: groups must be complete.
 A row without any response token raises ValueError, since its outcome would be made up.
 """
 
@@ -142,7 +142,7 @@ def whiten(x: Tensor, mask: Tensor, mode: str = "full", eps: float = 1e-8) -> Te
     """x [B, T] shifted and scaled by its masked entries; zero where the mask is false.
 
     mode "none": x; "center": x − mean; "full": (x − mean) / sqrt(var + eps), with the population variance.
-    Call it on a whole step's tensor, not on a shard, else the result depends on the sharding.
+    Call it on the entire step's tensor, not on a shard, or the result depends on the sharding.
     Raises ValueError when nothing is masked in.
     """
     check_tokens(mask, x=x)

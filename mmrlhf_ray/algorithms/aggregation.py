@@ -58,7 +58,7 @@ def token_weights(mask: Tensor, aggregation: str, dtype: torch.dtype = torch.flo
 def loss_denominator(row_tokens: Sequence[int], aggregation: str, max_response_tokens: int) -> float:
     """The number that the weighted sum of a mini-batch's token losses is divided by, the same number on all ranks.
 
-    `row_tokens`: masked tokens of each response of the whole mini-batch. token_mean: their sum; sequence_mean: how
+    `row_tokens`: masked tokens of each response of the entire mini-batch. token_mean: their sum; sequence_mean: how
     many responses have tokens; constant_length: that many times `max_response_tokens`.
     Raises ValueError when no response has tokens.
     """

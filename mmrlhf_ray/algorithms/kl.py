@@ -74,7 +74,7 @@ class AdaptiveKL:
 
     Source: Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", section 2.2:
     e = clip(kl / kl_target − 1, ±0.2); kl_coef ← kl_coef · (1 + e · n / kl_horizon) for n samples.
-    Without `kl_target` the coefficient stays as it is.
+    Without `kl_target` the coefficient is constant.
     """
 
     kl_coef: float

@@ -13,7 +13,7 @@ from mmrlhf_ray.algorithms.statistics import Stats
 def sft_loss(logprobs: Tensor, mask: Tensor, denominator: float) -> tuple[Tensor, Stats]:
     """−Σ over masked tokens of `logprobs` [B, T] / denominator, in nats.
 
-    mask bool [B, T] is true at the demonstration's tokens. `denominator` is the number of such tokens in the whole
+    mask bool [B, T] is true at the demonstration's tokens. `denominator` is the number of such tokens in the entire
     batch over all ranks and micro-batches. Statistics, sums over the tokens: `tokens`, `nll`.
     """
     check_tokens(mask, logprobs=logprobs)
@@ -64,14 +64,14 @@ def feedback_loss(logprobs: Tensor, mask: Tensor, feedback: Tensor, denominator:
     part for −1 is bounded, see `human_loss`.
 
     logprobs [B, T], mask bool [B, T] true at the response's tokens, feedback h [B]: 1 liked, −1 disliked, fractions
-    weigh, 0 adds nothing. `denominator` is the number of responses with feedback in the whole batch over all ranks
+    weigh, 0 adds nothing. `denominator` is the number of responses with feedback in the entire batch over all ranks
     and micro-batches. Source: H = −E[h·log π(response)], the policy gradient of the feedback as reward (Williams
-    1992, REINFORCE); the formula that users bring along adds a constant, which has no gradient and is left out.
+    1992, REINFORCE); the formula that users bring adds a constant, which has no gradient and is left out.
 
     For h < 0 H has no lower bound: log π of a disliked response can fall forever. Keep λ small.
 
     Statistics, sums over the responses: `feedback_rows`, `feedback_loss`, `liked`, `disliked` (counts),
-    `liked_logprobs`, `disliked_logprobs` (of whole responses).
+    `liked_logprobs`, `disliked_logprobs` (of entire responses).
     """
     check_tokens(mask, logprobs=logprobs)
     if feedback.shape != mask.shape[:1]:
@@ -104,7 +104,7 @@ def human_loss(logprobs: Tensor, votes: Tensor) -> Tensor:
     never made, while `feedback_loss` falls forever with log π(a). It needs the probability of the entire decision, so
     it is for single actions, where π(a) does not vanish as that of a long response does.
 
-    Raises ValueError where shapes differ or nobody voted.
+    Raises ValueError where shapes differ or no one voted.
     """
     if logprobs.shape != votes.shape or not bool((votes != 0).any()):
         raise ValueError(f"votes expect shape {list(logprobs.shape)} and one that is not 0, got {list(votes.shape)}")
@@ -126,7 +126,7 @@ def bradley_terry_loss(
 
     d = chosen − rejected − margin; chosen, rejected, margin [P] scores; s = label_smoothing, the share of labels
     believed wrong; weights [P], if given, multiply each pair's term (`ensemble_weights`). `denominator` is the number
-    of pairs in the whole batch over all ranks and micro-batches.
+    of pairs in the entire batch over all ranks and micro-batches.
     Sources: Bradley & Terry 1952; margin: Touvron et al. 2023 (Llama 2, equation 2); centring: Eisenstein et al.
     2023; smoothing: Mitchell 2023, "A note on DPO with noisy preferences".
 
@@ -184,7 +184,7 @@ def plackett_luce_loss(
     responses must be in one call). C_i is i itself and the responses of its ranking with a strictly worse rank:
     without ties that is Plackett–Luce, and with two responses Bradley–Terry; tied responses are not compared with
     each other, each competes with the worse ones alone. weights [N], if given, multiply each response's term; give
-    all responses of a ranking the same. `denominator` is the number of rankings in the whole batch over all ranks
+    all responses of a ranking the same. `denominator` is the number of rankings in the entire batch over all ranks
     and micro-batches. Sources: Luce 1959; Plackett 1975, "The Analysis of Permutations".
 
     Statistics, sums: `rankings`, `reward_loss`, `pairs` (of one ranking, with different ranks), `pair_accuracy`
@@ -219,7 +219,7 @@ def rating_loss(
     """Regression on ratings: ½ Σ over rated entries of (scores − ratings)² / denominator.
 
     scores, ratings [N, A], one column per aspect; NaN = not rated. weights [N], if given, multiply each response's
-    terms. `denominator` is the number of rated entries in the whole batch over all ranks and micro-batches.
+    terms. `denominator` is the number of rated entries in the entire batch over all ranks and micro-batches.
     Source: multi-attribute regression, Wang et al. 2024, "HelpSteer2"; with the ½ of a Gaussian likelihood.
 
     Statistics, sums over the rated entries: `ratings` (their number), `reward_loss`, `rating_error` (|difference|).

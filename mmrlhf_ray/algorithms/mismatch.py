@@ -64,7 +64,7 @@ def mismatch_weights(
 
 @torch.no_grad()
 def mismatch_stats(old_logprobs: Tensor, rollout_logprobs: Tensor, mask: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """How far apart sampler and learner are, over the masked tokens [B, T] of a whole step, as 0-d tensors.
+    """How far apart sampler and learner are, over the masked tokens [B, T] of an entire step, as 0-d tensors.
 
     `mismatch_max`, `mismatch_mean`: of |old_logprobs − rollout_logprobs|, nats. `mismatch_kl`: mean k3 estimate of
     KL(sampler ‖ learner), unbiased since the sampler drew the tokens. `corrected`: share of tokens whose weight is

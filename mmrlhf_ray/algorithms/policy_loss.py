@@ -32,11 +32,11 @@ PolicyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Clip, float], tup
 """(logprobs, old_logprobs, advantages, mask, weights, clip, denominator) → (loss, stats).
 
 All tensors [B, T], one response per row; mask bool. `weights` ≥ 0: `token_weights`, times `mismatch_weights`.
-Gradient flows to `logprobs` only. `denominator` is `loss_denominator` of the whole mini-batch over all ranks and
+Gradient flows to `logprobs` only. `denominator` is `loss_denominator` of the entire mini-batch over all ranks and
 micro-batches, so that adding up the losses (and summing, not averaging, gradients over ranks) never depends on how
 the rows were divided.
 
-Statistics, unweighted sums over the tokens unless said otherwise: `tokens`, `policy_loss` (weighted: the loss times
+Statistics, unweighted sums over the tokens unless stated otherwise: `tokens`, `policy_loss` (weighted: the loss times
 the denominator), `clip_fraction` (tokens whose gradient the clipping stops or changes), `approx_kl` (k3 of old to
 current, nats), `ratio` (ρ as the loss has it: of the token, or of the response in GSPO); and `ratio_max`.
 """
@@ -79,7 +79,7 @@ def gspo_policy_loss(
     """`ppo_policy_loss` with one ratio per response: s = exp(mean over its tokens of logprobs − old_logprobs).
 
     Σ over masked tokens of w·max(−A·s, −A·clip(s, 1 − low, 1 + high)) / denominator. The gradient goes through s, so
-    to every token of the row alike. A row must be one whole response: never pack or cut rows for this loss.
+    to every token of the row alike. A row must be one complete response: never pack or cut rows for this loss.
     With sequence_mean and one advantage per response it is the paper's objective.
     Arguments and statistics: see `PolicyLoss`.
     Source: Zheng et al. 2025, "Group Sequence Policy Optimization", equations 5 to 7.
@@ -105,7 +105,7 @@ def cispo_policy_loss(
 
     ρ = exp(logprobs − old_logprobs); sg stops the gradient: clipped tokens keep theirs, only its size is bounded. The
     loss has no meaning beyond its gradient. Arguments and statistics: see `PolicyLoss`.
-    Raises ValueError for a `clip.dual`, which CISPO has not.
+    Raises ValueError for a `clip.dual`, which CISPO does not support.
     Source: MiniMax 2025, "MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention", equations 4, 5.
     """
     _check(logprobs, old_logprobs, advantages, mask, weights, denominator)

@@ -51,7 +51,7 @@ def ipo_loss(
 ) -> tuple[Tensor, Stats]:
     """IPO: Σ (h − 1/(2β))² / denominator, h = (chosen − ref_chosen) − (rejected − ref_rejected), all [P].
 
-    The paper has h of whole responses. Taken per token, as published implementations do and as here, the target
+    In the paper h is of entire responses. Taken per token, as published implementations do and as here, the target
     1/(2β) means the same for responses of every length. Source: Azar et al. 2023, "A General Theoretical Paradigm
     to Understand Learning from Human Preferences", equation 17, where β is called τ.
     """
@@ -76,7 +76,7 @@ def kto_loss(
     """KTO: Σ |f|·λ·(1 − σ(±β(r − kl))) / denominator, r = logprobs − ref_logprobs; all tensors [N].
 
     + and λ = desirable_weight for feedback f > 0, − and λ = undesirable_weight for f < 0; responses with f = 0 add
-    nothing. kl ≥ 0 is the reference point z0 of the whole batch in nats (`kto_reference_kl`), without gradient.
+    nothing. kl ≥ 0 is the reference point z0 of the entire batch in nats (`kto_reference_kl`), without gradient.
     A response counts as right where its reward is above 0 when liked, below 0 when disliked.
     Source: Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization", equation 8.
     """
@@ -181,7 +181,7 @@ def margin_beta(beta: float, margin: Tensor, scale: float, rate: float) -> Tenso
 
 
 def kto_reference_kl(log_ratios_sum: float, count: float) -> float:
-    """z0 of KTO: max(0, mean of log π(y') − log π_ref(y')) in nats, over `count` responses of the whole batch.
+    """z0 of KTO: max(0, mean of log π(y') − log π_ref(y')) in nats, over `count` responses of the entire batch.
 
     The y' are responses to *other* prompts, which estimates how far the policy is from the reference in general.
     Raises ValueError without any response. Source: Ethayarajh et al. 2024, section 4.
@@ -209,7 +209,7 @@ def _check(**tensors: Tensor) -> None:
 
 def _rewards(logprobs: Tensor, ref_logprobs: Tensor, feedback: Tensor, beta: float) -> Tensor:
     _check(logprobs=logprobs, ref_logprobs=ref_logprobs, feedback=feedback)
-    # Zeroed where nobody judged, so that such a response cannot put NaN into the gradient.
+    # Zeroed where no one judged, so that such a response cannot put NaN into the gradient.
     return torch.where(feedback != 0, beta * (logprobs - ref_logprobs.detach()), torch.zeros_like(logprobs))
 
 

@@ -78,7 +78,7 @@ class RunningMoments:
         return math.sqrt(self.m2 / (self.count - 1)) if self.count > 1 else 0.0
 
     def normalise(self, values: Values, eps: float = 1e-8) -> NDArray[np.float64]:
-        """(values − mean) / std, float64 [N]. While std ≤ eps there is no unit yet: only the mean is taken off.
+        """(values − mean) / std, float64 [N]. While std ≤ eps there is no unit yet: only the mean is subtracted.
 
         Call `update` with the same values first, else the first outlier after a run of equal values is unbounded;
         so no value comes out larger than √count. Raises ValueError when a value is not finite.

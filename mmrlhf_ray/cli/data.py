@@ -14,11 +14,11 @@ app = typer.Typer(help="Look at data sets, check them, convert them.", no_args_i
 
 Source = Annotated[str, typer.Argument(metavar="PATH", help="File, directory, URL or `hf:NAME`, as data.path.")]
 Format = Annotated[
-    str | None, typer.Option("--format", help="Format of the rows (docs/data.md). Default: told from the rows.")
+    str | None, typer.Option("--format", help="Format of the rows (docs/data.md). Default: detected from the rows.")
 ]
 KindOption = Annotated[
     str | None,
-    typer.Option("--kind", help="Read rows as prompt, demonstration, preference or ranking. Default: told."),
+    typer.Option("--kind", help="Read rows as prompt, demonstration, preference or ranking. Default: detected."),
 ]
 Split = Annotated[str | None, typer.Option(help="Split of a Hugging Face data set.")]
 MediaRoot = Annotated[

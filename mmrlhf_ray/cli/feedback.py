@@ -168,7 +168,7 @@ def _config(file: Path | None, overrides: list[str] | None) -> "FeedbackConfig":
 
 @contextmanager
 def _database(config: "FeedbackConfig") -> "Iterator[Database]":
-    """The database, for one command. What cannot be done is told as a wrong configuration is: one line, status 2."""
+    """The database, for one command. A request that cannot be met ends it with one line and status 2."""
     from mmrlhf_ray.feedback.collect.database import open_database
 
     database = open_database(config)

@@ -16,7 +16,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the file to replace, e.g. algorithm.kl_coef=0.05."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest complete checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest complete checkpoint.")]
 Sweep = Annotated[
     bool, typer.Option("--sweep", help="Try what the section `sweep` names with Ray Tune; prints the best.")
 ]

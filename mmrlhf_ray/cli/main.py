@@ -140,7 +140,7 @@ app.command(name="discrete-serve")(discrete_serve)
 
 
 def main() -> None:
-    """Entry point. Exit status: 0 done; 1 failed or a bar was missed; 2 a mistake of use or input; 130 Ctrl-C."""
+    """Entry point. Exit status: 0 done; 1 failed or a bar was missed; 2 wrong usage or input; 130 Ctrl-C."""
     os.environ.update(QUIET | os.environ)
     try:
         app()

@@ -16,7 +16,7 @@ class MismatchConfig(Section):
 
     correction: Literal["none", "tis", "icepop", "sequence_mask"] = "none"
     """`tis`: weights truncated at `high`; `icepop`: tokens outside [low, high] are masked; `sequence_mask`: so are
-    whole responses whose mean ratio is outside."""
+    entire responses whose mean ratio is outside."""
     low: float = Field(0.5, ge=0, lt=1)
     high: float = Field(5.0, gt=1)
 
@@ -27,7 +27,7 @@ class DynamicSamplingConfig(Section):
     max_rounds: PositiveInt = 4
     """Rounds of sampling in one step; what is still missing then makes the step smaller."""
     min_spread: NonNegativeFloat = 0.0
-    """Highest minus lowest score of a prompt's responses must be more than this; rewards that are no rules want > 0."""
+    """Highest minus lowest score of a prompt's responses must be more than this; use > 0 with model rewards."""
 
 
 class OverlongConfig(Section):
@@ -40,14 +40,14 @@ class OverlongConfig(Section):
 
 
 class AlgorithmConfig(Section):
-    """PPO with a critic, unless told otherwise."""
+    """PPO with a critic, unless set otherwise."""
 
     advantage_estimator: AdvantageEstimator = "gae"
     """All but `gae` do without a critic."""
     gamma: float = Field(1.0, ge=0, le=1)
     gae_lambda: float = Field(0.95, ge=0, le=1)
     whiten: Literal["none", "center", "full"] | None = None
-    """Advantages of a step: mean taken off, and divided by the standard deviation; `null` = as the estimator's paper
+    """Advantages of a step: mean subtracted, and divided by the standard deviation; `null` = as the estimator's paper
     has it (`full` for gae, reinforce_pp and reinforce_pp_baseline, else `none`)."""
     kl_coef: NonNegativeFloat = 0.05
     kl_target: PositiveFloat | None = None
@@ -56,7 +56,7 @@ class AlgorithmConfig(Section):
     """Samples over which the adaptive controller reacts (Ziegler et al. 2019)."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     kl_in: Literal["reward", "loss"] = "reward"
-    """Whether kl_coef · KL is taken off the rewards or added to the loss."""
+    """Whether kl_coef · KL is subtracted from the rewards or added to the loss."""
     policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
     clip_range: float | None = Field(0.2, gt=0, lt=1)
     """Ratios below 1 − this are clipped; `null` = no clipping at either side."""
@@ -69,7 +69,7 @@ class AlgorithmConfig(Section):
     `sampling.max_response_tokens`."""
     value_clip_range: PositiveFloat = 0.2
     vf_coef: PositiveFloat = 1.0
-    """Factor on the value loss. The critic has an optimizer of its own, so it scales the critic's gradient only."""
+    """Factor on the value loss. The critic has its own optimizer, so it scales the critic's gradient only."""
     entropy_coef: NonNegativeFloat = 0.0
     mismatch: MismatchConfig = MismatchConfig()
     score_clip: PositiveFloat | None = None

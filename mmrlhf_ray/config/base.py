@@ -54,7 +54,7 @@ class EngineConfig(Section):
     micro_batch_tokens: PositiveInt = 4096
     """Most tokens (padding and media tokens counted) in one forward pass of one rank."""
     max_padding_share: float = Field(0.05, ge=0, lt=1)
-    """Rows join a pass only while at most this share of it is padding; fewer passes on small models want more."""
+    """Rows join a pass only while at most this share of it is padding; raise it for fewer passes on small models."""
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
     """Keep optimizer state in host memory (GPU only)."""
@@ -77,7 +77,7 @@ class PartConfig(Section):
 
     train: bool = True
     lr: PositiveFloat | None = None
-    """None = the optimizer's."""
+    """`null` = the optimizer's."""
 
 
 class PartsConfig(Section):
@@ -96,7 +96,7 @@ class LearnerConfig(Section):
     engine: EngineConfig = EngineConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     lora: LoRAConfig | None = None
-    """Train a low-rank adapter alongside frozen weights; null = all weights."""
+    """Train a low-rank adapter alongside frozen weights; `null` = all weights."""
     parts: PartsConfig = PartsConfig()
 
     @model_validator(mode="after")
@@ -114,7 +114,7 @@ class Resources(Section):
 
     @property
     def actors(self) -> int:
-        """How many reserve so much each."""
+        """Number of actors that each reserve this much."""
         return 1
 
 
@@ -131,7 +131,7 @@ class RolePlacement(Resources):
 
 
 class LearnerPlacement(RolePlacement):
-    """Two ranks unless told otherwise; a class, so that giving `num_gpus` alone leaves `replicas` as it is."""
+    """Two ranks unless set otherwise; a class, so that giving `num_gpus` alone keeps the default of `replicas`."""
 
     replicas: PositiveInt = 2
 
@@ -187,13 +187,13 @@ class RecordsUse:
     table: Literal["PROMPT", "DEMONSTRATION", "PREFERENCE", "RANKING"]
     """The kind of record (docs/data.md)."""
     batch: tuple[str, int] | None = None
-    """Key and value of the batch size that there must be rows for; None = any number will do."""
+    """Key and value of the batch size, the least number of rows; None = any number will do."""
     held_for: str | None = None
-    """Who needs all rows before it starts, so that they cannot be streamed; None = nobody."""
+    """Who needs all rows before it starts, so that they cannot be streamed; None = no one."""
 
 
 class RunConfig(Section):
-    """Keys that every job has, and what a job says of itself to those who plan, check and start it."""
+    """Keys that every job has, and a job's description of itself for planning, checks and launch."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Run name; everything is written to `<output_dir>/<name>`."""
@@ -241,7 +241,7 @@ class TrainJobConfig(RunConfig):
     """Exactly one of `epochs` and `steps`."""
     log_every_steps: PositiveInt = 10
     eval_every_steps: PositiveInt | None = None
-    """Evaluate on `eval_data` that often; `null` = at the end only."""
+    """Evaluate on `eval_data` every this many steps; `null` = at the end only."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainJobConfig":

@@ -7,11 +7,11 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from mmrlhf_ray.config.section import Section
 
 HUB = "hf:"
-"""Prefix of the path of a data set that the `datasets` library finds by name."""
+"""Prefix of the path of a data set that the `datasets` library looks up."""
 
 
 class MediaLimits(Section):
-    """Largest media that are decoded, told from the header before anything is."""
+    """Largest media that are decoded, judged by the header before anything is decoded."""
 
     bytes: PositiveInt = 64 * 2**20
     """Encoded size."""
@@ -30,9 +30,9 @@ class VideoSampling(Section):
     fps: PositiveFloat | None = None
     """Frames per second of the clip's own time, also where its frame rate varies; `null` = every frame."""
     max_frames: PositiveInt | None = None
-    """At most so many, evenly over the clip."""
+    """At most this many, evenly spaced over the clip."""
     sound: bool = False
-    """The clip's sound track follows it as an audio part of its own."""
+    """The clip's sound track follows it as a separate audio part."""
 
     @property
     def all_frames(self) -> bool:
@@ -52,7 +52,7 @@ class RemoteMedia(Section):
 
 
 class DecodeConfig(Section):
-    """Media are decoded in processes of their own, which may crash, swell or hang without harm."""
+    """Media are decoded in separate processes, which may crash, swell or hang without harm."""
 
     workers: PositiveInt = 1
     memory_mb: PositiveInt = 4096
@@ -74,7 +74,7 @@ class ImageAugment(Section):
 
 class AudioAugment(Section):
     noise_db: NonNegativeFloat | None = None
-    """White noise so many decibels below the sound; `null` = no noise."""
+    """White noise, this many decibels below the sound; `null` = no noise."""
     gain_db: NonNegativeFloat = 0.0
     """Largest change of loudness, up or down."""
 
@@ -88,7 +88,7 @@ class AugmentConfig(Section):
     """Seeded changes of training media, for what `tasks` names only."""
 
     tasks: tuple[str, ...] = Field(min_length=1)
-    """Tasks whose answers stay right when media change so."""
+    """Tasks whose answers stay right when media change in this way."""
     image: ImageAugment = ImageAugment()
     audio: AudioAugment = AudioAugment()
     video: VideoAugment = VideoAugment()
@@ -108,7 +108,7 @@ class SourceConfig(Section):
     path: str
     """File, directory, fsspec URL or `hf:NAME` of a data set."""
     format: str | None = None
-    """Of docs/data.md; `null` = told from the rows, and an error where two formats fit."""
+    """Of docs/data.md; `null` = detected from the rows, and an error where two formats fit."""
     weight: PositiveFloat = 1.0
     """Share of the rows drawn, in proportion to the other sources'."""
     task: str | None = None
@@ -130,7 +130,7 @@ class DataConfig(Section):
     media_root: str | None = None
     """Directory that media paths are relative to and may not leave; `null` = that of the file."""
     on_bad_row: Literal["fail", "quarantine"] = "fail"
-    """`quarantine` writes bad rows with their reasons in the run's directory and goes on without them."""
+    """`quarantine` writes bad rows with their reasons to the run's directory and continues without them."""
     facts_column: str | None = None
     """Key in `extras` whose text the reward model reads before the prompt; the policy never sees it."""
     max_prompt_tokens: PositiveInt = 1024

@@ -22,7 +22,7 @@ from mmrlhf_ray.config.discrete_parts import (
 from mmrlhf_ray.config.section import Section
 
 RESERVED = ("present", "task", "action_mask")
-"""Keys of an observation that are no modalities."""
+"""Keys of an observation that are not modalities."""
 
 
 class EnvRunnersSection(Resources):
@@ -49,9 +49,9 @@ class LearnersSection(Resources):
 
 class EvaluationSection(Section):
     every_steps: PositiveInt = 5
-    """Decide the held-out records that often, and at the end."""
+    """Decide the held-out records every this many steps, and at the end."""
     rows: PositiveInt | None = None
-    """At most so many of each task in between; `null` = all. At the end it is all of them."""
+    """At most this many of each task in between; `null` = all. At the end all are decided."""
 
 
 class Range(Section):
@@ -145,7 +145,7 @@ class DiscreteConfig(RunConfig):
                 )
             for key in ("train", "heldout", "demonstrations"):
                 if getattr(getattr(task, key, None), "streaming", False):
-                    raise ValueError(f"tasks.{name}.{key}.streaming: this job reads its records whole; leave it out")
+                    raise ValueError(f"tasks.{name}.{key}.streaming: this job holds all its records; leave it out")
         if self.sequential is not None and self.sequential.first not in modalities:
             raise ValueError(f"sequential.first={self.sequential.first} must be one of observation.modalities: {known}")
         return self

@@ -19,7 +19,7 @@ class TaskSection(Section):
     heldout: DataConfig
     """PROMPT records that measure it."""
     record_tasks: tuple[str, ...] | None = None
-    """Only records whose column `task` says one of these; `null` = all."""
+    """Only records whose column `task` is one of these; `null` = all."""
     weight: PositiveFloat = 1.0
     """How often the task is drawn, in proportion to the other tasks'."""
 
@@ -60,7 +60,7 @@ class LocateTask(TaskSection):
 
     kind: Literal["locate"] = "locate"
     box: str = "box"
-    """Key in `extras` with the true box [x1, y1, x2, y2], in pixels of the picture as it is stored."""
+    """Key in `extras` with the true box [x1, y1, x2, y2], in pixels of the stored picture."""
     modality: str = "image"
     """Which of the observed modalities the box is on; an image."""
     grid: Grid = Grid()
@@ -176,7 +176,7 @@ Modality = Annotated[ImageModality | AudioModality | VideoModality | TextModalit
 
 class ObservationSection(Section):
     modalities: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Modality] = Field(min_length=1)
-    """Name → what is seen or heard. A record without it has it missing."""
+    """Name → what is observed. Where a record lacks it, the modality counts as missing."""
     drop: float = Field(0.0, ge=0, lt=1)
     """Probability that a modality is missing in training though it is there; one always stays."""
 
@@ -187,7 +187,7 @@ class SequentialSection(Section):
     first: str
     """Modality that is shown from the start. A record that lacks it shows nothing until something is asked for."""
     cost: NonNegativeFloat = 0.1
-    """Taken off the reward for each modality that is asked for."""
+    """Subtracted from the reward for each modality that is asked for."""
 
 
 class FusionSection(Section):
@@ -275,7 +275,7 @@ class PPO(ActorCritic):
 
 
 class A2C(ActorCritic):
-    """One epoch, the whole batch at once, no clipping (Mnih et al. 2016)."""
+    """One epoch, the entire batch at once, no clipping (Mnih et al. 2016)."""
 
     kind: Literal["a2c"] = "a2c"
     gae_lambda: Share = 1.0

@@ -27,7 +27,7 @@ ASPECTS = (
 
 
 class LoginLimits(Section):
-    """How many failed logins are taken before all are refused for a while."""
+    """Failed logins that are allowed before all are refused for a while."""
 
     per_address: PositiveInt = 10
     total: PositiveInt = 200
@@ -53,11 +53,11 @@ class FeedbackConfig(Section):
     title: str = Field("Feedback", max_length=80)
     """Heading of the pages."""
     overlap: PositiveInt = 3
-    """Annotators that are wanted for an item that does not say itself."""
+    """Annotators that are wanted for an item that does not set the number."""
     lease_s: PositiveFloat = 900.0
     """How long an item is held for the annotator who got it."""
     gold_share: float = Field(0.1, ge=0, le=1)
-    """Probability that a gold question, whose answer is known, is asked next; none is asked where there are none."""
+    """Probability that a gold question, whose answer is known, is asked next; no effect without gold questions."""
     aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1, max_length=9)
     """Of `rate` questions."""
     max_text_chars: PositiveInt = 20_000
@@ -70,7 +70,7 @@ class FeedbackConfig(Section):
     """After that the browser has to log in again."""
     login: LoginLimits = LoginLimits()
     pace_window_s: PositiveFloat = 3600.0
-    """Votes of so many last seconds make the pace that is shown."""
+    """Window, in seconds, over which the pace of voting is measured."""
     implicit: ImplicitConfig = ImplicitConfig()
     """Of `mmrlhf feedback implicit`."""
     log_level: Literal["warning", "info"] = "warning"

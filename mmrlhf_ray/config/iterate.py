@@ -127,7 +127,7 @@ class RewardModelSection(Section):
 
 
 class TrainSection(Section):
-    """How the policy learns: exactly one of the two jobs, its other keys as in a file of its own."""
+    """How the policy learns: exactly one of the two jobs, its other keys as in a separate job file."""
 
     start: Literal["previous", "first"] = "previous"
     """Policy that each round trains on from: that of the round before, or the one that the loop starts with. It stays
@@ -192,7 +192,7 @@ class IterateConfig(RunConfig):
 
     @property
     def roles(self) -> Mapping[str, Resources]:
-        """None of its own: the jobs of a round have actors."""
+        """No actors for the loop itself: only the jobs of a round have them."""
         return {}
 
     @property
@@ -233,7 +233,7 @@ class IterateConfig(RunConfig):
             )
         for key, data in (("prompts", self.prompts), ("evaluate.data", self.evaluate.data)):
             if data.streaming:
-                raise ValueError(f"{key}.streaming: the loop reads its prompts whole; leave it out")
+                raise ValueError(f"{key}.streaming: the loop holds all its prompts; leave it out")
         return self
 
 

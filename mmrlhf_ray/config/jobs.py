@@ -58,7 +58,7 @@ class RewardModelConfig(TrainJobConfig):
     center_coef: NonNegativeFloat = 0.0
     """Weight of (r_chosen + r_rejected)², which keeps scores near zero (Eisenstein et al. 2023)."""
     aspects: dict[str, float] = Field(default_factory=dict)
-    """Aspect of the ratings → its weight in the score; each gets a head of its own (rating)."""
+    """Aspect of the ratings → its weight in the score; each gets its own head (rating)."""
     ensemble: PositiveInt = 1
     """Heads that each learn from their own resampling of the rows; their spread is the uncertainty."""
 
@@ -91,7 +91,7 @@ class PreferenceConfig(TrainJobConfig):
 
     objective: Literal["dpo", "ipo", "kto", "orpo", "simpo", "bco", "mpo"] = "dpo"
     reference: ModelConfig | None = None
-    """`null` = `model` as it is at the start. orpo and simpo have none."""
+    """`null` = `model` at the start of training. orpo and simpo use no reference."""
     beta: PositiveFloat = 0.1
     """Inverse temperature of the implicit reward; the weight of the odds ratio in orpo."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)

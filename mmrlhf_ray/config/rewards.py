@@ -44,7 +44,7 @@ class ModelReward(RewardComponent):
     kind: Literal["model"]
     model: ModelConfig
     uncertainty_coef: NonNegativeFloat = 0.0
-    """Times the standard deviation of an ensemble's heads, taken off the score."""
+    """Times the standard deviation of an ensemble's heads, subtracted from the score."""
 
 
 class FluencyReward(RewardComponent):

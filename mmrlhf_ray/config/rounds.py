@@ -11,7 +11,7 @@ from mmrlhf_ray.config.jobs import EvaluateConfig, PPOConfig, PreferenceConfig, 
 
 REWARD_NAME = "reward_model"
 _SEEDS = 1000
-"""Rounds that have seeds of their own."""
+"""Number of rounds with distinct seeds."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def train_job(cfg: IterateConfig, paths: RoundPaths, heldout: bool) -> PPOConfig
     """The job that trains the policy."""
     previous = {"previous": paths.number - 1, "first": 0}[cfg.train.start]
     start = policy_after(cfg, paths.run_dir, previous)
-    # Without a reference of its own a job takes its start for one, and checks that they are equal.
+    # Without a separate reference a job uses its starting model, and checks that they are equal.
     reference = cfg.policy if previous else None
     shared = _shared(cfg, paths, paths.policy.name)
     if cfg.train.ppo is not None:

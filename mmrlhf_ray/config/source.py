@@ -109,7 +109,7 @@ def _read_yaml(path: Path) -> Source:
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration file: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: the configuration file is no UTF-8 text: {error}") from error
+        raise ConfigError(f"{path}: the configuration file is not UTF-8 text: {error}") from error
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -129,7 +129,7 @@ def _read_yaml(path: Path) -> Source:
 def _note_lines(
     node: yaml.Node, prefix: str, path: Path, origins: dict[str, str], around: tuple[yaml.Node, ...]
 ) -> None:
-    """Fill `origins` with file:line of each key; refuse repeated keys, keys that are no text, and loops."""
+    """Fill `origins` with file:line of each key; refuse repeated keys, keys that are not text, and loops."""
     if not isinstance(node, yaml.MappingNode):
         return
     if node in around:

@@ -39,8 +39,8 @@ class ModelAdapter(Protocol):
 
     @property
     def least_sound_s(self) -> float:
-        """Seconds that shorter sounds are filled up to with silence; if above 0, all are filled up to whole hops of the
-        extractor. For towers that read what is padded too, and so give another answer in other company."""
+        """Seconds that shorter sounds are filled up to with silence; if above 0, all are filled up to a multiple of the
+        extractor's hop. For towers that read what is padded too, and so give another answer in other company."""
 
     @property
     def language_model(self) -> str:

@@ -17,7 +17,7 @@ from mmrlhf_ray.models.scalar_head import LAYOUT_FILE, SCALAR_HEAD_FILE, ScalarH
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
 
 ADAPTER_DIR = "adapter"
-"""Beside an exported model: what was trained of it, by itself."""
+"""Next to an exported model: the trained weights alone."""
 
 
 def export_model(
@@ -30,10 +30,10 @@ def export_model(
     layout: ScalarHead | None = None,
 ) -> None:
     """Write a HeadedModel's parameters to `target`, with all else that `source` has: processor, chat template,
-    generation config. A scalar head goes into files of its own with its `layout` (one output unless given), a
+    generation config. A scalar head goes into separate files with its `layout` (one output unless given), a
     vocabulary head where the family keeps it.
 
-    `target` appears whole or not at all; an earlier export is replaced.
+    `target` appears complete or not at all; an earlier export is replaced.
     """
     fresh = _fresh(target)
     shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(*_WEIGHTS, LAYOUT_FILE, ".*"))

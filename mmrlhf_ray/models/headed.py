@@ -66,7 +66,7 @@ def load_scalar(
     device_map: str | None = None,
 ) -> HeadedModel:
     """A reward model. `new_head` starts from a language model with a head of that `layout` (one output unless given);
-    otherwise the directory must hold a trained head, whose layout read_scalar_head() tells.
+    otherwise the directory must hold a trained head, whose layout read_scalar_head() returns.
 
     Raises ModelError where a head is expected and not there, or is of another shape than its layout.
     """

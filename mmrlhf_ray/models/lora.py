@@ -30,11 +30,11 @@ class Weight:
 
     @property
     def nbytes(self) -> int:
-        """Of the parameters when they are whole."""
+        """Of the gathered parameters."""
         return sum(int(getattr(p, "ds_numel", p.numel())) * p.element_size() for p in self.parameters)
 
     def value(self) -> Tensor:
-        """The parameter, or W + alpha/rank · B·A (Hu et al. 2021, section 4.1). The parameters must be whole."""
+        """The parameter, or W + alpha/rank · B·A (Hu et al. 2021, section 4.1). The parameters must be gathered."""
         weight = self.parameters[0].detach()
         if self.scaling is None:
             return weight
@@ -56,7 +56,7 @@ def add_lora(model: HeadedModel, adapter: ModelAdapter, config: LoRAConfig, *, t
 
 
 def peft_config(adapter: ModelAdapter, config: LoRAConfig, base: str | None = None) -> LoraConfig:
-    """The same adapter in peft's words. `base`: directory of the model that it belongs to."""
+    """The same adapter as a configuration of peft. `base`: directory of the model that it belongs to."""
     return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides it
@@ -99,7 +99,7 @@ def lora_off(model: nn.Module) -> Iterator[None]:
 
 
 def grouped(weights: Iterable[Weight], max_bytes: int) -> Iterator[list[Weight]]:
-    """Groups of at most `max_bytes`; a larger weight is a group of its own."""
+    """Groups of at most `max_bytes`; a larger weight is a group by itself."""
     group: list[Weight] = []
     size = 0
     for weight in weights:

@@ -1,4 +1,4 @@
-"""The parts of a model, told by the names of their parameters: which are trained, and how fast."""
+"""The parts of a model, identified by their parameters' names: which are trained, and how fast."""
 
 import re
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class ParameterGroup:
     """Trained parameters with one learning rate."""
 
     name: str
-    """The part that has a rate of its own, or "" for all others."""
+    """The part that has its own rate, or "" for all others."""
     lr: float
     parameters: tuple[nn.Parameter, ...]
 
@@ -53,7 +53,7 @@ def freeze_parts(model: HeadedModel, adapter: ModelAdapter, parts: PartsConfig, 
 def parameter_groups(
     model: HeadedModel, adapter: ModelAdapter, parts: PartsConfig, lr: float, *, scalar: bool
 ) -> list[ParameterGroup]:
-    """Trained parameters: those without a learning rate of their own first, then each part that has one."""
+    """Trained parameters: those without their own learning rate first, then each part that has one."""
     if parts == PartsConfig():
         return [ParameterGroup("", lr, tuple(p for p in model.parameters() if p.requires_grad))]
     found: dict[str, list[nn.Parameter]] = {}

@@ -11,9 +11,9 @@ from torch import Tensor
 from mmrlhf_ray.errors import ModelError
 
 SCALAR_HEAD_FILE = "scalar_head.safetensors"
-"""Beside a Hugging Face directory, turns it into a reward model: `weight` [outputs, hidden]."""
+"""In a Hugging Face model's directory, turns it into a reward model: `weight` [outputs, hidden]."""
 LAYOUT_FILE = "scalar_head.json"
-"""Beside that, a ScalarHead; without it the head has one output."""
+"""Next to it, a ScalarHead; without it the head has one output."""
 _FIRST_SIZE = 0.1
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmrlhf_ray.errors import ModelError
 
 VERDICT_FILE = "mmrlhf_parity.json"
-# What a processor, a chat template or a model class is made of; weights may change.
+# The files that define processor, chat template and model class; weights may change.
 _DESCRIBED_BY = (
     "config.json",
     "processor_config.json",
@@ -30,11 +30,11 @@ class ParityRow:
     case: str
     equal_ids: bool
     before: float | None
-    """Largest |Δlogprob| of sampled tokens with the directory's weights; none where ids differ."""
+    """Largest |Δlogprob| of sampled tokens with the directory's weights; None where ids differ."""
     after: float | None
     """The same after other weights were pushed to the sampler."""
     influence: float | None
-    """Of each response's largest change of a log-probability when the media change, the least; none for text."""
+    """Of each response's largest change of a log-probability when the media change, the least; None for text."""
     tokens: int
     passed: bool
     detail: str = ""
@@ -88,7 +88,7 @@ def write_verdict(path: Path, verdict: Verdict) -> Path:
 
 
 def read_verdict(path: Path) -> Verdict | None:
-    """The verdict on a directory; none where there is none. Raises ModelError for a file that is none."""
+    """The verdict on a directory, or None without one. Raises ModelError for a file that is not a verdict."""
     file = next((f for f in (path / VERDICT_FILE, _cached(path)) if f.is_file()), None)
     if file is None:
         return None

@@ -40,7 +40,7 @@ def _plan(cfg: PPOConfig) -> Plan:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A directory for the bad rows that a run would set aside in its own; nothing is said of it, as it goes."""
+    """A directory for the bad rows that a run would set aside in its own; not logged, since it is removed."""
     logger = logging.getLogger("mmrlhf_ray.data.records.quarantine")
     with tempfile.TemporaryDirectory(prefix="mmrlhf-") as directory:
         before, logger.disabled = logger.disabled, True

@@ -41,7 +41,7 @@ class ModelSize:
 
 
 def model_size(model: ModelConfig) -> ModelSize | None:
-    """From the model's directory (config.json, safetensors headers), else from `shape`; none if there is neither.
+    """From the model's directory (config.json, safetensors headers), else from `shape`; None if there is neither.
 
     Raises ConfigError for a directory that is there but holds no readable model.
     """

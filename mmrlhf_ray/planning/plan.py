@@ -339,7 +339,7 @@ def _batch_lines(plan: Plan) -> list[str]:
         f"  responses per PPO step: {a.prompts_per_step} prompts × {a.n_samples_per_prompt} = {b.responses_per_step}",
         f"  optimizer steps per PPO step: {b.responses_per_step} / {a.mini_batch_size} × {a.ppo_epochs} epochs "
         f"= {b.optimizer_steps}",
-        f"  responses in the whole run: {b.responses_in_run}",
+        f"  responses in the entire run: {b.responses_in_run}",
     ]
     for role, (least, most) in b.responses_per_rank.items():
         count = f"{least}" if least == most else f"{least} to {most}"

@@ -22,7 +22,7 @@ def exact_match(
     ignore_punctuation: bool = False,
     **columns: Any,
 ) -> list[float | None]:
-    """1 where the whole response is the answer, white space apart, else 0."""
+    """1 where the entire response is the answer, white space apart, else 0."""
 
     def same(said: str, wanted: str) -> float:
         a, b = (" ".join(words(t)) if ignore_punctuation else squeezed(t) for t in (said, wanted))

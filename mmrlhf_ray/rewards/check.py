@@ -27,7 +27,7 @@ def check_rewards(rewards: Sequence[Reward], extras_columns: Columns) -> None:
     """Raise ConfigError with everything that would keep a reward from working.
 
     extras_columns: keys that occur in the prompts' `extras`; None where they are not known. A user's function is
-    imported, in a process of its own.
+    imported, in a separate process.
     """
     problems = [
         f"{reward.name}: {problem}"

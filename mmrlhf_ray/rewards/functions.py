@@ -1,4 +1,4 @@
-"""The built-in reward functions by name. They are called as the user's are, in a process of their own."""
+"""The built-in reward functions, by name. Like the user's, they are called in a separate process."""
 
 from collections.abc import Callable, Mapping
 

@@ -10,7 +10,7 @@ from mmrlhf_ray.rewards.batch import Rows
 
 _SHOWN = 5
 _REASONS = 4
-"""Of one component, that are told apart."""
+"""Reasons that are listed for one component; further ones are summed up."""
 _STRICTEST_FIRST = ("fail", "drop", "zero")
 _CONSEQUENCE = {
     "fail": "fix it, or set on_missing to drop or zero",
@@ -55,7 +55,7 @@ def describe(reward: Reward) -> str:
 def missing(
     reward: Reward, rows: Sequence[int], numbers: Mapping[int, float], problems: Mapping[int, str]
 ) -> list[Gap]:
-    """The gaps of one component: one for each reason, or one where it called none of its `rows` its business."""
+    """The gaps of one component: one for each reason, or one where it applied to none of its `rows`."""
     who = describe(reward)
     by_reason: dict[str, list[int]] = {}
     for row, reason in problems.items():

@@ -17,7 +17,7 @@ from mmrlhf_ray.errors import ConfigError
 
 _SHOWN_CHARACTERS = 200
 _TRY_AGAIN = frozenset({408, 429})
-"""Beside 5xx: the other client errors will be the same next time."""
+"""Besides 5xx: trying again does not help with other client errors."""
 
 
 class RequestFailed(Exception):
@@ -87,7 +87,7 @@ async def _post_all(endpoint: Endpoint, bodies: Sequence[Mapping[str, Any]]) -> 
             except RequestFailed as failure:
                 return failure
 
-    # No timeout of its own: httpx would start it anew with every byte.
+    # Without httpx's own timeout, which starts anew with every byte.
     async with httpx.AsyncClient(headers=headers, timeout=None) as client:
         return await asyncio.gather(*(answer(body) for body in bodies))
 
@@ -120,7 +120,7 @@ class _Refusal:
 
 
 async def _once(client: httpx.AsyncClient, endpoint: Endpoint, body: Mapping[str, Any], until: float) -> Any | _Refusal:
-    """Parsed JSON, or why it may be tried again. Raises RequestFailed where that is of no use."""
+    """Parsed JSON, or why it may be tried again. Raises RequestFailed where trying again is useless."""
     limit = min(endpoint.timeout_s, until - time.monotonic())
     try:
         async with asyncio.timeout(limit):
@@ -138,7 +138,7 @@ async def _once(client: httpx.AsyncClient, endpoint: Endpoint, body: Mapping[str
     try:
         return response.json()
     except ValueError:
-        return _Refusal(f"answered HTTP {status} with something that is no JSON")
+        return _Refusal(f"answered HTTP {status} with something that is not JSON")
 
 
 def _retry_after(response: httpx.Response) -> float:

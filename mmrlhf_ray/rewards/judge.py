@@ -68,7 +68,7 @@ class JudgeScores:
 def fill(template: str, batch: RewardBatch, row: int) -> str:
     """The template with {prompt}, {response} and {columns} (JSON) of a row put in.
 
-    In one pass, and not with str.format: what prompt or response say in braces stays as it is.
+    In one pass, and not with str.format: braces inside prompt or response stay unchanged.
     """
     values = {
         "prompt": prompt_text(batch.prompts[row]),

@@ -1,4 +1,4 @@
-"""From what the components say to one score per response: weights, routing, normalisation, costs, missing numbers."""
+"""From the components' numbers to one score per response: weights, routing, normalisation, costs, missing numbers."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -91,7 +91,7 @@ class _Part:
     numbers: dict[int, float]
     """Row → number, as it came."""
     problems: dict[int, str]
-    """Row → why there is no number. Rows in neither are none of the component's business."""
+    """Row → why there is no number. The component does not apply to rows in neither."""
 
     @property
     def mean(self) -> float:

@@ -1,4 +1,4 @@
-"""Responses that nobody should prefer to an honest one, made from it."""
+"""Responses that no one should prefer to an honest one, made from it."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Built-in rewards that look at the form of a response, and at what it says that nobody told it."""
+"""Built-in rewards that look at the form of a response, and at whether its claims occur in the facts."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ _FUNCTION_WORDS = frozenset(
 def format_match(
     prompts: Sequence[str], completions: Sequence[str], *, pattern: str, whole: bool = True, **columns: Any
 ) -> list[float | None]:
-    """1 where the regular expression `pattern` matches, else 0. whole: the whole response; else any part of it.
+    """1 where the regular expression `pattern` matches, else 0. whole: the entire response; else any part of it.
 
     A full stop in the pattern matches line ends too.
     """
@@ -58,7 +58,7 @@ def repetition_penalty(
     """−most times the share of the response's n-grams of words that are repetitions: 1 − different ones / all.
 
     0 for a response of up to n words. The measure is that of Yeo et al. 2025, "Demystifying Long Chain-of-Thought
-    Reasoning in LLMs", section 4, for the whole response and not per token.
+    Reasoning in LLMs", section 4, for the entire response and not per token.
     """
     if n < 1:
         raise ValueError(f"n expects 1 or more, got {n}")

@@ -20,7 +20,7 @@ def words(text: str) -> list[str]:
 
 
 def number(text: str) -> Fraction | None:
-    """The number that the whole text is (`1,234.5`, `-3`, `1/2`, `50%`, `$7`, `1e-3`), or None."""
+    """The number that the entire text is (`1,234.5`, `-3`, `1/2`, `50%`, `$7`, `1e-3`), or None."""
     if len(text) > _LONGEST_NUMBER:
         return None
     found = _NUMBER.fullmatch(_THOUSANDS.sub("", text.strip().strip("$€£").lower()).strip())

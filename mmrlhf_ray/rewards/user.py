@@ -1,4 +1,4 @@
-"""Reward functions, each in a process of its own: one that hangs, dies or eats memory costs its numbers, no more."""
+"""Reward functions, each in its own process: one that hangs, dies or eats memory loses its numbers and nothing else."""
 
 import inspect
 import os

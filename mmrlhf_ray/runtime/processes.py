@@ -51,7 +51,7 @@ def end_marked(mark: str, grace_s: float, spare: tuple[int, ...] = ()) -> list[i
 
 
 def start_watchdog(mark: str, grace_s: float) -> "subprocess.Popen[bytes]":
-    """A process of its own session that ends what is marked as soon as this process is gone."""
+    """A process in its own session that ends all marked processes as soon as this process is gone."""
     command = [sys.executable, "-I", "-S", __file__, mark, str(grace_s)]
     environment = {key: value for key, value in os.environ.items() if key != MARK}
     return subprocess.Popen(

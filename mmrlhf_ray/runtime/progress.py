@@ -55,7 +55,7 @@ class Progress:
         return self
 
     def update(self, done_steps: int, samples: int, **shown: float) -> None:
-        """`done_steps` units are done in all; `samples` were handled since the last call; `shown` by name."""
+        """`done_steps` units are done in all; `samples` were handled since the last call; `shown`: name → value."""
         now = self._clock()
         self._done = done_steps
         self._samples += samples
@@ -68,7 +68,7 @@ class Progress:
             self._say(f"{self._stage}  {self._line()}")
 
     def note(self, text: str) -> None:
-        """A line of its own, above the bar."""
+        """A separate line, above the bar."""
         self._say(f"{self._stage}  {text}")
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""A Ray session around a run: the cluster one is told to use, or a private one that ends with the run."""
+"""A Ray session around a run: the cluster that RAY_ADDRESS names, or a private one that ends with the run."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ _LOCAL_OBJECT_STORE_BYTES = 2 * 1024**3
 # Every worker process of a run. What the user has set already wins.
 WORKER_ENV: Mapping[str, str] = {
     "OMP_NUM_THREADS": "1",  # more threads than cores were up to 13 times slower
-    "HF_HUB_OFFLINE": "1",  # models and data are directories; nothing is fetched behind one's back
+    "HF_HUB_OFFLINE": "1",  # models and data are directories; nothing is fetched behind the user's back
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
@@ -55,7 +55,7 @@ class SessionInfo:
     started_here: bool
     """A private cluster that ends with the session."""
     resources: Mapping[str, float]
-    """Of the whole cluster, e.g. {"CPU": 2.0}."""
+    """Of the entire cluster, e.g. {"CPU": 2.0}."""
 
 
 def starts_cluster() -> bool:
@@ -156,7 +156,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray tries for minutes and then ends the whole process; find out sooner and say it."""
+    """Ray tries for minutes and then ends the entire process; find out sooner and say so."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return  # "auto" and the like: Ray looks the address up
@@ -188,7 +188,7 @@ def token_path() -> Path:
 
 
 def read_token() -> str | None:
-    """The token for Ray clusters, or None. It is a secret: show it to nobody."""
+    """The token for Ray clusters, or None. It is a secret: show it to no one."""
     given = os.environ.get("RAY_AUTH_TOKEN")
     if given:
         return given
@@ -196,7 +196,7 @@ def read_token() -> str | None:
 
 
 def _ensure_token() -> None:
-    """A token of this user's, as `ray get-auth-token --generate` makes it, but readable by nobody else."""
+    """A token of this user's, as `ray get-auth-token --generate` makes it, but readable by no one else."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or token_path().exists():
         return
     path = token_path()

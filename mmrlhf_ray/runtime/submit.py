@@ -105,7 +105,7 @@ def submit(job: Job, address: str, *, wait: bool = True) -> bool:
 def absolute_paths(values: Mapping[str, Any], root: Path, prefix: str = "") -> Iterator[str]:
     """Overrides `key=/absolute/path` for every relative path of a configuration; addresses stay.
 
-    A list in which there is one, such as `rewards`, is written out whole.
+    A list in which there is one, such as `rewards`, is written out in full.
     """
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -3,8 +3,8 @@
 vLLM and transformers import all three, and the native libraries of these builds cannot be loaded without CUDA.
 torchvision then fails because two operators that it describes (`nms`, `qnms`) were never defined: defining their
 schemas first is enough. torchaudio and torchcodec let the loader's OSError through, which their importers do not
-expect: torchaudio is told that it has no extension and runs its Python parts, torchcodec fails with ImportError,
-as if it were not installed. We use none of their native parts. Beside a CUDA build of torch, or where a matching
+expect: torchaudio is made to see no extension and runs its Python parts, torchcodec fails with ImportError,
+as if it were not installed. We use none of their native parts. Alongside a CUDA build of torch, or where a matching
 build is installed, nothing is changed.
 
 Every interpreter must be reached, also those that vLLM starts. `mmrlhf doctor --fix` therefore puts a copy of

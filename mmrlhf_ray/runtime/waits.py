@@ -54,7 +54,7 @@ def deadline_get(
 
 
 def in_background(call: Callable[[], T]) -> Future[T]:
-    """`call()` in a thread of its own, for calls that block and take no deadline: wait for the future instead.
+    """`call()` in a separate thread, for calls that block and take no deadline: wait for the future instead.
 
     The future holds whatever the call raises. The thread is a daemon, so a call that never returns does not keep the
     process alive.

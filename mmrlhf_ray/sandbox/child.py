@@ -23,12 +23,12 @@ def environment() -> dict[str, str]:
 
 
 class ChildFailed(Exception):
-    """Why there is no answer. The child is of no further use: end() it."""
+    """Why there is no answer. The child is no longer usable: end() it."""
 
 
 def kill_group(leader: "subprocess.Popen[bytes]") -> int:
     """Kill a process and all that is in its group, close its pipes; its exit status, −n where signal n ended it."""
-    # Before wait(): until then the number cannot belong to anybody else.
+    # Before wait(): until then the number cannot belong to another process.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(leader.pid, signal.SIGKILL)
     code = leader.wait()
@@ -39,7 +39,7 @@ def kill_group(leader: "subprocess.Popen[bytes]") -> int:
 
 
 class Child:
-    """Runs the module with this Python in a group of its own. What it prints goes to our standard error.
+    """Runs the module with this Python in its own process group. What it prints goes to our standard error.
 
     The program is given the number of a pipe's reading end, which comes to its end when our process is gone; see
     `inside.guard`. Raises ChildFailed when the system has no process left.

@@ -57,7 +57,7 @@ def load_function(function: str) -> Callable[..., Any]:
     sys.path.insert(0, str(path.parent))  # as for a script: modules next to the file can be imported
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)

@@ -83,8 +83,8 @@ TRAINING_ROW = _schema(
     ("context_token_ids", _TOKENS),  # facts if asked for, then the processor-expanded prompt
     ("responses_token_ids", pa.list_(_TOKENS)),  # a demonstration; chosen and rejected; or all ranked responses
     ("margin", pa.float32()),
-    ("feedback", _FLOATS),  # per response: chosen 1, rejected -1, a demonstration's own, 0 where nobody judged
-    ("ranks", pa.list_(pa.int32())),  # per response, 1 = best; empty where nobody ranked
+    ("feedback", _FLOATS),  # per response: chosen 1, rejected -1, a demonstration's own, 0 where no one judged
+    ("ranks", pa.list_(pa.int32())),  # per response, 1 = best; empty where no one ranked
     ("ratings", pa.list_(_FLOATS)),  # per response, one for each aspect asked for, NaN = not rated; or empty
     ("ref_logprobs", pa.list_(_FLOATS)),  # per response and token; empty until computed
     ("media_ids", _STRINGS),
@@ -133,7 +133,7 @@ ANNOTATION = _schema(
     ("aspects", pa.string()),  # JSON: {aspect: [rating per response, null = not rated]}
     ("text", pa.string()),  # the corrected response, or the demonstration
     ("spans", pa.string()),  # JSON: [[start, end, note]] of what is wrong, in Unicode characters of the response
-    ("critique", pa.string()),  # asked for, or said with another answer
+    ("critique", pa.string()),  # asked for, or given along with another answer
     ("comment", pa.string()),  # for those who run the collection
     ("gold", pa.bool_()),  # asked to test the annotator: not for training
     ("round", pa.int32()),
@@ -187,7 +187,7 @@ RESPONSE = _schema(
     ("kl", pa.float32()),  # sum over tokens of k1 to the reference, nats; NaN where none was asked
 )
 
-# What a reward model says of held-out responses, and what people said of them.
+# A reward model's scores of held-out responses, and people's ranks and ratings of them.
 EVAL_SCORE = _schema(
     "EVAL_SCORE",
     ("row", pa.int64()),  # number in the records that were read
@@ -198,7 +198,7 @@ EVAL_SCORE = _schema(
     ("score", pa.float32()),  # mean over the members of the ensemble
     ("uncertainty", pa.float32()),  # standard deviation over them
     ("members", _FLOATS),  # score by each of them
-    ("rank", pa.int32()),  # people's, 1 = best, equal = tie; 0 = nobody ranked
+    ("rank", pa.int32()),  # people's, 1 = best, equal = tie; 0 = no one ranked
     ("aspects", _FLOATS),  # the model's rating of each aspect; empty without aspects
     ("ratings", _FLOATS),  # people's, NaN = not rated; empty without aspects
 )

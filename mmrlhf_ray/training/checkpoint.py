@@ -30,7 +30,7 @@ class Manifest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_now(cls, values: Any) -> Any:
-        """Manifests of earlier versions have a `prompt_cursor`, which nobody reads."""
+        """Manifests of earlier versions have a `prompt_cursor`, which is no longer read."""
         return {k: v for k, v in values.items() if k != "prompt_cursor"} if isinstance(values, dict) else values
 
 
@@ -40,7 +40,7 @@ def staging_path(run_dir: Path, step: int) -> Path:
 
 
 def stage(run_dir: Path, step: int) -> Path:
-    """An empty directory to write a checkpoint into; nobody resumes from it yet."""
+    """An empty directory to write a checkpoint into; no run resumes from it yet."""
     path = staging_path(run_dir, step)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)

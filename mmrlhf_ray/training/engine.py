@@ -2,7 +2,7 @@
 
 import os
 
-# DeepSpeed picks its accelerator when it is imported; without a GPU it must be told.
+# DeepSpeed picks its accelerator when it is imported; without a GPU it needs DS_ACCELERATOR.
 import torch
 
 if not torch.cuda.is_available():
@@ -58,7 +58,7 @@ def deepspeed_config(engine: EngineConfig, optimizer: OptimizerConfig, dtype: to
     if engine.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if engine.zero_stage == 3:
-        # Small tensors stay whole on each rank: gathering them costs more than it saves.
+        # Small tensors stay complete on each rank: gathering them costs more than it saves.
         zero["stage3_param_persistence_threshold"] = 10_000
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -73,7 +73,7 @@ def deepspeed_config(engine: EngineConfig, optimizer: OptimizerConfig, dtype: to
 
 @contextmanager
 def partitioned_loading(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype) -> Iterator[None]:
-    """While models are loaded: under ZeRO-3 each rank keeps only its share, so no rank ever holds the whole model."""
+    """While models are loaded: under ZeRO-3 each rank keeps only its share, so no rank ever holds the entire model."""
     if engine.zero_stage < 3:
         yield
         return
@@ -148,7 +148,7 @@ class TrainEngine:
 
     @property
     def learning_rates(self) -> dict[str, float]:
-        """`lr` of the next optimizer step, and `lr_<part>` of each part that has one of its own."""
+        """`lr` of the next optimizer step, and `lr_<part>` of each part that has its own."""
         rates = zip(self._groups, self._engine.get_lr(), strict=True)
         return {f"lr_{name}" if name else "lr": float(rate) for name, rate in rates}
 
@@ -176,7 +176,7 @@ class TrainEngine:
         if not finite:
             raise NonFiniteLoss(f"rank {self.rank}: loss is {loss.item()}, or another rank's is not finite")
         self._engine.set_gradient_accumulation_boundary(last)
-        # DeepSpeed averages over ranks; the loss is already a share of the whole.
+        # DeepSpeed averages over ranks; the loss is already a share of the total.
         self._engine.backward(loss * self.world_size)
         if last and self._zero_stage == 0:  # DeepSpeed clips plain optimizers without keeping the norm
             gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
@@ -196,7 +196,7 @@ class TrainEngine:
         return lora_off(self._engine.module)
 
     def buckets(self, max_bytes: int, *, trained_only: bool = False) -> Iterator[list[tuple[str, Tensor]]]:
-        """All weights on the host in groups of at most `max_bytes` (a larger one is a group of its own): the model as
+        """All weights on the host in groups of at most `max_bytes` (a larger one is a group by itself): the model as
         it is without adapters, theirs merged; or `trained_only`, what is not frozen, adapters by themselves.
 
         A collective: every rank iterates to the end. Rank 0 gets (name, tensor); the others get empty groups.

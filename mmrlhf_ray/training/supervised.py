@@ -63,7 +63,7 @@ class _Work:
     passes: list[MicroBatch]
 
     def rows_of(self, sequences: Sequence[int]) -> pa.Table:
-        """The rows of a pass, which holds them whole."""
+        """The rows of a pass, each with all its sequences."""
         return self.rows.take(pa.array(dict.fromkeys(self.owners[s] for s in sequences), pa.int64()))
 
 
@@ -182,7 +182,7 @@ class SupervisedWorker:
         self._trained.export(self._plan.run_dir / "model", self._plan.task.layout)
 
     def _lay_out(self, table: pa.Table) -> _Work:
-        """Rows stay whole: the sequences of a row share its pass. A collective."""
+        """Rows are never split: the sequences of a row share a pass. A collective."""
         columns = [table.column(n).to_pylist() for n in ("context_token_ids", "responses_token_ids", "media_ids")]
         by_row = [[TokenRow(context, r, media) for r in rs] for context, rs, media in zip(*columns, strict=True)]
         lengths = [len(of_row) * max(map(len, of_row)) for of_row in by_row]

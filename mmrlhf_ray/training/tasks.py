@@ -31,7 +31,7 @@ PassRecord = Callable[[Tensor, pa.Table], pa.Table]
 
 
 class ReferencePoint(Protocol):
-    """A statistic of the whole batch that a loss takes as a constant.
+    """A statistic of the entire batch that a loss takes as a constant.
 
     The worker runs the batch once without gradient and merges the sums over passes and ranks, so that neither sharding
     nor micro-batching changes it.
@@ -120,7 +120,7 @@ class SFTTask:
             flat = read(output, batch)
             logprobs, mask = pad_rows(flat, lengths), pad_rows(torch.ones_like(flat, dtype=torch.bool), lengths)
             feedback = feedback if lengths else feedback.new_zeros(1)  # as pad_rows() makes a row where there is none
-            # Without a row in the whole batch a term is an empty sum, whatever it is divided by.
+            # Without a row in the entire batch a term is an empty sum, whatever it is divided by.
             imitated, stats = sft_loss(logprobs, mask & (feedback == 0)[:, None], denominators["tokens"] or 1.0)
             judged, judged_stats = feedback_loss(logprobs, mask, feedback, denominators["feedback_rows"] or 1.0)
             return imitated + self.feedback_coef * judged, stats | judged_stats

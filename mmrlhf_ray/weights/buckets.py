@@ -49,5 +49,5 @@ def checksums(layout: Sequence[TensorLayout], payload: np.ndarray) -> dict[str, 
 
 
 def combine(sums: dict[str, str]) -> str:
-    """One digest for a whole model: of names and digests in name order."""
+    """One digest for an entire model: of names and digests in name order."""
     return hashlib.blake2b("".join(f"{n}={sums[n]};" for n in sorted(sums)).encode(), digest_size=16).hexdigest()

@@ -19,7 +19,7 @@ from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.weights.buckets import TensorLayout, unpack
 
 OBJECT_STORE = "mmrlhf_object_store"
-_WHY = 200  # characters of vLLM's own words, which may list every parameter
+_WHY = 200  # characters of vLLM's own message, which may list every parameter
 
 
 @dataclass

@@ -94,7 +94,7 @@ class AdapterReceiver:
 
 def _compare(model: nn.Module, names: Iterable[str], targets: Iterable[str]) -> tuple[list[str], list[str]]:
     """Tensors for which `model` has no layer, and its targeted layers for which there is no tensor. Runs in vLLM's
-    workers. vLLM itself passes over names that it does not know.
+    workers. vLLM itself ignores names that it does not know.
     """
     manager, mapper = model.lora_manager, getattr(model, "hf_to_vllm_mapper", None)
     renamer = mapper.get_rename_mapper() if mapper is not None else None

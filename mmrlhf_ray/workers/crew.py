@@ -4,7 +4,7 @@
         scorers = start_scorers(own, cfg, models)
         scorers.wait_ready(cfg.deadlines.start_s)
 
-Each crew has a namespace of its own, so that several can live in one Ray session with the same names.
+Each crew has its own namespace, so that several can live in one Ray session with the same names.
 """
 
 import secrets

@@ -46,7 +46,7 @@ class Family:
     """Packed output of the processor → the output with its clips' [frames, height, width]. Of any other output each
     clip has one row."""
     clip_rows: Callable[[ProcessorMixin, Mapping[str, Any], Sequence[str]], list[int]] | None = None
-    """Rows of each clip in every output, from (processor, outputs, kinds), where grids do not tell them."""
+    """Rows of each clip in every output, from (processor, outputs, kinds), where grids do not give them."""
     complete: Callable[[PreTrainedModel, Inputs], Inputs] | None = None
     """Inputs that the class needs and neither makes itself nor misses, from (model, inputs)."""
     released: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Any other family: what differs is asked of the processor and of transformers' class."""
+"""Any other family: what differs is read from the processor and from transformers' class."""
 
 import inspect
 import re
@@ -25,8 +25,8 @@ _TOKEN_KINDS = ("mm_token_type_ids", "token_type_ids")
 
 @dataclass(eq=False)
 class GenericAdapter:
-    """ModelAdapter of a directory. Only for directories on which `mmrlhf parity` passed: nothing else says that what
-    is found out here is right."""
+    """ModelAdapter of a directory. Only for directories on which `mmrlhf parity` passed: nothing else shows that what
+    is inferred here is right."""
 
     family: str
     placeholders: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""The families that have an adapter of their own: six values, and functions for what really differs."""
+"""The families that have their own adapter: six values, and functions for what really differs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -40,7 +40,7 @@ def _number_positions(model: PreTrainedModel, inputs: Inputs) -> Inputs:
         for (frames, height, width), step in zip(inputs.get(key, torch.empty(0, 3)).tolist(), steps, strict=False):
             yield frames, height // merge, width // merge, step
 
-    # In float32 first, as the sampler holds them: the product is cut to a whole number.
+    # In float32 first, as the sampler holds them: the product is truncated to an integer.
     seconds = inputs.get("second_per_grid_ts", torch.empty(0)).float().tolist()
     of_clips = {
         IMAGE: grids("image_grid_thw", iter(lambda: 1.0, None)),
@@ -101,7 +101,7 @@ QWEN3_VL = Family(
 
 
 def _sized_frames_as_given(processor: ProcessorMixin) -> dict[str, Any]:
-    # The processor class has a video size of its own that would win over the directory's.
+    # The processor class has its own video size, which would take precedence over the directory's.
     return {"videos_kwargs": {"size": dict(processor.video_processor.size), "do_sample_frames": False}}
 
 
@@ -114,7 +114,7 @@ def _single_experts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     pieces = ("gate_proj", "up_proj") if leaf == "gate_up_proj" else (leaf,)
     for number, expert in enumerate(tensor):
         for piece, weight in zip(pieces, expert.chunk(len(pieces)), strict=True):
-            yield f"{owner}.{number}.{piece}.weight", weight.clone()  # files want tensors of their own
+            yield f"{owner}.{number}.{piece}.weight", weight.clone()  # files need separate tensors
 
 
 _OMNI_PLACEHOLDERS = {"image": "image_token", "audio": "audio_token", "video": "video_token"}

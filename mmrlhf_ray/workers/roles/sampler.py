@@ -216,7 +216,7 @@ def _requests(encoder: Encoder, rows: list[dict[str, Any]], media: pa.Table) -> 
 
 
 def _reads_one_way() -> bool:
-    """Whether vLLM runs on a device whose attention knows of no tokens that see what comes after them."""
+    """Whether vLLM runs on a device whose attention does not support tokens that attend to later ones."""
     from vllm.platforms import current_platform
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 

@@ -173,7 +173,7 @@ def test_a_missing_file(tmp_path):
 def test_a_file_that_is_no_text(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_bytes(b"\xff\xfe\x00")
-    assert "no UTF-8 text" in fails(path, [], SFTConfig)
+    assert "not UTF-8 text" in fails(path, [], SFTConfig)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Loading a user's function, and what is said of an exception in it."""
+"""Loading a user's function, and how an exception in it is reported."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def test_a_file_without_the_function_says_which_it_has(mine):
 
 
 def test_what_is_no_python_file_is_said(tmp_path):
-    with pytest.raises(ImportError, match="notes.txt is no Python file"):
+    with pytest.raises(ImportError, match="notes.txt is not a Python file"):
         load_function(f"{tmp_path}/notes.txt:f")
 
 
