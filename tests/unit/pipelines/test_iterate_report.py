@@ -95,7 +95,7 @@ def test_scores_of_different_reward_models_make_no_curve(tmp_path):
     page = write_report(tmp_path, said).read_text()
     assert "<svg" not in page
     assert "only gains within a round mean something" in page
-    assert "Not finished: 1 whole rounds so far." in page
+    assert "Not finished: 1 complete rounds so far." in page
 
 
 def test_a_chart_of_one_point_and_of_many_is_well_formed():
