@@ -17,7 +17,12 @@ def mark() -> Iterator[str]:
 
 
 def _sleeper(mark: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(["sleep", "1000"], env={**os.environ, processes.MARK: mark}, start_new_session=True)
+    """A process that sleeps, once the kernel shows its mark: just after exec its environment is empty."""
+    sleeper = subprocess.Popen(["sleep", "1000"], env={**os.environ, processes.MARK: mark}, start_new_session=True)
+    until = time.monotonic() + 60
+    while sleeper.pid not in processes.marked(mark) and time.monotonic() < until:
+        time.sleep(0.01)
+    return sleeper
 
 
 def test_marked_finds_descendants_and_no_others(mark: str) -> None:

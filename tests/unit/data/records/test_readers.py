@@ -142,7 +142,7 @@ def test_foreign_parquet_of_text_needs_no_more_than_messages(tmp_path):
         (image_row("pics/green.png"), "'pics/green.png' cannot be opened: No such file or directory"),
         (image_row("pics"), "pics is not a regular file"),
         (image_row("tone.wav"), "tone.wav: expected image .* got audio/wav"),
-        (image_row("a\0b"), "cannot be opened: embedded null"),
+        (image_row("a\0b"), "cannot be opened: .*embedded null"),
         (image_row("a" * 5_000), "cannot be opened: File name too long"),
         (image_row("https://example.org/a.png"), "https://example.org/a.png is an address"),
         (image_row("data:image/png;base64,AAAA"), "data:image/png;base64,….*bytes that begin with"),
