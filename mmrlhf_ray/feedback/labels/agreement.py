@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmrlhf_ray.algorithms.statistics import Interval, wilson_interval
+from mmrlhf_ray.errors import needs
 from mmrlhf_ray.feedback.annotations import Annotation, comparisons_of, votes_by_unit
 
 Level = Literal["nominal", "ordinal"]
@@ -155,7 +156,8 @@ def krippendorff_alpha(labels: Sequence[Label], level: Level) -> float:
     frequencies = Counter(places[label.value] for label in labels)
     distances = _ordinal(np.array([[frequencies[place] for place in range(len(values))]], dtype=np.float64))[0]
     units = {unit: number for number, unit in enumerate(dict.fromkeys(label.unit for label in labels))}
-    from crowdkit.metrics.data import alpha_krippendorff  # of the extra `feedback`
+    needs("feedback")
+    from crowdkit.metrics.data import alpha_krippendorff
 
     rows = [(units[label.unit], label.annotator_id, places[label.value]) for label in labels]
     frame = pd.DataFrame(rows, columns=[_UNIT, _WHO, _VALUE])

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pandas as pd
 
-from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.errors import DataError, needs
 from mmrlhf_ray.feedback.annotations import Comparison, Unit, votes_by_unit
 
 ConsensusMethod = Literal["majority", "dawid_skene"]
@@ -78,7 +78,8 @@ def _dawid_skene(votes: Mapping[Unit, Mapping[str, int]]) -> Consensus:
             "dawid_skene: no pair of responses has votes of two annotators; collect with overlap 2 or more, or use "
             "majority"
         )
-    from crowdkit.aggregation import DawidSkene  # of the extra `feedback`; a majority does without
+    needs("feedback")
+    from crowdkit.aggregation import DawidSkene
 
     units = list(votes)
     rows = [(number, who, vote) for number, unit in enumerate(units) for who, vote in votes[unit].items()]
