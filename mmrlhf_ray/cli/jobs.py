@@ -5,11 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmrlhf_ray.errors import needs
+
+if TYPE_CHECKING:
+    from mmrlhf_ray.config import RunConfig
 
 JobFile = Annotated[Path, typer.Argument(help="YAML file of the job, e.g. one of jobs/.")]
 Overrides = Annotated[
@@ -19,6 +22,10 @@ Overrides = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest complete checkpoint.")]
 Sweep = Annotated[
     bool, typer.Option("--sweep", help="Try what the section `sweep` names with Ray Tune; prints the best.")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="Directory that relative paths in the job are taken from. Default: here."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; start nothing.")]
 
@@ -95,8 +102,12 @@ def _command(job: JobCommand) -> Callable[..., None]:
         resume: Resume = False,
         sweep: Sweep = False,
         dry_run: DryRun = False,
+        root: Root = None,
     ) -> None:
-        _run(job, file, overrides or [], resume, sweep, dry_run)
+        from mmrlhf_ray.config import JobKind, load_config
+
+        cfg = load_config(file, overrides or [], JobKind(job.name).config, root)
+        _run(job, cfg, resume, sweep, dry_run)
 
     unknown = {name for name, known in (("resume", job.resumes), ("sweep", job.sweep is not None)) if not known}
     signature = inspect.signature(command)
@@ -105,10 +116,7 @@ def _command(job: JobCommand) -> Callable[..., None]:
     return command
 
 
-def _run(job: JobCommand, file: Path, overrides: list[str], resume: bool, sweep: bool, dry_run: bool) -> None:
-    from mmrlhf_ray.config import JobKind, load_config
-
-    cfg = load_config(file, overrides, JobKind(job.name).config)
+def _run(job: JobCommand, cfg: "RunConfig", resume: bool, sweep: bool, dry_run: bool) -> None:
     if job.extra:
         needs(job.extra)
     if dry_run:

@@ -47,7 +47,8 @@ from mmrlhf_ray.config.jobs import (
     SamplingConfig,
     SFTConfig,
 )
-from mmrlhf_ray.config.load import JobKind, dotted_keys, load_config, read_job_kind, save_config
+from mmrlhf_ray.config.load import JobKind, load_config, read_job_kind, save_config
+from mmrlhf_ray.config.problems import dotted_keys
 from mmrlhf_ray.config.rewards import (
     CostConfig,
     FluencyReward,

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.section import Section
 
 MODEL_DIR = "model"
@@ -27,7 +28,7 @@ class ModelShape(Section):
 
 
 class ModelConfig(Section):
-    path: str
+    path: PathText
     """Directory in Hugging Face format (weights, processor, chat template)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     trust_remote_code: Literal[False] = False
@@ -197,7 +198,7 @@ class RunConfig(Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Run name; everything is written to `<output_dir>/<name>`."""
-    output_dir: str = "runs"
+    output_dir: PathText = Field("runs", validate_default=True)
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is cuda where a role reserves GPUs, else cpu."""

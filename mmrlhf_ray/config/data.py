@@ -4,10 +4,8 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from mmrlhf_ray.config.paths import FunctionText, PathText
 from mmrlhf_ray.config.section import Section
-
-HUB = "hf:"
-"""Prefix of the path of a data set that the `datasets` library looks up."""
 
 
 class MediaLimits(Section):
@@ -97,15 +95,15 @@ class AugmentConfig(Section):
 class TextHooks(Section):
     """Functions `path/to/file.py:function` from text to text, run on every text of a record in this order."""
 
-    clean: tuple[str, ...] = ()
-    redact: tuple[str, ...] = ()
+    clean: tuple[FunctionText, ...] = ()
+    redact: tuple[FunctionText, ...] = ()
     """For personal data: what they change is counted in the report. `builtin:pii` masks addresses and numbers."""
 
 
 class SourceConfig(Section):
     """One data set of a mixture."""
 
-    path: str
+    path: PathText
     """File, directory, fsspec URL or `hf:NAME` of a data set."""
     format: str | None = None
     """Of docs/data.md; `null` = detected from the rows, and an error where two formats fit."""
@@ -118,7 +116,7 @@ class SourceConfig(Section):
 
 
 class DataConfig(Section):
-    path: str | None = None
+    path: PathText | None = None
     """A .jsonl, .json, .parquet, .arrow or .tar file or URL, a directory of records or of a saved Hugging Face data
     set, or `hf:NAME`."""
     format: str | None = None
@@ -127,7 +125,7 @@ class DataConfig(Section):
     """As in `sources`."""
     sources: tuple[SourceConfig, ...] = ()
     """A mixture, instead of `path`."""
-    media_root: str | None = None
+    media_root: PathText | None = None
     """Directory that media paths are relative to and may not leave; `null` = that of the file."""
     on_bad_row: Literal["fail", "quarantine"] = "fail"
     """`quarantine` writes bad rows with their reasons to the run's directory and continues without them."""
@@ -145,7 +143,7 @@ class DataConfig(Section):
     """Processes that do so, for each training worker."""
     encoder_cache_mb: PositiveInt = 512
     """Processor features kept in memory; the least recently used go first."""
-    spill_dir: str | None = None
+    spill_dir: PathText | None = None
     """Directory for features that no longer fit; `null` = they are computed anew."""
     spill_mb: PositiveInt = 8192
     """Most that is kept there."""

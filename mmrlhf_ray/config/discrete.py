@@ -19,6 +19,7 @@ from mmrlhf_ray.config.discrete_parts import (
     SequentialSection,
     Task,
 )
+from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.section import Section
 
 RESERVED = ("present", "task", "action_mask")
@@ -90,7 +91,7 @@ class DiscreteConfig(RunConfig):
     """`null` = everything is shown and the first action decides."""
     fusion: FusionSection = FusionSection()
     algorithm: DiscreteAlgorithm
-    warm_start: str | None = None
+    warm_start: PathText | None = None
     """Run directory whose module training starts from, such as a `clone` run's."""
     reward: RewardSection = RewardSection()
     human_loss: HumanLossSection | None = None

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.section import Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -102,7 +103,7 @@ class PretrainedEncoder(Section):
     """Pooled features of a CLIP or ViT checkpoint, whose weights stay as they are."""
 
     kind: Literal["pretrained"] = "pretrained"
-    path: str
+    path: PathText
     """Directory in Hugging Face format."""
 
 

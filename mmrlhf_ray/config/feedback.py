@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretSt
 
 from mmrlhf_ray.config.data import MediaLimits
 from mmrlhf_ray.config.implicit import ImplicitConfig
+from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.section import Section
 
 
@@ -38,7 +39,7 @@ class LoginLimits(Section):
 class FeedbackConfig(Section):
     """`mmrlhf feedback serve`, and every other command that opens the same database."""
 
-    data_dir: str = "feedback"
+    data_dir: PathText = Field("feedback", validate_default=True)
     """Directory of the media, and of the database unless `database` says otherwise."""
     database: SecretStr | None = None
     """`sqlite:///path` or `postgresql://user:password@host/name`; `null` = feedback.sqlite3 in data_dir. Secret, as it
@@ -47,9 +48,9 @@ class FeedbackConfig(Section):
     """Address to listen on. Anything but loopback should be behind TLS: see tls_cert, or use a proxy."""
     port: int = Field(8600, ge=0, le=65535)
     """0 = any that is free."""
-    tls_cert: str | None = None
+    tls_cert: PathText | None = None
     """PEM file with the certificate; with tls_key the app speaks https itself."""
-    tls_key: str | None = None
+    tls_key: PathText | None = None
     title: str = Field("Feedback", max_length=80)
     """Heading of the pages."""
     overlap: PositiveInt = 3

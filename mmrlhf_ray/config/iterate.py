@@ -2,9 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from functools import partial
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from mmrlhf_ray.config.base import Longest, ModelConfig, ModelUse, RecordsUse, Resources, RunConfig
 from mmrlhf_ray.config.data import DataConfig
@@ -17,12 +27,10 @@ from mmrlhf_ray.config.jobs import (
     RewardModelConfig,
     SamplingConfig,
 )
+from mmrlhf_ray.config.problems import problem
 from mmrlhf_ray.config.rewards import FunctionReward, JudgeReward, RemoteReward
 from mmrlhf_ray.config.section import Section
 
-C = TypeVar("C", bound=Section)
-JobKeys = dict[str, Any]
-"""Keys of another job; those that the loop sets itself may not be among them."""
 TextReward = Annotated[FunctionReward | RemoteReward | JudgeReward, Field(discriminator="kind")]
 """A reward that is computed from text, without a model of ours."""
 
@@ -32,7 +40,36 @@ REWARD_MODEL_KEYS: dict[str, Any] = _SHARED | {"model": _STAND_IN, "data": _STAN
 """Keys of a reward-model job that the loop sets → what stands in for them while the others are checked."""
 PPO_KEYS: dict[str, Any] = _SHARED | {"policy": _STAND_IN, "reference": None, "data": _STAND_IN}
 PREFERENCE_KEYS: dict[str, Any] = REWARD_MODEL_KEYS | {"reference": None, "unpaired": False}
-SERVE_KEYS: Mapping[str, Any] = {"data_dir": ".", "database": None}
+SERVE_KEYS: dict[str, Any] = {"data_dir": ".", "database": None}
+_REWARD = {"name": "reward_model", "kind": "model", "model": _STAND_IN}
+
+
+def _as_job(
+    kind: type[Section],
+    set_here: Mapping[str, Any],
+    needed: Mapping[str, Any],
+    keys: dict[str, Any],
+    info: ValidationInfo,
+) -> dict[str, Any]:
+    """`keys` checked as a job of that kind, paths resolved. `set_here`: what the loop sets; `needed`: what it adds.
+
+    Raises ValueError with every problem, and for a key that the loop sets.
+    """
+    taken = sorted(keys.keys() & set_here.keys())
+    if taken:
+        raise ValueError(f"{taken[0]} is set by the loop; leave it out")
+    values = json.dumps({**needed, **set_here, **keys}, default=str)
+    try:
+        job = kind.model_validate_json(values, strict=True, context=info.context)
+    except ValidationError as error:
+        raise ValueError("; ".join(problem(d, kind) for d in error.errors(include_url=False))) from error
+    return job.model_dump(mode="json", include=set(keys), exclude_unset=True)
+
+
+RewardModelKeys = Annotated[dict[str, Any], AfterValidator(partial(_as_job, RewardModelConfig, REWARD_MODEL_KEYS, {}))]
+PPOKeys = Annotated[dict[str, Any], AfterValidator(partial(_as_job, PPOConfig, PPO_KEYS, {"rewards": [_REWARD]}))]
+PreferenceKeys = Annotated[dict[str, Any], AfterValidator(partial(_as_job, PreferenceConfig, PREFERENCE_KEYS, {}))]
+ServeKeys = Annotated[dict[str, Any], AfterValidator(partial(_as_job, FeedbackConfig, SERVE_KEYS, {}))]
 
 
 class SampleSection(SamplingConfig):
@@ -78,7 +115,7 @@ class FeedbackSection(Section):
     url: str | None = Field(None, pattern=r"^https?://")
     token_env: str = "MMRLHF_FEEDBACK_TOKEN"
     """With `url`: environment variable that holds the token of an account with the role admin."""
-    serve: JobKeys | None = None
+    serve: ServeKeys | None = None
     """Keys of `mmrlhf feedback serve`, {} for all defaults: the app is started, with its data in `<run>/feedback`."""
 
     @model_validator(mode="after")
@@ -122,7 +159,7 @@ class RewardModelSection(Section):
     """How several votes on one pair become a preference."""
     heldout_share: float = Field(0.1, ge=0, lt=1)
     """Of the prompts; their pairs measure the reward model and never train it."""
-    job: JobKeys
+    job: RewardModelKeys
     """Other keys of a `reward-model` job, such as `epochs`, `ensemble`, `batch_size`."""
 
 
@@ -132,11 +169,11 @@ class TrainSection(Section):
     start: Literal["previous", "first"] = "previous"
     """Policy that each round trains on from: that of the round before, or the one that the loop starts with. It stays
     close to the latter either way."""
-    ppo: JobKeys | None = None
+    ppo: PPOKeys | None = None
     """`rewards` given here are added to the round's reward model."""
     uncertainty_coef: NonNegativeFloat = 0.0
     """As of a model reward, of the round's reward model (ppo)."""
-    preference: JobKeys | None = None
+    preference: PreferenceKeys | None = None
 
     @model_validator(mode="after")
     def _one_job(self) -> "TrainSection":
@@ -213,14 +250,7 @@ class IterateConfig(RunConfig):
 
     @model_validator(mode="after")
     def _agrees(self) -> "IterateConfig":
-        members = _checked(RewardModelConfig, "reward_model.job", self.reward_model.job, REWARD_MODEL_KEYS).ensemble
-        if self.train.ppo is not None:
-            rewards = {} if "rewards" in self.train.ppo else {"rewards": [_REWARD]}
-            _checked(PPOConfig, "train.ppo", {**rewards, **self.train.ppo}, PPO_KEYS)
-        if self.train.preference is not None:
-            _checked(PreferenceConfig, "train.preference", self.train.preference, PREFERENCE_KEYS)
-        if self.feedback.serve is not None:
-            _checked(FeedbackConfig, "feedback.serve", self.feedback.serve, SERVE_KEYS)
+        members = self.reward_model.job.get("ensemble", 1)
         if self.ask.selection.startswith("disagreement") and members < 2:
             raise ValueError(
                 f"ask.selection={self.ask.selection} needs members that can disagree; set reward_model.job.ensemble to "
@@ -235,28 +265,3 @@ class IterateConfig(RunConfig):
             if data.streaming:
                 raise ValueError(f"{key}.streaming: the loop holds all its prompts; leave it out")
         return self
-
-
-_REWARD = {"name": "reward_model", "kind": "model", "model": _STAND_IN}
-
-
-def _checked(kind: type[C], where: str, keys: Mapping[str, Any], set_here: Mapping[str, Any]) -> C:
-    """`keys` as a job of that kind. Raises ValueError with every problem, and for a key that the loop sets."""
-    taken = sorted(keys.keys() & set_here.keys())
-    if taken:
-        raise ValueError(f"{where}.{taken[0]} is set by the loop; leave it out")
-    try:
-        return kind.model_validate_json(json.dumps({**set_here, **keys}), strict=True)
-    except ValidationError as error:
-        raise ValueError("; ".join(_problem(where, detail) for detail in error.errors(include_url=False))) from error
-
-
-def _problem(where: str, detail: Mapping[str, Any]) -> str:
-    key = ".".join([where, *(str(part) for part in detail["loc"])])
-    if detail["type"] == "value_error":
-        return f"{key}: {detail['ctx']['error']}"
-    if detail["type"] == "extra_forbidden":
-        return f"{key}: no such key of that job"
-    if detail["type"] == "missing":
-        return f"{key}: required, but not given"
-    return f"{key}: {detail['msg']}, got {json.dumps(detail['input'], default=str):.80}"

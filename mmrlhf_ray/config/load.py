@@ -1,20 +1,15 @@
 """From YAML and dotted overrides to a checked configuration, and back."""
 
 import copy
-import difflib
 import json
 import os
-import re
-import types
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from mmrlhf_ray.config.base import RunConfig
 from mmrlhf_ray.config.discrete import DiscreteConfig
@@ -27,6 +22,8 @@ from mmrlhf_ray.config.jobs import (
     RewardModelConfig,
     SFTConfig,
 )
+from mmrlhf_ray.config.paths import ROOT
+from mmrlhf_ray.config.problems import problem, untagged
 from mmrlhf_ray.config.source import Source, read_source
 from mmrlhf_ray.errors import ConfigError
 
@@ -64,10 +61,11 @@ _CONFIGS: dict[JobKind, type[RunConfig]] = {
 _KINDS: dict[type[BaseModel], JobKind] = {config: kind for kind, config in _CONFIGS.items()}
 
 
-def load_config(path: Path | None, overrides: Sequence[str], kind: type[C]) -> C:
+def load_config(path: Path | None, overrides: Sequence[str], kind: type[C], root: Path | None = None) -> C:
     """Read `path`, lay `overrides` (`algorithm.kl_coef=0.05`, values in YAML) over it, and check it as `kind`.
 
     Types are checked strictly: text is not a number. The optional top-level `job:` of the file must agree with `kind`.
+    Relative paths are taken from `root`, by default the current directory.
     Raises ConfigError with every problem of the configuration in one message.
     """
     source = read_source(path, overrides)
@@ -76,11 +74,11 @@ def load_config(path: Path | None, overrides: Sequence[str], kind: type[C]) -> C
     while True:
         try:
             # Through JSON: strict about types, yet a YAML list may fill a tuple.
-            cfg = kind.model_validate_json(json.dumps(values, default=str), strict=True)
+            cfg = kind.model_validate_json(json.dumps(values, default=str), strict=True, context={ROOT: root})
             break
         except ValidationError as error:
-            details = [_untagged(detail, source.values) for detail in error.errors(include_url=False)]
-        problems += [_problem(detail, source, kind) for detail in details]
+            details = [untagged(detail, source.values) for detail in error.errors(include_url=False)]
+        problems += [problem(detail, kind, source.origin) for detail in details]
         unknown = [detail["loc"] for detail in details if detail["type"] == "extra_forbidden"]
         if len(unknown) < len(details):
             break
@@ -114,16 +112,6 @@ def save_config(cfg: RunConfig, path: Path) -> None:
     os.replace(partial, path)
 
 
-def dotted_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every key of a configuration class, sections and values, as `section.key`; the user's own names are `*`."""
-    for name, info in kind.model_fields.items():
-        yield prefix + name
-        below: dict[str, None] = {}
-        for step, section in _sections(info.annotation):
-            below |= dict.fromkeys(dotted_keys(section, f"{prefix}{name}.{step}"))
-        yield from below
-
-
 def _take_job(source: Source, expected: JobKind | None) -> JobKind | None:
     where = source.origins.get("job")
     if where is None or where.startswith("override "):
@@ -135,113 +123,6 @@ def _take_job(source: Source, expected: JobKind | None) -> JobKind | None:
     if expected is not None and kind is not expected:
         raise ConfigError(f"job ({where}): this is a {kind} job, not {expected}; run it with `mmrlhf {kind}`")
     return kind
-
-
-def _sections(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
-    """The section classes in an annotation `X`, `X | Y` or `dict[str, X]`, with what stands before their keys."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        annotation = typing.get_args(annotation)[0]
-    if typing.get_origin(annotation) is dict:
-        yield from (("*." + step, section) for step, section in _sections(typing.get_args(annotation)[1]))
-        return
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    yield from (("", option) for option in options if isinstance(option, type) and issubclass(option, BaseModel))
-
-
-def _problem(detail: ErrorDetails, source: Source, kind: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in detail["loc"])
-    origin = source.origin(key) if key else None
-    head = f"{key} ({origin}): " if origin else f"{key}: " if key else ""
-    if detail["type"] == "extra_forbidden":
-        return f"{head}no such key; {_nearest(key, kind)}"
-    if detail["type"] == "missing":
-        return f"{key}: required, but not given"
-    if detail["type"] == "value_error":
-        return head + str(detail["ctx"]["error"])
-    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        known = detail["ctx"].get("expected_tags", "those in the documentation")
-        return f"{head}`kind` must be one of {known}, got {detail['ctx'].get('tag', 'none')}"
-    got = detail["input"]
-    shown = json.dumps(got, ensure_ascii=False, default=str)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    return f"{head}must {_expected(detail)}, got {shown} ({_type_name(got)})"
-
-
-def _expected(detail: ErrorDetails) -> str:
-    if detail["type"] == "model_type":
-        return "be a section with keys of its own"
-    return (
-        re.sub(r"^\w+ should ", "", detail["msg"])
-        .replace(" a valid integer", " an integer")
-        .replace(" a valid ", " a ")
-    )
-
-
-def _type_name(value: object) -> str:
-    names: Mapping[type, str] = {
-        str: "text", bool: "true/false", int: "integer", float: "number", list: "list", dict: "section"
-    }  # fmt: skip
-    return names.get(type(value), "nothing")
-
-
-def _nearest(key: str, kind: type[BaseModel]) -> str:
-    """A remedy for an unknown key: the same name elsewhere, else the closest next to it, else the closest of all."""
-    keys = [_filled(known, key) for known in dotted_keys(kind)]
-    if key in keys:
-        return "it belongs to another `kind` than the one given here"
-    prefix, dot, leaf = key.rpartition(".")
-    siblings = [k for k in keys if k.rpartition(".")[0] == prefix]
-    same = _shallowest([k for k in keys if k.rpartition(".")[2] == leaf])
-    close = difflib.get_close_matches(key, siblings, n=1, cutoff=0.8)
-    if not close:
-        close = same or [
-            prefix + dot + name
-            for name in difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in siblings], n=1)
-        ]
-    if not close:
-        leaves = difflib.get_close_matches(leaf, {k.rpartition(".")[2] for k in keys}, n=1)
-        close = [k for k in keys if k.rpartition(".")[2] in leaves]
-    if not close and not siblings:
-        close = difflib.get_close_matches(key, keys, n=1, cutoff=0.0)
-    if close:
-        return f"the nearest is {' or '.join(close[:3])}"
-    where = f"keys of {prefix}" if prefix else "top-level keys"
-    return f"{where} are {', '.join(k.rpartition('.')[2] for k in siblings)}"
-
-
-def _filled(known: str, key: str) -> str:
-    """`known` with the names that `key` has in the places of its `*`."""
-    parts = known.split(".")
-    for i, said in enumerate(key.split(".")[: len(parts)]):
-        if parts[i] == "*":
-            parts[i] = said
-        if parts[i] != said:
-            break
-    return ".".join(parts)
-
-
-def _shallowest(keys: Sequence[str]) -> list[str]:
-    """Deeper keys of the same name are special cases."""
-    depth = min((key.count(".") for key in keys), default=0)
-    return [key for key in keys if key.count(".") == depth]
-
-
-def _untagged(detail: ErrorDetails, values: dict[str, Any]) -> ErrorDetails:
-    """pydantic puts the `kind` of a section into the path to its keys, where the file has no such level."""
-    path: list[int | str] = []
-    here: Any = values
-    for part in detail["loc"]:
-        if path and isinstance(here, dict) and part == here.get("kind"):
-            # Only once: the section may have a key of the same name.
-            here = {key: value for key, value in here.items() if key != "kind"}
-            continue
-        path.append(part)
-        here = here[part] if _holds(here, part) else None
-    return {**detail, "loc": tuple(path)}
-
-
-def _holds(values: Any, part: int | str) -> bool:
-    return part in values if isinstance(values, dict) else isinstance(values, list) and isinstance(part, int)
 
 
 def _drop(values: dict[str, Any], loc: Sequence[int | str]) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.config.paths import FunctionText
 from mmrlhf_ray.config.section import Section
 
 
@@ -57,7 +58,7 @@ class FunctionReward(RewardComponent):
     """A function: built in (`exact_match`) or the user's (`path/to/file.py:function`)."""
 
     kind: Literal["function"]
-    function: str
+    function: FunctionText
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments passed on with each call."""
     convention: Literal["trl", "verl"] = "trl"

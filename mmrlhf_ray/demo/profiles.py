@@ -88,16 +88,17 @@ FAST_PROFILE = Profile(
 def load_below(file: Path, kind: type[C], paths: Paths, overrides: Sequence[str]) -> C:
     """The job in `file`, whose paths below runs/demo are taken below `paths.root` instead. Raises ConfigError."""
     cfg = load_config(file, overrides, kind)
-    return kind.model_validate(_below(cfg.model_dump(exclude_unset=True), str(paths.root)))
+    return kind.model_validate(_below(cfg.model_dump(exclude_unset=True), str(Path.cwd() / _ROOT), str(paths.root)))
 
 
-def _below(value: Any, root: str) -> Any:
+def _below(value: Any, old: str, new: str) -> Any:
+    """Every path below `old` as the same below `new`."""
     if isinstance(value, dict):
-        return {key: _below(inner, root) for key, inner in value.items()}
+        return {key: _below(inner, old, new) for key, inner in value.items()}
     if isinstance(value, tuple):
-        return tuple(_below(inner, root) for inner in value)
-    if isinstance(value, str) and (value == _ROOT or value.startswith(f"{_ROOT}/")):
-        return root + value.removeprefix(_ROOT)
+        return tuple(_below(inner, old, new) for inner in value)
+    if isinstance(value, str) and (value == old or value.startswith(f"{old}/")):
+        return new + value.removeprefix(old)
     return value
 
 

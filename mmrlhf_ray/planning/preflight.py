@@ -14,8 +14,8 @@ from mmrlhf_ray.config import (
     TrainJobConfig,
 )
 from mmrlhf_ray.config.base import ModelUse, RecordsUse
-from mmrlhf_ray.config.data import HUB
 from mmrlhf_ray.config.jobs import RewardedConfig
+from mmrlhf_ray.config.paths import HUB
 from mmrlhf_ray.config.rounds import first_round
 from mmrlhf_ray.data.encoding.cache import check_spill_dir
 from mmrlhf_ray.data.records.readers import Records, first_records, read_records

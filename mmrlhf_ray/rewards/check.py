@@ -118,7 +118,7 @@ def _value_problems(reward: FunctionReward, function: RewardFunction, key: str |
 def _users(reward: FunctionReward, columns: Columns) -> list[str]:
     file = Path(reward.function.rpartition(":")[0])
     if not file.is_file():
-        return [f"function: there is no file {file} (from {Path.cwd()})"]
+        return [f"function: there is no file {file}"]
     if reward.convention == "verl" and reward.conversational:
         return ["conversational is for convention=trl; leave it out"]
     process = FunctionProcess(reward)

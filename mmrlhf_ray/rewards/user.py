@@ -1,14 +1,13 @@
 """Reward functions, each in its own process: one that hangs, dies or eats memory loses its numbers and nothing else."""
 
 import inspect
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from mmrlhf_ray.config.rewards import FunctionReward, RewardComponent
+from mmrlhf_ray.config.rewards import FunctionReward
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.rewards.batch import OWN_COLUMNS, RewardBatch, prompt_text
 from mmrlhf_ray.rewards.functions import BUILT_IN
@@ -17,8 +16,6 @@ from mmrlhf_ray.sandbox.child import Child, ChildFailed
 
 IMPORT_S = 60.0
 """How long a function's file may take to be imported when a run starts."""
-
-R = TypeVar("R", bound=RewardComponent)
 
 _PROGRAM = "mmrlhf_ray.rewards.user_process"
 
@@ -36,17 +33,6 @@ class Parameter:
 def is_built_in(reward: FunctionReward) -> bool:
     """Whether the function is one of ours, not one in the user's file."""
     return ":" not in reward.function
-
-
-def with_absolute_path(reward: R) -> R:
-    """The same reward; where it is a function in a file, with the file's absolute path.
-
-    For actors, which may run in another directory than the driver.
-    """
-    if not isinstance(reward, FunctionReward) or is_built_in(reward):
-        return reward
-    file, _, name = reward.function.rpartition(":")
-    return reward.model_copy(update={"function": f"{os.path.abspath(file)}:{name}"})
 
 
 class FunctionProcess:

@@ -1,13 +1,12 @@
 """`mmrlhf submit`: a job on a cluster, through Ray's job submission.
 
 The job's driver runs on the cluster in a copy of the working directory, which holds code and job files but no data
-(runs/ is left out). Relative paths of the configuration are therefore made absolute against `root`, a directory
-that every node sees; by default the current directory, which is right for a cluster on this machine.
+(runs/ is left out). Relative paths of the configuration are therefore taken from `root`, a directory that every node
+sees; by default the current directory, which is right for a cluster on this machine.
 """
 
 import asyncio
 import fnmatch
-import json
 import logging
 import os
 import shlex
@@ -19,7 +18,6 @@ from typing import Any
 from urllib.parse import urlparse
 
 from mmrlhf_ray.config import load_config, read_job_kind
-from mmrlhf_ray.config.data import HUB
 from mmrlhf_ray.config.source import read_source
 from mmrlhf_ray.errors import ConfigError, RunError
 from mmrlhf_ray.runtime.session import read_token
@@ -29,7 +27,6 @@ EXCLUDES = (
     ".git", ".venv", "venv", "runs", "__pycache__", "*.egg-info",
     ".pytest_cache", ".mypy_cache", ".ruff_cache", ".import_linter_cache",
 )  # fmt: skip
-_PATHS = ("path", "output_dir", "media_root", "spill_dir", "warm_start")
 MAX_UPLOAD_BYTES = 512 * 1024**2
 _MIB = 1024**2
 
@@ -58,7 +55,7 @@ def prepare(
     Raises ConfigError for a wrong configuration, RunError where a variable is unset or the upload is too large.
     """
     kind = read_job_kind(file)
-    cfg = load_config(file, overrides, kind.config)
+    load_config(file, overrides, kind.config)
     working_dir = Path.cwd()
     for used in read_source(file, ()).files:  # the file, and those that it is based on
         if not used.resolve().is_relative_to(working_dir):
@@ -68,11 +65,8 @@ def prepare(
     if missing:
         raise RunError(f"--env {', '.join(missing)}: not set in this environment; export it or leave it out")
     check_size(working_dir)
-    paths = list(absolute_paths(cfg.model_dump(mode="json"), (root or working_dir).resolve()))
-    replaced = {_key(path) for path in paths}
-    kept = [override for override in overrides if _key(override) not in replaced]  # a key may be given once
-    command = [python or _python_for(address), "-m", "mmrlhf_ray.cli", kind.value, str(relative), *kept, *paths]
-    command += ["--resume"] if resume else []
+    command = [python or _python_for(address), "-m", "mmrlhf_ray.cli", kind.value, str(relative), *overrides]
+    command += ["--root", str((root or working_dir).resolve()), *(["--resume"] if resume else [])]
     return Job(shlex.join(command), working_dir, {name: os.environ[name] for name in env})
 
 
@@ -100,32 +94,6 @@ def submit(job: Job, address: str, *, wait: bool = True) -> bool:
     reason = (info.message or "").split(", last available logs", 1)[0]  # the log was shown
     print(f"{job_id}: {info.status.value}. {reason}", file=sys.stderr)
     return info.status.value == "SUCCEEDED"
-
-
-def absolute_paths(values: Mapping[str, Any], root: Path, prefix: str = "") -> Iterator[str]:
-    """Overrides `key=/absolute/path` for every relative path of a configuration; addresses stay.
-
-    A list in which there is one, such as `rewards`, is written out in full.
-    """
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from absolute_paths(value, root, f"{prefix}{key}.")
-        elif (absolute := _absolute(value, root, key)) != value:
-            text = json.dumps(absolute) if isinstance(value, list) else absolute
-            yield f"{prefix}{key}={text}"
-
-
-def _absolute(value: Any, root: Path, key: str = "") -> Any:
-    if isinstance(value, Mapping):
-        return {name: _absolute(inner, root, name) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_absolute(inner, root) for inner in value]
-    is_path = key in _PATHS and isinstance(value, str) and "://" not in value and not value.startswith(HUB)
-    return str(root / value) if is_path else value
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0].strip()
 
 
 def check_size(directory: Path, limit: int = MAX_UPLOAD_BYTES) -> int:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
-from mmrlhf_ray.config.base import ModelConfig, TrainJobConfig
+from mmrlhf_ray.config.base import TrainJobConfig
 from mmrlhf_ray.data.batches.batching import (
     MicroBatch,
     PassBudget,
@@ -42,8 +42,6 @@ class WorkerPlan:
 
     cfg: TrainJobConfig
     task: SupervisedTask
-    model: ModelConfig
-    """`cfg.model` with an absolute path."""
     run_dir: Path
     """On storage that all workers share."""
     total_steps: int
@@ -75,7 +73,7 @@ class SupervisedWorker:
         learner, device = plan.cfg.learner, torch.device(plan.device)
         adopt_process_group(device)
         self._trained = build_trained(
-            plan.task, plan.model, learner, optimizer_steps=plan.total_steps, seed=plan.cfg.seed, device=device
+            plan.task, plan.cfg.model, learner, optimizer_steps=plan.total_steps, seed=plan.cfg.seed, device=device
         )
         self._encoder, self._engine = self._trained.encoder, self._trained.engine
         self._passes = self._trained.passes

@@ -23,11 +23,9 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig, PPOConfig, ProbeRewardConfig
 from mmrlhf_ray.config.base import LoRAConfig, Resources
 from mmrlhf_ray.data.batches.batching import PassBudget
-from mmrlhf_ray.data.records.places import with_absolute_paths
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.planning.placement import reservations
-from mmrlhf_ray.rewards.user import with_absolute_path
 from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder, PromptServer
 from mmrlhf_ray.workers.roles.functions import Functions, RewardFunctions
@@ -135,10 +133,10 @@ def start_encoder(
     group = own.start(
         "encoder",
         PromptEncoder,
-        model_path=absolute(cfg.policy).path,
-        data=with_absolute_paths(cfg.data),
+        model_path=cfg.policy.path,
+        data=cfg.data,
         records=records,
-        quarantine_to=run_dir.resolve(),
+        quarantine_to=run_dir,
         seed=cfg.seed,
     )
     prompts = PromptServer(group, cfg.deadlines.stage_s)
@@ -152,7 +150,7 @@ def start_generators(
     group = own.start(
         "generator",
         Generator,
-        model=absolute(policy),
+        model=policy,
         config=cfg.generator,
         sampling=cfg.sampling,
         data=cfg.data,
@@ -165,14 +163,13 @@ def start_generators(
 def start_scorers(own: Crew, cfg: CrewConfig, models: Sequence[ModelConfig], budget: PassBudget) -> Scorers:
     """Start the scorers, each with all reward models."""
     device = device_of(cfg.placement.scorer, cfg.device)
-    group = own.start("scorer", Scorer, [absolute(model) for model in models], device)
+    group = own.start("scorer", Scorer, list(models), device)
     return Scorers(group, budget, cfg.deadlines.stage_s)
 
 
 def start_functions(own: Crew, cfg: PPOConfig | ProbeRewardConfig, prompts: pa.Table) -> Functions:
     """Start the actor of computed rewards. `prompts`: PROMPT or DEMONSTRATION records that their columns come from."""
-    components = [with_absolute_path(reward) for reward in cfg.function_rewards]
-    group = own.start("functions", RewardFunctions, components, prompts, absolute(cfg.policy).path)
+    group = own.start("functions", RewardFunctions, cfg.function_rewards, prompts, cfg.policy.path)
     return Functions(group, cfg.deadlines.stage_s)
 
 
@@ -181,10 +178,5 @@ def start_references(
 ) -> References:
     """Start the reference servers."""
     device = device_of(cfg.placement.reference, cfg.device)
-    group = own.start("reference", Reference, absolute(model), temperature, device)
+    group = own.start("reference", Reference, model, temperature, device)
     return References(group, budget, cfg.deadlines.stage_s)
-
-
-def absolute(model: ModelConfig) -> ModelConfig:
-    """Actors may run in another directory than the driver."""
-    return model.model_copy(update={"path": str(Path(model.path).absolute())})

@@ -16,7 +16,6 @@ from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
 from mmrlhf_ray.workers.crew import (
     Crew,
-    absolute,
     crew,
     device_of,
     start_encoder,
@@ -106,7 +105,7 @@ def _start_learners(
     handles = []
     for rank, seat in enumerate(seats):
         spec = LearnerSpec(
-            model=absolute(model),
+            model=model,
             learner=learner,
             optimizer_steps=cfg.steps * algorithm.ppo_epochs * (samples // algorithm.mini_batch_size),
             rank=rank,

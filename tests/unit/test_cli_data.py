@@ -37,7 +37,7 @@ def test_convert_says_what_came(path: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["check", "none.jsonl"], "error: data file none.jsonl does not exist"),
+        (["check", "/none.jsonl"], "error: data file /none.jsonl does not exist"),
         (["check", "rows", "--kind", "pairs"], "'pairs' is not a kind of record; expected one of prompt"),
         (["check", "rows", "--format", "alpaca"], "format 'alpaca' is unknown; expected one of mmrlhf, trl"),
     ],

@@ -134,10 +134,10 @@ def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
 
 def test_configuration(tmp_path: Path) -> None:
     file = tmp_path / "feedback.yaml"
-    file.write_text("data_dir: here\naspects:\n  - {name: kind, description: Is nice.}\nlogin: {total: 5}\n")
+    file.write_text("data_dir: /here\naspects:\n  - {name: kind, description: Is nice.}\nlogin: {total: 5}\n")
     config = load_config(file, ["overlap=7"], FeedbackConfig)
     assert (config.aspects[0].name, config.login.total, config.overlap) == ("kind", 5, 7)
-    assert config.database_url == "sqlite:///here/feedback.sqlite3"
+    assert config.database_url == "sqlite:////here/feedback.sqlite3"
     assert config.loopback
     assert not config.model_copy(update={"host": "0.0.0.0"}).loopback
     for bad, words in (

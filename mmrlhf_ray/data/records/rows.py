@@ -10,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmrlhf_ray.config.data import HUB, DataConfig, SourceConfig
+from mmrlhf_ray.config.data import DataConfig, SourceConfig
+from mmrlhf_ray.config.paths import HUB
 from mmrlhf_ray.data.errors import BadRow, RowError
 from mmrlhf_ray.data.formats import Format, as_raw_row, format_named, format_of, kind_of
 from mmrlhf_ray.data.records.media_table import ParquetMedia

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mmrlhf_ray.config.data import HUB, SourceConfig
+from mmrlhf_ray.config.data import SourceConfig
+from mmrlhf_ray.config.paths import HUB
 from mmrlhf_ray.data.rowfiles.base import Fragment, Row, RowFile, expand_braces, filesystem
 from mmrlhf_ray.data.rowfiles.hub import HubRows
 from mmrlhf_ray.data.rowfiles.json_rows import JSONLines, JSONList, is_list

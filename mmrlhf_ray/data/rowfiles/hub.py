@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from mmrlhf_ray.config.data import HUB
+from mmrlhf_ray.config.paths import HUB
 from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS, Fragment, Row, slices
 from mmrlhf_ray.errors import DataError
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +34,14 @@ def run(cfg: DiscreteConfig) -> Path:
     space = {key: _domain(values) for key, values in cfg.sweep.parameters.items()}
     varied(cfg, {key: _first(values) for key, values in cfg.sweep.parameters.items()}, "check")
     with run_directory(cfg) as run_dir, ray_session():
-        here, where = Path.cwd(), str(run_dir.resolve())
+        where = str(run_dir)
         actors = [role for role in (cfg.env_runners, cfg.learners) for _ in range(role.replicas)]
         needed = [{"CPU": 1.0}, *({"CPU": actor.num_cpus, "GPU": actor.num_gpus} for actor in actors)]
 
         def trial(parameters: dict[str, Any]) -> None:
             name = tune.get_context().get_trial_id() or "trial"
             job = varied(cfg, parameters, name, where)
-            with chdir(here):  # Tune runs it in a directory of its own, where relative paths lead nowhere
-                rows = read_metrics(run_job(job))
+            rows = read_metrics(run_job(job))
             tune.report({HELDOUT_SCORE: rows[-1][HELDOUT_SCORE], "run": name})
 
         tuner = tune.Tuner(

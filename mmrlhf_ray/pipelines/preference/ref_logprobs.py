@@ -17,7 +17,7 @@ from mmrlhf_ray.errors import DeadlineExceeded, RunError
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.waits import in_background, unwrap
 from mmrlhf_ray.schema import TRAINING_ROW
-from mmrlhf_ray.workers.crew import absolute, device_of
+from mmrlhf_ray.workers.crew import device_of
 from mmrlhf_ray.workers.roles.reference_rows import REF_LOGPROBS, ReferenceRows
 
 CACHE_FILE = "ref_logprobs.parquet"
@@ -75,7 +75,7 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
     answers = ray.data.from_arrow([numbered.slice(first, size) for first in range(0, len(rows), size)]).map_batches(
         ReferenceRows,
         fn_constructor_kwargs={
-            "model": absolute(reference),
+            "model": reference,
             "budget": PassBudget(cfg.learner.engine.micro_batch_tokens, cfg.learner.engine.max_padding_share),
             "device": device_of(workers, cfg.device),
         },

@@ -37,7 +37,7 @@ from mmrlhf_ray.schema import TABLES
 from mmrlhf_ray.training.checkpoint import discard
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SupervisedTask
-from mmrlhf_ray.workers.crew import absolute, device_of
+from mmrlhf_ray.workers.crew import device_of
 
 _KEYS = {"train": "data", "eval": "eval_data"}
 _ENCODE_ROWS = 256
@@ -90,8 +90,7 @@ def run_supervised(
             plan = WorkerPlan(
                 cfg=cfg,
                 task=task,
-                model=absolute(cfg.model),
-                run_dir=run_dir.resolve(),
+                run_dir=run_dir,
                 total_steps=_total_steps(cfg, rows["train"].count),
                 resume=resume,
                 device=device_of(cfg.workers, cfg.device),
@@ -108,7 +107,7 @@ def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
 
 
 def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sampled_only: bool) -> EncodeOptions:
-    path, tokens = absolute(cfg.model).path, cfg.learner.engine.micro_batch_tokens
+    path, tokens = cfg.model.path, cfg.learner.engine.micro_batch_tokens
     return EncodeOptions(path, data.facts_column, data.max_prompt_tokens, tokens, aspects, sampled_only, data)
 
 

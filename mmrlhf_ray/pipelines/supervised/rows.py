@@ -14,7 +14,6 @@ from mmrlhf_ray.config.base import TrainJobConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.batches.stream import RowCheck, StreamPlan, stream, stream_batches
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions
-from mmrlhf_ray.data.records.places import with_absolute_paths
 from mmrlhf_ray.data.records.quarantine import Rejected, set_row_aside, settle
 from mmrlhf_ray.data.records.rows import name_of, open_sources
 from mmrlhf_ray.data.records.store import order_of
@@ -133,6 +132,6 @@ def open_streams(
         name: StreamedRows(
             StreamPlan(own, schema, open_sources(own), options(own), cfg.seed, name == "train", row_check)
         )
-        for name, own in ((name, with_absolute_paths(own)) for name, own in data.items())
+        for name, own in data.items()
         if own.streaming
     }

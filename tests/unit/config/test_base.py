@@ -40,7 +40,7 @@ def refused(path: Path, kind: type = PPOConfig) -> str:
 def test_sections_are_merged_and_everything_else_is_replaced(tmp_path: Path) -> None:
     mine = "base: ppo.yaml\nname: y\nalgorithm: {kl_coef: 0.1}\nrewards: [{name: f, kind: function, function: g}]\n"
     cfg = load_config(write(tmp_path, mine=mine, ppo=PPO), [], PPOConfig)
-    assert (cfg.name, cfg.policy.path, cfg.data.facts_column) == ("y", "a", "facts")
+    assert (cfg.name, cfg.policy.path, cfg.data.facts_column) == ("y", f"{Path.cwd()}/a", "facts")
     assert (cfg.algorithm.kl_coef, cfg.algorithm.kl_target) == (0.1, 2.0)
     assert [reward.name for reward in cfg.rewards] == ["f"]
 

@@ -224,10 +224,14 @@ def _said(stem: str) -> dict[str, Any]:
 
 def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     if not isinstance(values, dict):
-        yield prefix.removesuffix("."), values
+        yield prefix.removesuffix("."), _from_here(values)
         return
     for key, value in values.items():
         yield from _flat(value, f"{prefix}{key}.")
+
+
+def _from_here(value: Any) -> Any:
+    return value.removeprefix(f"{Path.cwd()}/") if isinstance(value, str) else value
 
 
 def test_every_file_with_a_base_is_in_the_table():

@@ -66,7 +66,7 @@ def test_overrides_alone():
 
 
 def test_an_override_wins_over_the_file(ppo_file):
-    assert load_config(ppo_file, ["policy.path=elsewhere"], PPOConfig).policy.path == "elsewhere"
+    assert load_config(ppo_file, ["policy.path=/elsewhere"], PPOConfig).policy.path == "/elsewhere"
 
 
 def test_saved_and_read_again(ppo_file, tmp_path):
@@ -225,9 +225,9 @@ def test_dates_and_exponents_are_read_as_people_mean_them(tmp_path):
 
 def test_anchors_and_merge_keys_work(tmp_path):
     path = tmp_path / "x.yaml"
-    path.write_text("name: x\npolicy: &m {path: a, dtype: bfloat16}\nbaseline: {<<: *m, path: z}\ndata: {path: b}\n")
+    path.write_text("name: x\npolicy: &m {path: a, dtype: bfloat16}\nbaseline: {<<: *m, path: /z}\ndata: {path: b}\n")
     cfg = load_config(path, [], EvaluateConfig)
-    assert (cfg.baseline.path, cfg.baseline.dtype) == ("z", "bfloat16")
+    assert (cfg.baseline.path, cfg.baseline.dtype) == ("/z", "bfloat16")
 
 
 def test_dotted_keys_reach_into_optional_sections():

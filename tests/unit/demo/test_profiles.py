@@ -35,13 +35,13 @@ def test_another_root_moves_every_path_and_nothing_else():
     elsewhere = Paths(Path("/else/where"))
     for make in (profiles.sft, profiles.sample, profiles.reward_model, profiles.ppo):
         here, moved = (make(paths, FAST_PROFILE, 3).model_dump_json() for paths in (HERE, elsewhere))
-        assert "runs/demo" in here
-        assert moved == here.replace("runs/demo", "/else/where")
+        assert f"{Path.cwd()}/runs/demo" in here
+        assert moved == here.replace(f"{Path.cwd()}/runs/demo", "/else/where")
 
 
 def test_responses_for_annotators_are_the_sft_policys_alone():
     cfg = profiles.sample(HERE, FAST_PROFILE, 0)
-    assert cfg.policy.path == "runs/demo/sft/model"
-    assert cfg.data.path == "runs/demo/data/prompts_train"
+    assert cfg.policy.path == f"{Path.cwd()}/runs/demo/sft/model"
+    assert cfg.data.path == f"{Path.cwd()}/runs/demo/data/prompts_train"
     assert (cfg.baseline, cfg.reward_model, cfg.ablate_media) == (None, None, False)
     assert cfg.n_samples_per_prompt == FAST_PROFILE.samples_per_prompt

@@ -7,13 +7,13 @@ from mmrlhf_ray.config import IterateConfig
 
 KEYS: dict[str, Any] = {
     "name": "loop",
-    "policy": {"path": "model"},
-    "prompts": {"path": "prompts", "facts_column": "facts"},
+    "policy": {"path": "/model"},
+    "prompts": {"path": "/prompts", "facts_column": "facts"},
     "feedback": {"serve": {}},
     "reward_model": {"job": {"epochs": 1, "ensemble": 3}},
     "train": {"ppo": {"steps": 2}},
     "evaluate": {
-        "data": {"path": "heldout"},
+        "data": {"path": "/heldout"},
         "rewards": [{"name": "gold", "kind": "function", "function": "accuracy"}],
     },
 }

@@ -8,9 +8,9 @@ from tests.unit.discrete_tiny import job
 
 def test_dotted_keys_are_replaced() -> None:
     cfg = job(sweep={"parameters": {"fusion.stage": ["late"]}})
-    changed = varied(cfg, {"fusion.stage": "late", "algorithm.lr": 0.5, "seed": 3}, "other", "elsewhere")
+    changed = varied(cfg, {"fusion.stage": "late", "algorithm.lr": 0.5, "seed": 3}, "other", "/elsewhere")
     assert (changed.fusion.stage, changed.algorithm.lr, changed.seed) == ("late", 0.5, 3)
-    assert (changed.name, changed.output_dir, changed.sweep) == ("other", "elsewhere", None)
+    assert (changed.name, changed.output_dir, changed.sweep) == ("other", "/elsewhere", None)
     assert changed.algorithm.gamma == cfg.algorithm.gamma
 
 

@@ -77,7 +77,7 @@ def test_the_page_shows_it(stopped, tmp_path):
 def test_without_improvement_the_first_policy_is_the_one_to_take(tmp_path):
     cfg, worse = loop_config(), state(whole(300, interval(0.5), interval(-0.2)), primary=interval(0.7))
     said = summarise(worse, cfg, verdict(worse, cfg), tmp_path, "gold")
-    assert (said.best_round, said.best_policy) == (0, "model")
+    assert (said.best_round, said.best_policy) == (0, "/model")
     assert "No round has improved the policy" in write_report(tmp_path, said).read_text()
 
 

@@ -18,7 +18,7 @@ ROWS = Rows(("s0", "s1", "s2", "s3"), ("sums", "sums", "names", "names"), ("text
 
 
 def own(name, **keys):
-    return FunctionReward(kind="function", name=name, function=f"{name}.py:f", **keys)
+    return FunctionReward(kind="function", name=name, function=f"/{name}.py:f", **keys)
 
 
 def given(*values, problems=None):
@@ -70,7 +70,7 @@ def test_missing_ends_the_run_and_names_component_rows_and_reason():
     with pytest.raises(RunError) as error:
         mixed([own("a"), own("b", on_missing="drop")], {"a": a, "b": given(*NONE, problems=("away",) * 4)})
     text = str(error.value)
-    assert "reward 'a' (a.py:f): no number for 1 of 4 responses (s1): hung; fix it, or set on_missing" in text
+    assert "reward 'a' (/a.py:f): no number for 1 of 4 responses (s1): hung; fix it, or set on_missing" in text
     assert "no number for 1 of 4 responses (s2): raised;" in text
     assert "'b'" not in text  # its rows would only have been dropped
 
@@ -83,12 +83,12 @@ def test_missing_is_dropped_or_counted_as_zero():
     assert dropped.scores[0::2] == (11.0, 13.0)
     assert math.isnan(dropped.scores[1])
     assert dropped.warnings == (
-        "reward 'a' (a.py:f): no number for 2 of 4 responses (s1, s3): hung; left out of training",
+        "reward 'a' (/a.py:f): no number for 2 of 4 responses (s1, s3): hung; left out of training",
     )
     zero = mixed([own("a", on_missing="zero"), own("b")], {"a": a} | rest)
     assert zero.scores == (11.0, 10.0, 13.0, 10.0)
     assert zero.keep == (True,) * 4
-    assert zero.warnings == ("reward 'a' (a.py:f): no number for 2 of 4 responses (s1, s3): hung; counted as 0",)
+    assert zero.warnings == ("reward 'a' (/a.py:f): no number for 2 of 4 responses (s1, s3): hung; counted as 0",)
     assert zero.metrics["missing_a"] == 0.5
     assert zero.metrics["reward_a"] == 2.0  # of the numbers that are there
 
@@ -114,7 +114,7 @@ def test_rows_that_nobody_scored():
     assert got.scores[3] == 0.0
     assert any("(s1)" in w and "'a'" in w and "'b'" in w and "left out of training" in w for w in got.warnings)
     assert any("(s3)" in w and "'b'" not in w and "counted as 0" in w for w in got.warnings)
-    with pytest.raises(RunError, match=r"\(s1\).*'a' \(a.py:f\) returned None"):
+    with pytest.raises(RunError, match=r"\(s1\).*'a' \(/a.py:f\) returned None"):
         mixed([own("a")], {"a": given(1, None, 3, 4)})
     with pytest.raises(RunError, match=r"\(s2, s3\): none is for their tasks and modalities"):
         mixed([own("a", tasks=["sums"], on_missing="zero")], {"a": given(1, 2, None, None)})
@@ -130,7 +130,7 @@ def test_none_for_everything_is_said():
     got = mixed([own("a"), own("b")], {"a": given(*NONE), "b": given(1, 2, 3, 4)})
     assert got.scores == (1.0, 2.0, 3.0, 4.0)
     (warning,) = got.warnings
-    assert "reward 'a' (a.py:f)" in warning
+    assert "reward 'a' (/a.py:f)" in warning
     assert "s0, s1, s2, s3" in warning
     assert "None for every row" in warning
     assert math.isnan(got.metrics["reward_a"])

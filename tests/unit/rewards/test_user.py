@@ -1,6 +1,5 @@
 """Functions in their own process: what they are given, and what becomes of those that misbehave."""
 
-import os
 import sys
 import time
 
@@ -9,7 +8,7 @@ import pytest
 
 from mmrlhf_ray.config import FunctionReward
 from mmrlhf_ray.errors import ConfigError
-from mmrlhf_ray.rewards.user import FunctionProcess, with_absolute_path
+from mmrlhf_ray.rewards.user import FunctionProcess
 from tests.unit.rewards.support import make_batch
 
 PATIENCE_S = 20
@@ -224,14 +223,6 @@ def test_built_in_functions_run_the_same_way():
     finally:
         process.close()
     assert scores.values == (1.0, None)
-
-
-def test_absolute_path(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    reward = FunctionReward(kind="function", name="own", function="my/file.py:f")
-    assert with_absolute_path(reward).function == f"{os.path.realpath(tmp_path)}/my/file.py:f"
-    built_in = reward.model_copy(update={"function": "f1"})
-    assert with_absolute_path(built_in) == built_in
 
 
 def test_without_a_process_there_is_a_reason(function, monkeypatch):

@@ -1,11 +1,9 @@
-import json
 import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
-from mmrlhf_ray.config import ProbeRewardConfig, load_config
 from mmrlhf_ray.errors import ConfigError, RunError
 from mmrlhf_ray.runtime import submit
 
@@ -28,62 +26,21 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_relative_paths_become_absolute_and_absolute_ones_stay(checkout: Path) -> None:
+def test_the_job_is_told_the_root_and_keeps_its_overrides(checkout: Path) -> None:
     job = submit.prepare(
         Path("jobs/tiny.yaml"), ["learner.engine.zero_stage=1"], LOCAL, root=Path("/mnt/team"), resume=True
     )
     assert shlex.split(job.entrypoint) == [
         sys.executable, "-m", "mmrlhf_ray.cli", "sft", "jobs/tiny.yaml", "learner.engine.zero_stage=1",
-        "output_dir=/mnt/team/runs", "model.path=/mnt/team/runs/base", "eval_data.path=/mnt/team/runs/held-out",
-        "--resume",
+        "--root", "/mnt/team", "--resume",
     ]  # fmt: skip
     assert job.working_dir == checkout
-
-
-def test_addresses_and_names_of_data_sets_stay() -> None:
-    values = {"data": {"sources": [{"path": "a"}, {"path": "s3://b/c"}, {"path": "hf:d"}], "media_root": "m"}}
-    sources, root = submit.absolute_paths(values, Path("/r"))
-    assert [s["path"] for s in json.loads(sources.partition("=")[2])] == ["/r/a", "s3://b/c", "hf:d"]
-    assert root == "data.media_root=/r/m"
-
-
-REWARDED = """
-job: probe-reward
-name: tiny
-output_dir: /shared/runs
-policy: {path: /shared/policy}
-data: {path: /shared/data}
-rewards:
-  - {name: far, kind: model, model: {path: /shared/reward}}
-  - {name: near, kind: model, model: {path: runs/reward}}
-  - {name: right, kind: function, function: accuracy, arguments: {marker: "a=b"}}
-"""
-
-
-def test_paths_in_lists_become_absolute_and_the_job_still_loads(checkout: Path) -> None:
-    (checkout / "jobs" / "probe.yaml").write_text(REWARDED)
-    job = submit.prepare(Path("jobs/probe.yaml"), ["prompts=3", "data.path=mine"], LOCAL, root=Path("/mnt"))
-    _, _, _, kind, file, *given = shlex.split(job.entrypoint)
-    assert [text.partition("=")[0] for text in given] == ["prompts", "rewards", "data.path"]
-    here, there = (load_config(Path(file), o, ProbeRewardConfig) for o in (["prompts=3", "data.path=/mnt/mine"], given))
-    assert [r.model.path for r in there.model_rewards] == ["/shared/reward", "/mnt/runs/reward"]
-    assert there.rewards[0] == here.rewards[0]
-    assert there.rewards[2] == here.rewards[2]
-    assert (kind, there.data, there.prompts) == ("probe-reward", here.data, 3)
-
-
-def test_the_reference_of_preference_training_becomes_absolute(checkout: Path) -> None:
-    text = JOB.replace("job: sft", "job: preference") + "reference: {path: runs/sft}\n"
-    (checkout / "jobs" / "dpo.yaml").write_text(text)
-    words = shlex.split(submit.prepare(Path("jobs/dpo.yaml"), [], LOCAL, root=Path("/mnt")).entrypoint)
-    assert words[3:5] == ["preference", "jobs/dpo.yaml"]
-    assert "reference.path=/mnt/runs/sft" in words
 
 
 def test_the_root_is_the_current_directory_and_a_remote_cluster_has_its_own_python(checkout: Path) -> None:
     job = submit.prepare(Path("jobs/tiny.yaml"), [], "http://head.example:8265")
     assert job.entrypoint.startswith("python -m mmrlhf_ray.cli sft jobs/tiny.yaml ")
-    assert f"output_dir={checkout}/runs" in shlex.split(job.entrypoint)
+    assert shlex.split(job.entrypoint)[-2:] == ["--root", str(checkout)]
 
 
 def test_a_wrong_job_is_refused_before_the_cluster_is_asked(checkout: Path) -> None:
