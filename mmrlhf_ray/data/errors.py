@@ -35,10 +35,15 @@ class BadRow:
     remedy: str
 
     def __str__(self) -> str:
-        # Editors count the lines of a text file from 1.
-        place = f"line {self.row + 1}" if self.file.endswith(".jsonl") else f"row {self.row}"
+        place = place_of(self.file, self.row)
         record = f" ({self.record_id})" if self.record_id else ""
         return f"{self.file}, {place}{record}: {self.reason}; {self.remedy}"
+
+
+def place_of(file: str, row: int) -> str:
+    """Where a row stands in its file, for messages."""
+    # Editors count the lines of a text file from 1.
+    return f"line {row + 1}" if file.endswith(".jsonl") else f"row {row}"
 
 
 def bad_rows_error(bad: Sequence[BadRow], headline: str, shown: int = _SHOWN) -> DataError:

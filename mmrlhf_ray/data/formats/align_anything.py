@@ -22,6 +22,7 @@ _RESPONSES = ("response_1", "response_2")
 _HELPFUL, _SAFER, _OVERALL = "more_helpful_response_id", "safer_response_id", "overall_response"
 _MEDIA = {"image": "images", "audio_path": "audios", "video_path": "videos"}
 _ASKED = ("question", "prompt")
+_ALL_VERDICTS = (_OVERALL, _HELPFUL, _SAFER)
 _ASPECTS = {"helpful": _HELPFUL, "safe": _SAFER}
 
 
@@ -37,8 +38,11 @@ class AlignAnything:
     parquet: bool = True
     objects: frozenset[str] = frozenset()
 
+    keys: frozenset[str] = frozenset((*_ASKED, *_RESPONSES, *_MEDIA, *_ALL_VERDICTS))
+    one_or_several: frozenset[str] = frozenset()
+
     def matches(self, row: Row) -> bool:
-        verdict = next((key for key in (_OVERALL, _HELPFUL, _SAFER) if key in row), None)
+        verdict = next((key for key in _ALL_VERDICTS if key in row), None)
         return row.keys() >= set(_RESPONSES) and verdict in self.verdicts
 
     def read(self, row: Row, kind: Kind) -> dict[str, Any]:

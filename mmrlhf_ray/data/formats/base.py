@@ -1,6 +1,7 @@
 """A format of the ecosystem, and how all of them treat keys they do not know."""
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, cast
 
@@ -23,6 +24,15 @@ MediaNames = Mapping[str, Any]
 
 _OURS = ("prompt_id", "task")
 """Keys of the project that stand in the rows of every format."""
+
+PROMPT_PARTS: tuple[str, ...] = ("system", "tools", "functions", "objects")
+"""Keys that are parts of the prompt in the rows of many tools (unread.py)."""
+
+_MEDIA_KEY = re.compile(
+    r"(?:(?P<image>image|img|picture|photo)|(?P<audio>audio|sound|speech|wav)|(?P<video>video|clip))s?"
+    r"(?:_?(?:path|file|filepath|filename|file_name|name|url|uri|bytes)s?)?",
+    re.IGNORECASE,
+)
 
 
 class Format(Protocol):
@@ -54,8 +64,19 @@ class Format(Protocol):
         """Extras that its users keep as objects in Parquet, too, where keys that a row lacks become null."""
         ...
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys that mean something in its rows."""
+        ...
+
+    @property
+    def one_or_several(self) -> frozenset[str]:
+        """Keys of one value or a list of some, which are lists in Parquet, where a column has one type."""
+        ...
+
     def matches(self, row: Row) -> bool:
-        """Whether the row's keys are those of the format; says nothing about what they hold."""
+        """Whether the row's keys, those of its content parts included, are those of the format; says nothing about
+        what they hold."""
         ...
 
     def read(self, row: Row, kind: Kind) -> dict[str, Any]:
@@ -68,6 +89,12 @@ class Format(Protocol):
     def write(self, record: Row, kind: Kind, media_names: MediaNames) -> dict[str, Any]:
         """A row for a record of `kind`'s table. Raises RowError for what the format cannot express."""
         ...
+
+
+def media_kind_of(key: str) -> str | None:
+    """image, audio or video where a key is called like one that names media, as `audio_path` is."""
+    found = _MEDIA_KEY.fullmatch(key)
+    return found.lastgroup if found else None
 
 
 def kind_of(schema: pa.Schema) -> Kind:
@@ -119,12 +146,13 @@ def raw_row(row: Row, used: Collection[str], **known: Any) -> dict[str, Any]:
 def plain_row(record: Row, reserved: Collection[str], taken: Collection[str] = ()) -> dict[str, Any]:
     """The keys that every format writes in addition to its own: prompt_id, task, and the extras as keys of their own.
 
-    `reserved`: keys that mean something in the format; extras of such names stay in an object `extras`, and so does
-    what is null, as null keys of a row are taken as absent. `taken`: extras that the format has written elsewhere.
+    `reserved`: keys that mean something in the format; extras of such names stay in an object `extras`, and so do
+    those named like media or another part of a prompt, and what is null, as null keys of a row are taken as absent.
+    `taken`: extras that the format has written elsewhere.
     """
     extras = {key: value for key, value in json.loads(record["extras"]).items() if key not in taken}
-    kept = (*reserved, *_OURS, "extras")
-    nested = {key: value for key, value in extras.items() if key in kept or value is None}
+    kept = (*reserved, *_OURS, *PROMPT_PARTS, "extras")
+    nested = {k: value for k, value in extras.items() if k in kept or value is None or media_kind_of(k)}
     row: dict[str, Any] = {key: value for key, value in extras.items() if key not in nested}
     if "prompt_id" not in reserved:
         row["prompt_id"] = record["prompt_id"]
@@ -140,8 +168,9 @@ def refuse(found: bool, what: str, name: str) -> None:
 
 
 def has_label(row: Row) -> bool:
-    """Whether the row says in `label` that a response was liked or not."""
-    return isinstance(row.get("label"), bool)
+    """Whether the row says in `label` that a response was liked or not, be it as 0 or 1, which are refused."""
+    label = row.get("label")
+    return isinstance(label, (bool, int, float)) and label in (0, 1)
 
 
 def label_of(row: Row, key: str) -> float | None:

@@ -12,6 +12,16 @@ from mmrlhf_ray.schema.tables import MEDIA_KINDS
 
 Message = dict[str, Any]
 
+URL_PARTS: Mapping[str, str] = {
+    "image_url": "image",
+    "audio_url": "audio",
+    "video_url": "video",
+    "input_audio": "audio",
+}
+"""Types of content parts that only OpenAI's messages have → the media that they show."""
+
+_ANSWERS_ARE_TEXT = "answers are text: leave such rows out, or put media into user messages"
+
 TAG = re.compile(r"<(image|audio|video)>")
 """Where a text shows media, in the formats that have no content parts."""
 
@@ -65,10 +75,15 @@ def content_text(content: Any, where: str) -> str:
     if not isinstance(content, list):
         raise RowError(f"{where} is {_came(content)}, expected text", "give the answer as text")
     texts = []
-    for part in content:
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+    for number, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        text = part.get("text") if isinstance(part, Mapping) and kind == "text" else None
+        if kind == "text" and not isinstance(text, str):
+            came = ", ".join(map(str, part))
+            raise RowError(f"{where}[{number}] has the keys {came}", 'write {"type": "text", "text": …}')
         if not isinstance(text, str):
-            raise RowError(f"{where} has something else than text", "answers are text; leave such rows out")
+            came = f"{kind}, " if isinstance(kind, str) else ""
+            raise RowError(f"{where} has something else than text: {came}answers are text", "leave such rows out")
         texts.append(text)
     return "".join(texts)
 
@@ -103,17 +118,27 @@ def media_lists(row: Row, single: Mapping[str, str] | None = None) -> dict[str, 
     return lists
 
 
-def split_tags(messages: Sequence[Message]) -> list[Message]:
-    """User texts with <image>, <audio>, <video> as content parts."""
+def split_tags(messages: Sequence[Message], *answers: str | None) -> list[Message]:
+    """User texts with <image>, <audio>, <video> as content parts. Raises RowError for a tag anywhere else."""
+    spoken = [m.get("content") for m in messages if m["role"] != "user"]
+    for text in (*spoken, *answers):
+        found = TAG.search(text) if isinstance(text, str) else None
+        if found:
+            raise RowError(f"{found.group()} stands outside of user messages", _ANSWERS_ARE_TEXT)
     return [
         m | {"content": _tag_parts(m["content"])} if m["role"] == "user" and isinstance(m.get("content"), str) else m
         for m in messages
     ]
 
 
-def lead_with_media(messages: Sequence[Message], lists: Mapping[str, Sequence[Any]]) -> list[Message]:
-    """Media that no message shows come before the text of the first user message, unless tags in it may mean them."""
-    shown = any(_is_media(p) for m in messages if isinstance(m.get("content"), list) for p in m["content"])
+def lead_with_media(
+    messages: Sequence[Message], lists: Mapping[str, Sequence[Any]], *answers: str | None
+) -> list[Message]:
+    """Media that no message shows come before the text of the first user message, unless tags in it may mean them.
+
+    Raises RowError where a tag in one of the answers may mean them.
+    """
+    shown = any(is_media(p) for m in messages if isinstance(m.get("content"), list) for p in m["content"])
     first = next((i for i, m in enumerate(messages) if m["role"] == "user"), None)
     if shown or not lists or first is None:
         return list(messages)
@@ -121,8 +146,24 @@ def lead_with_media(messages: Sequence[Message], lists: Mapping[str, Sequence[An
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(parts, list) or any(TAG.search(str(m.get("content"))) for m in messages):
         return list(messages)
+    refuse_media_in_answers(lists, *answers)
     led = [{"type": kind} for kind, key in MEDIA_LISTS.items() for _ in lists.get(key, ())]
     return [m | {"content": [*led, *parts]} if i == first else m for i, m in enumerate(messages)]
+
+
+def refuse_media_in_answers(lists: Mapping[str, Sequence[Any]], *answers: str | None) -> None:
+    """Raise RowError where media that no question shows may be those of a tag in an answer."""
+    found = next((tag for text in answers if text and (tag := TAG.search(text))), None)
+    if found and any(lists.get(key) for key in MEDIA_LISTS.values()):
+        raise RowError(f"an answer shows {found.group()}", _ANSWERS_ARE_TEXT)
+
+
+def part_types(messages: Any) -> set[str]:
+    """The types of the content parts of what may be a list of messages."""
+    turns = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
+    contents = [content for m in turns if isinstance(content := m.get("content"), list)]
+    types = [part.get("type") for content in contents for part in content if isinstance(part, Mapping)]
+    return {kind for kind in types if isinstance(kind, str)}
 
 
 def _tag_parts(text: str) -> str | list[dict[str, str]]:
@@ -133,7 +174,8 @@ def _tag_parts(text: str) -> str | list[dict[str, str]]:
     return [part for part in parts if part != {"type": "text", "text": ""}]
 
 
-def _is_media(part: Any) -> bool:
+def is_media(part: Any) -> bool:
+    """Whether a content part of a message shows media."""
     return isinstance(part, Mapping) and part.get("type") in MEDIA_KINDS
 
 
@@ -192,7 +234,7 @@ def one_question(record: Row, name: str) -> str:
     parts = parts_of(messages[0])
     texts = [part["text"] for part in parts if part["type"] == "text"]
     first_text = next((i for i, part in enumerate(parts) if part["type"] == "text"), len(parts))
-    refuse(any(_is_media(part) for part in parts[first_text:]), "media after text", name)
+    refuse(any(is_media(part) for part in parts[first_text:]), "media after text", name)
     # Without a tag, media of several kinds are taken in this order.
     kinds = [MEDIA_KINDS.index(part["type"]) for part in parts[:first_text]]
     refuse(kinds != sorted(kinds), f"media in another order than {', '.join(MEDIA_KINDS)}", name)

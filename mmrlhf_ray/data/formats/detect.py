@@ -1,12 +1,12 @@
 """Which format rows are in."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Iterable
 from typing import Any
 
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.formats.align_anything import AlignAnything
-from mmrlhf_ray.data.formats.base import KINDS, Format, Kind, MediaNames, Row
+from mmrlhf_ray.data.formats.base import Format, Kind, MediaNames, Row
+from mmrlhf_ray.data.formats.fits import Fits, shape_of
 from mmrlhf_ray.data.formats.llamafactory import LlamaFactory
 from mmrlhf_ray.data.formats.llava import Llava
 from mmrlhf_ray.data.formats.mmrlhf import Mmrlhf
@@ -15,10 +15,9 @@ from mmrlhf_ray.data.formats.openai_chat import OpenAIChat
 from mmrlhf_ray.data.formats.rlaif_v import RlaifV
 from mmrlhf_ray.data.formats.trl import Trl
 from mmrlhf_ray.data.formats.ultrafeedback import UltraFeedback
+from mmrlhf_ray.data.formats.unread import with_prompt_parts
 from mmrlhf_ray.data.formats.verl import Verl
-from mmrlhf_ray.data.validate import MEDIA_LISTS, build_record, conversation
 from mmrlhf_ray.errors import DataError
-from mmrlhf_ray.schema import TABLES
 
 FORMATS: tuple[Format, ...] = (
     Mmrlhf(),
@@ -35,10 +34,12 @@ FORMATS: tuple[Format, ...] = (
 )
 """Every format. Where several read some rows alike, the first of them is told."""
 
-_BY_NAME = {form.name: form for form in FORMATS}
+_LOOKED_AT = 64
+"""Rows that are looked at even where the keys of one format alone fit."""
+_KEYS_SHOWN = 20
+_KEY_CHARACTERS = 40
 
-_Reading = tuple[Any, ...] | None
-"""A row as a record of one kind; None where it cannot be read as one."""
+_BY_NAME = {form.name: form for form in FORMATS}
 
 
 def format_named(name: str) -> Format:
@@ -48,32 +49,53 @@ def format_named(name: str) -> Format:
     return _BY_NAME[name]
 
 
-def format_of(rows: Sequence[Row]) -> Format:
-    """The format of the first rows of a data set; rows that fit none are passed over, and fail when they are read.
+def format_of(rows: Iterable[Row]) -> Format:
+    """tell() of rows that are numbered from 0."""
+    return tell((f"row {number}", row) for number, row in enumerate(rows))
 
-    Several formats may fit: then it is one that reads every row as all the others do, and perhaps more. Raises
-    DataError naming the candidates where there is no such format, or none fits.
+
+def tell(rows: Iterable[tuple[str, Row]]) -> Format:
+    """The format of a data set, of which `rows` are all: (where it stands, for messages; the row).
+
+    Rows that fit no format are passed over, and fail when they are read. Of several formats that fit, it is one that
+    reads every row as all the others do, and perhaps more; where there are several such, the one that comes closest
+    to reading those that none reads. Rows beyond the first ones are not looked at once a single format is left.
+    Raises DataError naming the formats, and a row on which they differ, where there is none.
     """
-    rows = [_without_nulls(row) for row in rows]
-    told = [(row, fitting) for row in rows if (fitting := [form for form in FORMATS if form.matches(row)])]
-    if not told:
-        keys = ", ".join(sorted({key for row in rows for key in row})) or "none"
-        raise DataError(f"no format fits the rows, whose keys are {keys}; known formats: {', '.join(_BY_NAME)}")
-    candidates = [form for form in FORMATS if all(form in fitting for _, fitting in told)]
-    readings = {form.name: [_reading(form, row, kind) for row, _ in told for kind in KINDS] for form in candidates}
-    for form in candidates:
-        if all(_covers(readings[form.name], readings[other.name]) for other in candidates):
-            return form
-    names = [form.name for form in FORMATS if any(form in fitting for _, fitting in told)]
-    why = "read the rows differently" if candidates else "fit some of the rows each"
-    raise DataError(f"the formats {', '.join(names)} {why}; say which it is with data.format or --format")
+    fits: Fits | None = None
+    keys: dict[str, None] = {}
+    shapes: set[Hashable] = set()
+    for number, (place, row) in enumerate(rows):
+        if fits is not None and len(fits.candidates) == 1 and number >= _LOOKED_AT:
+            break
+        row = _without_nulls(row)
+        shape = shape_of(row)
+        if shape in shapes:
+            continue
+        shapes.add(shape)
+        if fitting := _fitting(row):
+            fits = fits or Fits(place, fitting)
+            fits.see(place, row, fitting)
+        elif fits is None and len(keys) < _KEYS_SHOWN:
+            keys |= dict.fromkeys(row)
+    if fits is None:
+        raise DataError(
+            f"no format fits the rows, whose keys are {_listed(keys)}; known formats: {', '.join(_BY_NAME)}"
+        )
+    return fits.best()
+
+
+def fitting_names(row: Row) -> list[str]:
+    """The formats whose keys are those of the row."""
+    return [form.name for form in _fitting(_without_nulls(row))]
 
 
 def as_raw_row(row: Row, form: Format, kind: Kind) -> dict[str, Any]:
     """One row of a data set as a raw row (docs/data.md) for a record of `kind`; null is absent. Raises RowError."""
     if kind not in form.reads:
         raise RowError(f"{form.name} rows hold no {kind.lower()}s", "choose another format, or another job")
-    return form.read(_without_nulls(row), kind)
+    row = _without_nulls(row)
+    return with_prompt_parts(row, form.read(row, kind), form.keys, form.name)
 
 
 def as_written_row(record: Row, form: Format, kind: Kind, media_names: MediaNames) -> dict[str, Any]:
@@ -87,22 +109,12 @@ def _without_nulls(row: Row) -> dict[str, Any]:
     return {key: value for key, value in row.items() if value is not None}
 
 
-def _covers(mine: Sequence[_Reading], others: Sequence[_Reading]) -> bool:
-    return all(other is None or one == other for one, other in zip(mine, others, strict=True))
+def _fitting(row: Row) -> list[Format]:
+    if "media_ids" in row:  # only our own tables have that
+        return [_BY_NAME["mmrlhf"]]
+    return [form for form in FORMATS if form.matches(row)]
 
 
-def _reading(form: Format, row: Row, kind: Kind) -> _Reading:
-    try:
-        raw = as_raw_row(row, form, kind)
-        messages, parts = conversation(raw)
-        record = build_record(raw, TABLES[kind], messages, [])
-    except RowError:
-        return None
-    lists = {media: raw.get(key) or [] for media, key in MEDIA_LISTS.items()}
-    for media, listed in lists.items():
-        unnamed = sum(part.kind == media and part.path is None for part in parts)
-        if not isinstance(listed, list) or len(listed) != unnamed:
-            return None
-    # Extras are compared as objects; a name made of the content depends on the order of their keys.
-    record |= {"extras": json.loads(record["extras"]), "prompt_id": raw.get("prompt_id")}
-    return (record, parts, lists)
+def _listed(keys: Collection[str]) -> str:
+    shown = sorted(key[:_KEY_CHARACTERS] for key in list(keys)[:_KEYS_SHOWN])
+    return ", ".join(shown) + (", …" if len(keys) > _KEYS_SHOWN else "") or "none"

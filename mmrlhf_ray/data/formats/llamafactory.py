@@ -40,6 +40,9 @@ class LlamaFactory:
     parquet: bool = True
     objects: frozenset[str] = frozenset()
 
+    keys: frozenset[str] = frozenset(_KEYS)
+    one_or_several: frozenset[str] = frozenset()
+
     def matches(self, row: Row) -> bool:
         return "conversations" in row and not (row.keys() & {"image", "video"})
 
@@ -47,7 +50,8 @@ class LlamaFactory:
         asked, answer = split_answer(turns_of(row), "conversations")
         answers = _answers(row, answer, kind)
         lists = media_lists(row)
-        return raw_row(row, _KEYS, messages=lead_with_media(split_tags(asked), lists), **lists, **answers)
+        messages = lead_with_media(split_tags(asked, answer, answers.get("chosen"), answers.get("rejected")), lists)
+        return raw_row(row, _KEYS, messages=messages, **lists, **answers)
 
     def write(self, record: Row, kind: Kind, media_names: MediaNames) -> dict[str, Any]:
         turns, system = written_turns(record, self.name)

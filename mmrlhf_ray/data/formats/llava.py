@@ -37,6 +37,9 @@ class Llava:
     parquet: bool = True
     objects: frozenset[str] = frozenset()
 
+    keys: frozenset[str] = frozenset(_KEYS)
+    one_or_several: frozenset[str] = frozenset(_SINGLE)
+
     def matches(self, row: Row) -> bool:
         others = {"images", "videos", "audios", "chosen", "rejected", "kto_tag"}
         return "conversations" in row and not (row.keys() & others)
@@ -48,7 +51,7 @@ class Llava:
         lists = media_lists({key: row[key] for key in _SINGLE if key in row}, _SINGLE)
         if set(lists) == {"videos"}:
             asked = [_retag(message, "<image>", "<video>") for message in asked]
-        messages = lead_with_media(split_tags(asked), lists)
+        messages = lead_with_media(split_tags(asked, answer), lists)
         return raw_row(row, _KEYS, messages=messages, response=answer, **lists)
 
     def write(self, record: Row, kind: Kind, media_names: MediaNames) -> dict[str, Any]:

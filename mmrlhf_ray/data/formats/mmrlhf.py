@@ -1,11 +1,21 @@
 """The project's own rows, as docs/data.md has them."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mmrlhf_ray.data.formats.base import KINDS, Embedding, Kind, MediaNames, Row
-from mmrlhf_ray.data.formats.chat import record_chat, written_media
+from mmrlhf_ray.data.formats.chat import (
+    TAG,
+    URL_PARTS,
+    media_lists,
+    part_types,
+    record_chat,
+    refuse_media_in_answers,
+    written_media,
+)
+from mmrlhf_ray.data.validate import MEDIA_LISTS
 
 _ANSWERS: dict[Kind, tuple[str, ...]] = {
     "PROMPT": (),
@@ -14,18 +24,21 @@ _ANSWERS: dict[Kind, tuple[str, ...]] = {
     "RANKING": ("responses", "ranks", "aspects"),
 }
 
+_ALL_ANSWERS = {key for keys in _ANSWERS.values() for key in keys}
 _ELSEWHERE = {
     "completion",
     "completions",
     "response_1",
     "data_source",
-    "image",
-    "audio_path",
-    "video_path",
     "rejected_response",
     "rejected_messages",
 }
 """Keys that rows of other formats have besides prompt or messages."""
+
+
+def _ends_with_answer(messages: Any) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, Mapping) and last.get("role") == "assistant"
 
 
 @dataclass(frozen=True)
@@ -36,13 +49,27 @@ class Mmrlhf:
     embeds: Embedding = "path"
     parquet: bool = False
     objects: frozenset[str] = frozenset()
+    keys: frozenset[str] = frozenset(("prompt", "messages", *MEDIA_LISTS, *MEDIA_LISTS.values(), *_ALL_ANSWERS))
+    one_or_several: frozenset[str] = frozenset()
 
     def matches(self, row: Row) -> bool:
-        asked = "messages" in row or ("prompt" in row and not isinstance(row["prompt"], list))
-        return asked and not (row.keys() & _ELSEWHERE)
+        messages, prompt = row.get("messages"), row.get("prompt")
+        if row.keys() & _ELSEWHERE or isinstance(row.get("chosen"), list | Mapping):
+            return False
+        if messages is None:
+            return "prompt" in row and not isinstance(prompt, list)
+        if part_types(messages) & URL_PARTS.keys():
+            return False
+        return not _ends_with_answer(messages) or bool(row.keys() & {"response", "chosen", "rejected", "responses"})
 
     def read(self, row: Row, kind: Kind) -> dict[str, Any]:
-        return dict(row)
+        raw = dict(row)
+        if raw.keys() & MEDIA_LISTS.keys():
+            raw = {key: value for key, value in row.items() if key not in MEDIA_LISTS} | media_lists(row, MEDIA_LISTS)
+        if isinstance(raw.get("prompt"), str) and not TAG.search(raw["prompt"]):
+            answers = [raw.get(key) for key in ("response", "chosen", "rejected")]
+            refuse_media_in_answers(raw, *(text for text in answers if isinstance(text, str)))
+        return raw
 
     def write(self, record: Row, kind: Kind, media_names: MediaNames) -> dict[str, Any]:
         row: dict[str, Any] = {

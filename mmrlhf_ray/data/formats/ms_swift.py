@@ -16,12 +16,14 @@ from mmrlhf_ray.data.formats.base import (
     raw_row,
 )
 from mmrlhf_ray.data.formats.chat import (
+    URL_PARTS,
     Message,
     answer_text,
     chat_of,
     common_prompt,
     lead_with_media,
     media_lists,
+    part_types,
     record_chat,
     refuse_tags,
     split_answer,
@@ -29,9 +31,10 @@ from mmrlhf_ray.data.formats.chat import (
     tagged_text,
     written_media,
 )
+from mmrlhf_ray.data.validate import MEDIA_LISTS
 
-_LISTS = ("images", "audios", "videos")
-_KEYS = ("messages", "rejected_response", "rejected_messages", *_LISTS)
+_LISTS = tuple(MEDIA_LISTS.values())
+_KEYS = ("messages", "rejected_response", "rejected_messages", *MEDIA_LISTS, *_LISTS)
 _JUDGED = ("label", "margin")
 _REJECTED = {f"rejected_{key}": key for key in _LISTS}
 
@@ -45,16 +48,21 @@ class MsSwift:
     parquet: bool = True
     objects: frozenset[str] = frozenset()
 
+    keys: frozenset[str] = frozenset((*_KEYS, *_JUDGED, *_REJECTED))
+    one_or_several: frozenset[str] = frozenset()
+
     def matches(self, row: Row) -> bool:
-        return isinstance(row.get("messages"), list)
+        messages, others = row.get("messages"), {"chosen", "rejected", "data_source"}
+        return isinstance(messages, list) and not (row.keys() & others or part_types(messages) & URL_PARTS.keys())
 
     def read(self, row: Row, kind: Kind) -> dict[str, Any]:
         messages = chat_of(row.get("messages"), "messages")
         asked, answer = split_answer(messages, "messages")
         answers = _answers(row, messages, answer, kind)
-        lists = media_lists(row)
+        lists = media_lists(row, MEDIA_LISTS)
         used = _KEYS if answer is None else (*_KEYS, *_JUDGED, *_REJECTED)
-        return raw_row(row, used, messages=lead_with_media(split_tags(asked), lists), **lists, **answers)
+        messages = lead_with_media(split_tags(asked, answer, answers.get("rejected")), lists)
+        return raw_row(row, used, messages=messages, **lists, **answers)
 
     def write(self, record: Row, kind: Kind, media_names: MediaNames) -> dict[str, Any]:
         asked = [{"role": m["role"], "content": tagged_text(m, self.name)} for m in record_chat(record)]

@@ -17,9 +17,21 @@ from mmrlhf_ray.data.formats.base import (
     refuse,
     require,
 )
-from mmrlhf_ray.data.formats.chat import Message, answer_text, chat_of, parts_of, record_chat, split_answer
+from mmrlhf_ray.data.formats.chat import (
+    Message,
+    answer_text,
+    chat_of,
+    part_types,
+    parts_of,
+    record_chat,
+    split_answer,
+)
+from mmrlhf_ray.data.validate import MEDIA_LISTS
+from mmrlhf_ray.schema.tables import MEDIA_KINDS
 
 _KEYS = ("messages", "input", "preferred_output", "non_preferred_output")
+_ELSEWHERE = {*MEDIA_LISTS, *MEDIA_LISTS.values(), "rejected_response", "rejected_messages", "chosen", "rejected"}
+"""Keys that stand next to `messages` in rows of other formats."""
 _URL_PARTS = {"image_url": "image", "audio_url": "audio", "video_url": "video"}
 _AUDIO_FORMATS = {"audio/wav": "wav", "audio/mpeg": "mp3"}
 _DETAIL = "image_detail"
@@ -35,11 +47,16 @@ class OpenAIChat:
     parquet: bool = False
     objects: frozenset[str] = frozenset()
 
+    keys: frozenset[str] = frozenset(_KEYS)
+    one_or_several: frozenset[str] = frozenset()
+
     def matches(self, row: Row) -> bool:
         if isinstance(row.get("input"), Mapping):
             return "messages" in row["input"]
-        others = {"images", "audios", "videos", "rejected_response", "rejected_messages"}
-        return isinstance(row.get("messages"), list) and not (row.keys() & others) and not has_label(row)
+        messages = row.get("messages")
+        if not isinstance(messages, list) or row.keys() & _ELSEWHERE or has_label(row):
+            return False
+        return not part_types(messages) & set(MEDIA_KINDS)
 
     def read(self, row: Row, kind: Kind) -> dict[str, Any]:
         details: list[Any] = []
@@ -77,8 +94,15 @@ class OpenAIChat:
 def _preference(row: Row) -> tuple[list[Message], dict[str, Any]]:
     require(row, ("input", "preferred_output", "non_preferred_output"), "openai")
     asked = row["input"]
-    if not isinstance(asked, Mapping) or {key for key, value in asked.items() if value is not None} != {"messages"}:
-        raise RowError("input has other keys than messages", "put only messages into input")
+    if not isinstance(asked, Mapping):
+        raise RowError(f"input is a {type(asked).__name__}, expected an object", 'write {"messages": […]}')
+    if asked.get("tools"):
+        raise RowError("input.tools cannot be expressed: the prompt would lack them", "leave such rows out")
+    # Without tools there is nothing to call in parallel.
+    said = {key for key, value in asked.items() if value is not None} - {"messages", "tools", "parallel_tool_calls"}
+    if said or asked.get("messages") is None:
+        came = ", ".join(sorted(map(str, said))) or "no messages"
+        raise RowError(f"input has {came}, expected messages", "put only messages into input")
     outputs = {"chosen": "preferred_output", "rejected": "non_preferred_output"}
     answers = {key: answer_text(row[theirs], theirs) for key, theirs in outputs.items()}
     return chat_of(asked["messages"], "input.messages"), answers

@@ -30,8 +30,12 @@ class RlaifV:
     parquet: bool = True
     objects: frozenset[str] = frozenset()
 
+    keys: frozenset[str] = frozenset((*_KEYS, "text"))
+    one_or_several: frozenset[str] = frozenset()
+
     def matches(self, row: Row) -> bool:
-        return row.keys() >= set(_ASKED) or ("image" in row and _is_packed(row))
+        texts = not isinstance(row.get("chosen"), list)  # two conversations next to a question are TRL's
+        return (row.keys() >= set(_ASKED) and texts) or ("image" in row and _is_packed(row))
 
     def read(self, row: Row, kind: Kind) -> dict[str, Any]:
         row = _unpacked(row)

@@ -34,6 +34,9 @@ class UltraFeedback:
     parquet: bool = True
     objects: frozenset[str] = frozenset()
 
+    keys: frozenset[str] = frozenset(_KEYS)
+    one_or_several: frozenset[str] = frozenset()
+
     def matches(self, row: Row) -> bool:
         return "completions" in row and ("instruction" in row or "prompt" in row)
 

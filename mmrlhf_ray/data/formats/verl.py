@@ -39,6 +39,9 @@ class Verl:
     parquet: bool = True
     objects: frozenset[str] = frozenset({"reward_model", "extra_info"})
 
+    keys: frozenset[str] = frozenset(_KEYS)
+    one_or_several: frozenset[str] = frozenset()
+
     def matches(self, row: Row) -> bool:
         return "data_source" in row and isinstance(row.get("prompt"), list)
 

@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pyarrow as pa
 
 from mmrlhf_ray.config.data import DataConfig, SourceConfig
 from mmrlhf_ray.config.paths import HUB
-from mmrlhf_ray.data.errors import BadRow, RowError
-from mmrlhf_ray.data.formats import Format, as_raw_row, format_named, format_of, kind_of
+from mmrlhf_ray.data.errors import BadRow, RowError, place_of
+from mmrlhf_ray.data.formats import Format, as_raw_row, fitting_names, format_named, kind_of, tell
 from mmrlhf_ray.data.records.media_table import ParquetMedia
 from mmrlhf_ray.data.records.quarantine import Rejected
 from mmrlhf_ray.data.records.sound_track import with_sound_tracks
@@ -28,9 +27,6 @@ from mmrlhf_ray.errors import DataError
 _NOWHERE = Path(os.devnull, "data.media_root is not set")
 """For data sets without a directory: below it there is nothing."""
 
-_LOOKED_AT = 64
-"""Rows from which the format is told."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -39,6 +35,8 @@ class Source:
     config: SourceConfig
     fragments: tuple[Fragment, ...]
     form: Format
+    told: bool = False
+    """Whether the format was told from the rows, not named."""
 
     @property
     def files(self) -> list[str]:
@@ -73,15 +71,22 @@ def _open(config: SourceConfig) -> Source:
         raise DataError(f"{config.path}: no rows; give at least one record")
     if config.format:
         return Source(config, fragments, format_named(config.format))
-    found = [row for _, row in islice(rows.read(fragments[0]), _LOOKED_AT)]
-    objects = [row for row in map(_object_or_none, found) if row is not None]
-    if not objects or any("media_ids" in row for row in objects):  # only our own tables have that
+    if next(_objects(rows, fragments), None) is None:
         return Source(config, fragments, format_named("mmrlhf"))
     try:
-        form = format_of(objects)
+        form = tell(_objects(rows, fragments))
     except DataError as error:
         raise DataError(f"{config.path}: {error}") from error
-    return Source(config, fragments, form)
+    return Source(config, fragments, form, told=True)
+
+
+def _objects(rows: RowFile, fragments: Sequence[Fragment]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of every row that is an object."""
+    for fragment in fragments:
+        for number, row in rows.read(fragment):
+            found = _object_or_none(row)
+            if found is not None:
+                yield place_of(fragment.file, number), found
 
 
 class SourceReader:
@@ -117,7 +122,7 @@ class SourceReader:
         original: Mapping[str, Any] = row if isinstance(row, dict) else {"line": row.decode("utf-8", "replace")}
         try:
             original = object_of(row)
-            raw = as_raw_row(original, self.source.form, self._kind)
+            raw = self._raw(original)
             if self.source.config.task is not None:
                 raw.setdefault("task", self.source.config.task)
             if self._stored is None and not raw.get("media_ids", True):
@@ -135,6 +140,16 @@ class SourceReader:
         except RowError as error:
             return rejected(file, index, original, error)
         return ReadRow(file, index, original, record, shown)
+
+    def _raw(self, original: Mapping[str, Any]) -> dict[str, Any]:
+        form = self.source.form
+        others = fitting_names(original) if self.source.told and not form.matches(original) else []
+        if others and form.name not in others:
+            raise RowError(
+                f"its keys are those of {' or '.join(others)}, the rows before it are {form.name}",
+                "keep rows of one format in a data set, or name the format with data.format or --format",
+            )
+        return as_raw_row(original, form, self._kind)
 
 
 def rejected(file: str, index: int, original: Mapping[str, Any], error: RowError) -> Rejected:

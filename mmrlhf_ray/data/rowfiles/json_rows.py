@@ -13,6 +13,7 @@ from mmrlhf_ray.errors import DataError
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CODECS = {".gz": "gzip", ".zst": "zstd"}
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+_SHOWN_BYTES = 40
 _SKIP_BYTES = 1 << 20
 
 
@@ -97,6 +98,9 @@ def _elements(file: str, text: bytes) -> Iterator[tuple[int, int]]:
                 yield begin, token.start()
             begin = token.end()
         if depth == 0:
+            if rest := text[token.end() :].strip():
+                began = rest[:_SHOWN_BYTES].decode("utf-8", "replace")
+                raise DataError(f"{file} goes on with {began!r} after its list ends; put all records into one list")
             return
     raise DataError(f"{file} is cut off: the list that it holds has no end; write it anew")
 

@@ -84,6 +84,7 @@ def as_columns(row: Mapping[str, Any], extras: Set[str], form: Format) -> dict[s
     moved = {key: row[key] for key in row.keys() & extras - form.objects if not _is_plain(row[key])}
     nested = row.get("extras", {}) | moved
     rest = {key: value for key, value in row.items() if key not in moved and key != "extras"}
+    rest |= {key: [rest[key]] for key in form.one_or_several & rest.keys() if not isinstance(rest[key], list)}
     return rest | ({"extras": json.dumps(nested, ensure_ascii=False)} if nested else {})
 
 

@@ -70,7 +70,7 @@ def test_a_format_that_reads_more_is_told() -> None:
         ([], "whose keys are none"),
         (
             [{"prompt": "a", "response": "b"}, {"question": "a", **PAIR}],
-            "mmrlhf, trl, rlaif_v fit some of the rows each",
+            "row 0 and those after it are mmrlhf, row 1 is rlaif_v; say which",
         ),
     ],
 )
@@ -81,7 +81,9 @@ def test_what_cannot_be_told_names_the_candidates(rows: list[Row], said: str) ->
 
 def test_formats_that_read_rows_differently_are_named() -> None:
     row = {"messages": [*CHAT, *ONE], "rejected_response": "b", "conversations": [{"from": "human", "value": "c"}]}
-    with pytest.raises(DataError, match="the formats ms_swift, llamafactory, llava read the rows differently; say"):
+    with pytest.raises(
+        DataError, match="the formats ms_swift, llamafactory, llava read the rows differently, row 0 first; say"
+    ):
         format_of([row])
 
 

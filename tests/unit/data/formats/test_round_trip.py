@@ -1,9 +1,11 @@
 """Record → row → record, for every cell of the table in docs/data.md."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.data.errors import RowError
@@ -17,9 +19,11 @@ from mmrlhf_ray.data.formats import (
     format_named,
     format_of,
 )
-from tests.unit.data.formats.shapes import MESSAGES, as_table_row, media_names, read_back, record
+from mmrlhf_ray.pipelines.data.writers import ParquetRows, as_columns
+from tests.unit.data.formats.shapes import EXTRAS, MESSAGES, as_table_row, media_names, read_back, record
 
 CELLS = [(form, kind) for form in FORMATS for kind in KINDS if kind in form.writes]
+FILES = [(*cell, layout) for cell in CELLS for layout in ("jsonl", "parquet") if layout == "jsonl" or cell[0].parquet]
 ONE_QUESTION = {"places", "both", "turns", "tag", "silent"}
 REFUSED = {
     "mmrlhf": set(),
@@ -140,3 +144,31 @@ def test_kinds_that_a_format_lacks_are_refused(form: Format) -> None:
 def test_answers_that_hold_a_tag_are_refused(name: str) -> None:
     with pytest.raises(RowError, match="the text <audio>"):
         written(format_named(name), "DEMONSTRATION", record("DEMONSTRATION", "text", response="see <audio>"))
+
+
+def mixed(kind: Kind, form: Format) -> list[dict[str, Any]]:
+    """300 texts, then a row of each other shape that the format can express."""
+    texts = [record(kind, "text", prompt_id=f"text-{number}") for number in range(300)]
+    shapes = ("image", "audio", "video", "both", "places", "turns", "silent")
+    return [*texts, *(record(kind, s, prompt_id=s) for s in shapes if s not in REFUSED[form.name])]
+
+
+@pytest.mark.parametrize(("form", "kind", "layout"), FILES, ids=cell_id)
+def test_mixed_rows_are_told_and_read_back(form: Format, kind: Kind, layout: str, tmp_path: Path) -> None:
+    records = mixed(kind, form)
+    rows = [written(form, kind, of) for of in records]
+    if layout == "parquet":
+        with ParquetRows(tmp_path / "rows.parquet") as file:
+            for row in rows:
+                file.write(as_columns(row, EXTRAS.keys(), form))
+        rows = pq.read_table(tmp_path / "rows.parquet").to_pylist()
+    found = format_of(rows)
+    assert [read_back(as_raw_row(row, found, kind), kind) for row in rows] == records
+
+
+@pytest.mark.parametrize("key", ["image_path", "audio", "videos", "clip", "system", "tools", "objects"])
+@pytest.mark.parametrize(("form", "kind"), CELLS, ids=cell_id)
+def test_extras_named_like_a_part_of_the_prompt_stay_extras(form: Format, kind: Kind, key: str) -> None:
+    of = record(kind, "text", extras={key: ["a.mp4"] if key != "system" else "a.mp4"})
+    row = written(form, kind, of)
+    assert read_back(as_raw_row(row, format_of([row]), kind), kind) == of

@@ -235,6 +235,13 @@ def test_members_of_a_key_are_a_row(tmp_path, png):
     ("name", "content", "reason"),
     [
         ("rows.json", b'[{"a": 1}, {"a"', "is cut off"),
+        (
+            "rows.json",
+            b'[{"a": 1}]\n[{"a": 2}, {"a": 3}]',
+            r"goes on with '\[{\"a\": 2}, {\"a\": 3}\]' after its list ends",
+        ),
+        ("rows.json", b'[{"a": 1}]\n{"a": 2}\n', "goes on with '{\"a\": 2}' after its list ends"),
+        ("rows.json", b'[{"a": "]"}]]', "goes on with ']' after"),
         ("rows.tar", b"no tar" * 200, "is not a readable tar file"),
         ("rows.tar", CONTENTS["rows.tar"][:5_000], "is not a readable tar file: unexpected end"),
         ("rows.arrow", b"no arrow", "is not a readable Arrow file"),
