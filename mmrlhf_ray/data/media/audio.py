@@ -8,10 +8,14 @@ import soundfile
 
 from mmrlhf_ray.config.data import MediaLimits
 from mmrlhf_ray.data.media.formats import DEFAULT_LIMITS, SOUND_FILE, Format, check_limit, open_format, opened
+from mmrlhf_ray.data.media.wav import filled_in
 
 _MAX_SAMPLING_RATE = 768_000
 _MAX_CHANNELS = 64
 _BLOCK = 65_536  # frames
+_UNKNOWN_FRAMES = 1 << 48  # libsndfile counts more in a FLAC file of unknown length, and then cannot read it
+_WAV_BY_FFMPEG = Format("audio/wav", "wav", b"WAVE", 8)
+_FLAC_BY_FFMPEG = Format("audio/flac", "flac", b"fLaC")
 _NOTHING = np.zeros(0, np.float32)
 
 
@@ -70,15 +74,41 @@ def _has_sound(form: Format, data: bytes, limits: MediaLimits) -> bool:
 
 def _read_sound_file(form: Format, data: bytes, limits: MediaLimits) -> tuple[np.ndarray, int]:
     """(mono samples, Hz) of formats that libsndfile reads well, and far faster than FFmpeg."""
+    data = filled_in(data)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            _check_sound(file.samplerate, file.channels)
-            check_limit(form.mime, "seconds", file.frames / file.samplerate, limits.seconds)
-            blocks = [_mono(block) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True)]
-            rate: int = file.samplerate
+        file = soundfile.SoundFile(io.BytesIO(data))
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{form.mime} is cut off or damaged: {error.error_string}") from error
-    return np.concatenate([_NOTHING, *blocks]), rate
+        if form.mime == "audio/wav":
+            return _read_other_wav(error, data, limits)
+        raise _damaged(form, error) from error
+    try:
+        with file:
+            rate: int = file.samplerate
+            _check_sound(rate, file.channels)
+            if form.mime == "audio/flac" and file.frames > _UNKNOWN_FRAMES:
+                return _read_sound_track(_FLAC_BY_FFMPEG, data, limits)
+            check_limit(form.mime, "seconds", file.frames / rate, limits.seconds)
+            blocks, count = [_NOTHING], 0
+            # Not file.blocks(), which asks for files that can be sought in: GSM and G.721 cannot.
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                blocks.append(_mono(block))
+                count += len(block)
+                check_limit(form.mime, "seconds", count / rate, limits.seconds)
+    except soundfile.LibsndfileError as error:
+        raise _damaged(form, error) from error
+    return np.concatenate(blocks), rate
+
+
+def _damaged(form: Format, error: soundfile.LibsndfileError) -> ValueError:
+    return ValueError(f"{form.mime} is cut off or damaged: {error.error_string}")
+
+
+def _read_other_wav(error: soundfile.LibsndfileError, data: bytes, limits: MediaLimits) -> tuple[np.ndarray, int]:
+    """(mono samples, Hz) of a WAV file in an encoding that libsndfile refused with `error`, and FFmpeg may know."""
+    try:
+        return _read_sound_track(_WAV_BY_FFMPEG, data, limits)
+    except ValueError as other:
+        raise ValueError(f"{other} (libsndfile: {error.error_string})") from other
 
 
 def _read_sound_track(form: Format, data: bytes, limits: MediaLimits) -> tuple[np.ndarray, int]:

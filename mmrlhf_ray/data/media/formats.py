@@ -11,6 +11,8 @@ import av
 from av.container import InputContainer
 
 from mmrlhf_ray.config.data import MediaLimits
+from mmrlhf_ray.data.media.foreign import foreign_name
+from mmrlhf_ray.data.media.wav import RIFF_UNKNOWN
 
 DEFAULT_LIMITS = MediaLimits()
 SOUND_FILE = "libsndfile"
@@ -19,7 +21,6 @@ PILLOW = "pillow"
 _EBML = b"\x1aE\xdf\xa3"
 _SEGMENT = b"\x18S\x80g"
 _MP3_SYNCS = tuple(bytes((0xFF, byte)) for byte in (0xFB, 0xFA, 0xF3, 0xF2, 0xE3, 0xE2))  # layer III, any version
-_RIFF_UNKNOWN = 0x7FFFFF00  # writers that stream put this or more
 
 
 class MediaRow(TypedDict):
@@ -82,11 +83,14 @@ def media_row(kind: str, data: bytes) -> MediaRow:
 
 def told_format(kind: str, data: bytes) -> Format:
     """The format of `kind` that the leading bytes tell. Raises ValueError."""
-    for form in FORMATS[kind]:
-        if _matches(form, data):
-            return form
+    foreign = foreign_name(data)
+    if foreign is None:
+        for form in FORMATS[kind]:
+            if _matches(form, data):
+                return form
     others = [f.mime for forms in FORMATS.values() for f in forms if _matches(f, data)]
-    came = others[0] if others else (f"bytes that begin with {bytes(data[:8])!r}" if data else "an empty file")
+    came = foreign or " or ".join(dict.fromkeys(others))
+    came = came or (f"bytes that begin with {bytes(data[:8])!r}" if data else "an empty file")
     known = ", ".join(dict.fromkeys(f.mime for f in FORMATS[kind]))
     raise ValueError(f"expected {kind} ({known}), got {came}")
 
@@ -129,7 +133,7 @@ def _declared_bytes(data: bytes) -> int | None:
     nothing."""
     if data[:4] == b"RIFF":
         riff = int.from_bytes(data[4:8], "little")
-        return riff + 8 if 0 < riff < _RIFF_UNKNOWN else None
+        return riff + 8 if 0 < riff < RIFF_UNKNOWN else None
     if data[:4] == _EBML:
         start, size = _ebml_size(data, 4)
         segment = start + (size or 0)

@@ -318,20 +318,6 @@ def test_video_is_refused_by_its_header_before_a_frame_is_decoded(clip, colours)
         decode_video(bytes(data), MediaLimits(seconds=1e6))
 
 
-def test_video_is_turned_upright(clip):
-    frames = np.zeros((2, 32, 64, 3), np.uint8)
-    frames[:, :16, :32] = 255  # top left
-    data = bytearray(clip(frames, "mp4", "mpeg4"))
-    matrix = data.index(b"tkhd") + 4 + 40  # ISO 14496-12, 8.3.2: version 0
-    one = 0x10000
-    # What a telephone held upright writes: to be shown turned by 90° clockwise.
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 32 * one, 0, 0x40000000)
-    decoded = decode_video(bytes(data)).frames
-    assert decoded.shape == (2, 64, 32, 3)
-    assert decoded[0, 10, 25].min() > 200  # top right
-    assert decoded[0, 10, 5].max() < 50
-
-
 def test_one_table_serves_every_kind(png, wav, clip, tone, colours):
     assert decode("image", png(), 16_000).size == (8, 6)
     assert decode("audio", wav(tone(440, 8_000), 8_000), 16_000).shape == (16_000,)
