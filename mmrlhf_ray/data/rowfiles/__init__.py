@@ -5,9 +5,10 @@ from pathlib import Path
 
 from mmrlhf_ray.config.data import SourceConfig
 from mmrlhf_ray.config.paths import HUB
-from mmrlhf_ray.data.rowfiles.base import Fragment, Row, RowFile, expand_braces, filesystem
+from mmrlhf_ray.data.rowfiles.base import Fragment, Row, RowFile, filesystem
 from mmrlhf_ray.data.rowfiles.hub import HubRows
 from mmrlhf_ray.data.rowfiles.json_rows import JSONLines, JSONList, is_list
+from mmrlhf_ray.data.rowfiles.patterns import files_named
 from mmrlhf_ray.data.rowfiles.tables import ArrowRows, ParquetRows
 from mmrlhf_ray.data.rowfiles.tar_rows import TarRows
 from mmrlhf_ray.errors import DataError
@@ -52,7 +53,7 @@ def record_files(path: str) -> list[str]:
     fs, inside = filesystem(path)
     if fs.isdir(inside):
         return _in_directory(path)
-    files = [file for pattern in expand_braces(path) for file in _matches(pattern)]
+    files = files_named(path)
     for file in files:
         if not filesystem(file)[0].exists(file):
             raise DataError(f"data file {file} does not exist; correct the path of data or eval_data, or create it")
@@ -63,16 +64,6 @@ def record_files(path: str) -> list[str]:
                 "or a directory"
             )
     return files
-
-
-def _matches(pattern: str) -> list[str]:
-    if "*" not in pattern and "?" not in pattern:
-        return [pattern]
-    fs, inside = filesystem(pattern)
-    found = sorted(_named(pattern, fs.unstrip_protocol(str(p)), str(p)) for p in fs.glob(inside))
-    if not found:
-        raise DataError(f"no file matches {pattern}; correct the path of data or eval_data")
-    return found
 
 
 def _in_directory(directory: str) -> list[str]:
@@ -86,10 +77,6 @@ def _in_directory(directory: str) -> list[str]:
     if RECORDS_FILE in wanted and RECORDS_FILE not in names:
         raise DataError(f"data file {files[0]} does not exist; correct the path of data or eval_data, or create it")
     return files
-
-
-def _named(pattern: str, url: str, path: str) -> str:
-    return url if "://" in pattern else path
 
 
 def _is_saved(path: str) -> bool:

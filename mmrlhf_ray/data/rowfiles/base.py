@@ -1,15 +1,14 @@
 """The interface of every kind of storage: fragments of a few hundred rows, and the rows of a fragment."""
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, BinaryIO, Protocol
 
 import fsspec
 import pyarrow as pa
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from mmrlhf_ray.errors import DataError
 
@@ -47,6 +46,8 @@ class RowFile(Protocol):
 
 def filesystem(path: str) -> tuple[AbstractFileSystem, str]:
     """Of a local path or a URL. Raises DataError for a protocol that is not known."""
+    if "://" not in path:
+        return LocalFileSystem(), path  # fsspec would take `a::b` for a chain of file systems
     try:
         return fsspec.url_to_fs(path)
     except (ValueError, ImportError) as error:
@@ -66,23 +67,6 @@ def reading(path: str) -> Iterator[BinaryIO]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read: {error}; download the file and give its path") from error
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """`a-{000..002}.tar` and `{a,b}.tar` as the paths that they stand for."""
-    pieces = re.split(r"\{([^{}]*)\}", pattern)
-    choices = [_choices(piece) if i % 2 else [piece] for i, piece in enumerate(pieces)]
-    return ["".join(parts) for parts in product(*choices)]
-
-
-def _choices(inside: str) -> Sequence[str]:
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
-    if numbers is None:
-        return inside.split(",")
-    first, last = numbers.groups()
-    if int(first) > int(last):
-        raise DataError(f"{{{inside}}} counts down; write the smaller number first")
-    return [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
 
 
 def slices(file: str, rows: int, size: int = FRAGMENT_ROWS) -> list[Fragment]:

@@ -14,7 +14,8 @@ import pytest
 
 from mmrlhf_ray.config import SourceConfig
 from mmrlhf_ray.data.rowfiles import open_rows
-from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS, expand_braces
+from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS
+from mmrlhf_ray.data.rowfiles.patterns import expand_braces
 from mmrlhf_ray.errors import DataError
 
 COUNT = 2 * FRAGMENT_ROWS + 100
@@ -131,6 +132,30 @@ def test_shards_by_pattern_and_directory(tmp_path):
                 ("shard-002.jsonl", 1),
             ]
     assert expand_braces("a{1..3}b{x,y}") == ["a1bx", "a1by", "a2bx", "a2by", "a3bx", "a3by"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a*b.jsonl", "a?b.jsonl", "a[1].jsonl", "a{1}.jsonl", "{1..2}.jsonl", "a::b.jsonl", "x{y}/d.jsonl"]
+)
+def test_an_existing_path_is_that_path(tmp_path, name):
+    for other in ("axb.jsonl", "a1.jsonl", "1.jsonl", "2.jsonl", "xy/d.jsonl"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_text('{"n": 0}\n')
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text('{"n": 1}\n')
+    assert [(file, row["n"]) for file, _, row in all_rows(tmp_path / name)[1]] == [(str(tmp_path / name), 1)]
+
+
+@pytest.mark.parametrize("directory", ["x?", "x*", "x{y}", "x[1]"])
+@pytest.mark.parametrize("pattern", ["", "*.jsonl", "d{0..1}.jsonl"])
+def test_an_existing_directory_is_that_directory(tmp_path, directory, pattern):
+    for other in ("xa", "xy", "x1"):
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "d1.jsonl").write_text('{"n": 0}\n')
+    (tmp_path / directory).mkdir()
+    for number in (0, 1):
+        (tmp_path / directory / f"d{number}.jsonl").write_text('{"n": 1}\n')
+    assert [row["n"] for _, _, row in all_rows(tmp_path / directory / pattern)[1]] == [1, 1]
 
 
 def test_media_parquet_holds_no_rows(tmp_path):
