@@ -1,6 +1,5 @@
 """Data sets as they are opened, and one of their rows to a record with what it shows."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +22,6 @@ from mmrlhf_ray.data.rowfiles.base import filesystem
 from mmrlhf_ray.data.rowfiles.tables import ParquetRows
 from mmrlhf_ray.data.validate import Shown, build_record, conversation, parse_json
 from mmrlhf_ray.errors import DataError
-
-_NOWHERE = Path(os.devnull, "data.media_root is not set")
-"""For data sets without a directory: below it there is nothing."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +153,15 @@ def rejected(file: str, index: int, original: Mapping[str, Any], error: RowError
     return Rejected(BadRow(file, index, str(original.get("prompt_id", "")), error.reason, error.remedy), original)
 
 
-def _media_root(config: DataConfig, file: str) -> Path:
-    """The directory that paths in rows are relative to."""
+def _media_root(config: DataConfig, file: str) -> Path | None:
+    """The directory that paths in rows are relative to; None for rows that lie in none."""
     if config.media_root is not None:
         return Path(config.media_root)
-    if "://" in file or file.startswith(HUB):
-        return _NOWHERE
+    if file.startswith(HUB):
+        directory = Path(file.removeprefix(HUB).partition(":")[0])
+        return directory if directory.is_dir() else None
+    if "://" in file:
+        return None
     return Path(file) if Path(file).is_dir() else Path(file).parent
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 import pyarrow as pa
 
@@ -16,11 +16,13 @@ from mmrlhf_ray.config.data import MediaLimits, RemoteMedia
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.media import DEFAULT_LIMITS, MediaRow, media_row
 from mmrlhf_ray.data.media.remote import fetch
+from mmrlhf_ray.data.records.hints import remedy_for, way_out_remedy
 from mmrlhf_ray.data.validate import MEDIA_LISTS, MediaPart, Reference, Shown, reference_list
 from mmrlhf_ray.schema import MEDIA
 
 _SHOWN_CHARACTERS = 120
 _ADDRESSES = ("http://", "https://")
+_KINDS_OF_NAMES = "give a path, a data URI or an https address"
 
 
 class MediaSource(Protocol):
@@ -43,8 +45,8 @@ class MediaSource(Protocol):
 class MediaPlace:
     """Where references lead, and how far."""
 
-    root: Path
-    """Paths are relative to this directory and may not leave it."""
+    root: Path | None
+    """Paths are relative to this directory and may not leave it; None where rows have no directory."""
     limits: MediaLimits = DEFAULT_LIMITS
     remote: RemoteMedia = field(default_factory=RemoteMedia)
 
@@ -68,9 +70,9 @@ def shown_name(reference: Reference) -> str:
     if not isinstance(reference, str):
         path, data = reference.get("path"), reference.get("bytes")
         return str(path)[:_SHOWN_CHARACTERS] if path else f"<{len(data or b'')} bytes>"
-    if reference.startswith("data:"):
+    if _is_data_uri(reference):
         return reference[: min(40, reference.find(",") + 1 or 40)] + "…"
-    if reference.startswith(_ADDRESSES):
+    if _is_address(reference):
         reference = reference.partition("?")[0]
         scheme, _, rest = reference.partition("://")
         host, slash, path = rest.partition("/")
@@ -99,10 +101,10 @@ class FileMedia:
     """Media that rows refer to by path, bytes or address. Each file and address is read once."""
 
     def __init__(
-        self, directory: Path, limits: MediaLimits = DEFAULT_LIMITS, remote: RemoteMedia | None = None
+        self, directory: Path | None, limits: MediaLimits = DEFAULT_LIMITS, remote: RemoteMedia | None = None
     ) -> None:
         """Paths are relative to `directory` and may not leave it."""
-        self._place = MediaPlace(directory.resolve(), limits, remote or RemoteMedia())
+        self._place = MediaPlace(directory and directory.resolve(), limits, remote or RemoteMedia())
         self._by_name: dict[str, str] = {}
         self._rows: dict[str, MediaRow] = {}
 
@@ -119,7 +121,7 @@ class FileMedia:
 
     def _read(self, kind: str, reference: Reference) -> Shown:
         name = shown_name(reference)
-        key = reference if isinstance(reference, str) and not reference.startswith("data:") else None
+        key = reference if isinstance(reference, str) and not _is_data_uri(reference) else None
         media_id = self._by_name.get(key) if key is not None else None
         if media_id is None:
             row = load_media(kind, reference, self._place)
@@ -164,11 +166,19 @@ def _bytes(reference: Reference, place: MediaPlace) -> bytes:
     if not isinstance(reference, str):
         data, path = reference.get("bytes"), reference.get("path")
         return data if data else _bytes(path or "", place)
-    if reference.startswith("data:"):
+    if _is_data_uri(reference):
         return _data_uri(reference, place.limits)
-    if reference.startswith(_ADDRESSES):
+    if _is_address(reference):
         return fetch(reference, place.remote, place.limits.bytes)
     return _file(reference, place)
+
+
+def _is_data_uri(reference: str) -> bool:
+    return reference[:5].lower() == "data:"  # RFC 3986, 3.1: the case of a scheme means nothing
+
+
+def _is_address(reference: str) -> bool:
+    return reference[:8].lower().startswith(_ADDRESSES)
 
 
 def _data_uri(uri: str, limits: MediaLimits) -> bytes:
@@ -189,22 +199,25 @@ def _data_uri(uri: str, limits: MediaLimits) -> bytes:
 
 def _file(name: str, place: MediaPlace) -> bytes:
     shown = name[:_SHOWN_CHARACTERS]
+    root = place.root
+    if not name:
+        raise RowError("the name of a file is empty", "give a path, or leave the entry out")
     if "://" in name:
+        remedy = f"give the path alone, {unquote(name[7:])}" if name.lower().startswith("file://") else _KINDS_OF_NAMES
+        raise RowError(f"{shown!r} is an address of a kind that is not fetched", remedy)
+    if root is None:
         raise RowError(
-            f"{shown!r} is an address of a kind that is not fetched", "give a path, a data URI or an https address"
+            f"{shown!r} is a path, and rows that lie in no directory have nothing that it could be relative to",
+            "set data.media_root (--media-root) to a directory above the media",
         )
     try:
-        path = (place.root / name).resolve(strict=True)
-        inside = path.is_relative_to(place.root.resolve())
+        path = (root / name).resolve(strict=True)
+        inside = path.is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: symlink loop; ValueError: NUL in the name
         reason = getattr(error, "strerror", None) or str(error)
-        raise RowError(f"{shown!r} cannot be opened: {reason}", f"put it below {place.root}") from error
-    if not inside or Path(name).is_absolute():
-        raise RowError(
-            f"{shown} leads out of {place.root}",
-            "put media below the directory of the records, or data.media_root, and give relative paths; links may not "
-            "lead out",
-        )
+        raise RowError(f"{shown!r} cannot be opened: {reason}", remedy_for(name, root)) from error
+    if not inside:
+        raise RowError(f"{shown} leads out of {root}", way_out_remedy(path, root))
     return _regular_file(path, shown, place.limits)
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import socket
 
 import pytest
@@ -43,6 +44,7 @@ ENCODED = base64.b64encode(RED).decode()
         RED,
         f"data:image/png;base64,{ENCODED}",
         f"data:text/plain;charset=x;BASE64,{ENCODED}",
+        f"DATA:image/png;Base64,{ENCODED}",
         f"data:;base64,{ENCODED[:40]}\n{ENCODED[40:]}",
         "data:image/png," + "".join(f"%{byte:02x}" for byte in RED),
         {"bytes": RED, "path": None},
@@ -63,6 +65,53 @@ def test_links_inside_are_followed(place):
     (place.root / "dir").symlink_to(place.root / "pics")
     assert load_media("image", "link.png", place)["data"] == RED
     assert load_media("image", "dir/red.png", place)["data"] == RED
+
+
+def test_absolute_paths_inside_are_followed(place):
+    assert load_media("image", str(place.root / "pics" / "red.png"), place)["data"] == RED
+    assert load_media("image", str(place.root / "pics" / ".." / "pics" / "red.png"), place)["data"] == RED
+    with pytest.raises(RowError, match="leads out of"):
+        load_media("image", str(place.root / ".." / "secret.png"), place)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("pics\\red.png", r"there is 'pics/red.png'"),
+        ("pics/RED.PNG", r"there is 'pics/red.png'"),
+        ("Pics/red.png", r"there is 'pics/red.png'"),
+        ("pics/my%20dog.png", r"there is 'pics/my dog.png'"),
+        ("pics%2Fmy%20dog.png", r"there is 'pics/my dog.png'"),
+        ("pics/na\u0308her.png", "there is 'pics/n\u00e4her.png'"),
+        ("pics\\none.png", "write / between directories"),
+        (ENCODED, 'write "data:;base64,"'),
+        ("/9j/" + "A" * 80, 'write "data:;base64,"'),
+        ("none.png", "put it below"),
+        ("../secret.PNG", "put it below"),
+    ],
+)
+def test_a_name_that_leads_nowhere_comes_with_what_was_meant(place, name, remedy):
+    for known in ("my dog.png", "n\u00e4her.png"):
+        (place.root / "pics" / known).write_bytes(RED)
+    with pytest.raises(RowError, match="cannot be opened") as caught:
+        load_media("image", name, place)
+    assert re.search(remedy, caught.value.remedy)
+
+
+def test_the_cache_of_the_hub_is_named(tmp_path):
+    snapshot, blobs = tmp_path / "datasets--a--b" / "snapshots" / "f00", tmp_path / "datasets--a--b" / "blobs"
+    for directory in (snapshot, blobs):
+        directory.mkdir(parents=True)
+    (blobs / "0123").write_bytes(RED)
+    (snapshot / "a.png").symlink_to("../../blobs/0123")
+    with pytest.raises(RowError, match=r"leads out of .*local_dir=…"):
+        load_media("image", "a.png", MediaPlace(snapshot))
+
+
+@pytest.mark.parametrize("name", ["a.png", "/data/a.png"])
+def test_rows_that_lie_in_no_directory_need_a_media_root(name):
+    with pytest.raises(RowError, match=r"is a path, .*; set data.media_root \(--media-root\)"):
+        load_media("image", name, MediaPlace(None))
 
 
 def make_link(name, target):
@@ -99,10 +148,14 @@ def make_socket(root):
         (make_socket, "socket.png", "cannot be read|not a regular file"),
         (None, "a\0b.png", "cannot be opened: .*embedded null"),
         (None, "pics", "is not a regular file"),
-        (None, "", "is not a regular file"),
+        (None, "", "the name of a file is empty"),
         (None, "none.png", "No such file"),
         (None, "a" * 5_000, "File name too long"),
-        (None, "file:///etc/hostname", "is an address of a kind that is not fetched"),
+        (
+            None,
+            "file:///etc/hostname",
+            "is not fetched; give the path alone, /etc/hostname",
+        ),
         (None, "s3://bucket/a.png", "is an address of a kind that is not fetched"),
         (None, "https://example.org/a.png", "is an address; .*data.remote.allow_hosts"),
         (None, "data:image/png;base64", "without a comma"),

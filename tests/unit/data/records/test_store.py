@@ -176,6 +176,15 @@ def test_media_in_the_rows_themselves(tmp_path, png):
     assert [store.load(n).media[0]["data"] for n in range(3)] == [row["images"][0]["bytes"] for row in rows]
 
 
+def test_a_local_image_folder_of_the_hub_library(tmp_path, png, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.png").write_bytes(png())
+    (tmp_path / "set" / "metadata.jsonl").write_text('{"file_name": "a.png", "prompt": "What is this?"}\n')
+    found = store_of(DataConfig(path=f"hf:{tmp_path}/set")).load(0)
+    assert found.media[0]["data"] == png()
+
+
 def test_paths_need_a_directory(tmp_path, png):
     import fsspec
 
@@ -185,7 +194,7 @@ def test_paths_need_a_directory(tmp_path, png):
     config = DataConfig(path="memory://store/rows.jsonl")
     found = store_of(config).load(0)
     assert isinstance(found, Rejected)
-    assert "data.media_root is not set" in str(found.bad)
+    assert "set data.media_root" in str(found.bad)
     found = store_of(config.model_copy(update={"media_root": str(tmp_path)})).load(0)
     assert found.media[0]["data"] == png()
 
