@@ -172,6 +172,9 @@ def _list(raw: Mapping[str, Any], key: str) -> list[Any]:
 def _reference(value: Any, what: str) -> Reference:
     if isinstance(value, bytes):
         return value
+    if value is None or value == "":
+        came = "null" if value is None else "empty"
+        raise RowError(f"{what} is {came}, expected media", "name a file, or leave it out")
     if not isinstance(value, dict):
         return text(value, what)
     types = {"bytes": bytes, "path": str}
@@ -250,12 +253,8 @@ def _extras(raw: Mapping[str, Any], schema: pa.Schema, facts_column: str | None)
     if twice:
         raise RowError(f"{twice[0]} stands in the row and in its extras", "keep one of the two")
     extras = extras | others
-    try:
-        _check_utf8(json.dumps(extras, ensure_ascii=False, allow_nan=False), "extras")
-    except (TypeError, ValueError) as error:
-        if isinstance(error, RowError):
-            raise
-        raise RowError(f"extras cannot be stored as JSON: {error}", "turn such columns into text or numbers") from error
+    for key, value in extras.items():
+        _check_json(key, value)
     if facts_column is not None and not isinstance(extras.get(facts_column), str):
         found = _came(extras.get(facts_column))
         raise RowError(
@@ -263,6 +262,17 @@ def _extras(raw: Mapping[str, Any], schema: pa.Schema, facts_column: str | None)
             "add the key to the row or change facts_column",
         )
     return extras
+
+
+def _check_json(key: str, value: Any) -> None:
+    try:
+        _check_utf8(json.dumps({key: value}, ensure_ascii=False, allow_nan=False), key)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, RowError):
+            raise
+        raise RowError(
+            f"{key} cannot be stored as JSON: {error}", "turn the column into text or numbers, or leave it out"
+        ) from error
 
 
 def _answers(raw: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any]:

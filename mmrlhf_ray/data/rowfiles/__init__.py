@@ -7,7 +7,7 @@ from mmrlhf_ray.config.data import SourceConfig
 from mmrlhf_ray.config.paths import HUB
 from mmrlhf_ray.data.rowfiles.base import Fragment, Row, RowFile, filesystem
 from mmrlhf_ray.data.rowfiles.hub import HubRows
-from mmrlhf_ray.data.rowfiles.json_rows import JSONLines, JSONList, is_list
+from mmrlhf_ray.data.rowfiles.json_rows import JSONFiles, JSONLines
 from mmrlhf_ray.data.rowfiles.patterns import files_named
 from mmrlhf_ray.data.rowfiles.tables import ArrowRows, ParquetRows
 from mmrlhf_ray.data.rowfiles.tar_rows import TarRows
@@ -21,15 +21,11 @@ MEDIA_FILE = "media.parquet"
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
-def _json(files: Sequence[str]) -> RowFile:
-    return JSONList(files) if is_list(files[0]) else JSONLines(files)
-
-
 _KINDS: Mapping[str, Callable[[Sequence[str]], RowFile]] = {
-    ".jsonl": JSONLines,
+    ".jsonl": JSONFiles,
     ".jsonl.gz": JSONLines,
     ".jsonl.zst": JSONLines,
-    ".json": _json,
+    ".json": JSONFiles,
     ".parquet": ParquetRows,
     ".arrow": ArrowRows,
     ".feather": ArrowRows,

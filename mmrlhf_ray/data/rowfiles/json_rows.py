@@ -1,13 +1,15 @@
-"""JSON: one record per line, compressed or not, or one list of records."""
+"""JSON: one record per line, compressed or not, or one list of records; a file may be either, whatever its ending."""
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from mmrlhf_ray.data.rowfiles.base import FRAGMENT_BYTES, FRAGMENT_ROWS, Fragment, Row, reading
+from mmrlhf_ray.data.rowfiles.base import FRAGMENT_BYTES, FRAGMENT_ROWS, Fragment, Row, RowFile, reading
+from mmrlhf_ray.data.rowfiles.json_object import JSONObject, holds_records
 from mmrlhf_ray.errors import DataError
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -17,8 +19,60 @@ _SHOWN_BYTES = 40
 _SKIP_BYTES = 1 << 20
 
 
+class JSONFiles:
+    """`.json` and `.jsonl` files. Each is read as it is laid out: a record per line, one list, one object."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self._files = files
+        self._laid_out: dict[str, RowFile] = {}
+
+    def fragments(self) -> list[Fragment]:
+        return [fragment for file in self._files for fragment in self._of(file).fragments()]
+
+    def read(self, fragment: Fragment) -> Iterator[tuple[int, Row]]:
+        return self._of(fragment.file).read(fragment)
+
+    def _of(self, file: str) -> RowFile:
+        if file not in self._laid_out:
+            self._laid_out[file] = _laid_out(file)
+        return self._laid_out[file]
+
+
+def _laid_out(file: str) -> RowFile:
+    with reading(file) as raw:
+        head = raw.read(4096).removeprefix(_BYTE_ORDER_MARK)
+        if head.lstrip().startswith(b"["):
+            return JSONList([file])
+        raw.seek(0)
+        contents = (content for number, line in enumerate(raw) if (content := _content(number, line)))
+        first, second = next(contents, b""), next(contents, b"")
+        if _is_cut(first) and second:
+            raw.seek(0)
+            return JSONObject(file) if isinstance(_parsed(raw.read()), dict) else JSONLines([file])
+    return JSONObject(file) if not second and holds_records(_parsed(first)) else JSONLines([file])
+
+
+def _parsed(text: bytes) -> Any:
+    """What JSON stands for, None where it is none."""
+    try:
+        return json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a line is the begin of an object that other lines end."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(error.doc.rstrip())
+    except (ValueError, RecursionError):
+        return False
+    return False
+
+
 class JSONLines:
-    """`.jsonl` files, also `.gz` and `.zst`. Compressed ones are read from their start for each fragment."""
+    """One record per line, also compressed (`.gz`, `.zst`): then read from the start for each fragment."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = files
@@ -52,7 +106,7 @@ class JSONLines:
 
 
 class JSONList:
-    """`.json` files that hold one list each."""
+    """Files that hold one list each."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = files
@@ -103,13 +157,6 @@ def _elements(file: str, text: bytes) -> Iterator[tuple[int, int]]:
                 raise DataError(f"{file} goes on with {began!r} after its list ends; put all records into one list")
             return
     raise DataError(f"{file} is cut off: the list that it holds has no end; write it anew")
-
-
-def is_list(file: str) -> bool:
-    """Whether a .json file holds a list; many hold a record per line."""
-    with reading(file) as raw:
-        head = raw.read(4096).removeprefix(_BYTE_ORDER_MARK)
-    return head.lstrip().startswith(b"[")
 
 
 def _content(number: int, line: bytes) -> bytes:

@@ -24,7 +24,7 @@ from mmrlhf_ray.data.formats import Kind
 from mmrlhf_ray.data.records.quarantine import Rejected
 from mmrlhf_ray.data.records.store import LoadedRow
 from mmrlhf_ray.pipelines.data.check_report import render
-from mmrlhf_ray.pipelines.data.found import Found, Names
+from mmrlhf_ray.pipelines.data.found import Found, Names, note_rest
 from mmrlhf_ray.pipelines.data.rows import OpenData, Stages, checked_rows, open_data
 from mmrlhf_ray.runtime.progress import Progress
 
@@ -77,6 +77,7 @@ def _check(data: OpenData, encoder: Encoder | None, stages: Stages, found: Found
                 found.modality[row.record["modality"]] += 1
                 found.task[row.record["task"]] += 1
                 names.count(row, found)
+                note_rest(row.record, found)
             if not found.memory_at_mark and found.rows >= _MARK * total:
                 found.memory_at_mark = _resident()
             if found.rows % _SHOW_EVERY == 0 or found.rows == total:

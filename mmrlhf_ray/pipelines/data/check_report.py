@@ -1,5 +1,6 @@
 """The output of `mmrlhf data check`."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from mmrlhf_ray.pipelines.data.found import Found
 from mmrlhf_ray.pipelines.data.rows import OpenData, Stages
 
-_TASKS_SHOWN = 20
+_SHOWN = 20
 _MIB = 2**20
 
 
@@ -17,10 +18,14 @@ def render(data: OpenData, found: Found, stages: Stages, output: Path | None) ->
     good = found.rows - found.bad
     lines = [*_what(data), f"{found.rows:,} rows: {good:,} good, {found.bad:,} bad", ""]
     lines += _table(["modality", "rows"], _counted(found.modality.most_common()))
-    lines += _table(["task", "rows"], _tasks(found))
+    lines += _table(["task", "rows"], _first(found.task))
     if found.media:
         counts = [(kind, f"{m.shown:,}", f"{m.unique:,}", f"{m.copies:,}") for kind, m in sorted(found.media.items())]
         lines += _table(["media", "shown", "unique", "copies"], counts)
+    lines += _table(["extras", "rows"], _first(found.extras))
+    if found.unshown_tags:
+        rows = f"{found.unshown_tags:,} rows have" if found.unshown_tags > 1 else "1 row has"
+        lines += [f"{rows} <image>, <audio> or <video> in a text and no such medium: it is read as text", ""]
     if found.tokens:
         lines += _table(["tokens", "min", "median", "p95", "max"], _lengths(found))
         lines += [f"{found.too_long:,} prompts are longer than max_prompt_tokens {data.config.max_prompt_tokens:,}", ""]
@@ -35,9 +40,9 @@ def _what(data: OpenData) -> list[str]:
     return [f"{files[0]}{more}: format {data.source.form.name}, read as {data.kind.lower()}s{also}"]
 
 
-def _tasks(found: Found) -> list[Sequence[str]]:
-    shown = _counted(found.task.most_common(_TASKS_SHOWN))
-    more = len(found.task) - len(shown)
+def _first(counts: Counter[str]) -> list[Sequence[str]]:
+    shown = _counted(counts.most_common(_SHOWN))
+    more = len(counts) - len(shown)
     return shown + ([(f"… and {more} more", "")] if more else [])
 
 

@@ -4,10 +4,11 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.errors import RowError
@@ -24,7 +25,12 @@ from mmrlhf_ray.schema import TABLES
 _LOOKED_AT = 64
 _BATCH_ROWS = 64
 _BATCH_BYTES = 32 << 20
-_RICHEST_FIRST: tuple[Kind, ...] = ("RANKING", "PREFERENCE", "DEMONSTRATION", "PROMPT")
+_ANSWERS: dict[Kind, tuple[str, ...]] = {
+    "RANKING": ("responses",),
+    "PREFERENCE": ("chosen", "rejected"),
+    "DEMONSTRATION": ("response",),
+}
+"""Keys of raw rows with answers, the richest first."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +62,18 @@ class Stages:
 
 
 def open_data(config: DataConfig, kind: Kind | None = None, among: frozenset[Kind] = frozenset(KINDS)) -> OpenData:
-    """Open the one data set of `config`. Without `kind`, its rows are the richest records of `among` that half of the
-    first ones can be read as. Raises DataError as open_sources(), and where the format holds no such records."""
+    """Open the one data set of `config`.
+
+    Without `kind`, its rows are the richest records of `among` that half of the first ones can be read as; or, rather
+    than prompts, those that half of them have answers for, so that it comes out what is wrong with these. Raises
+    DataError as open_sources(), and where the format holds no such records.
+    """
     (source,) = open_sources(config)
-    possible = _possible_kinds(source)
+    possible, wanted_kinds = _kinds(source)
     if kind is not None and kind not in source.form.reads:
         known = ", ".join(k.lower() for k in KINDS if k in source.form.reads)
         raise DataError(f"{source.form.name} rows hold no {kind.lower()}s; expected one of {known}")
-    chosen = kind or next((k for k in possible if k in among), None)
+    chosen = kind or next((k for k in wanted_kinds if k in among), None)
     if chosen is None:
         found = ", ".join(k.lower() for k in possible) or "none"
         wanted = ", ".join(k.lower() for k in KINDS if k in among)
@@ -90,24 +100,36 @@ def short_hash(*texts: str) -> int:
     return int.from_bytes(digest, "big")
 
 
-def _possible_kinds(source: Source) -> tuple[Kind, ...]:
-    rows = [row for _, row in islice(open_rows(source.config).read(source.fragments[0]), _LOOKED_AT)]
-    return tuple(
-        kind
-        for kind in _RICHEST_FIRST
-        if kind in source.form.reads
-        and (kind == "PROMPT" or 2 * sum(_fits(row, source.form, kind) for row in rows) >= len(rows))
-    )
+def _kinds(source: Source) -> tuple[tuple[Kind, ...], tuple[Kind, ...]]:
+    """(the kinds that the rows can be read as; these and those that they have faulty answers for, by preference)."""
+    found = [row for _, row in islice(open_rows(source.config).read(source.fragments[0]), _LOOKED_AT)]
+    form = source.form
+    prompts = [(row, raw) for row in found if (raw := _raw_or_none(row, form, "PROMPT")) is not None]
+    kinds = [kind for kind in _ANSWERS if kind in form.reads and prompts]
+
+    def half(found: Iterable[bool]) -> bool:
+        return 2 * sum(found) >= len(prompts)
+
+    readable = tuple(k for k in kinds if half(_raw_or_none(row, form, k) is not None for row, _ in prompts))
+    answered = tuple(k for k in kinds if k not in readable and half(_answers(raw, form, k) for _, raw in prompts))
+    return (*readable, "PROMPT"), (*readable, *answered, "PROMPT")
 
 
-def _fits(row: Row, form: Format, kind: Kind) -> bool:
+def _raw_or_none(row: Row, form: Format, kind: Kind) -> dict[str, Any] | None:
+    """The raw row of one that can be read as a record of `kind`, its media aside."""
     try:
         raw = as_raw_row(object_of(row), form, kind)
-        raw.pop("modality", None)  # nothing is looked up here that could be of a modality
-        build_record(raw, TABLES[kind], conversation(raw)[0], [])
+        shown = {key: value for key, value in raw.items() if key != "modality"}  # nothing is looked up here
+        build_record(shown, TABLES[kind], conversation(raw)[0], [])
     except RowError:
-        return False
-    return True
+        return None
+    return raw
+
+
+def _answers(raw: Mapping[str, Any], form: Format, kind: Kind) -> bool:
+    """Whether a row that was read as a prompt has answers of a kind, be they faulty."""
+    always = "DEMONSTRATION" not in form.reads  # such formats have nothing but compared answers
+    return always or any(raw.get(key) is not None for key in _ANSWERS[kind])
 
 
 def _batches(store: FileStore, stages: Stages) -> Iterator[list[LoadedRow | Rejected]]:

@@ -253,7 +253,7 @@ def _references() -> Iterator[Case]:
     yield case("link to nothing", "gone.png", "cannot be opened", link("gone.png", "none.png"))
     yield case("pipe", "pipe.png", "is not a regular file", lambda root: os.mkfifo(root / "pipe.png"))
     yield case("directory", ".", "is not a regular file")
-    yield case("nothing", "", "is not a regular file")
+    yield case("nothing", "", "is empty, expected media")
     yield case("missing", "none.png", "No such file")
     yield case("NUL", "a\0b.png", "embedded null")
     yield case("too long", "a" * 5_000, "File name too long")

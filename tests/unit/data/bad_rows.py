@@ -63,7 +63,12 @@ def _types() -> Iterator[RowCase]:
         for name, value in {"text": "a.png", "number": 3, "object": {"path": "a"}, "true": True}.items():
             yield f"{key} is {name}", {"prompt": "a", key: value}, f"{key} is a .*expected a list", "PROMPT"
         for name, value in {"number": 3, "list": ["a"], "null": None}.items():
-            yield f"{key} holds {name}", {"prompt": "a", key: [value]}, rf"{key}\[0\] is .*expected text", "PROMPT"
+            yield (
+                f"{key} holds {name}",
+                {"prompt": "a", key: [value]},
+                rf"{key}\[0\] is .*expected (text|media)",
+                "PROMPT",
+            )
     for name, value in {"text": "a", "number": 3, "list": [1]}.items():
         yield f"extras is {name}", {"prompt": "a", "extras": value}, "extras is", "PROMPT"
     yield (

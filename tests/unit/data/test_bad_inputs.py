@@ -124,9 +124,9 @@ def test_a_redirect_inside_is_set_aside(target, reason, tmp_path, monkeypatch):
         ({"messages": ["a", "b"]}, "messages is not JSON"),
         ({"messages": [[1], [2]]}, r"messages\[0\] is"),
         ({"prompt": ["a", "b"], "extras": ["[]", "7"]}, "extras is"),
-        ({"prompt": ["a", "b"], "when": pa.array([1, 2], pa.timestamp("s"))}, "extras cannot be stored as JSON"),
-        ({"prompt": ["a", "b"], "x": [b"a", b"b"]}, "extras cannot be stored as JSON"),
-        ({"prompt": ["a", "b"], "x": [float("nan"), float("inf")]}, "extras cannot be stored as JSON"),
+        ({"prompt": ["a", "b"], "when": pa.array([1, 2], pa.timestamp("s"))}, "when cannot be stored as JSON"),
+        ({"prompt": ["a", "b"], "x": [b"a", b"b"]}, "x cannot be stored as JSON"),
+        ({"prompt": ["a", "b"], "x": [float("nan"), float("inf")]}, "x cannot be stored as JSON"),
     ],
 )
 def test_columns_of_wrong_types(columns, reason, tmp_path):

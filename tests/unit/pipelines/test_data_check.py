@@ -126,6 +126,63 @@ def test_the_richest_records_are_told(folder: Path, row: dict[str, object], kind
     assert data.possible[-1] == "PROMPT"
 
 
+@pytest.mark.parametrize(
+    ("row", "kind", "reason"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, "preferences", "chosen and rejected are the same text"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c", "margin": "0.5"},
+            "preferences",
+            "margin is '0.5', expected a",
+        ),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 10**400}, "preferences", "expected a finite number"),
+        ({"prompt": "a", "chosen": "b"}, "preferences", "rejected is missing"),
+        ({"prompt": "a", "response": ""}, "demonstrations", "response is empty"),
+        ({"prompt": "a", "responses": ["b"], "ranks": [1]}, "rankings", "responses has 1, expected 2 or more"),
+        (
+            {"instruction": "a", "completions": [{"response": "b", "overall_score": 1}] * 2},
+            "rankings",
+            "responses has 'b' more than once",
+        ),
+        (
+            {"question": "a", "response_1": "b", "response_2": "c", "overall_response": 0},
+            "rankings",
+            "is 0, expected 1",
+        ),
+    ],
+)
+def test_answers_that_cannot_be_read_are_said(
+    folder: Path, capsys: pytest.CaptureFixture[str], row: dict[str, object], kind: str, reason: str
+) -> None:
+    printed = checked(write_rows(folder, [row] * 3), capsys)
+    assert f"read as {kind} (could be read as prompts, too)" in printed
+    assert "3 rows: 0 good, 3 bad" in printed
+    assert reason in printed
+
+
+def test_rows_that_nobody_can_read_do_not_decide_the_kind(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of LLaMA-Factory's tool rows call a function."""
+    asked = {"from": "human", "value": "a"}
+    called = {"conversations": [asked, {"from": "function_call", "value": "{}"}, {"from": "gpt", "value": "b"}]}
+    plain = {"conversations": [asked, {"from": "gpt", "value": "b"}]}
+    printed = checked(write_rows(folder, [called, called, plain]), capsys)
+    assert "read as demonstrations" in printed
+    assert "3 rows: 1 good, 2 bad" in printed
+
+
+def test_what_a_record_does_not_use_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "What does <video> mean?"}], "source": "web"},
+        {"messages": [{"role": "user", "content": "Or <b>?"}], "source": "book", "score": 3},
+        {"messages": [{"role": "user", "content": [{"type": "image", "image": "red.png"}]}]},
+    ]
+    printed = checked(write_rows(folder, rows), capsys)
+    assert "3 rows: 3 good, 0 bad" in printed
+    assert "1 row has <image>, <audio> or <video> in a text and no such medium: it is read as text" in printed
+    lines = [line.split() for line in printed.splitlines()]
+    assert lines[lines.index(["extras", "rows"]) + 1 :][:2] == [["source", "2"], ["score", "1"]]
+
+
 def test_a_kind_that_the_format_lacks(folder: Path) -> None:
     row = {"data_source": "a", "prompt": [{"role": "user", "content": "b"}]}
     with pytest.raises(DataError, match="verl rows hold no rankings; expected one of prompt"):
