@@ -17,6 +17,8 @@ from mmrlhf_ray.schema.tables import MEDIA_KINDS
 MEDIA_LISTS = {"image": "images", "audio": "audios", "video": "videos"}
 """Key of the list of files of each kind that may stand next to `prompt` or `messages`."""
 
+MAX_DEPTH = 256
+
 _ROLES = ("system", "user", "assistant")
 _PLACEHOLDER = re.compile(r"<(image|audio|video)>")
 _BLANK = {"type": "text", "text": ""}
@@ -49,17 +51,35 @@ class Shown:
 
 
 def parse_json(text: str | bytes, what: str) -> Any:
-    """JSON without NaN and Infinity. Raises RowError; `what` names the text in it."""
+    """JSON without NaN and Infinity, nested `MAX_DEPTH` deep at most. Raises RowError; `what` names the text in it."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON number")
 
     try:
-        return json.loads(text if isinstance(text, str) else text.decode("utf-8"), parse_constant=refuse)
+        value = json.loads(text if isinstance(text, str) else text.decode("utf-8"), parse_constant=refuse)
     except UnicodeDecodeError as error:
         raise RowError(f"{what} is not UTF-8 (byte {error.start})", "save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise _too_deep(what) from error
+    except ValueError as error:
         raise RowError(f"{what} is not JSON: {error}", "fix the JSON") from error
+    check_depth(value, what)
+    return value
+
+
+def check_depth(value: Any, what: str) -> None:
+    """Raises RowError for lists and objects within each other that code which calls itself could not follow."""
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, list | dict)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise _too_deep(what)
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+
+
+def _too_deep(what: str) -> RowError:
+    return RowError(f"{what} is nested more than {MAX_DEPTH} deep", "flatten it, or leave the row out")
 
 
 def conversation(raw: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[MediaPart]]:

@@ -20,7 +20,7 @@ from mmrlhf_ray.data.records.text_hooks import TextHookRunner
 from mmrlhf_ray.data.rowfiles import MEDIA_FILE, Fragment, Row, RowFile, open_rows
 from mmrlhf_ray.data.rowfiles.base import filesystem
 from mmrlhf_ray.data.rowfiles.tables import ParquetRows
-from mmrlhf_ray.data.validate import Shown, build_record, conversation, parse_json
+from mmrlhf_ray.data.validate import Shown, build_record, check_depth, conversation, parse_json
 from mmrlhf_ray.errors import DataError
 
 
@@ -178,6 +178,8 @@ def _media_beside(rows: RowFile, file: str) -> ParquetMedia | None:
 def object_of(row: Row) -> dict[str, Any]:
     """A row as it is stored, parsed. Raises RowError for what is no JSON object."""
     parsed = row if isinstance(row, dict) else parse_json(row, "the line")
+    if isinstance(row, dict):
+        check_depth(row, "the row")
     if not isinstance(parsed, dict):
         raise RowError(f"the line is a JSON {type(parsed).__name__}, expected an object", 'write {"prompt": …}')
     return {key: value for key, value in parsed.items() if value is not None}  # null is absent, as in Parquet

@@ -8,7 +8,6 @@
 User hooks run in one process of their own, as reward functions do; `builtin:pii` runs here.
 """
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 from mmrlhf_ray.config.data import TextHooks
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.records.pii import mask_pii
-from mmrlhf_ray.data.validate import MEDIA_LISTS
+from mmrlhf_ray.data.validate import MEDIA_LISTS, parse_json
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.sandbox.child import Child, ChildFailed
 
@@ -123,8 +122,8 @@ def _copy(raw: Mapping[str, Any]) -> dict[str, Any]:
     row = {key: _copied(value) for key, value in raw.items()}
     for key in ("messages", "extras", "aspects"):
         if isinstance(row.get(key), str):
-            with suppress(ValueError, RecursionError):  # the check of the row says so
-                row[key] = json.loads(row[key])
+            with suppress(RowError):  # the check of the row says so
+                row[key] = parse_json(row[key], key)
     return row
 
 

@@ -57,7 +57,7 @@ def sample_row(key: str, members: dict[str, bytes]) -> Row:
     text = members.get(JSON_MEMBER)
     try:
         row: Any = {} if text is None else json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text or b""
     if not isinstance(row, dict):
         return text or b""

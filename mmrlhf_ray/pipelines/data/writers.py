@@ -89,9 +89,11 @@ def as_columns(row: Mapping[str, Any], extras: Set[str], form: Format) -> dict[s
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a single value, or a list of single values of one type."""
+    """Whether it is a single value, or a list of single values of one type, and whole numbers have 64 bits."""
     items = value if isinstance(value, list) else [value]
-    return len({type(item) for item in items}) < 2 and not any(isinstance(item, dict | list) for item in items)
+    if any(isinstance(item, dict | list) or (isinstance(item, int) and not -(2**63) <= item < 2**63) for item in items):
+        return False
+    return len({type(item) for item in items}) < 2
 
 
 class JsonLines:
@@ -143,7 +145,7 @@ class ParquetRows:
         names = dict.fromkeys(name for row in self._rows for name in row)
         try:
             table = pa.table({name: [row.get(name) for row in self._rows] for name in names})
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise _no_columns(self._path, error) from error
         part = self._path.with_name(f"{self._path.name}.{len(self._parts)}")
         with pa.ipc.new_file(part, table.schema) as writer:
@@ -163,7 +165,7 @@ class ParquetRows:
                         tables = [schema.empty_table(), pa.ipc.open_file(file).read_all()]
                         writer.write_table(pa.concat_tables(tables, promote_options="permissive"))
                     part.unlink()
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise _no_columns(self._path, error) from error
 
 

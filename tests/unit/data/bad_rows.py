@@ -1,5 +1,6 @@
 """Rows whose JSON, types, placeholders or answers are wrong."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,11 @@ def _json() -> Iterator[RowCase]:
         "comment": b'{"prompt": "a"} // why',
     }.items():
         yield f"JSON {name}", line, no_json, "PROMPT"
-    yield "JSON nested too deep", b'{"prompt": "a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", no_json, "PROMPT"
+    for depth in (500, 900, 990, 100_000):
+        line = b'{"prompt": "a", "x": ' + b"[" * depth + b"]" * depth + b"}"
+        yield f"JSON nested {depth} deep", line, "the line is nested more than 256 deep", "PROMPT"
+    extras = json.dumps("[" * 900 + "]" * 900).encode()
+    yield "JSON text nested too deep", b'{"prompt": "a", "extras": ' + extras + b"}", "extras is nested more", "PROMPT"
     for name, value in {"list": b"[1]", "number": b"7", "text": b'"a"', "null": b"null", "true": b"true"}.items():
         yield f"JSON {name} for an object", value, r"the line is a JSON \w+, expected an object", "PROMPT"
     for name, raw in {

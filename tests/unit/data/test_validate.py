@@ -5,7 +5,15 @@ import json
 import pytest
 
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.validate import MediaPart, Shown, build_record, conversation, parse_json, same_prompt
+from mmrlhf_ray.data.validate import (
+    MAX_DEPTH,
+    MediaPart,
+    Shown,
+    build_record,
+    conversation,
+    parse_json,
+    same_prompt,
+)
 from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, PROMPT, RANKING
 
 USER = {"role": "user", "content": "Hello"}
@@ -216,7 +224,16 @@ def test_facts_column_must_be_text():
         record({"prompt": "a", "gold": 7}, facts_column="gold")
 
 
-@pytest.mark.parametrize("text", ["NaN", "[Infinity]", "[" * 200_000, "1" * 5_000, b"\xff"])
+@pytest.mark.parametrize("text", ["NaN", "[Infinity]", "1" * 5_000, b"\xff"])
 def test_json_that_is_refused(text):
     with pytest.raises(RowError, match=r"the line is not (JSON|UTF-8)"):
         parse_json(text, "the line")
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 500, 980, 990, 1_000, 200_000])
+def test_json_that_is_nested_too_deep(opening, depth):
+    text = opening * depth + "1" + {"[": "]", '{"a":': "}"}[opening] * depth
+    with pytest.raises(RowError, match="the line is nested more than 256 deep"):
+        parse_json(text, "the line")
+    assert parse_json(text[(depth - MAX_DEPTH) * len(opening) : len(text) - depth + MAX_DEPTH], "the line")

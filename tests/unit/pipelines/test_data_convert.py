@@ -184,6 +184,20 @@ def test_columns_of_several_types_are_refused(folder: Path, tmp_path: Path, monk
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_numbers_beyond_64_bits_and_deep_lists_go_to_parquet_and_back(folder: Path, tmp_path: Path) -> None:
+    values = [5, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, [2**70, 1], json.loads("[" * 250 + "]" * 250)]
+    rows = [{"prompt": f"q{i}", "response": "b", "id": value} for i, value in enumerate(values)]
+    done = convert(write_rows(folder, rows), tmp_path / "out" / "rows.parquet", "trl")
+    found, _ = records(DataConfig(path=str(done.path)), "DEMONSTRATION", tmp_path)
+    assert [row["extras"]["id"] for row in found] == values
+
+
+def test_numbers_that_fit_into_no_column_are_said(folder: Path, tmp_path: Path) -> None:
+    row = {"data_source": "a", "prompt": [{"role": "user", "content": "a"}], "extra_info": {"id": 2**63}}
+    with pytest.raises(DataError, match="do not fit into columns"):
+        convert(write_rows(folder, [row]), tmp_path / "rows.parquet", "verl")
+
+
 @pytest.mark.parametrize("name", ["rows.parquet", "tables"])
 def test_rows_written_in_several_goes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(data_writers, "_ROWS", 2)
