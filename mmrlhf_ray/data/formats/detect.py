@@ -9,6 +9,7 @@ from mmrlhf_ray.data.formats.base import Format, Kind, MediaNames, Row
 from mmrlhf_ray.data.formats.fits import Fits, shape_of
 from mmrlhf_ray.data.formats.llamafactory import LlamaFactory
 from mmrlhf_ray.data.formats.llava import Llava
+from mmrlhf_ray.data.formats.manifests import Captions, Squad, Transcripts
 from mmrlhf_ray.data.formats.mmrlhf import Mmrlhf
 from mmrlhf_ray.data.formats.ms_swift import MsSwift
 from mmrlhf_ray.data.formats.openai_chat import OpenAIChat
@@ -31,6 +32,9 @@ FORMATS: tuple[Format, ...] = (
     AlignAnything(name="align_anything_safer", verdicts=("safer_response_id",)),
     UltraFeedback(),
     Verl(),
+    Captions(),
+    Transcripts(),
+    Squad(),
 )
 """Every format. Where several read some rows alike, the first of them is told."""
 

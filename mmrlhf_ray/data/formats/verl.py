@@ -81,12 +81,14 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _reference(item: Any, kind: str) -> Any:
-    """verl also takes {"image": reference}, as its vision utilities do."""
-    if isinstance(item, Mapping):
-        present = {key: value for key, value in item.items() if value is not None}
-        if set(present) == {kind}:
-            return present[kind]
-    return item
+    """verl also takes {"type": "image", "image": reference}, as its vision utilities do. Raises RowError."""
+    if not isinstance(item, Mapping) or item.get(kind) is None:
+        return item
+    others = {key for key, value in item.items() if value is not None} - {kind, "type"}
+    if others or item.get("type", kind) not in (kind, None):
+        came = ", ".join(sorted(map(str, others))) or f"type {item['type']!r}"
+        raise RowError(f"a {kind} has {came}, which cannot be expressed", "data.video says how all clips are sampled")
+    return item[kind]
 
 
 def _reward_extras(value: Any) -> dict[str, Any]:

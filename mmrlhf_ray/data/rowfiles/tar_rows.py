@@ -2,7 +2,7 @@
 
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from mmrlhf_ray.data.rowfiles.base import FRAGMENT_BYTES, FRAGMENT_ROWS, Fragment, Row, reading
@@ -10,10 +10,13 @@ from mmrlhf_ray.errors import DataError
 
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")
 _MEDIA = {
-    "images": ("png", "jpg", "jpeg", "webp", "gif", "bmp"),
-    "audios": ("wav", "flac", "ogg", "mp3", "m4a"),
-    "videos": ("mp4", "webm", "avi", "mkv"),
+    "images": ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "heic", "heif", "avif"),
+    "audios": ("wav", "flac", "ogg", "oga", "opus", "mp3", "m4a", "aac", "aiff"),
+    "videos": ("mp4", "m4v", "mov", "webm", "avi", "mkv", "ogv", "mpg", "mpeg"),
 }
+"""Those that cannot be decoded are refused by name when they are."""
+_SINGLE = {"images": "image", "audios": "audio", "videos": "video"}
+_NAMING = frozenset((*_SINGLE, *_SINGLE.values()))
 _LIST_OF = {suffix: key for key, suffixes in _MEDIA.items() for suffix in suffixes}
 JSON_MEMBER = "json"
 
@@ -49,8 +52,9 @@ def sample_row(key: str, members: dict[str, bytes]) -> Row:
     """The row of members by what follows the first dot of their names.
 
     `json` is the row; pictures, sounds and clips go to `images`, `audios` and `videos` in the order of their names,
-    unless the row names its media itself: then those names stand for members. Other members are text under their own
-    name. Without `json`, or with one that is not an object, the JSON text alone is the row, for the reader to refuse.
+    unless the row names its media itself, in these keys, in `image`, `audio`, `video` or in content parts: then those
+    names stand for members. Other members are text under their own name, or bytes if they are none. Without `json`, or
+    with one that is not an object, the JSON text alone is the row, for the reader to refuse.
     """
     import json
 
@@ -67,12 +71,34 @@ def sample_row(key: str, members: dict[str, bytes]) -> Row:
         if kind is not None:
             media.setdefault(kind, []).append({"bytes": content, "path": f"{key}.{suffix}"})
         elif suffix != JSON_MEMBER:
-            row.setdefault(suffix, content.decode("utf-8", "replace"))
+            row.setdefault(suffix, _text_or_bytes(content))
     by_name = {item["path"].rpartition("/")[2]: item for items in media.values() for item in items}
+    found: list[Any] = []
+    row = {key: _with_members(value, key, by_name, found) for key, value in row.items()}
     for kind, items in media.items():
-        named = row.get(kind)
-        row[kind] = [by_name.get(n, n) if isinstance(n, str) else n for n in named] if named else items
-    return row
+        if not row.get(kind) and not row.get(_SINGLE[kind]):
+            row[kind] = [item for item in items if item not in found]
+    return {key: value for key, value in row.items() if value != [] or key not in media}
+
+
+def _with_members(value: Any, key: str, by_name: Mapping[str, Any], found: list[Any]) -> Any:
+    """The value with members in place of their names, under keys that name media; `found` gets them."""
+    if isinstance(value, dict):
+        return {k: _with_members(v, k, by_name, found) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_members(item, key, by_name, found) for item in value]
+    member = by_name.get(value.rpartition("/")[2]) if isinstance(value, str) and key in _NAMING else None
+    if member is None:
+        return value
+    found.append(member)
+    return member
+
+
+def _text_or_bytes(content: bytes) -> str | bytes:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content
 
 
 def _scan(file: str) -> Iterator[Fragment]:

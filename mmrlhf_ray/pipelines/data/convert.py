@@ -60,6 +60,8 @@ def run(config: DataConfig, destination: Path, format_name: str, kind: Kind | No
     """
     form = format_named(format_name)
     check_destination(destination, form)
+    if not form.writes:
+        raise DataError(f"{form.name} rows are read only; name another format with --to")
     if kind is not None and kind not in form.writes:
         known = ", ".join(k.lower() for k in sorted(form.writes))
         raise DataError(f"{form.name} cannot express {kind.lower()}s; it can {known}")

@@ -16,7 +16,9 @@ def test_a_row_of_the_ecosystem(name: str, kind: Kind, row: Row, expected: Row) 
 
 @pytest.mark.parametrize(("name", "kind", "row", "expected"), EXAMPLES)
 def test_its_format_is_told(name: str, kind: Kind, row: Row, expected: Row) -> None:
-    if name == "align_anything_safer":  # the more helpful response is as good a reading
+    if (
+        "more_helpful_response_id" in row and name == "align_anything_safer"
+    ):  # the more helpful response is as good a reading
         name, expected = (
             "align_anything",
             expected

@@ -253,6 +253,56 @@ def test_members_of_a_key_are_a_row(tmp_path, png):
     assert rows[3] == b"{broken"
 
 
+@pytest.mark.parametrize(
+    ("row", "key"),
+    [
+        ({"id": 3, "image": "1.jpg", "conversations": []}, "image"),
+        ({"image": "coco/train2017/1.jpg", "conversations": []}, "image"),
+        ({"image": ["1.jpg"]}, "image"),
+        ({"images": ["1.jpg"]}, "images"),
+        ({"prompt": "a", "image_path": "1.jpg"}, "images"),
+    ],
+)
+def test_names_in_a_row_stand_for_members(tmp_path, row, key):
+    (tmp_path / "rows.tar").write_bytes(tar([("s/1.jpg", b"jpeg"), ("s/1.json", json.dumps(row).encode())]))
+    ((_, _, found),) = all_rows(tmp_path / "rows.tar")[1]
+    member = {"bytes": b"jpeg", "path": "s/1.jpg"}
+    assert found.pop(key) == (member if isinstance(row.get(key), str) else [member])
+    assert found == {k: v for k, v in row.items() if k != key}
+
+
+def test_members_may_be_named_by_content_parts(tmp_path):
+    row = {"messages": [{"role": "user", "content": [{"type": "image", "image": "1.jpg"}]}]}
+    (tmp_path / "rows.tar").write_bytes(tar([("1.jpg", b"jpeg"), ("1.json", json.dumps(row).encode())]))
+    ((_, _, found),) = all_rows(tmp_path / "rows.tar")[1]
+    part = {"type": "image", "image": {"bytes": b"jpeg", "path": "1.jpg"}}
+    assert found == {"messages": [{"role": "user", "content": [part]}]}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "key"),
+    [
+        ("opus", "audios"),
+        ("oga", "audios"),
+        ("mov", "videos"),
+        ("m4v", "videos"),
+        ("tif", "images"),
+        ("AVIF", "images"),
+    ],
+)
+def test_media_members_of_every_ending(tmp_path, suffix, key):
+    members = [
+        ("1.json", b'{"prompt": "a"}'),
+        (f"1.{suffix}", b"\xff\x00"),
+        ("1.note", b"text"),
+        ("1.npy", b"\xff\x00"),
+    ]
+    (tmp_path / "rows.tar").write_bytes(tar(members))
+    ((_, _, found),) = all_rows(tmp_path / "rows.tar")[1]
+    media = [{"bytes": b"\xff\x00", "path": f"1.{suffix}"}]
+    assert found == {"prompt": "a", key: media, "note": "text", "npy": b"\xff\x00"}
+
+
 # Layouts of JSON
 
 
