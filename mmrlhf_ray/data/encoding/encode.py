@@ -18,6 +18,8 @@ from mmrlhf_ray.models import ModelAdapter, adapter_for, banned_token_ids, eos_t
 Features = dict[str, np.ndarray]
 
 _ARGUMENTS = {"image": "images", "audio": "audio", "video": "videos"}
+_SOUND_FRAMES = "input_features"
+"""Key of a sound's spectrogram […, frames] in every family that takes sounds."""
 
 
 @dataclass(frozen=True)
@@ -146,16 +148,41 @@ def encode_prompt(encoder: Encoder, messages: str, media: Sequence[RawMedia]) ->
     """Run the processor on one prompt. `messages`: JSON as in the PROMPT table; `media` in prompt order.
 
     Raises ValueError when text contains control tokens, when the placeholders in the rendered prompt do not match
-    the media kind by kind, or when the family has no such kind.
+    the media kind by kind, when the family has no such kind, or when a sound is too long or short for it.
     """
     chat = json.loads(messages)
     _refuse_control_text(encoder, chat)
     rendered = encoder.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     collapsed = encoder.tokenizer(rendered, add_special_tokens=False)["input_ids"]
     _check_placeholders(encoder, collapsed, media)
-    outputs = encoder.processor(text=[rendered], **processor_arguments(encoder, media), return_tensors="pt")
+    arguments = processor_arguments(encoder, media)
+    outputs = encoder.processor(text=[rendered], **arguments, return_tensors="pt")
     token_ids = [int(i) for i in outputs["input_ids"][0]]
-    return EncodedPrompt(token_ids, list(collapsed), split_features(encoder, outputs, media))
+    encoded = EncodedPrompt(token_ids, list(collapsed), split_features(encoder, outputs, media))
+    _check_sounds(encoder, encoded, [item.media_id for item in media if item.kind == "audio"], arguments)
+    return encoded
+
+
+def _check_sounds(
+    encoder: Encoder, encoded: EncodedPrompt, media_ids: Sequence[str], arguments: Mapping[str, Any]
+) -> None:
+    """Raises ValueError for a sound that the processor cut off, or that is so short that it became no token."""
+    if not media_ids:
+        return
+    rate, hop = encoder.sampling_rate, encoder.processor.feature_extractor.hop_length
+    sounds: list[np.ndarray] = arguments[_ARGUMENTS["audio"]]
+    for media_id, samples in zip(media_ids, sounds, strict=True):
+        kept = encoded.features[media_id][_SOUND_FRAMES].shape[-1] * hop
+        if len(samples) >= kept + hop:  # the processor counts full hops
+            raise ValueError(
+                f"audio has {len(samples) / rate:g} s, of which the model's processor takes {kept / rate:g} s; "
+                "cut it into shorter sounds"
+            )
+    token = encoder.tokenizer.convert_tokens_to_ids(getattr(encoder.processor, encoder.adapter.placeholders["audio"]))
+    places = [0, *(int(i == token) for i in encoded.token_ids)]
+    if np.count_nonzero(np.diff(places) == 1) < len(media_ids):
+        shortest = min(len(samples) for samples in sounds) / rate
+        raise ValueError(f"audio of {shortest:.3g} s is so short that it becomes no token; give longer sounds")
 
 
 def split_features(encoder: Encoder, outputs: Mapping[str, Any], media: Sequence[RawMedia]) -> dict[str, Features]:

@@ -61,6 +61,27 @@ def test_sounds_are_trimmed_to_their_own_frames(omni_encoder: Encoder) -> None:
         assert features[clip.media_id]["feature_attention_mask"].tolist() == [[1] * length]
 
 
+@pytest.mark.parametrize("seconds", [1.01, 1.1, 31.0])
+def test_a_sound_longer_than_the_processor_takes_is_refused(omni_encoder: Encoder, seconds: float) -> None:
+    with pytest.raises(ValueError, match=rf"audio has {seconds:g} s, of which the model's processor takes 1 s"):
+        encode(omni_encoder, [RawMedia("a", "audio", noise(1, seconds))])
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.01, 0.03])
+@pytest.mark.parametrize("others", [(), (0.5,)])
+def test_a_sound_that_becomes_no_token_is_refused(
+    omni_encoder: Encoder, seconds: float, others: tuple[float, ...]
+) -> None:
+    clips = [RawMedia(str(s), "audio", noise(1, s)) for s in (seconds, *others)]
+    with pytest.raises(ValueError, match=rf"audio of {seconds:g} s is so short that it becomes no token"):
+        encode(omni_encoder, clips)
+
+
+def test_sounds_of_every_length_in_between_are_taken(omni_encoder: Encoder) -> None:
+    for samples in (800, 801, 959, 1_600, 8_001, 15_999, 16_000):
+        assert encode(omni_encoder, [RawMedia("a", "audio", noise(1, samples / 16_000))]).features
+
+
 @pytest.mark.parametrize("where", ["part", "string"])
 def test_control_tokens_in_text_are_refused(encoder: Encoder, where: str) -> None:
     token = encoder.processor.image_token
