@@ -1,26 +1,9 @@
 """Rows as the users of each format have them, and the raw rows that are made of them."""
 
 import json
-from typing import Any
 
-import pytest
-
-from mmrlhf_ray.data.formats import Kind
-
-Row = dict[str, Any]
-
-ASKED = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which digit?"}]}]
-TAGGED = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "\nWhich digit?"}]}]
-SEVEN = [{"role": "assistant", "content": [{"type": "text", "text": "Seven."}]}]
-ONE = [{"role": "assistant", "content": "One."}]
-CHAT = [{"role": "user", "content": "a"}]
-FILLED = [{"type": "image", "text": None}, {"type": "text", "text": "Which digit?"}]
-PNG = {"bytes": b"\x89PNG", "path": "7.png"}
-
-
-def example(name: str, kind: Kind, row: Row, expected: Row) -> Any:
-    return pytest.param(name, kind, row, expected, id=f"{name}-{kind.lower()}-{len(row)}")
-
+from tests.unit.data.formats.example import ASKED, FILLED, ONE, PNG, RESPONSES, SEVEN, TAGGED, example
+from tests.unit.data.formats.manifest_examples import MANIFESTS, PKU_SAFERLHF
 
 TRL = [
     example("trl", "PROMPT", {"prompt": ASKED, "images": [PNG]}, {"messages": ASKED, "images": [PNG]}),
@@ -250,7 +233,6 @@ RLAIF_V = [
         PAIR_READ | {"extras": {"ds_name": "RLHF-V", "idx": 3}},
     ),
 ]
-RESPONSES = {"response_1": "One.", "response_2": "Seven."}
 ALIGN_ANYTHING = [
     example(
         "align_anything",
@@ -400,122 +382,6 @@ VERL = [
             "videos": [{"type": "video", "video": "a.mp4"}],
         },
         {"messages": [{"role": "user", "content": [{"type": "video"}]}], "videos": ["a.mp4"], "task": "a"},
-    ),
-]
-SAFE = {"prompt": "Which digit?", "response_0": "One.", "response_1": "Seven.", "is_response_0_safe": True}
-PKU_SAFERLHF = [
-    example(
-        "align_anything",
-        "PREFERENCE",
-        SAFE | {"better_response_id": 1, "safer_response_id": 0},
-        {
-            "prompt": "Which digit?",
-            "chosen": "Seven.",
-            "rejected": "One.",
-            "extras": {"is_response_0_safe": True, "safer_response_id": 0},
-        },
-    ),
-    example(
-        "align_anything",
-        "RANKING",
-        SAFE | {"better_response_id": 0, "safer_response_id": 1},
-        {
-            "prompt": "Which digit?",
-            "responses": ["One.", "Seven."],
-            "ranks": [1, 2],
-            "aspects": {"helpful": [1.0, 0.0], "safe": [0.0, 1.0]},
-            "extras": {"is_response_0_safe": True},
-        },
-    ),
-    example(
-        "align_anything_safer",
-        "PREFERENCE",
-        SAFE | {"safer_response_id": 0},
-        {"prompt": "Which digit?", "chosen": "One.", "rejected": "Seven.", "extras": {"is_response_0_safe": True}},
-    ),
-    example(  # older rows count from 1
-        "align_anything",
-        "PREFERENCE",
-        {"prompt": "Which digit?", **RESPONSES, "better_response_id": 2},
-        {"prompt": "Which digit?", "chosen": "Seven.", "rejected": "One."},
-    ),
-]
-CAPTIONED = {"prompt": "Describe the image.", "response": "A seven."}
-HEARD = {"prompt": "Transcribe the speech.", "response": "seven"}
-MANIFESTS = [
-    example(
-        "captions",
-        "DEMONSTRATION",
-        {"image": "7.jpg", "image_id": 3, "annotation_id": 9, "caption": "A seven."},
-        CAPTIONED | {"images": ["7.jpg"], "extras": {"image_id": 3, "annotation_id": 9}},
-    ),
-    example(
-        "captions",
-        "DEMONSTRATION",
-        {"image": PNG, "captions": ["A seven.", "A digit."]},
-        CAPTIONED | {"images": [PNG], "extras": {"captions": ["A seven.", "A digit."]}},
-    ),
-    example(  # the imagefolder of `datasets`
-        "captions",
-        "DEMONSTRATION",
-        {"file_name": "7.png", "text": "A seven."},
-        CAPTIONED | {"images": ["7.png"]},
-    ),
-    example(  # img2dataset
-        "captions",
-        "DEMONSTRATION",
-        {"images": [PNG], "txt": "A seven.", "key": "0007", "url": "https://example.org/7.png"},
-        CAPTIONED | {"images": [PNG], "extras": {"key": "0007", "url": "https://example.org/7.png"}},
-    ),
-    example(  # NeMo
-        "transcripts",
-        "DEMONSTRATION",
-        {"audio_filepath": "7.flac", "duration": 1.5, "text": "seven"},
-        HEARD | {"audios": ["7.flac"], "extras": {"duration": 1.5}},
-    ),
-    example(  # LibriSpeech
-        "transcripts",
-        "DEMONSTRATION",
-        {"file": "7.flac", "audio": {"bytes": b"fLaC", "path": "7.flac"}, "text": "seven", "speaker_id": 84},
-        HEARD | {"audios": [{"bytes": b"fLaC", "path": "7.flac"}], "extras": {"file": "7.flac", "speaker_id": 84}},
-    ),
-    example(  # the audiofolder of `datasets`
-        "transcripts",
-        "PROMPT",
-        {"file_name": "7.wav", "transcription": "seven"},
-        HEARD | {"audios": ["7.wav"]},
-    ),
-    example(
-        "squad",
-        "DEMONSTRATION",
-        {
-            "id": "q",
-            "context": "Seven is prime.",
-            "question": "Is it?",
-            "answers": {"text": ["Yes", "prime"], "answer_start": [0, 1]},
-        },
-        {
-            "prompt": "Seven is prime.\n\nIs it?",
-            "response": "Yes",
-            "extras": {"answer": "Yes", "answers": ["Yes", "prime"], "id": "q"},
-        },
-    ),
-    example(  # spoken
-        "squad",
-        "DEMONSTRATION",
-        {"audio": "7.wav", "question": "Is it?", "answers": [{"text": "Yes", "answer_start": 0}]},
-        {
-            "prompt": "Is it?",
-            "response": "Yes",
-            "audios": ["7.wav"],
-            "extras": {"answer": "Yes", "answers": ["Yes"]},
-        },
-    ),
-    example(
-        "squad",
-        "PROMPT",
-        {"context": "Seven is prime.", "question": "Is six?", "answers": []},
-        {"prompt": "Seven is prime.\n\nIs six?", "extras": {"answers": []}},
     ),
 ]
 EXAMPLES = [

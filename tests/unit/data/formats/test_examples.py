@@ -6,7 +6,8 @@ import pytest
 
 from mmrlhf_ray.data.formats import Kind, as_raw_row, format_named, format_of
 from mmrlhf_ray.errors import DataError
-from tests.unit.data.formats.examples import ASKED, CHAT, EXAMPLES, ONE, PAIR, Row
+from tests.unit.data.formats.example import ASKED, CHAT, ONE, Row
+from tests.unit.data.formats.examples import EXAMPLES, PAIR
 
 
 @pytest.mark.parametrize(("name", "kind", "row", "expected"), EXAMPLES)

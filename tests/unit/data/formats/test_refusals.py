@@ -10,7 +10,8 @@ import pytest
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.formats import FORMATS, KINDS, Kind, as_raw_row, format_named, format_of
 from mmrlhf_ray.errors import DataError
-from tests.unit.data.formats.examples import ASKED, CHAT, EXAMPLES, ONE, OVERALL, PAIR, RESPONSES, SEVEN, Row
+from tests.unit.data.formats.example import ASKED, CHAT, ONE, RESPONSES, SEVEN, Row
+from tests.unit.data.formats.examples import EXAMPLES, OVERALL, PAIR
 
 
 @pytest.mark.parametrize(
