@@ -37,16 +37,15 @@ from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.jobs import (
     CriticConfig,
-    EvaluateConfig,
     GeneratorConfig,
     Placement,
     PPOConfig,
     PreferenceConfig,
-    ProbeRewardConfig,
     RewardModelConfig,
     SamplingConfig,
     SFTConfig,
 )
+from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
 from mmrlhf_ray.config.load import JobKind, load_config, read_job_kind, save_config
 from mmrlhf_ray.config.problems import dotted_keys
 from mmrlhf_ray.config.rewards import (

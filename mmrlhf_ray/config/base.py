@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -37,15 +37,28 @@ class ModelConfig(Section):
     """Read by `--dry-run` only, and only where `path` is not there."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""Decay of a running mean."""
+
+
 class OptimizerConfig(Section):
     lr: PositiveFloat = 1e-6
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
     warmup_steps: int = Field(0, ge=0)
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """After warm-up; cosine and linear fall to zero at the last step."""
+
+    def refuse_long_warmup(self, steps: int, key: str, whose: str) -> None:
+        """Raise ValueError where the warm-up never ends. `steps`: of the optimizer, which `whose` says; `key`: the
+        section of this one."""
+        if self.warmup_steps >= steps:
+            raise ValueError(
+                f"{key}.warmup_steps={self.warmup_steps} is not below the {steps} optimizer steps of {whose}, so that "
+                "the learning rate would not be reached before the end; lower it"
+            )
 
 
 class EngineConfig(Section):
@@ -252,6 +265,12 @@ class TrainJobConfig(RunConfig):
             raise ValueError(
                 f"batch_size={self.batch_size} must be a multiple of workers.replicas={self.workers.replicas}"
             )
+        if self.eval_every_steps is not None and self.eval_data is None:
+            raise ValueError(
+                f"eval_every_steps={self.eval_every_steps} has no effect without eval_data; give it, or leave both out"
+            )
+        if self.steps is not None and self.learner.optimizer.warmup_steps:
+            self.learner.optimizer.refuse_long_warmup(self.steps, "learner.optimizer", f"steps={self.steps}")
         return self
 
     @property

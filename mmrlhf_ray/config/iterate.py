@@ -79,6 +79,11 @@ class SampleSection(SamplingConfig):
     prompts: PositiveInt | None = None
     """How many prompts are drawn in each round; `null` = all."""
 
+    @model_validator(mode="after")
+    def _differ(self) -> "SampleSection":
+        self.refuse_greedy("all responses to a prompt would be the same", "sample")
+        return self
+
 
 class AskSection(Section):
     """The questions that people are asked."""

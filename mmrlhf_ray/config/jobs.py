@@ -1,4 +1,4 @@
-"""One configuration per job."""
+"""The configuration of each job that trains."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -148,10 +148,42 @@ class PreferenceConfig(TrainJobConfig):
         return self
 
 
+LOWEST_TEMPERATURE = 0.01
+"""The sampler takes every temperature below this, except 0, for this one."""
+
+
 class SamplingConfig(Section):
-    temperature: PositiveFloat = 1.0
+    temperature: NonNegativeFloat = 1.0
+    """0 = greedy: the likeliest token each time; only where nothing is learned from the responses."""
     top_p: float = Field(1.0, gt=0, le=1)
     max_response_tokens: PositiveInt = 64
+
+    @property
+    def greedy(self) -> bool:
+        """Whether nothing is left to chance."""
+        return self.temperature == 0
+
+    @property
+    def full(self) -> bool:
+        """Whether responses are drawn from all of the model's distribution, so that log-probabilities are its own."""
+        return self.top_p == 1.0 and not self.greedy
+
+    def refuse_greedy(self, why: str, section: str = "sampling") -> None:
+        """Raise ValueError where the temperature is 0."""
+        if self.greedy:
+            raise ValueError(f"{section}.temperature=0 is greedy: {why}; set it to {LOWEST_TEMPERATURE} or more")
+
+    @model_validator(mode="after")
+    def _can_be_sampled(self) -> "SamplingConfig":
+        if 0 < self.temperature < LOWEST_TEMPERATURE:
+            raise ValueError(
+                f"temperature={self.temperature:g}: the sampler raises what is below {LOWEST_TEMPERATURE} to it, and "
+                f"log-probabilities would be of another distribution; set it to {LOWEST_TEMPERATURE} or more, or to 0 "
+                "for greedy responses"
+            )
+        if self.greedy and self.top_p < 1:
+            raise ValueError(f"top_p={self.top_p:g} has no effect with temperature=0; leave one of them out")
+        return self
 
 
 class CriticConfig(LearnerConfig):
@@ -187,7 +219,7 @@ class Placement(Section):
         return {role: getattr(self, role) for role in roles}
 
 
-def _longest(data: DataConfig, sampling: SamplingConfig) -> Longest:
+def longest(data: DataConfig, sampling: SamplingConfig) -> Longest:
     tokens = data.max_prompt_tokens + sampling.max_response_tokens
     return Longest("data.max_prompt_tokens + sampling.max_response_tokens", tokens)
 
@@ -259,7 +291,7 @@ class PPOConfig(RewardedConfig):
     def models(self) -> Mapping[str, ModelUse]:
         reference = {"reference": ModelUse(self.reference)} if self.reference else {}
         critic = {"critic.model": ModelUse(self.critic.model)} if self.critic.model and "critic" in self.roles else {}
-        policy = ModelUse(self.policy, samples=_longest(self.data, self.sampling))
+        policy = ModelUse(self.policy, samples=longest(self.data, self.sampling))
         return {"policy": policy} | reference | self._scoring() | critic
 
     @property
@@ -281,9 +313,33 @@ class PPOConfig(RewardedConfig):
             return self.critic.model
         return self.model_rewards[0].model if self.model_rewards else self.policy
 
+    def optimizer_steps(self, role: str) -> int:
+        """Of a learner in all of the run; the policy's do not start before the critic's warm-up is over."""
+        a = self.algorithm
+        learning = self.steps - (a.critic_warmup_steps if role == "policy" else 0)
+        return learning * a.ppo_epochs * (a.prompts_per_step * a.n_samples_per_prompt // a.mini_batch_size)
+
+    def _check_schedules(self) -> None:
+        warmup = self.algorithm.critic_warmup_steps
+        if warmup >= self.steps:
+            raise ValueError(
+                f"algorithm.critic_warmup_steps={warmup} is not below steps={self.steps}: the policy would never be "
+                "trained; lower it"
+            )
+        for role, section, optimizer in (
+            ("policy", "learner.optimizer", self.learner.optimizer),
+            ("critic", "critic.optimizer", self.critic.optimizer),
+        ):
+            if optimizer.warmup_steps and role in self.roles:
+                optimizer.refuse_long_warmup(
+                    self.optimizer_steps(role), section, f"the {role}, with steps={self.steps}"
+                )
+
     @model_validator(mode="after")
     def _agrees(self) -> "PPOConfig":
         a = self.algorithm
+        self._check_schedules()
+        self.sampling.refuse_greedy("a policy learns from responses that differ")
         samples = a.prompts_per_step * a.n_samples_per_prompt
         if samples % a.mini_batch_size:
             raise ValueError(
@@ -311,86 +367,3 @@ class PPOConfig(RewardedConfig):
         if self.sampling.top_p != 1.0:
             raise ValueError(f"sampling.top_p={self.sampling.top_p}: the learner models top_p=1 only; set it to 1")
         return self
-
-
-class EvaluateConfig(RunConfig):
-    """Responses of one or several policies to held-out prompts, scored."""
-
-    policy: ModelConfig
-    baseline: ModelConfig | None = None
-    """Policy to compare with, usually the SFT model."""
-    reference: ModelConfig | None = None
-    """Policy to which the KL is measured; `null` = `baseline`."""
-    reward_model: ModelConfig | None = None
-    data: DataConfig
-    sampling: SamplingConfig = SamplingConfig()
-    generator: GeneratorConfig = GeneratorConfig()
-    score_micro_batch_tokens: PositiveInt = 8192
-    placement: Placement = Placement()
-    n_samples_per_prompt: PositiveInt = 1
-    ablate_media: bool = True
-    """Also answer with each prompt's media swapped for another prompt's of the same task."""
-
-    @property
-    def kl_reference(self) -> ModelConfig | None:
-        """The model that the KL is measured to."""
-        return self.reference or self.baseline
-
-    @property
-    def roles(self) -> Mapping[str, Resources]:
-        has = {
-            "encoder": True,
-            "generator": True,
-            "scorer": self.reward_model is not None,
-            "reference": self.kl_reference is not None,
-        }
-        return self.placement.of(*(role for role, wanted in has.items() if wanted))
-
-    @property
-    def models(self) -> Mapping[str, ModelUse]:
-        longest = _longest(self.data, self.sampling)
-        found = {"policy": ModelUse(self.policy, samples=longest)}
-        found |= {"baseline": ModelUse(self.baseline, samples=longest)} if self.baseline else {}
-        found |= {"reference": ModelUse(self.reference)} if self.reference else {}
-        return found | ({"reward_model": ModelUse(self.reward_model, scores=True)} if self.reward_model else {})
-
-    @property
-    def records(self) -> Mapping[str, RecordsUse]:
-        return {"data": RecordsUse(self.data, "PROMPT", held_for="an evaluation")}
-
-
-class ProbeRewardConfig(RewardedConfig):
-    """Adversarial responses through rewards: which of them score above honest ones?"""
-
-    policy: ModelConfig
-    """Whose tokenizer and processor read prompts and responses; `fluency` is computed under it."""
-    rewards: tuple[Reward, ...] = Field(min_length=1)
-    data: DataConfig
-    """DEMONSTRATION records; their responses are the honest ones. Those with feedback below 0 are not used."""
-    where: dict[str, str] = Field(default_factory=dict)
-    """Key in `extras` → the text that it must have for a record to be used, where not all responses are honest."""
-    prompts: PositiveInt = 64
-    """How many records are used."""
-    max_response_tokens: int = Field(64, ge=2)
-    """Of any response; the very long ones have as many."""
-    tolerated_share: float = Field(0.05, ge=0, le=1)
-    """A probe passes when at most this share of its responses scores above the honest one."""
-    score_micro_batch_tokens: PositiveInt = 8192
-    placement: Placement = Placement()
-
-    @property
-    def roles(self) -> Mapping[str, Resources]:
-        has = {
-            "scorer": bool(self.model_rewards),
-            "functions": bool(self.function_rewards),
-            "reference": any(isinstance(r, FluencyReward) for r in self.rewards),
-        }
-        return self.placement.of(*(role for role, wanted in has.items() if wanted))
-
-    @property
-    def models(self) -> Mapping[str, ModelUse]:
-        return {"policy": ModelUse(self.policy)} | self._scoring()
-
-    @property
-    def records(self) -> Mapping[str, RecordsUse]:
-        return {"data": RecordsUse(self.data, "DEMONSTRATION", held_for="a probe")}

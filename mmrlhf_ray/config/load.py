@@ -15,13 +15,12 @@ from mmrlhf_ray.config.base import RunConfig
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.jobs import (
-    EvaluateConfig,
     PPOConfig,
     PreferenceConfig,
-    ProbeRewardConfig,
     RewardModelConfig,
     SFTConfig,
 )
+from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
 from mmrlhf_ray.config.paths import ROOT
 from mmrlhf_ray.config.problems import problem, untagged
 from mmrlhf_ray.config.source import Source, read_source
@@ -100,6 +99,11 @@ def read_job_kind(path: Path) -> JobKind:
     if kind is None:
         raise ConfigError(f"{path}: expected a top-level `job:` key, one of {_names(JobKind)}")
     return kind
+
+
+def kind_of(cfg: RunConfig) -> str:
+    """The `job:` of a configuration."""
+    return _KINDS[type(cfg)].value
 
 
 def save_config(cfg: RunConfig, path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from mmrlhf_ray.config.base import MODEL_DIR, ModelConfig, RunConfig
 from mmrlhf_ray.config.data import DataConfig, TextHooks
 from mmrlhf_ray.config.iterate import IterateConfig
-from mmrlhf_ray.config.jobs import EvaluateConfig, PPOConfig, PreferenceConfig, RewardModelConfig, SamplingConfig
+from mmrlhf_ray.config.jobs import PPOConfig, PreferenceConfig, RewardModelConfig, SamplingConfig
+from mmrlhf_ray.config.judging import EvaluateConfig
 
 REWARD_NAME = "reward_model"
 _SEEDS = 1000

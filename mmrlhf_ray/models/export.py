@@ -1,7 +1,8 @@
 """Trained weights back into Hugging Face directories."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import save_torch_state_dict
@@ -9,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmrlhf_ray.config.base import LoRAConfig
+from mmrlhf_ray.disk import writing
 from mmrlhf_ray.models.adapter import ModelAdapter
 from mmrlhf_ray.models.headed import HEAD, checkpoint_name, checkpoint_tensors
 from mmrlhf_ray.models.lora import peft_config
@@ -35,14 +37,13 @@ def export_model(
 
     `target` appears complete or not at all; an earlier export is replaced.
     """
-    fresh = _fresh(target)
-    shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(*_WEIGHTS, LAYOUT_FILE, ".*"))
-    own_head = {n: t.contiguous() for n, t in tensors.items() if scalar and n.startswith(HEAD)}
-    rest = (item for n, t in tensors.items() if n not in own_head for item in checkpoint_tensors(adapter, n, t))
-    save_torch_state_dict({name: tensor.contiguous() for name, tensor in rest}, fresh)
-    if scalar:
-        _write_head(fresh, own_head, layout)
-    _replace(fresh, target)
+    with _published(target) as fresh:
+        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(*_WEIGHTS, LAYOUT_FILE, ".*"))
+        own_head = {n: t.contiguous() for n, t in tensors.items() if scalar and n.startswith(HEAD)}
+        rest = (item for n, t in tensors.items() if n not in own_head for item in checkpoint_tensors(adapter, n, t))
+        save_torch_state_dict({name: tensor.contiguous() for name, tensor in rest}, fresh)
+        if scalar:
+            _write_head(fresh, own_head, layout)
 
 
 def export_lora(
@@ -60,21 +61,20 @@ def export_lora(
     peft looks for the names of transformers' class and vLLM for the checkpoint's. Neither minds the other's, so the
     file has both.
     """
-    fresh = _fresh(target)
-    fresh.mkdir()
     own_head = {n: t.contiguous() for n, t in tensors.items() if n.startswith(HEAD)}
     both = {}
     for name, tensor in tensors.items():
         if name not in own_head:
             for known_as in (name.removeprefix("backbone."), checkpoint_name(adapter, name)):
                 both[f"base_model.model.{known_as}"] = tensor.clone().contiguous()
-    save_file(both, fresh / "adapter_model.safetensors", metadata={"format": "pt"})
     described = peft_config(adapter, config, str(source))
     described.inference_mode = True
-    described.save_pretrained(str(fresh))
-    if own_head:
-        _write_head(fresh, own_head, layout)
-    _replace(fresh, target)
+    with _published(target) as fresh:
+        fresh.mkdir()
+        save_file(both, fresh / "adapter_model.safetensors", metadata={"format": "pt"})
+        described.save_pretrained(str(fresh))
+        if own_head:
+            _write_head(fresh, own_head, layout)
 
 
 def _write_head(directory: Path, tensors: Mapping[str, Tensor], layout: ScalarHead | None) -> None:
@@ -82,16 +82,19 @@ def _write_head(directory: Path, tensors: Mapping[str, Tensor], layout: ScalarHe
     write_scalar_head(directory, layout or ScalarHead())
 
 
-def _fresh(target: Path) -> Path:
-    """Where `target` is written before it is published; its parent is there and nothing is in its way."""
-    fresh = target.with_name(f".{target.name}.new")
+@contextmanager
+def _published(target: Path) -> Iterator[Path]:
+    """A new directory, which the block makes, to take the place of `target` afterwards. A block that fails leaves
+    nothing of it; RunError says where there was no room."""
+    fresh, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.parent.mkdir(parents=True, exist_ok=True)
-    return fresh
-
-
-def _replace(fresh: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.old")
+    try:
+        with writing(target):
+            yield fresh
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         target.rename(old)

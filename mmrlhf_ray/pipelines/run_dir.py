@@ -12,8 +12,9 @@ CONFIG_FILE = "config.yaml"
 
 
 @contextmanager
-def run_directory(cfg: RunConfig) -> Iterator[Path]:
-    """`<output_dir>/<name>` with the resolved configuration. One process at a time may write to it.
+def run_directory(cfg: RunConfig, resume: bool = False) -> Iterator[Path]:
+    """`<output_dir>/<name>` with the resolved configuration. One process at a time may write to it. With `resume` the
+    configuration in it stays until begin() has compared the two.
 
     Raises RunError where another one does.
     """
@@ -26,5 +27,6 @@ def run_directory(cfg: RunConfig) -> Iterator[Path]:
             raise RunError(
                 f"{path}: another process is writing to this run; wait for it or choose another name"
             ) from None
-        save_config(cfg, path / CONFIG_FILE)
+        if not resume:
+            save_config(cfg, path / CONFIG_FILE)
         yield path

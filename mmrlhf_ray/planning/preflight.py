@@ -182,6 +182,8 @@ def read_all(cfg: RunConfig, run_dir: Path, missing: list[str] | None = None) ->
         twin = next((k for k in read if cfg.records[k].data == use.data and cfg.records[k].table == use.table), None)
         read[key] = read[twin] if twin else _records(use, cfg.seed, run_dir)
         _check_rows(key, use, read[key])
+        if key == "data" and isinstance(cfg, TrainJobConfig):
+            check_warmup(cfg, len(read[key].records))
     return read
 
 
@@ -211,6 +213,18 @@ def check_batch(where: str, rows: int, key: str, size: int) -> None:
     """Raise DataError where `where` has fewer rows than a batch of `key` = `size`."""
     if rows < size:
         raise DataError(f"{where} has {rows} usable rows, fewer than {key}={size}; lower it, or give more rows")
+
+
+def check_warmup(cfg: TrainJobConfig, rows: int) -> None:
+    """Raise ConfigError where the warm-up is as long as all epochs of `rows` rows. (`steps`: the configuration's own
+    checks.)"""
+    if cfg.epochs is None or not cfg.learner.optimizer.warmup_steps:
+        return
+    whose = f"epochs={cfg.epochs} of {rows} rows"
+    try:
+        cfg.learner.optimizer.refuse_long_warmup(cfg.epochs * rows // cfg.batch_size, "learner.optimizer", whose)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _rewards(cfg: RunConfig) -> Iterator[tuple[Sequence[Reward], str]]:

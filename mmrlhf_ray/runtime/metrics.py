@@ -128,7 +128,11 @@ def _line(row: Mapping[str, float | None]) -> str:
 def _set_aside(path: Path) -> None:
     if path.exists():
         date = time.strftime("%Y%m%dT%H%M%S", time.gmtime(path.stat().st_mtime))
-        path.rename(path.with_name(f"metrics-{date}.jsonl"))
+        target, number = path.with_name(f"metrics-{date}.jsonl"), 1
+        while target.exists():
+            number += 1
+            target = path.with_name(f"metrics-{date}-{number}.jsonl")
+        path.rename(target)
 
 
 def _replace(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -2,10 +2,16 @@
 
 import hashlib
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from mmrlhf_ray.disk import writing
+from mmrlhf_ray.errors import RunError
 
 MANIFEST = "manifest.json"
 _DIRECTORY = "checkpoints"
@@ -22,6 +28,10 @@ class Manifest(BaseModel):
     seed: int
     ranks: dict[str, int]
     """Learner group → ranks that wrote it; the same number must read it."""
+    run: dict[str, Any] = {}
+    """The run that it is of: RunRecord (pipelines/resume.py). Empty in checkpoints of earlier versions."""
+    finished: bool = False
+    """`step` is the last one of the run as it was configured."""
     driver: dict[str, Any] = {}
     """The driver's state between steps, e.g. the KL controller."""
     files: dict[str, str] = {}
@@ -34,17 +44,40 @@ class Manifest(BaseModel):
         return {k: v for k, v in values.items() if k != "prompt_cursor"} if isinstance(values, dict) else values
 
 
+@dataclass(frozen=True)
+class Complete:
+    """A checkpoint whose files all match their hashes."""
+
+    path: Path
+    manifest: Manifest
+    passed_over: Mapping[Path, str]
+    """Newer ones → what is wrong with each."""
+
+
 def staging_path(run_dir: Path, step: int) -> Path:
     """Where a checkpoint is written before it is published."""
     return run_dir / _DIRECTORY / f".step-{step:08d}.partial"
 
 
 def stage(run_dir: Path, step: int) -> Path:
-    """An empty directory to write a checkpoint into; no run resumes from it yet."""
+    """An empty directory to write a checkpoint into; no run resumes from it yet. Remains of others are removed."""
+    sweep(run_dir)
     path = staging_path(run_dir, step)
-    shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path
+
+
+@contextmanager
+def staged(run_dir: Path, step: int) -> Iterator[Path]:
+    """stage() for a block that writes and publishes. A block that fails leaves nothing behind; RunError says where
+    there was no room."""
+    path = stage(run_dir, step)
+    try:
+        with writing(path):
+            yield path
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def publish(staged: Path, manifest: Manifest, keep: int) -> Path:
@@ -52,44 +85,92 @@ def publish(staged: Path, manifest: Manifest, keep: int) -> Path:
     files = {str(f.relative_to(staged)): _sha256(f) for f in sorted(staged.rglob("*")) if f.is_file()}
     (staged / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=2))
     final = staged.with_name(f"step-{manifest.step:08d}")
-    shutil.rmtree(final, ignore_errors=True)
+    _remove(final)
     staged.rename(final)
-    published = _published(final.parent)
+    published = sorted(p for p in _steps(final.parent) if (p / MANIFEST).is_file())
     # Later ones are of a past that this run has left, by resuming from an earlier checkpoint.
     kept = [path for path in published if path <= final][-keep:]
     for path in published:
         if path not in kept:
-            shutil.rmtree(path)
+            _remove(path)
     return final
 
 
-def newest_complete(run_dir: Path) -> tuple[Path, Manifest] | None:
-    """The newest checkpoint whose files all match their hashes, or None where there is none."""
-    for path in reversed(_published(run_dir / _DIRECTORY)):
-        manifest = _manifest(path)
-        if manifest and _matches(path, manifest.files):
-            return path, manifest
-    return None
+def newest_complete(run_dir: Path) -> Complete | None:
+    """The newest checkpoint whose files all match their hashes; None where there are no checkpoints.
+
+    Raises RunError where there are and each is damaged, with what is wrong. Nothing is changed.
+    """
+    damaged: dict[Path, str] = {}
+    for path in reversed(_steps(run_dir / _DIRECTORY)):
+        found = _manifest(path)
+        wrong = found if isinstance(found, str) else _mismatch(path, found.files)
+        if wrong is None and isinstance(found, Manifest):
+            return Complete(path, found, damaged)
+        damaged[path] = str(wrong)
+    if not damaged:
+        return None
+    raise RunError(
+        "no checkpoint can be resumed from:\n  "
+        + "\n  ".join(damaged.values())
+        + f"\nNothing was changed. Restore the files, or run without --resume to start over, which discards "
+        f"{run_dir / _DIRECTORY}"
+    )
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint, so that none takes its place and it is not looked at again. Returns its new path."""
+    target, number = path.with_name(f"damaged-{path.name}"), 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"damaged-{path.name}-{number}")
+    return path.rename(target)
 
 
 def discard(run_dir: Path) -> None:
     """Forget all checkpoints of a run that starts over."""
-    shutil.rmtree(run_dir / _DIRECTORY, ignore_errors=True)
+    _remove(run_dir / _DIRECTORY)
+    sweep(run_dir)
 
 
-def _manifest(path: Path) -> Manifest | None:
+def sweep(run_dir: Path) -> None:
+    """Remove the remains of writing and removing that was ended on the way."""
+    for pattern in (f".{_DIRECTORY}.gone", f"{_DIRECTORY}/.*.gone", f"{_DIRECTORY}/.*.partial"):
+        for path in run_dir.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Renamed first: what is half removed must not look like a checkpoint."""
+    if path.exists():
+        gone = path.with_name(f".{path.name}.gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(path.rename(gone))
+
+
+def _manifest(path: Path) -> Manifest | str:
+    """The manifest, or what is wrong with it."""
+    file = path / MANIFEST
     try:
-        return Manifest.model_validate_json((path / MANIFEST).read_bytes())
+        return Manifest.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return f"{file} is missing"
     except ValidationError:  # cut off or changed, like any other file
-        return None
+        return f"{file} is damaged: it is not the manifest of a checkpoint"
 
 
-def _matches(path: Path, files: dict[str, str]) -> bool:
-    return all((path / name).is_file() and _sha256(path / name) == digest for name, digest in files.items())
+def _mismatch(path: Path, files: Mapping[str, str]) -> str | None:
+    """The first file that is not as it was written."""
+    for name, digest in files.items():
+        if not (path / name).is_file():
+            return f"{path / name} is missing"
+        if _sha256(path / name) != digest:
+            return f"{path / name} is damaged: its hash is not the manifest's"
+    return None
 
 
-def _published(directory: Path) -> list[Path]:
-    return sorted(p for p in directory.glob("step-*") if (p / MANIFEST).is_file())
+def _steps(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.glob("step-*") if path.is_dir())
 
 
 def _sha256(path: Path) -> str:

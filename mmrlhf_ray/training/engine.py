@@ -9,6 +9,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import math
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -16,11 +17,17 @@ from typing import Any
 
 import deepspeed
 import torch.distributed as dist
+from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
+from deepspeed.runtime.fp16.loss_scaler import LossScaler
+from deepspeed.runtime.zero.config import ZeroStageEnum
+from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
 from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.disk import writing
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.models import (
     HeadedModel,
     ParameterGroup,
@@ -100,6 +107,21 @@ def lr_multiplier(optimizer: OptimizerConfig, total_steps: int) -> Callable[[int
     return factor
 
 
+class PlainFiles(TorchCheckpointEngine):
+    """Checkpoint files of tensors and plain values: reading one runs no code, whoever wrote it."""
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        """The contents. Raises RunError where there is more in it."""
+        try:
+            with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
+                return torch.load(path, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise RunError(
+                f"{path}: refused, since it holds more than tensors and plain values; a checkpoint of ours does not, "
+                "so something else wrote it"
+            ) from error
+
+
 class TrainEngine:
     """One rank's share of a model that is being trained, or of which the part that is not frozen is."""
 
@@ -127,13 +149,16 @@ class TrainEngine:
             eps=optimizer.eps,
             weight_decay=optimizer.weight_decay,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lr_multiplier(optimizer, total_steps))
+        self._optimizer, self._rates = optimizer, [group.lr for group in groups]
+        self._adamw = adamw
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lr_multiplier(optimizer, total_steps))
         self._engine, *_ = deepspeed.initialize(
             model=model.to(device),
             optimizer=adamw,
-            lr_scheduler=schedule,
+            lr_scheduler=self._schedule,
             config=deepspeed_config(engine, optimizer, dtype),
         )
+        self._engine.checkpoint_engine = PlainFiles()
         self.device = device
         self._zero_stage = engine.zero_stage
         self._plain_norm = 0.0
@@ -230,16 +255,32 @@ class TrainEngine:
         return len(chosen)
 
     def save(self, directory: Path) -> None:
-        """Parameters (but frozen ones), optimizer and schedule of all ranks. A collective."""
-        self._engine.save_checkpoint(str(directory), tag=_TAG, exclude_frozen_parameters=self._partly_frozen)
+        """Parameters (but frozen ones), optimizer and schedule of all ranks. A collective. Raises RunError on a full
+        disk."""
+        with writing(directory):
+            self._engine.save_checkpoint(str(directory), tag=_TAG, exclude_frozen_parameters=self._partly_frozen)
 
     def load(self, directory: Path) -> None:
-        """The inverse of save(), with the same number of ranks. Raises FileNotFoundError; ValueError where something
-        else was trained."""
+        """The inverse of save(), with the same number of ranks; rates, schedule and all else that OptimizerConfig says
+        stay as configured. Raises FileNotFoundError; ValueError where something else was trained; RunError for files
+        that hold more than save() writes."""
         own_loader = {"custom_load_fn": _load_trained} if self._partly_frozen else {}
         there = (directory / _TAG).is_dir()
         if not there or self._engine.load_checkpoint(str(directory), tag=_TAG, **own_loader)[0] is None:
             raise FileNotFoundError(f"{directory}: expected a DeepSpeed checkpoint, found none")
+        self._apply_settings()
+
+    def _apply_settings(self) -> None:
+        """Of the optimizer, where DeepSpeed and torch have put back those of the checkpoint."""
+        own, schedule = self._optimizer, self._schedule
+        schedule.base_lrs = list(self._rates)
+        factor = schedule.lr_lambdas[0](schedule.last_epoch)
+        rates = [rate * factor for rate in self._rates]
+        for group, base, rate in zip(self._adamw.param_groups, self._rates, rates, strict=True):
+            group.update(lr=rate, initial_lr=base, betas=own.betas, eps=own.eps, weight_decay=own.weight_decay)
+        schedule._last_lr = rates
+        if hasattr(self._engine.optimizer, "clip_grad"):  # ZeRO keeps its own copy
+            self._engine.optimizer.clip_grad = own.max_grad_norm
 
 
 def _load_trained(src: dict[str, Tensor], dst: torch.nn.Module) -> None:

@@ -1,7 +1,7 @@
 """The loop that each Ray Train worker runs: SFT, reward model and preference training alike."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from mmrlhf_ray.data.encoding.encode import Features
 from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
 from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.build import build_trained
-from mmrlhf_ray.training.checkpoint import Manifest, newest_complete, publish, stage, staging_path
+from mmrlhf_ray.training.checkpoint import Manifest, publish, staged, staging_path
 from mmrlhf_ray.training.engine import adopt_process_group
 from mmrlhf_ray.training.passes import LossFunction, train_step
 from mmrlhf_ray.training.tasks import PassLoss, PassSums, SupervisedTask
@@ -45,8 +45,13 @@ class WorkerPlan:
     run_dir: Path
     """On storage that all workers share."""
     total_steps: int
-    resume: bool
     device: str
+    checkpoint: Path | None = None
+    """To continue from; None = training starts."""
+    first_step: int = 0
+    """Steps that are done."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """What the run is, for its checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -79,32 +84,32 @@ class SupervisedWorker:
         self._passes = self._trained.passes
         self._budget = PassBudget(learner.engine.micro_batch_tokens, learner.engine.max_padding_share)
 
-    def restore(self) -> int:
-        """Load the newest complete checkpoint; returns the steps that are done. Raises ValueError for other ranks."""
-        found = newest_complete(self._plan.run_dir) if self._plan.resume else None
-        if found is None:
-            return 0
-        path, manifest = found
-        if manifest.ranks != {"workers": self._world_size}:
-            raise ValueError(
-                f"{path}: written by {manifest.ranks}, now workers.replicas={self._world_size}; resume with the same"
-            )
-        self._trained.load(path / "workers")
-        return manifest.step
+    def restore(self) -> None:
+        """Load the checkpoint that the run continues from, if any. A collective."""
+        if self._plan.checkpoint is not None:
+            self._trained.load(self._plan.checkpoint / "workers")
 
     def save(self, done: int) -> None:
-        """Publish a checkpoint. A collective."""
+        """Publish a checkpoint. A collective. Raises RunError on a full disk."""
+        if self._rank:
+            dist.barrier()
+            self._trained.save(staging_path(self._plan.run_dir, done) / "workers")
+            dist.barrier()
+            return
         cfg = self._plan.cfg
-        staged = staging_path(self._plan.run_dir, done)
-        if self._rank == 0:
-            stage(self._plan.run_dir, done)
-        dist.barrier()
-        self._trained.save(staged / "workers")
-        dist.barrier()
-        if self._rank == 0:
-            ranks = {"workers": self._world_size}
-            manifest = Manifest(step=done, policy_version=done, seed=cfg.seed, ranks=ranks)
-            publish(staged, manifest, cfg.checkpoint.keep)
+        with staged(self._plan.run_dir, done) as path:
+            dist.barrier()
+            self._trained.save(path / "workers")
+            dist.barrier()
+            manifest = Manifest(
+                step=done,
+                policy_version=done,
+                seed=cfg.seed,
+                ranks={"workers": self._world_size},
+                run=dict(self._plan.record),
+                finished=done == self._plan.total_steps,
+            )
+            publish(path, manifest, cfg.checkpoint.keep)
 
     def step(self, table: pa.Table) -> dict[str, float]:
         """One optimizer step on this rank's rows. Metrics are over all ranks. A collective."""

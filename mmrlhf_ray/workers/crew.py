@@ -167,7 +167,7 @@ def start_scorers(own: Crew, cfg: CrewConfig, models: Sequence[ModelConfig], bud
     return Scorers(group, budget, cfg.deadlines.stage_s)
 
 
-def start_functions(own: Crew, cfg: PPOConfig | ProbeRewardConfig, prompts: pa.Table) -> Functions:
+def start_functions(own: Crew, cfg: CrewConfig, prompts: pa.Table) -> Functions:
     """Start the actor of computed rewards. `prompts`: PROMPT or DEMONSTRATION records that their columns come from."""
     group = own.start("functions", RewardFunctions, cfg.function_rewards, prompts, cfg.policy.path)
     return Functions(group, cfg.deadlines.stage_s)

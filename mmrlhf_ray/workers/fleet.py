@@ -100,14 +100,13 @@ def _start_learners(
     own: Crew, cfg: PPOConfig, role: str, model: ModelConfig, learner: LearnerConfig, objective: Objective
 ) -> Learners:
     """Start the ranks of a learner group."""
-    algorithm, seats = cfg.algorithm, own.of(role)
-    samples = algorithm.prompts_per_step * algorithm.n_samples_per_prompt
+    seats = own.of(role)
     handles = []
     for rank, seat in enumerate(seats):
         spec = LearnerSpec(
             model=model,
             learner=learner,
-            optimizer_steps=cfg.steps * algorithm.ppo_epochs * (samples // algorithm.mini_batch_size),
+            optimizer_steps=cfg.optimizer_steps(role),
             rank=rank,
             world_size=len(seats),
             device=device_of(seat.resources, cfg.device),

@@ -1,10 +1,11 @@
 """`mmrlhf discrete`: learn decisions with RLlib, measure them on held-out cases, write the module and a report."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
@@ -27,15 +28,17 @@ from mmrlhf_ray.discrete.start import (
     step_metrics,
     tensors,
 )
+from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.pipelines.discrete.material import make_material
 from mmrlhf_ray.pipelines.discrete.report import headline, write_report
+from mmrlhf_ray.pipelines.resume import RunRecord, Start, begin, check_length, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
-from mmrlhf_ray.training.checkpoint import Manifest, discard, newest_complete, publish, stage
+from mmrlhf_ray.training.checkpoint import Manifest, discard, publish, staged
 
 HELDOUT_SCORE = "heldout_score"
 _RLLIB_DIR = "rllib"
@@ -51,7 +54,14 @@ class Position:
     """Of training, earlier attempts counted."""
     reward: float = 0.0
     """Sum of all rewards so far."""
-    done: bool = False
+    heldout: float | None = None
+    """Mean held-out score, where the last step measured it."""
+
+    def is_last(self, cfg: DiscreteConfig) -> bool:
+        """Whether no step comes after this one."""
+        out_of_time = cfg.max_minutes is not None and self.seconds >= 60.0 * cfg.max_minutes
+        reached = cfg.stop_at is not None and self.heldout is not None and self.heldout >= cfg.stop_at
+        return self.step >= cfg.steps or out_of_time or reached
 
 
 def run(cfg: DiscreteConfig, *, resume: bool = False) -> Path:
@@ -62,14 +72,19 @@ def run(cfg: DiscreteConfig, *, resume: bool = False) -> Path:
     silence_rllib_deprecations()
     if cfg.warm_start is not None and not (Path(cfg.warm_start) / MODULE_DIR / WEIGHTS_FILE).is_file():
         raise ConfigError(f"warm_start={cfg.warm_start}: no trained module in it; name a finished run's directory")
-    with preflight(cfg, run_directory(cfg)) as checked:
+    with preflight(cfg, run_directory(cfg, resume)) as checked:
         run_dir = checked.run_dir
+        began = begin(cfg, run_dir, run_record(cfg, checked.records), resume, MODULE_DIR)
+        check_length(began, cfg.steps, f"steps={cfg.steps}")
+        if began.finished:
+            return run_dir
         material, heldout = make_material(cfg, checked.records, run_dir, resume)
         if not resume:
             discard(run_dir)
         with ray_session() as session:
             check_cluster(cfg, session)
-            _train(cfg, run_dir, material, heldout, resume)
+            _train(cfg, run_dir, material, heldout, began)
+        finish(run_dir, MODULE_DIR)
         _, net = load_net(run_dir / MODULE_DIR)
         print(headline(write_report(run_dir, cfg, heldout, net, read_metrics(run_dir))))
     return run_dir
@@ -92,53 +107,58 @@ def heldout_metrics(cfg: DiscreteConfig, heldout: Sequence[Cases], net: Decision
     return metrics | {f"weight/{kind}/{name}": w for kind, found in shares.items() for name, w in found.items()}
 
 
-def _train(cfg: DiscreteConfig, run_dir: Path, material: Material, heldout: Sequence[Cases], resume: bool) -> None:
-    found = newest_complete(run_dir) if resume else None
-    position = Position(**found[1].driver) if found else Position()
+def _train(cfg: DiscreteConfig, run_dir: Path, material: Material, heldout: Sequence[Cases], began: Start) -> None:
+    position = _position(began.driver)
     with closing(_Stopped(start(cfg, material, position.step))) as held:
         algorithm = held.algorithm
-        if found:
-            algorithm.restore_from_path(str((found[0] / _RLLIB_DIR).resolve()))
+        if began.checkpoint is not None:
+            algorithm.restore_from_path(str((began.checkpoint / _RLLIB_DIR).resolve()))
         elif cfg.warm_start is not None:
             start_from(algorithm, cfg, Path(cfg.warm_start) / MODULE_DIR)
-        if not position.done:
-            _steps(cfg, run_dir, algorithm, heldout, position, resume)
-        save_policy(algorithm, run_dir / MODULE_DIR)
+        if not position.is_last(cfg):
+            _steps(cfg, run_dir, algorithm, heldout, position, began)
+        with writing(run_dir / MODULE_DIR):
+            save_policy(algorithm, run_dir / MODULE_DIR)
+
+
+def _position(driver: Mapping[str, Any]) -> Position:
+    """Of a checkpoint; those of earlier versions have `done`, which follows from the rest."""
+    return Position(**{key: value for key, value in driver.items() if key != "done"})
 
 
 def _steps(
-    cfg: DiscreteConfig, run_dir: Path, algorithm: Algorithm, heldout: Sequence[Cases], at: Position, resume: bool
+    cfg: DiscreteConfig, run_dir: Path, algorithm: Algorithm, heldout: Sequence[Cases], at: Position, began: Start
 ) -> None:
     evaluated = [_part(cases, cfg.evaluation.rows) for cases in heldout]
-    writer = MetricsWriter(run_dir, "discrete", resume_step=at.step if resume else None)
+    writer = MetricsWriter(run_dir, "discrete", resume_step=began.resume_step)
     with writer as log, Progress("discrete", cfg.steps, "step", start=at.step) as progress:
-        while not at.done:
-            began = time.monotonic()
+        while not at.is_last(cfg):
+            started = time.monotonic()
             metrics = step_metrics(algorithm.train(), at.reward)
-            step, seconds = at.step + 1, at.seconds + time.monotonic() - began
-            out_of_time = cfg.max_minutes is not None and seconds >= 60.0 * cfg.max_minutes
-            last = step == cfg.steps or out_of_time
-            if last or step % cfg.evaluation.every_steps == 0:
+            after = Position(at.step + 1, at.seconds + time.monotonic() - started, metrics.get(TOTAL_REWARD, 0.0))
+            if after.is_last(cfg) or after.step % cfg.evaluation.every_steps == 0:
                 metrics |= heldout_metrics(cfg, evaluated, net_of(algorithm))
-                last |= cfg.stop_at is not None and metrics[HELDOUT_SCORE] >= cfg.stop_at
-            log.log(at.step, metrics | {"train_seconds": seconds})
-            at = Position(step, seconds, metrics.get(TOTAL_REWARD, 0.0), last)
-            progress.update(step, cfg.decisions_per_step, **{k: metrics[k] for k in _SHOWN if k in metrics})
-            if last or step % cfg.checkpoint.every_steps == 0:
-                _save(cfg, run_dir, algorithm, at)
+                after = replace(after, heldout=metrics[HELDOUT_SCORE])
+            log.log(at.step, metrics | {"train_seconds": after.seconds})
+            at = after
+            progress.update(at.step, cfg.decisions_per_step, **{k: metrics[k] for k in _SHOWN if k in metrics})
+            if at.is_last(cfg) or at.step % cfg.checkpoint.every_steps == 0:
+                _save(cfg, run_dir, algorithm, at, began.record)
 
 
-def _save(cfg: DiscreteConfig, run_dir: Path, algorithm: Algorithm, at: Position) -> None:
-    staged = stage(run_dir, at.step)
-    algorithm.save_to_path(str((staged / _RLLIB_DIR).resolve()))
-    manifest = Manifest(
-        step=at.step,
-        policy_version=at.step,
-        seed=cfg.seed,
-        ranks={"learners": cfg.learners.replicas},
-        driver={"step": at.step, "seconds": at.seconds, "reward": at.reward, "done": at.done},
-    )
-    publish(staged, manifest, cfg.checkpoint.keep)
+def _save(cfg: DiscreteConfig, run_dir: Path, algorithm: Algorithm, at: Position, record: RunRecord) -> None:
+    with staged(run_dir, at.step) as path:
+        algorithm.save_to_path(str((path / _RLLIB_DIR).resolve()))
+        manifest = Manifest(
+            step=at.step,
+            policy_version=at.step,
+            seed=cfg.seed,
+            ranks={"learners": cfg.learners.replicas},
+            run=record.to_dict(),
+            finished=at.is_last(cfg),
+            driver=asdict(at),
+        )
+        publish(path, manifest, cfg.checkpoint.keep)
 
 
 def _part(cases: Cases, rows: int | None) -> Cases:

@@ -1,9 +1,10 @@
 """Responses of one or two policies to held-out prompts, with scores, KL and a media ablation."""
 
 import json
+import logging
 import math
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,24 @@ from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.pipelines.responses import SWAPPED, response_table
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
+from mmrlhf_ray.rewards.batch import Rows
+from mmrlhf_ray.rewards.mixture import MixtureState, mix
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT, RESPONSE
-from mmrlhf_ray.workers.crew import crew, start_encoder, start_generators, start_references, start_scorers
-from mmrlhf_ray.workers.roles.reference import References
-from mmrlhf_ray.workers.roles.scorer import Scorers
+from mmrlhf_ray.workers.crew import (
+    crew,
+    start_encoder,
+    start_functions,
+    start_generators,
+    start_references,
+    start_scorers,
+)
+from mmrlhf_ray.workers.roles.answers import Pending
+from mmrlhf_ray.workers.roles.functions import Rewards
+
+logger = logging.getLogger(__name__)
 
 RESPONSES_FILE = "responses.parquet"
 SUMMARY_FILE = "evaluation.json"
@@ -59,18 +71,32 @@ def with_swapped_media(records: Records, seed: int) -> Records:
 
 def run(cfg: EvaluateConfig) -> Path:
     """Write `responses.parquet` (RESPONSE) and `evaluation.json`; returns the run's directory. There is nothing to
-    resume: an evaluation starts over. Raises as preflight().
+    resume: an evaluation starts over. Raises as preflight(), and RunError for a missing score as `on_missing` says.
     """
     with preflight(cfg, run_directory(cfg)) as checked:
         records, run_dir = checked.records["data"], checked.run_dir
+        if cfg.baseline is not None and cfg.kl_reference is None:
+            logger.warning("no KL: with sampling.top_p below 1 or temperature 0 none follows from the responses")
         if cfg.ablate_media:
             records = with_swapped_media(records, cfg.seed)
         with ray_session() as session:
             check_cluster(cfg, session)
-            table = pa.concat_tables(_answers(cfg, _policies(cfg), records, run_dir))
+            answers = list(_answers(cfg, _policies(cfg), records, run_dir))
+        table = pa.concat_tables([answer.responses for answer in answers])
+        parts = {r.name: [v for answer in answers for v in answer.parts[r.name]] for r in cfg.components}
         pq.write_table(table, run_dir / RESPONSES_FILE)
-        (run_dir / SUMMARY_FILE).write_text(json.dumps(summary(table), indent=2))
+        (run_dir / SUMMARY_FILE).write_text(json.dumps(summary(table, parts), indent=2))
     return run_dir
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Responses, and each component's numbers for them."""
+
+    responses: pa.Table
+    """RESPONSE."""
+    parts: Mapping[str, Sequence[float | None]]
+    """Component → its number for each response, None where there is none."""
 
 
 def _policies(cfg: EvaluateConfig) -> dict[str, ModelConfig]:
@@ -79,11 +105,16 @@ def _policies(cfg: EvaluateConfig) -> dict[str, ModelConfig]:
 
 def _answers(
     cfg: EvaluateConfig, policies: dict[str, ModelConfig], records: Records, run_dir: Path
-) -> Iterator[pa.Table]:
+) -> Iterator[Judged]:
     seconds, budget = cfg.deadlines.start_s, PassBudget(cfg.score_micro_batch_tokens)
     with crew(cfg, cfg.roles) as own:
         prompts, count = start_encoder(own, cfg, records, run_dir)
-        scorers = start_scorers(own, cfg, [cfg.reward_model], budget) if cfg.reward_model else None
+        models = [reward.model for reward in cfg.model_rewards]
+        scorers = start_scorers(own, cfg, models, budget) if models else None
+        functions = start_functions(own, cfg, records.records) if cfg.function_rewards else None
+        if functions:
+            functions.wait_ready(seconds)
+        rewards = Rewards(scorers, cfg.model_rewards, functions)
         references = None
         if cfg.kl_reference:
             references = start_references(own, cfg, cfg.kl_reference, cfg.sampling.temperature, budget)
@@ -95,21 +126,26 @@ def _answers(
                 for first in range(0, count, _PROMPTS_PER_CALL):
                     last = min(first + _PROMPTS_PER_CALL, count)
                     rollouts = generators.generate(prompts.slice(first, last), cfg.n_samples_per_prompt)
-                    yield _judged(label, rollouts, scorers, references, text)
+                    referring = references.ask(rollouts) if references else None
+                    computed, _ = rewards.ask(rollouts).result()
+                    mixed = mix(cfg.components, computed, Rows.of(rollouts.table), MixtureState.start(cfg.components))
+                    for warning in mixed.warnings:
+                        progress.note(warning)
+                    scores = mixed.scores if cfg.components else [math.nan] * len(rollouts.table)
+                    yield Judged(
+                        _with_kl(label, rollouts, scores, referring, text),
+                        {name: found.values for name, found in computed.items()},
+                    )
                     progress.update(last, last - first)
             own.end(generators.group)  # their seats are for the next policy
 
 
-def _judged(
-    label: str, rollouts: Rollouts, scorers: Scorers | None, references: References | None, encoder: Encoder
+def _with_kl(
+    label: str, rollouts: Rollouts, scores: Sequence[float], referring: Pending | None, encoder: Encoder
 ) -> pa.Table:
-    """RESPONSE with scores and KL, NaN where nobody was asked."""
+    """RESPONSE with scores and KL, NaN where there is none."""
     table = rollouts.table
-    scores = kl = [math.nan] * len(table)
-    scoring = scorers.ask(rollouts) if scorers else None
-    referring = references.ask(rollouts) if references else None
-    if scoring:
-        scores = [float(s[0]) for s in scoring.result()[0]]
+    kl = [math.nan] * len(table)
     if referring:
         sampled = table.column("rollout_logprobs").to_pylist()
         kl = [float(np.subtract(s, r).sum()) for s, r in zip(sampled, referring.result()[0], strict=True)]
@@ -117,8 +153,10 @@ def _judged(
     return response_table(encoder, table, label, version, scores, kl)
 
 
-def summary(responses: pa.Table) -> dict[str, Any]:
-    """Per policy and media: mean score with its 95 % interval, KL, length; and win/tie/loss by score."""
+def summary(responses: pa.Table, parts: Mapping[str, Sequence[float | None]] | None = None) -> dict[str, Any]:
+    """Per policy and media: mean score with its 95 % interval, KL, length; and win/tie/loss by score, of responses that
+    both have a score. `parts`: component of the score → its number for each row, None where there is none; several
+    components are summed up one by one as well."""
     out: dict[str, Any] = {}
     scores: dict[str, list[float]] = {}
     for policy in pc.unique(responses.column("policy")).to_pylist():
@@ -134,14 +172,34 @@ def summary(responses: pa.Table) -> dict[str, Any]:
             }
             if not math.isnan(kl):
                 entry["kl"] = kl
-            if not math.isnan(values[0]):
-                entry["score"] = asdict(mean_interval(values))
+            there = [value for value in values if not math.isnan(value)]
+            if there:
+                entry["score"] = asdict(mean_interval(there))
+                if len(there) < len(values):
+                    entry["without_score"] = len(values) - len(there)
                 if media == "own":
                     scores[policy] = values
+            if parts and len(parts) > 1:
+                entry["rewards"] = _by_component(parts, chosen.to_pylist())
             out[f"{policy}, {media} media"] = entry
     if len(scores) == 2:
-        out["policy against baseline, by score"] = asdict(win_tie_loss(scores["policy"], scores["baseline"]))
+        pairs = [
+            pair for pair in zip(scores["policy"], scores["baseline"], strict=True) if not any(map(math.isnan, pair))
+        ]
+        if pairs:
+            own, other = zip(*pairs, strict=True)
+            out["policy against baseline, by score"] = asdict(win_tie_loss(own, other))
     return out
+
+
+def _by_component(parts: Mapping[str, Sequence[float | None]], chosen: Sequence[bool]) -> dict[str, Any]:
+    """Mean of each component, as its numbers came, over the chosen rows that have one."""
+    found = {}
+    for name, numbers in parts.items():
+        own = [n for n, wanted in zip(numbers, chosen, strict=True) if wanted and n is not None and math.isfinite(n)]
+        if own:
+            found[name] = asdict(mean_interval(own))
+    return found
 
 
 def read_responses(run_dir: Path, policy: str, media: str = "own") -> pa.Table:

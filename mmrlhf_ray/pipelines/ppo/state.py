@@ -1,7 +1,7 @@
 """The driver's state between steps, which a checkpoint therefore holds."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmrlhf_ray.algorithms.kl import AdaptiveKL
@@ -37,11 +37,20 @@ class DriverState:
         }
 
     @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> "DriverState":
-        """The inverse of to_dict()."""
-        return cls(
-            state["cursor"],
-            AdaptiveKL.from_dict(state["kl"]),
-            MixtureState.from_dict(state["mixture"]),
-            {key: RunningMoments.from_dict(value) for key, value in state["moments"].items()},
-        )
+    def resumed(cls, cfg: PPOConfig, state: Mapping[str, Any], changed: Collection[str]) -> "DriverState":
+        """The inverse of to_dict(), under the settings of `cfg`, of which `changed` are others than the state's: a
+        coefficient or multiplier goes on from where it was, or starts from the value that it was given anew."""
+        fresh = cls.start(cfg)
+        kl = fresh.kl
+        if kl.kl_target is not None and "algorithm.kl_coef" not in changed:
+            kl = replace(kl, kl_coef=AdaptiveKL.from_dict(state["kl"]).kl_coef)
+        mixture = MixtureState.from_dict(state["mixture"])
+        multipliers = {}
+        for name, now in fresh.mixture.multipliers.items():
+            was = mixture.multipliers.get(name)
+            if was is not None and f"rewards.{name}.cost.initial_multiplier" not in changed:
+                excess = was.excess if was.bound == now.bound else was.excess + was.bound - now.bound
+                now = replace(now, integral=was.integral, excess=excess)
+            multipliers[name] = now
+        moments = {key: RunningMoments.from_dict(value) for key, value in state["moments"].items()}
+        return cls(state["cursor"], kl, replace(mixture, multipliers=multipliers), moments)

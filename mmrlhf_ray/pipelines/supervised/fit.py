@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,18 +27,21 @@ from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records
 from mmrlhf_ray.data.records.quarantine import Rejected, settle
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.pipelines.resume import begin, check_length, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.pipelines.supervised.rows import HeldRows, Share, TrainingRows, open_streams
-from mmrlhf_ray.planning.preflight import check_batch, check_cluster, preflight
+from mmrlhf_ray.planning.preflight import check_batch, check_cluster, check_warmup, preflight
 from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import in_background, unwrap
 from mmrlhf_ray.schema import TABLES
-from mmrlhf_ray.training.checkpoint import discard
+from mmrlhf_ray.training.checkpoint import discard, sweep
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SupervisedTask
 from mmrlhf_ray.workers.crew import device_of
+
+logger = logging.getLogger(__name__)
 
 _KEYS = {"train": "data", "eval": "eval_data"}
 _ENCODE_ROWS = 256
@@ -69,7 +73,7 @@ def run_supervised(
     """
     held = {name: data for name, data in _data(cfg).items() if not data.streaming}
     options = partial(_options, cfg, aspects=aspects, sampled_only=not task.scalar)
-    with preflight(cfg, run_directory(cfg)) as checked:
+    with preflight(cfg, run_directory(cfg, resume)) as checked:
         run_dir = checked.run_dir
         read = {name: checked.records[_KEYS[name]] for name in held}
         if prepare:
@@ -77,6 +81,11 @@ def run_supervised(
         streams = open_streams(cfg, _data(cfg), TABLES[cfg.table], options, row_check)
         if "train" in streams:
             check_batch("data", streams["train"].count, "batch_size", cfg.batch_size)
+            check_warmup(cfg, streams["train"].count)
+        learned = {"data": streams["train"].count if "train" in streams else read["train"]}
+        start = begin(cfg, run_dir, run_record(cfg, learned), resume)
+        if start.finished:
+            return run_dir
         with ray_session() as session:
             check_cluster(cfg, session)
             tables = {name: _encode(read[name], data, options(data), run_dir) for name, data in held.items()}
@@ -85,20 +94,25 @@ def run_supervised(
             rows: dict[str, TrainingRows] = {name: HeldRows(name, len(table)) for name, table in tables.items()}
             rows |= streams
             check_batch("data", rows["train"].count, "batch_size", cfg.batch_size)  # of what the processor could read
+            steps = total_steps(cfg, rows["train"])
+            check_length(start, steps, f"epochs={cfg.epochs}" if cfg.steps is None else f"steps={cfg.steps}")
             if complete:
                 tables = complete(tables, run_dir)
             plan = WorkerPlan(
                 cfg=cfg,
                 task=task,
                 run_dir=run_dir,
-                total_steps=_total_steps(cfg, rows["train"].count),
-                resume=resume,
+                total_steps=steps,
                 device=device_of(cfg.workers, cfg.device),
+                checkpoint=start.checkpoint,
+                first_step=start.step,
+                record=start.record.to_dict(),
             )
             if not resume:
                 discard(run_dir)
             # Popped, so that no table stays in memory alongside its copy.
             _fit(plan, job, {name: _dataset(tables.pop(name)) for name in held}, rows)
+        finish(run_dir)
     return run_dir
 
 
@@ -111,11 +125,17 @@ def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sa
     return EncodeOptions(path, data.facts_column, data.max_prompt_tokens, tokens, aspects, sampled_only, data)
 
 
-def _total_steps(cfg: TrainJobConfig, rows: int) -> int:
-    if cfg.steps is not None:
-        return cfg.steps
-    assert cfg.epochs is not None, "the configuration has one of the two"
-    return cfg.epochs * (rows // cfg.batch_size)
+def total_steps(cfg: TrainJobConfig, rows: TrainingRows) -> int:
+    """Of the run. Says how many rows never fill a batch and are left out."""
+    epochs = cfg.epochs or 1
+    steps = rows.steps(epochs, cfg.batch_size)
+    left_out = epochs * rows.count - steps * cfg.batch_size
+    if left_out and (cfg.steps is None or isinstance(rows, HeldRows)):
+        logger.warning(
+            "data: %d of %d rows (%d in each epoch) are left out, since they do not fill a batch of batch_size=%d",
+            left_out, epochs * rows.count, rows.count, cfg.batch_size,
+        )  # fmt: skip
+    return steps if cfg.steps is None else cfg.steps
 
 
 def _encode(records: Records, data: DataConfig, options: EncodeOptions, run_dir: Path) -> pa.Table:
@@ -180,6 +200,7 @@ def _fit(
     fitting = in_background(trainer.fit)
     _show(plan, job, fitting)
     if error := fitting.exception():
+        sweep(plan.run_dir)  # what one worker had begun to write when another failed
         raise RunError(f"{job}: {_cause(error)}") from error
 
 
@@ -220,23 +241,39 @@ def _worker_loop(config: dict[str, Any]) -> None:
     rank, world_size, cfg = context.get_world_rank(), context.get_world_size(), plan.cfg
     share = Share(cfg, plan.run_dir, rank, world_size)
     worker = SupervisedWorker(plan, rank, world_size)
-    first = worker.restore()
-    writer = MetricsWriter(plan.run_dir, config["job"], resume_step=first if plan.resume else None)
-    steps = range(first, plan.total_steps)
+    worker.restore()
+    first = None if plan.checkpoint is None else plan.first_step
+    writer = MetricsWriter(plan.run_dir, config["job"], resume_step=first)
+    steps = range(plan.first_step, plan.total_steps)
     with writer if rank == 0 else nullcontext() as log:
         for step, table in zip(steps, rows["train"].train_batches(share, steps), strict=False):
             metrics = worker.step(table)
-            done = step + 1
-            if done % cfg.log_every_steps == 0 or done == plan.total_steps:
-                if cfg.eval_data and (done == plan.total_steps or _due(done, cfg.eval_every_steps)):
-                    metrics |= worker.evaluate(rows["eval"].eval_batches(share), record=done == plan.total_steps)
-                if log is not None:
-                    log.log(step, metrics)
-            if done % cfg.checkpoint.every_steps == 0 and done < plan.total_steps:
+            done, last = step + 1, step + 1 == plan.total_steps
+            now = due(cfg, done, last)
+            if now.evaluate:
+                metrics |= worker.evaluate(rows["eval"].eval_batches(share), record=last)
+            if log is not None and now.log:
+                log.log(step, metrics)
+            if now.save:
                 worker.save(done)
         worker.export()
     ray.train.report({})
 
 
-def _due(done: int, every: int | None) -> bool:
-    return every is not None and done % every == 0
+@dataclass(frozen=True)
+class Due:
+    """The tasks that come after a step."""
+
+    evaluate: bool
+    log: bool
+    save: bool
+
+
+def due(cfg: TrainJobConfig, done: int, last: bool) -> Due:
+    """After `done` steps. Everything is due after the last one, and an evaluation is always logged."""
+
+    def every(steps: int | None) -> bool:
+        return last or (steps is not None and done % steps == 0)
+
+    evaluate = cfg.eval_data is not None and every(cfg.eval_every_steps)
+    return Due(evaluate, evaluate or every(cfg.log_every_steps), every(cfg.checkpoint.every_steps))

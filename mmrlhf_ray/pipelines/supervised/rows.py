@@ -37,6 +37,10 @@ class TrainingRows(Protocol):
         """Rows of an epoch."""
         ...
 
+    def steps(self, epochs: int, batch_size: int) -> int:
+        """How many full batches there are in `epochs`."""
+        ...
+
     def train_batches(self, share: Share, steps: range) -> Iterator[pa.Table]:
         """A rank's share of the batch of each step, endless or until the last one. A step has the same rows whichever
         `steps` begin with. Raises DataError."""
@@ -54,6 +58,10 @@ class HeldRows:
     name: str
     """Of the data set: "train" or "eval"."""
     count: int
+
+    def steps(self, epochs: int, batch_size: int) -> int:
+        """An epoch leaves out the rows that do not fill a batch."""
+        return epochs * (self.count // batch_size)
 
     def train_batches(self, share: Share, steps: range) -> Iterator[pa.Table]:
         """Epoch after epoch, each with a shuffle of its own."""
@@ -93,6 +101,10 @@ class StreamedRows:
     def count(self) -> int:
         """Bad rows counted."""
         return order_of(self.plan.sources, self.plan.seed).rows
+
+    def steps(self, epochs: int, batch_size: int) -> int:
+        """A batch may have rows of two epochs, so that only the last epoch may leave out some."""
+        return epochs * self.count // batch_size
 
     def check_first(self, run_dir: Path) -> None:
         """Read the rows that are to be checked before the start. Raises DataError as settle()."""

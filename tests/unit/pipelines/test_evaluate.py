@@ -142,6 +142,27 @@ def test_what_nobody_was_asked_is_left_out() -> None:
     json.dumps(out, allow_nan=False)
 
 
+def test_components_are_summed_up_one_by_one_and_gaps_are_counted() -> None:
+    table = responses(
+        ("policy", "own", 3.0, math.nan, 4),
+        ("policy", "own", math.nan, math.nan, 4),
+        ("policy", "own", 1.0, math.nan, 4),
+        ("baseline", "own", 1.0, math.nan, 4),
+        ("baseline", "own", 7.0, math.nan, 4),
+        ("baseline", "own", 1.0, math.nan, 4),
+    )
+    parts = {"exact": [1.0, None, 0.0, 1.0, 1.0, 1.0], "length": [4.0, 2.0, 3.0, None, None, None]}
+    out = summary(table, parts)
+    own = out["policy, own media"]
+    assert (own["score"]["estimate"], own["without_score"], own["responses"]) == (2.0, 1, 3)
+    assert {name: found["estimate"] for name, found in own["rewards"].items()} == {"exact": 0.5, "length": 3.0}
+    assert list(out["baseline, own media"]["rewards"]) == ["exact"]
+    versus = out["policy against baseline, by score"]
+    assert (versus["wins"], versus["ties"], versus["losses"]) == (1, 1, 0), "a pair needs two scores"
+    json.dumps(out, allow_nan=False)
+    assert "rewards" not in summary(table, {"exact": parts["exact"]})["policy, own media"], "one is the score"
+
+
 def test_responses_are_read_back_by_policy_and_media(tmp_path: Path) -> None:
     table = responses(("policy", "own", 3.0, 0.5, 4), ("policy", "swapped", 1.0, 1.5, 6), ("sft", "own", 0.0, 0.0, 1))
     pq.write_table(table, tmp_path / RESPONSES_FILE)

@@ -111,3 +111,12 @@ def test_tensorboard_shows_each_step_once_after_resume(tmp_path):
 
 def test_no_file_is_no_rows(tmp_path):
     assert read_metrics(tmp_path) == []
+
+
+def test_no_earlier_metrics_are_overwritten(tmp_path):
+    """However many attempts there are within a second."""
+    for attempt in range(4):
+        write(tmp_path, range(attempt + 1))
+    kept = list(tmp_path.glob("metrics-*.jsonl"))
+    assert sorted(len(path.read_text().splitlines()) for path in kept) == [1, 2, 3]
+    assert steps(tmp_path) == [0, 1, 2, 3]

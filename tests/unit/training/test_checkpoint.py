@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.training.checkpoint import (
     MANIFEST,
     Manifest,
     discard,
     newest_complete,
     publish,
+    set_aside,
     stage,
+    staged,
     staging_path,
 )
 
@@ -28,11 +31,11 @@ def manifest(step: int) -> Manifest:
 
 
 def write(run_dir: Path, step: int, keep: int = 2) -> Path:
-    staged = stage(run_dir, step)
-    (staged / "policy").mkdir()
-    (staged / "policy" / "weights").write_bytes(bytes([step]) * 100)
-    (staged / "state").write_text(f"step {step}")
-    return publish(staged, manifest(step), keep)
+    path = stage(run_dir, step)
+    (path / "policy").mkdir()
+    (path / "policy" / "weights").write_bytes(bytes([step]) * 100)
+    (path / "state").write_text(f"step {step}")
+    return publish(path, manifest(step), keep)
 
 
 def steps(run_dir: Path) -> list[str]:
@@ -41,16 +44,17 @@ def steps(run_dir: Path) -> list[str]:
 
 def newest(run_dir: Path) -> int | None:
     found = newest_complete(run_dir)
-    return found[1].step if found else None
+    return found.manifest.step if found else None
 
 
 def test_what_is_published_comes_back(tmp_path: Path) -> None:
     path = write(tmp_path, 3)
     found = newest_complete(tmp_path)
     assert found is not None
-    assert found[0] == path
-    assert found[1].model_copy(update={"files": {}}) == manifest(3)
-    assert set(found[1].files) == {"policy/weights", "state"}
+    assert found.path == path
+    assert found.manifest.model_copy(update={"files": {}}) == manifest(3)
+    assert set(found.manifest.files) == {"policy/weights", "state"}
+    assert not found.passed_over
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
@@ -67,32 +71,124 @@ def test_the_newest_is_by_number(tmp_path: Path) -> None:
 
 def test_what_is_half_written_is_not_there(tmp_path: Path) -> None:
     write(tmp_path, 1)
-    staged = stage(tmp_path, 2)
-    (staged / "weights").write_bytes(b"half")
+    path = stage(tmp_path, 2)
+    (path / "weights").write_bytes(b"half")
     assert newest(tmp_path) == 1
-    assert staged == staging_path(tmp_path, 2)
+    assert path == staging_path(tmp_path, 2)
     # Staging again starts empty.
     assert list(stage(tmp_path, 2).iterdir()) == []
 
 
-@pytest.mark.parametrize("harm", ["changed", "cut", "missing", "no manifest", "cut manifest", "foreign manifest"])
-def test_a_harmed_checkpoint_is_passed_over(tmp_path: Path, harm: str) -> None:
-    write(tmp_path, 1)
-    path = write(tmp_path, 2)
+def harm_checkpoint(path: Path, harm: str) -> str:
+    """Damage it; returns what must be said of it."""
     weights, described = path / "policy" / "weights", path / MANIFEST
     if harm == "changed":
-        weights.write_bytes(b"\x02" * 99 + b"\x03")
-    elif harm == "cut":
-        weights.write_bytes(b"\x02" * 99)
-    elif harm == "missing":
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+        return f"{weights} is damaged"
+    if harm == "cut":
+        weights.write_bytes(weights.read_bytes()[:-1])
+        return f"{weights} is damaged"
+    if harm == "missing":
         weights.unlink()
-    elif harm == "no manifest":
+        return f"{weights} is missing"
+    if harm == "no manifest":
         described.unlink()
-    elif harm == "cut manifest":
-        described.write_text(described.read_text()[:-20])
-    else:
-        described.write_text("{}")
-    assert newest(tmp_path) == 1
+        return f"{described} is missing"
+    described.write_text(described.read_text()[:-20] if harm == "cut manifest" else "{}")
+    return f"{described} is damaged"
+
+
+HARMS = ["changed", "cut", "missing", "no manifest", "cut manifest", "foreign manifest"]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_harmed_checkpoint_is_passed_over_and_named(tmp_path: Path, harm: str) -> None:
+    write(tmp_path, 1)
+    path = write(tmp_path, 2)
+    said = harm_checkpoint(path, harm)
+    found = newest_complete(tmp_path)
+    assert found is not None
+    assert found.manifest.step == 1
+    assert list(found.passed_over) == [path]
+    assert said in found.passed_over[path]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_where_all_are_harmed_each_is_named_and_none_is_touched(tmp_path: Path, harm: str) -> None:
+    said = [harm_checkpoint(write(tmp_path, step), harm) for step in (1, 2)]
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError) as refused:
+        newest_complete(tmp_path)
+    assert all(words in str(refused.value) for words in said)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_harmed_checkpoint_outlives_the_run_that_passed_it_over(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write(tmp_path, step)
+    harm_checkpoint(tmp_path / "checkpoints" / "step-00000002", "cut")
+    kept = set_aside(tmp_path / "checkpoints" / "step-00000002")
+    for step in (2, 3, 4):
+        write(tmp_path, step, keep=1)
+    assert steps(tmp_path) == ["damaged-step-00000002", "step-00000004"]
+    assert (kept / "policy" / "weights").stat().st_size == 99
+    harm_checkpoint(tmp_path / "checkpoints" / "step-00000004", "cut")
+    (tmp_path / "checkpoints" / "step-00000004").rename(tmp_path / "checkpoints" / "step-00000002")
+    assert set_aside(tmp_path / "checkpoints" / "step-00000002").name == "damaged-step-00000002-2"
+
+
+def test_what_was_half_removed_or_half_written_goes_with_the_next_one(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    for left in (".step-00000007.partial", ".step-00000000.gone"):
+        (tmp_path / "checkpoints" / left / "policy").mkdir(parents=True)
+    (tmp_path / ".checkpoints.gone").mkdir()
+    write(tmp_path, 2)
+    assert steps(tmp_path) == ["step-00000001", "step-00000002"]
+    assert not (tmp_path / ".checkpoints.gone").exists()
+
+
+def test_what_is_being_removed_is_no_longer_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may end in the middle of it."""
+    write(tmp_path, 1)
+
+    def ended(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmrlhf_ray.training.checkpoint.shutil.rmtree", ended)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, 2, keep=1)
+    assert newest(tmp_path) == 2
+    assert [name for name in steps(tmp_path) if name.startswith("step-")] == ["step-00000002"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError(122, "Disk quota exceeded"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 11648 vs 11540"),
+        ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, error: Exception) -> None:
+    def write_half() -> None:
+        with staged(tmp_path, 2) as path:
+            (path / "weights").write_bytes(b"half")
+            raise error
+
+    write(tmp_path, 1)
+    with pytest.raises(RunError, match=r"\.step-00000002\.partial: no room .* disk at /.* MiB free") as refused:
+        write_half()
+    assert refused.value.__cause__ is error
+    assert steps(tmp_path) == ["step-00000001"]
+
+
+def test_another_error_stays_what_it_is_and_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="^its own$"), staged(tmp_path, 2):
+        raise ValueError("its own")
+    assert steps(tmp_path) == []
 
 
 def test_older_ones_go(tmp_path: Path) -> None:
@@ -115,12 +211,12 @@ def test_later_ones_of_an_abandoned_past_go_first(tmp_path: Path, keep: int) -> 
 
 def test_publishing_a_step_again_replaces_it(tmp_path: Path) -> None:
     write(tmp_path, 1)
-    staged = stage(tmp_path, 1)
-    (staged / "other").write_text("other")
-    publish(staged, manifest(1), 2)
+    path = stage(tmp_path, 1)
+    (path / "other").write_text("other")
+    publish(path, manifest(1), 2)
     found = newest_complete(tmp_path)
     assert found is not None
-    assert set(found[1].files) == {"other"}
+    assert set(found.manifest.files) == {"other"}
 
 
 def test_discarding_forgets_all(tmp_path: Path) -> None:

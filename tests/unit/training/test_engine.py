@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.models import HeadedModel
 from mmrlhf_ray.training.engine import NonFiniteLoss, TrainEngine, deepspeed_config, lr_multiplier
 
@@ -107,6 +108,54 @@ def test_a_checkpoint_goes_on_where_it_was(process_group: None, tmp_path: Path) 
     train(resumed, range(2, STEPS))
     want = parameters(straight)
     assert all(torch.equal(tensor, want[name]) for name, tensor in parameters(resumed).items())
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_resumed_run_has_the_settings_that_it_is_given(process_group: None, tmp_path: Path, stage: int) -> None:
+    """Rate, schedule, its length and the rest of the optimizer, not the checkpoint's; its moments are."""
+
+    def engine(optimizer: OptimizerConfig, steps: int) -> TrainEngine:
+        return TrainEngine(model(), EngineConfig(zero_stage=stage), optimizer, steps, torch.float32, CPU)
+
+    first = engine(OPTIMIZER.model_copy(update={"warmup_steps": 0}), 4)
+    train(first, range(2))
+    first.save(tmp_path / "state")
+    other = OptimizerConfig(
+        lr=0.5, weight_decay=0.2, betas=(0.5, 0.6), eps=1e-3, max_grad_norm=7.0, warmup_steps=1, schedule="linear"
+    )
+    resumed = engine(other, 9)
+    resumed.load(tmp_path / "state")
+    assert resumed.learning_rates["lr"] == pytest.approx(0.5 * (1 - 1 / 8))
+    group = resumed._adamw.param_groups[0]
+    assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.5, 0.6), 1e-3, 0.2)
+    assert resumed._engine.gradient_clipping() == 7.0
+    if stage:
+        assert resumed._engine.optimizer.clip_grad == 7.0
+    train(resumed, range(2, 3))
+    assert resumed.learning_rates["lr"] == pytest.approx(0.5 * (1 - 2 / 8))
+    (state, *_) = resumed._adamw.state.values()
+    assert state["step"] == 3
+
+
+class Payload:
+    """Runs code where it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path("unpickled"),)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"])
+def test_a_checkpoint_runs_no_code(
+    process_group: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    engine = TrainEngine(model(), EngineConfig(zero_stage=2), OPTIMIZER, STEPS, torch.float32, CPU)
+    engine.save(tmp_path / "state")
+    (file,) = (tmp_path / "state").rglob(name)
+    torch.save(torch.load(file, weights_only=False) | {"more": Payload()}, file)
+    with pytest.raises(RunError, match=f"{name}: refused, since it holds more than tensors and plain values"):
+        engine.load(tmp_path / "state")
+    assert not Path("unpickled").exists()
 
 
 def test_loading_from_nowhere_is_an_error(process_group: None, tmp_path: Path) -> None:

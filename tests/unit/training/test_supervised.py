@@ -47,7 +47,7 @@ def test_a_step_does_not_depend_on_the_cut(
                 optimizer=OptimizerConfig(lr=0.1, eps=1.0, max_grad_norm=1000.0),
             ),
         )
-        worker = SupervisedWorker(WorkerPlan(cfg, task, tmp_path, 2, False, "cpu"), 0, 1)
+        worker = SupervisedWorker(WorkerPlan(cfg, task, tmp_path, 2, "cpu"), 0, 1)
         passes.append(len(worker._lay_out(rows).passes))
         judged = sum(len(of_row) for of_row in numbers) - (5 if name == "kto" else 0)
         assert len(worker._prepared(rows)[0].sequences) == judged, "what is only measured is not learnt from"
@@ -68,7 +68,7 @@ def test_rows_keep_their_responses_together(
     rows = media_rows(omni_encoder, numbers, feedback)
     cfg = SFTConfig(name="n", steps=1, model={"path": str(omni)}, data={"path": "d"},
                     learner={"engine": EngineConfig(zero_stage=0, max_padding_share=0.9)})  # fmt: skip
-    work = SupervisedWorker(WorkerPlan(cfg, task, tmp_path, 1, False, "cpu"), 0, 1)._lay_out(rows)
+    work = SupervisedWorker(WorkerPlan(cfg, task, tmp_path, 1, "cpu"), 0, 1)._lay_out(rows)
     assert work.owners == [0, 1, 1, 2, 2, 2, 3, 4, 4]
     responses = rows.column("responses_token_ids").to_pylist()
     for micro_batch in work.passes:
