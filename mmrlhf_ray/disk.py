@@ -20,7 +20,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _no_room(error):
+        if isinstance(error, RunError) or not _no_room(error):
             raise
         mount = _mount(path)
         usage = shutil.disk_usage(mount)

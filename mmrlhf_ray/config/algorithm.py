@@ -84,7 +84,7 @@ class AlgorithmConfig(Section):
     mini_batch_size: PositiveInt = 64
     """Responses per optimizer step over all ranks."""
     critic_warmup_steps: int = Field(0, ge=0)
-    """Steps in which only the critic learns."""
+    """Steps in which only the critic learns. The policy's warm-up and schedule begin after them."""
 
     @property
     def has_critic(self) -> bool:

@@ -289,5 +289,5 @@ def _load_trained(src: dict[str, Tensor], dst: torch.nn.Module) -> None:
     expected = {name for name, p in dst.named_parameters() if p.requires_grad}
     odd = (src.keys() - buffers) ^ expected
     if odd:
-        raise ValueError(f"the checkpoint is of another adapter; it differs in {', '.join(sorted(odd)[:5])}")
+        raise ValueError(f"the checkpoint is of other trained parameters: it differs in {', '.join(sorted(odd)[:5])}")
     dst.load_state_dict(src, strict=False)

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.pipelines.resume import differences
 
 STATE_FILE = "state.json"
 BEFORE = ("evaluate",)
@@ -33,8 +34,8 @@ Done = Mapping[str, Figures]
 class IterateState:
     """The stages that are done. A stage is in it only once everything that it writes is on the disk."""
 
-    settings: str
-    """Fingerprint of the configuration that must not change on the way."""
+    settings: Mapping[str, Any] | str
+    """The part of the configuration that must not change on the way; in states of earlier versions its hash."""
     rounds: tuple[Done, ...] = ()
     """By number; round 0 is the evaluation before the loop."""
 
@@ -63,28 +64,36 @@ def stages_of(number: int) -> tuple[str, ...]:
     return ROUND if number else BEFORE
 
 
-def fingerprint(cfg: IterateConfig) -> str:
-    """Of everything that decides what a run means."""
-    kept = cfg.model_dump(mode="json", exclude=_MAY_CHANGE)
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+def settings_of(cfg: IterateConfig) -> dict[str, Any]:
+    """Everything that decides what a run means; JSON."""
+    return cfg.model_dump(mode="json", exclude=_MAY_CHANGE)
 
 
 def begin(run_dir: Path, cfg: IterateConfig, resume: bool) -> IterateState:
     """The state to go on from. Raises RunError where a run is there and `resume` is not asked for, or it was started
     with another configuration: people's votes are never thrown away or mixed up."""
-    fresh, file = IterateState(fingerprint(cfg)), run_dir / STATE_FILE
+    fresh, file = IterateState(settings_of(cfg)), run_dir / STATE_FILE
     if not file.exists():
         return fresh
     if not resume:
         raise RunError(f"{run_dir}: holds a loop already, votes and all; go on with --resume, or choose another name")
     state = load(file)
-    if state.settings != fresh.settings:
+    if isinstance(state.settings, str):
+        same, named = state.settings == _fingerprint(fresh.settings), ["see its config.yaml"]
+    else:
+        named = [f"{key} {change}" for key, change in differences(state.settings, fresh.settings)]
+        same = not named
+    if not same:
         raise RunError(
-            f"{run_dir}: was started with another configuration, see its config.yaml; only "
+            f"{run_dir}: was started with another configuration:\n  " + "\n  ".join(named) + f"\nOnly "
             f"{', '.join(sorted(_MAY_CHANGE))} may change on the way. Give it what it was started with, or choose "
             "another name"
         )
     return state
+
+
+def _fingerprint(settings: Mapping[str, Any] | str) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def load(file: Path) -> IterateState:
@@ -92,7 +101,8 @@ def load(file: Path) -> IterateState:
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
         rounds = tuple({str(stage): dict(figures) for stage, figures in done.items()} for done in said["rounds"])
-        return IterateState(str(said["settings"]), rounds)
+        settings = said["settings"]
+        return IterateState(settings if isinstance(settings, dict) else str(settings), rounds)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{file}: cannot be read as the state of a loop: {type(error).__name__}: {error}") from error
 

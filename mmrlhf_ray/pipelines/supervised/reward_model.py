@@ -1,5 +1,6 @@
 """Reward-model training on preferences, rankings or ratings, and its report on held-out ones."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.pipelines.supervised.fit import run_supervised, set_aside
 from mmrlhf_ray.pipelines.supervised.reward_report import headline, write_report
 from mmrlhf_ray.training.reward_tasks import RewardModelTask
+from mmrlhf_ray.training.supervised import EVAL_SCORES_FILE
+
+logger = logging.getLogger(__name__)
 
 
 def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
@@ -25,7 +29,9 @@ def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
         prepare=ranked_only if cfg.objective == "plackett_luce" else None,
         row_check=unranked if cfg.objective == "plackett_luce" else None,
     )
-    if cfg.eval_data:
+    if cfg.eval_data and not (run_dir / EVAL_SCORES_FILE).is_file():
+        logger.warning("%s: the run was finished without eval_data, so that there is no report", run_dir)
+    elif cfg.eval_data:
         print(headline(write_report(run_dir, cfg.name, cfg.objective, tuple(cfg.aspects))))
     return run_dir
 

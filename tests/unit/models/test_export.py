@@ -1,9 +1,11 @@
 """What is exported loads again, in transformers too, with the trained numbers."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
     AutoProcessor,
@@ -12,9 +14,11 @@ from transformers import (
     Qwen2_5OmniThinkerForConditionalGeneration,
 )
 
+from mmrlhf_ray.config import LoRAConfig
 from mmrlhf_ray.data.batches.collate import collate
 from mmrlhf_ray.data.encoding.encode import Encoder
-from mmrlhf_ray.models import HeadedModel, export_model, load_policy, load_scalar
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.models import HeadedModel, export_lora, export_model, load_policy, load_scalar
 from mmrlhf_ray.models.scalar_head import SCALAR_HEAD_FILE
 from tests.unit.tiny import mixed_rows
 
@@ -108,3 +112,26 @@ def test_a_failed_export_leaves_the_earlier_one(omni_encoder: Encoder, omni: Pat
     with pytest.raises(AttributeError):
         export_model(omni_encoder.adapter, omni, target, {"head.weight": None}, scalar=False)  # type: ignore[dict-item]
     assert (target / "kept").read_text() == "kept"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"], "and nothing of its own"
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_full_disk_is_named_and_leaves_the_earlier_export(
+    omni_encoder: Encoder, omni: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: bool
+) -> None:
+    """The writers' own words for it, of Rust and of the operating system."""
+    target = tmp_path / "model"
+    target.mkdir()
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(f"mmrlhf_ray.models.export.{'save_file' if adapter else 'save_torch_state_dict'}", full)
+    own = omni_encoder.adapter
+    export = (
+        partial(export_lora, own, omni, target, LoRAConfig()) if adapter else partial(export_model, own, omni, target)
+    )
+    keys: dict[str, bool] = {} if adapter else {"scalar": False}
+    with pytest.raises(RunError, match=rf"{target}: no room left to write it: the disk at /.* MiB free"):
+        export(tensors={}, **keys)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,5 +1,6 @@
 """What a loop remembers: killed at any boundary it neither skips nor repeats a stage; and when it stops."""
 
+import hashlib
 import json
 import re
 
@@ -7,6 +8,7 @@ import pytest
 
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.iterate.state import (
+    _MAY_CHANGE,
     BEFORE,
     ROUND,
     STATE_FILE,
@@ -81,8 +83,17 @@ def test_votes_are_never_thrown_away(tmp_path):
     with pytest.raises(RunError, match="holds a loop already, votes and all; go on with --resume"):
         begin(tmp_path, cfg, resume=False)
     other = cfg.model_copy(update={"ask": cfg.ask.model_copy(update={"pairs": 7})})
-    with pytest.raises(RunError, match="was started with another configuration"):
+    with pytest.raises(RunError, match=r"another configuration:\n  ask\.pairs was \d+, is now 7\nOnly "):
         begin(tmp_path, other, resume=True)
+
+
+def test_a_loop_of_an_earlier_version_has_a_hash_of_its_settings(tmp_path):
+    cfg = loop_config(rounds=1)
+    text = json.dumps(cfg.model_dump(mode="json", exclude=_MAY_CHANGE), sort_keys=True)
+    save(IterateState(hashlib.sha256(text.encode()).hexdigest()), tmp_path / STATE_FILE)
+    assert begin(tmp_path, cfg, resume=True).rounds == ()
+    with pytest.raises(RunError, match="another configuration:\n  see its config.yaml"):
+        begin(tmp_path, cfg.model_copy(update={"seed": 9}), resume=True)
 
 
 def test_more_rounds_may_be_asked_for_later(tmp_path):

@@ -81,4 +81,4 @@ def test_what_the_driver_remembers_survives_a_checkpoint() -> None:
     reward = "{name: f, kind: function, function: exact_match, normalise: true, cost: {bound: 0.5}}"
     cfg = load_config(None, ["name=x", "policy.path=p", "data.path=d", f"rewards=[{reward}]"], PPOConfig)
     state = replace(DriverState.start(cfg), cursor=7)
-    assert DriverState.from_dict(state.to_dict()) == state
+    assert DriverState.resumed(cfg, state.to_dict(), ()) == state

@@ -177,6 +177,13 @@ def test_refusals(
         assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("key", ["baseline", "reference"])
+def test_every_model_of_an_evaluation_reads_the_policys_tokens(key: str, vl: Path, world: dict[str, str]) -> None:
+    """Responses go from one to the other as token ids."""
+    with pytest.raises(ModelError, match="expected the model family"):
+        evaluate.run(job(EvaluateConfig, world, f"{key}={{path: {vl}}}"))
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [

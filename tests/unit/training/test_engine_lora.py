@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(
 ) -> None:
     engine_of(omni_encoder, omni, 2).save(tmp_path / "state")
     other = engine_of(omni_encoder, omni, 2, LORA.model_copy(update={"target_modules": targets}))
-    with pytest.raises(ValueError, match=r"the checkpoint is of another adapter; it differs in .*_proj"):
+    with pytest.raises(ValueError, match=r"the checkpoint is of other trained parameters: it differs in .*_proj"):
         other.load(tmp_path / "state")
 
 
