@@ -91,6 +91,9 @@ def test_a_run_and_its_resumption(objective: str, pairs: Path, model_dir: Path, 
     assert responses == [3 if objective == "kto" else 2] * (2 * 26)  # for training and evaluation
     written = kept.stat().st_mtime_ns
     preference.run(cfg, resume=True)
+    assert read_metrics(run_dir) == rows, "it is finished"
+    shutil.rmtree(run_dir / "checkpoints" / f"step-{STEPS:08d}")  # ended before it was written
+    preference.run(cfg, resume=True)
     assert kept.stat().st_mtime_ns == written
     again = read_metrics(run_dir)
     assert [row["step"] for row in again] == list(range(STEPS))
