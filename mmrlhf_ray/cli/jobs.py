@@ -1,6 +1,7 @@
 """The commands that run a job file, one for each JobKind: a table, and what they do alike."""
 
 import inspect
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmrlhf_ray.errors import needs
+from mmrlhf_ray.errors import RunFailed, known_error, needs
+from mmrlhf_ray.training.checkpoint import newest_step
 
 if TYPE_CHECKING:
     from mmrlhf_ray.config import RunConfig
@@ -107,13 +109,25 @@ def _command(job: JobCommand) -> Callable[..., None]:
         from mmrlhf_ray.config import JobKind, load_config
 
         cfg = load_config(file, overrides or [], JobKind(job.name).config, root)
-        _run(job, cfg, resume, sweep, dry_run)
+        try:
+            _run(job, cfg, resume, sweep, dry_run)
+        except Exception as error:
+            if job.resumes and isinstance(known_error(error), RunFailed):
+                error.add_note(_go_on(job, cfg, [str(file), *(overrides or [])], root))
+            raise
 
     unknown = {name for name, known in (("resume", job.resumes), ("sweep", job.sweep is not None)) if not known}
     signature = inspect.signature(command)
     known = [parameter for name, parameter in signature.parameters.items() if name not in unknown]
     command.__signature__ = signature.replace(parameters=known)  # type: ignore[attr-defined]
     return command
+
+
+def _go_on(job: JobCommand, cfg: "RunConfig", words: list[str], root: Path | None) -> str:
+    """How to go on with a run that failed, and from where."""
+    words = ["mmrlhf", job.name, *words, *(["--root", str(root)] if root else []), "--resume"]
+    newest = newest_step(Path(cfg.output_dir) / cfg.name)
+    return f"go on{'' if newest is None else f' from step {newest}'} with: {shlex.join(words)}"
 
 
 def _run(job: JobCommand, cfg: "RunConfig", resume: bool, sweep: bool, dry_run: bool) -> None:

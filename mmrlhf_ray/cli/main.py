@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from mmrlhf_ray.cli.data import app as data_app
 from mmrlhf_ray.cli.discrete import discrete_export, discrete_serve
 from mmrlhf_ray.cli.feedback import app as feedback_app
 from mmrlhf_ray.cli.jobs import JobFile, Overrides, Resume, add_jobs
-from mmrlhf_ray.errors import UserError
+from mmrlhf_ray.errors import chain, known_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -140,33 +140,18 @@ app.command(name="discrete-serve")(discrete_serve)
 
 
 def main() -> None:
-    """Entry point. Exit status: 0 done; 1 failed or a bar was missed; 2 wrong usage or input; 130 Ctrl-C."""
+    """Entry point. Exit status: as errors.py says."""
     os.environ.update(QUIET | os.environ)
     try:
         app()
     except Exception as error:
-        mistake = user_error(error)
-        if mistake is None:
+        known = known_error(error)
+        if known is None:
             raise
-        print(f"error: {mistake}", file=sys.stderr)
-        for note in getattr(mistake, "__notes__", ()):
-            print(note, file=sys.stderr)
-        sys.exit(2)
-
-
-def user_error(error: BaseException) -> UserError | None:
-    """The error that the user can fix in `error` or in what Ray wrapped into it; None where there is none."""
-    from_ray = type(error).__module__.startswith("ray.")
-    if isinstance(error, UserError) and not from_ray:
-        return error
-    inner: list[Any] = [error.__cause__]
-    if from_ray:
-        inner += [getattr(error, "cause", None), *getattr(error, "worker_failures", {}).values()]
-    for candidate in inner:
-        found = user_error(candidate) if isinstance(candidate, BaseException) else None
-        if found is not None:
-            return found
-    return None
+        notes = [note for found in chain(error) for note in getattr(found, "__notes__", ())]
+        for line in (f"error: {known}", *dict.fromkeys(notes)):
+            print(line, file=sys.stderr)
+        sys.exit(known.exit_status)
 
 
 def _exit_by(success: bool) -> None:

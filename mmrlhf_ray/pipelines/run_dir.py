@@ -1,14 +1,18 @@
 """A run's directory: made, claimed, and described."""
 
 import fcntl
+import os
+import tempfile
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from mmrlhf_ray.config import RunConfig, save_config
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import RunError, RunFailed, UserError, first_line, known_error
 
 CONFIG_FILE = "config.yaml"
+TRACE_FILE = "error.txt"
 
 
 @contextmanager
@@ -16,17 +20,42 @@ def run_directory(cfg: RunConfig, resume: bool = False) -> Iterator[Path]:
     """`<output_dir>/<name>` with the resolved configuration. One process at a time may write to it. With `resume` the
     configuration in it stays until begin() has compared the two.
 
-    Raises RunError where another one does.
+    Raises RunError where another one does or it cannot be written. An error in the block that is not the user's leaves
+    its trace in TRACE_FILE; one that is not known becomes a RunFailed.
     """
     path = Path(cfg.output_dir) / cfg.name
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / ".lock").open("w") as lock:
+    with ExitStack() as stack:
         try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((path / ".lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not resume:
+                save_config(cfg, path / CONFIG_FILE)
         except BlockingIOError:
             raise RunError(
                 f"{path}: another process is writing to this run; wait for it or choose another name"
             ) from None
-        if not resume:
-            save_config(cfg, path / CONFIG_FILE)
-        yield path
+        except OSError as error:
+            raise RunError(f"output_dir: cannot write to {path}: {error.strerror}; choose another") from error
+        try:
+            yield path
+        except Exception as error:
+            _keep_trace(error, path / TRACE_FILE)
+            if known_error(error):
+                raise
+            raise RunFailed(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def _keep_trace(error: Exception, file: Path) -> None:
+    """Write the traceback of a failure, and say where; an error of the user's needs none."""
+    if isinstance(known_error(error), UserError):
+        return
+    text = "".join(traceback.format_exception(error))
+    for place in (file, Path(tempfile.gettempdir()) / f"mmrlhf-{os.getpid()}-{file.name}"):
+        try:
+            place.write_text(text, encoding="utf-8")
+        except OSError:  # a full disk may be what it failed of
+            continue
+        error.add_note(f"the full trace is in {place}")
+        return
+    error.add_note(f"the trace could not be written, neither to {file} nor below {tempfile.gettempdir()}")

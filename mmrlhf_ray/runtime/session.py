@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import RunError, first_line
 from mmrlhf_ray.runtime import processes
 
 _LOCAL = "local"
@@ -122,7 +122,7 @@ def _start(num_cpus: int | None, directory: Path, log_to_driver: bool) -> Any:
         )
     except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
         raise RunError(
-            f"Ray did not start on this machine: {_first_line(error)}; `mmrlhf doctor` may say why"
+            f"Ray did not start on this machine: {first_line(error)}; `mmrlhf doctor` may say why"
         ) from error
 
 
@@ -146,13 +146,9 @@ def _connect(address: str, log_to_driver: bool) -> Any:
         )
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise RunError(
-            f"cannot use the Ray cluster at RAY_ADDRESS={address}: {_first_line(error)}; "
+            f"cannot use the Ray cluster at RAY_ADDRESS={address}: {first_line(error)}; "
             f"is it a Ray {ray.__version__}, and is its token the one in RAY_AUTH_TOKEN or {token_path()}?"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _check_reachable(address: str) -> None:

@@ -1,17 +1,21 @@
 """Waiting for Ray with a deadline, and saying who did not answer."""
 
+import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar, overload
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from mmrlhf_ray.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.errors import DeadlineExceeded, KnownError, RoleFailed, first_line
 
 T = TypeVar("T")
+_OURS = re.compile(r"^mmrlhf_ray\.errors\.(?P<kind>\w+): ", re.MULTILINE)
+_RAYS_NAMES = ("class_name:", "actor_id:", "name:", "namespace:")
+"""Starts of lines that say what the message says in our words."""
 
 
 @overload
@@ -32,8 +36,8 @@ def deadline_get(
     what: the stage, for messages. names: who answers each of `refs`; without, Ray is asked.
     The first failure is raised at once, although others may still be at work (they may be waiting for the failed one).
 
-    Raises DeadlineExceeded naming the stage and who did not answer; the remote code's own exception where it raised
-    one; RunError where an actor died or an object was lost.
+    Raises DeadlineExceeded naming the stage and who did not answer; the remote code's own error where it is a
+    KnownError; RoleFailed where it raised anything else, an actor died or cannot be reached, or an object was lost.
     """
     if isinstance(refs, ray.ObjectRef):
         return deadline_get([refs], seconds, what, names)[0]
@@ -78,27 +82,55 @@ def unwrap(error: BaseException) -> BaseException:
     return error
 
 
+def role_error(error: BaseException, what: str, who: str) -> KnownError:
+    """How `error`, which came in the place of an answer, is told.
+
+    The remote code's own error where it is a KnownError, else RoleFailed. what: the stage. who: whose answer it was.
+    """
+    cause = unwrap(error)
+    if isinstance(cause, KnownError):
+        return cause
+    if isinstance(error, ActorUnavailableError):
+        return RoleFailed(
+            f"{what}: {who} cannot be reached; its node, or the network to it, was gone at least for a moment: "
+            f"{_reason(error)}"
+        )
+    if isinstance(error, RayActorError):
+        return _raised_at_its_start(str(error)) or RoleFailed(f"{what}: {who} died: {_reason(error)}")
+    if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        return RoleFailed(f"{what}: the answer of {who} was lost: {_reason(error)}")
+    return RoleFailed(f"{what}: {who} raised {type(cause).__name__}: {first_line(cause)}")
+
+
 def _get(ref: ray.ObjectRef, until: float, seconds: float, what: str, who: Any) -> Any:
     try:
         return ray.get(ref, timeout=max(1.0, until - time.monotonic()))
-    except RayTaskError as error:
-        cause = unwrap(error)
-        if cause is error:
-            raise
-        raise cause from error
     except GetTimeoutError as error:
         raise DeadlineExceeded(f"{what}: the answer of {who()} did not arrive within {seconds:g} s") from error
-    except RayActorError as error:
-        raise RunError(f"{what}: {who()} died: {_reason(error)}") from error
     except RayError as error:
-        raise RunError(f"{what}: the answer of {who()} was lost: {_reason(error)}") from error
+        raise role_error(error, what, who()) from error
+
+
+def _raised_at_its_start(text: str) -> KnownError | None:
+    """Of an actor's death in its constructor Ray keeps the traceback only; our own errors are read from it."""
+    kinds = {kind.__name__: kind for kind in _kinds(KnownError)}
+    found = list(_OURS.finditer(text))
+    kind = kinds.get(found[-1]["kind"]) if found else None
+    return None if kind is None else kind(text[found[-1].end() :].strip())
+
+
+def _kinds(kind: type[KnownError]) -> Iterator[type[KnownError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from _kinds(below)
 
 
 def _reason(error: RayError) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, RayActorError) and error.actor_init_failed:
         return lines[-1]  # the last line of the remote traceback names the exception
-    return " ".join(lines).partition(" Some common causes include")[0]
+    told = [line for line in lines if not line.startswith(_RAYS_NAMES)]
+    return " ".join(told).partition(" Some common causes include")[0]
 
 
 def _who(index: int, ref: ray.ObjectRef, names: Sequence[str] | None) -> str:

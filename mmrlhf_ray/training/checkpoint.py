@@ -127,6 +127,12 @@ def set_aside(path: Path) -> Path:
     return path.rename(target)
 
 
+def newest_step(run_dir: Path) -> int | None:
+    """Step of the newest checkpoint by its name, its files unread; None where there is none."""
+    published = _steps(run_dir / _DIRECTORY)
+    return int(published[-1].name.removeprefix("step-")) if published else None
+
+
 def discard(run_dir: Path) -> None:
     """Forget all checkpoints of a run that starts over."""
     _remove(run_dir / _DIRECTORY)

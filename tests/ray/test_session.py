@@ -12,7 +12,7 @@ import psutil
 import pytest
 import ray
 
-from mmrlhf_ray.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.errors import DeadlineExceeded, ModelError, RoleFailed, RunError
 from mmrlhf_ray.runtime import processes
 from mmrlhf_ray.runtime.session import SessionInfo, ray_session
 from mmrlhf_ray.runtime.waits import deadline_get
@@ -41,9 +41,9 @@ with ray_session(num_cpus=1):
 
 @ray.remote(num_cpus=0)
 class Worker:
-    def __init__(self, fail: bool = False) -> None:
-        if fail:
-            raise ValueError("no such model")
+    def __init__(self, error: Exception | None = None) -> None:
+        if error is not None:
+            raise error
 
     def answer(self) -> int:
         return 7
@@ -56,6 +56,9 @@ class Worker:
 
     def refuse(self) -> None:
         raise RunError("row 3 is bad")
+
+    def fill(self) -> None:
+        raise OSError(28, "No space left on device", "model")
 
     def crash(self) -> None:
         os._exit(1)
@@ -129,14 +132,24 @@ def test_the_first_failure_is_raised_as_itself_while_others_hang(session: Sessio
 
 
 def test_a_dead_actor_is_named(session: SessionInfo) -> None:
-    with pytest.raises(RunError, match="^update: learner-1 died"):
+    with pytest.raises(RoleFailed, match="^update: learner-1 died: The actor died unexpectedly") as caught:
         deadline_get(Worker.remote().crash.remote(), 60, "update", ["learner-1"])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_that_is_none_of_ours_is_told_in_one_line(session: SessionInfo) -> None:
+    with pytest.raises(RoleFailed) as caught:
+        deadline_get(Worker.remote().fill.remote(), 60, "saving", ["learner-1"])
+    assert str(caught.value) == "saving: learner-1 raised OSError: [Errno 28] No space left on device: 'model'"
 
 
 def test_a_failed_start_says_why_in_one_line(session: SessionInfo) -> None:
-    with pytest.raises(RunError) as caught:
-        deadline_get(Worker.remote(fail=True).answer.remote(), 60, "start", ["generator-0"])
+    with pytest.raises(RoleFailed) as caught:
+        deadline_get(Worker.remote(ValueError("no such model")).answer.remote(), 60, "start", ["generator-0"])
     assert str(caught.value) == "start: generator-0 died: ValueError: no such model"
+    with pytest.raises(ModelError) as mistake:
+        deadline_get(Worker.remote(ModelError("no such model\nanywhere")).answer.remote(), 60, "start", ["generator-0"])
+    assert str(mistake.value) == "no such model\nanywhere"
 
 
 def _driver(tmp_path: Path, ending: str) -> tuple["subprocess.Popen[str]", str, Path]:

@@ -9,10 +9,11 @@ from ray.exceptions import RayTaskError
 from typer.testing import CliRunner
 
 from mmrlhf_ray import __version__
+from mmrlhf_ray.cli import jobs
 from mmrlhf_ray.cli import main as cli
 from mmrlhf_ray.cli.jobs import JOBS, JobCommand
 from mmrlhf_ray.config import JobKind
-from mmrlhf_ray.errors import ConfigError, DataError, RunError, SchemaError
+from mmrlhf_ray.errors import ConfigError, DataError, RoleFailed, RunError, SchemaError, chain, known_error
 
 
 def _mmrlhf(*args: str) -> "subprocess.CompletedProcess[str]":
@@ -109,6 +110,46 @@ def test_errors_of_the_user_lose_their_traceback(
     assert capsys.readouterr().err == "error: row 3: too long\n"
 
 
+def test_failures_that_are_nobodys_mistake_are_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = RoleFailed("update: policy-1 died: killed")
+    error.add_note("go on with: mmrlhf ppo job.yaml --resume")
+    with pytest.raises(SystemExit) as caught:
+        _main_with(error, monkeypatch)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "error: update: policy-1 died: killed\ngo on with: mmrlhf ppo job.yaml --resume\n"
+
+
+def test_what_an_actor_raised_from_rays_wrapping_of_itself_is_walked_once() -> None:
+    cause = OSError(28, "No space left on device")
+    wrapped = RayTaskError("f", "remote traceback", cause).as_instanceof_cause()
+    cause.__cause__ = wrapped
+    assert known_error(cause) is None
+    assert list(chain(cause)) == [cause, wrapped]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_run_that_fails_says_how_to_go_on(fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line again with --resume, and the step of the newest checkpoint."""
+    job = tmp_path / "job.yaml"
+    job.write_text("name: a\nmodel: {path: m}\ndata: {path: d}\nsteps: 3\n")
+    error = RoleFailed("x") if fails else RunError("x")
+
+    def fail(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr(jobs, "_run", fail)
+    monkeypatch.chdir(tmp_path)
+    for step in (2, 10):
+        (tmp_path / f"runs/a/checkpoints/step-{step:08d}").mkdir(parents=True)
+        (tmp_path / f"runs/a/checkpoints/step-{step:08d}/manifest.json").touch()
+    result = CliRunner().invoke(cli.app, ["sft", "job.yaml", "steps=20", "--root", str(tmp_path)])
+    assert result.exception is error
+    said = [f"go on from step 10 with: mmrlhf sft job.yaml steps=20 --root {tmp_path} --resume"]
+    assert getattr(error, "__notes__", []) == (said if fails else [])
+
+
 def test_errors_of_ours_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError):
         _main_with(ZeroDivisionError("x"), monkeypatch)
@@ -118,7 +159,7 @@ def test_what_ray_wrapped_is_unwrapped() -> None:
     cause = DataError("row 3: too long")
     wrapped = RayTaskError("f", "remote traceback", cause).as_instanceof_cause()
     assert isinstance(wrapped, DataError)
-    assert cli.user_error(wrapped) is cause
+    assert known_error(wrapped) is cause
 
     class GroupError(Exception):
         """As Ray Train's: failures by rank."""
@@ -128,14 +169,14 @@ def test_what_ray_wrapped_is_unwrapped() -> None:
         def __init__(self) -> None:
             self.worker_failures = {1: wrapped}
 
-    assert cli.user_error(GroupError()) is cause
-    assert cli.user_error(RayTaskError("f", "remote traceback", KeyError("x"))) is None
+    assert known_error(GroupError()) is cause
+    assert known_error(RayTaskError("f", "remote traceback", KeyError("x"))) is None
 
 
 def test_the_outermost_error_of_the_user_is_shown() -> None:
     outer = RunError("outer")
     outer.__cause__ = DataError("inner")
-    assert cli.user_error(outer) is outer
+    assert known_error(outer) is outer
 
 
 def test_ctrl_c_is_status_130() -> None:

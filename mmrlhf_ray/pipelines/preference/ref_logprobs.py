@@ -13,9 +13,9 @@ import ray.data
 
 from mmrlhf_ray.config.base import ModelConfig, TrainJobConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
-from mmrlhf_ray.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.errors import DeadlineExceeded
 from mmrlhf_ray.runtime.progress import Progress
-from mmrlhf_ray.runtime.waits import in_background, unwrap
+from mmrlhf_ray.runtime.waits import in_background, role_error
 from mmrlhf_ray.schema import TRAINING_ROW
 from mmrlhf_ray.workers.crew import device_of
 from mmrlhf_ray.workers.roles.reference_rows import REF_LOGPROBS, ReferenceRows
@@ -104,7 +104,7 @@ def _blocks(answers: ray.data.Dataset) -> Iterator[pa.Table]:
 
 
 def _next(blocks: Iterator[pa.Table], seconds: float) -> pa.Table | None:
-    """The next block, None after the last. Raises DeadlineExceeded, or RunError with an actor's own error."""
+    """The next block, None after the last. Raises DeadlineExceeded, an actor's own KnownError, or RoleFailed."""
     waiting = in_background(lambda: next(blocks, None))
     if not wait([waiting], seconds).done:
         raise DeadlineExceeded(
@@ -112,6 +112,5 @@ def _next(blocks: Iterator[pa.Table], seconds: float) -> pa.Table | None:
             "this is expected"
         )
     if error := waiting.exception():
-        cause = unwrap(error)
-        raise RunError(f"reference log-probabilities: {type(cause).__name__}: {cause}") from error
+        raise role_error(error, "reference log-probabilities", "an actor") from error
     return waiting.result()

@@ -26,7 +26,7 @@ from mmrlhf_ray.data.batches.stream import RowCheck
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records
 from mmrlhf_ray.data.records.quarantine import Rejected, settle
 from mmrlhf_ray.data.records.readers import Records
-from mmrlhf_ray.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.errors import DeadlineExceeded, KnownError
 from mmrlhf_ray.pipelines.resume import begin, check_length, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.pipelines.supervised.rows import HeldRows, Share, TrainingRows, open_streams
@@ -34,7 +34,7 @@ from mmrlhf_ray.planning.preflight import check_batch, check_cluster, check_warm
 from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
-from mmrlhf_ray.runtime.waits import in_background, unwrap
+from mmrlhf_ray.runtime.waits import in_background, role_error
 from mmrlhf_ray.schema import TABLES
 from mmrlhf_ray.training.checkpoint import discard, sweep
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
@@ -180,7 +180,7 @@ def _dataset(rows: pa.Table) -> ray.data.Dataset:
 def _fit(
     plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset], rows: Mapping[str, TrainingRows]
 ) -> None:
-    """Run the workers while the driver shows what they write down. Raises RunError with a worker's own error."""
+    """Run the workers while the driver shows what they write down. Raises a worker's KnownError, else RoleFailed."""
     workers = plan.cfg.workers
     resources = {k: v for k, v in (("CPU", workers.num_cpus), ("GPU", workers.num_gpus)) if v}
     trainer = TorchTrainer(
@@ -201,15 +201,15 @@ def _fit(
     _show(plan, job, fitting)
     if error := fitting.exception():
         sweep(plan.run_dir)  # what one worker had begun to write when another failed
-        raise RunError(f"{job}: {_cause(error)}") from error
+        raise _first_failure(error, job) from error
 
 
-def _cause(error: BaseException) -> str:
-    """The first worker's own words."""
+def _first_failure(error: BaseException, job: str) -> KnownError:
+    """What the first worker said, or Ray Train itself."""
     failures = getattr(error, "worker_failures", {})
     for rank, cause in sorted(failures.items()):
-        return f"worker {rank}: {type(unwrap(cause)).__name__}: {unwrap(cause)}"
-    return f"{type(error).__name__}: {error}"
+        return role_error(cause, job, f"worker {rank}")
+    return role_error(error, job, "Ray Train")
 
 
 def _show(plan: WorkerPlan, job: str, fitting: Future[Any]) -> None:

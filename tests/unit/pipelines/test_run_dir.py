@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from mmrlhf_ray.config import RunConfig
-from mmrlhf_ray.errors import RunError
-from mmrlhf_ray.pipelines.run_dir import CONFIG_FILE, run_directory
+from mmrlhf_ray.errors import DataError, KnownError, RoleFailed, RunError, RunFailed
+from mmrlhf_ray.pipelines.run_dir import CONFIG_FILE, TRACE_FILE, run_directory
 
 
 def config(tmp_path: Path, **changes: object) -> RunConfig:
@@ -63,3 +63,48 @@ def test_the_lock_is_between_processes_and_falls_with_its_holder(tmp_path: Path)
             process.kill()
     with run_directory(config(tmp_path)):
         pass
+
+
+def _fails(tmp_path: Path, error: Exception) -> Exception:
+    with pytest.raises(KnownError) as caught, run_directory(config(tmp_path)):
+        raise error
+    return caught.value
+
+
+def test_an_error_that_is_not_known_is_told_in_a_line_and_its_trace_is_kept(tmp_path: Path) -> None:
+    error = _fails(tmp_path, OSError(28, "No space left on device"))
+    assert type(error) is RunFailed
+    assert str(error) == "OSError: [Errno 28] No space left on device"
+    file = tmp_path / "out" / "run" / TRACE_FILE
+    assert error.__cause__ is not None
+    assert error.__cause__.__notes__ == [f"the full trace is in {file}"]
+    assert file.read_text().endswith("OSError: [Errno 28] No space left on device\n")
+    assert "in _fails" in file.read_text()
+
+
+def test_a_failure_of_a_role_stays_what_it_is(tmp_path: Path) -> None:
+    failure = RoleFailed("update: policy-1 died")
+    assert _fails(tmp_path, failure) is failure
+    assert failure.__notes__ == [f"the full trace is in {tmp_path / 'out' / 'run' / TRACE_FILE}"]
+
+
+def test_an_error_of_the_users_needs_no_trace(tmp_path: Path) -> None:
+    error = DataError("row 3")
+    assert _fails(tmp_path, error) is error
+    assert not (tmp_path / "out" / "run" / TRACE_FILE).exists()
+    assert not hasattr(error, "__notes__")
+
+
+def test_the_trace_goes_elsewhere_when_the_run_cannot_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "out" / "run" / TRACE_FILE).mkdir(parents=True)
+    error = _fails(tmp_path, ValueError("x"))
+    assert error.__cause__ is not None
+    (note,) = error.__cause__.__notes__
+    assert Path(note.removeprefix("the full trace is in ")).read_text().endswith("ValueError: x\n")
+
+
+def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(RunError, match=r"output_dir: cannot write to .*/out/run: Not a directory; choose another"):
+        run_directory(config(tmp_path)).__enter__()

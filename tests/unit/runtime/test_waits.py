@@ -1,44 +1,52 @@
-"""Blocking calls that are waited for with a deadline."""
-
-import subprocess
-import sys
-import threading
-from concurrent.futures import wait
+"""What Ray raises in the place of an answer, in our words."""
 
 import pytest
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError
 
-from mmrlhf_ray.runtime.waits import in_background
+from mmrlhf_ray.errors import DataError, RoleFailed
+from mmrlhf_ray.runtime.waits import role_error
 
-
-def test_what_the_call_returns() -> None:
-    assert in_background(lambda: 3).result() == 3
-
-
-@pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(4), KeyboardInterrupt()])
-def test_whatever_the_call_raises(error: BaseException) -> None:
-    def call() -> None:
-        raise error
-
-    future = in_background(call)
-    assert future.exception() is error
-    with pytest.raises(type(error)):
-        future.result()
+DIED = """The actor died unexpectedly before finishing this task.
+\tclass_name: Generator
+\tactor_id: 2b0f
+\tpid: 4711
+\tname: generator-0
+\tnamespace: ppo-1f
+\tip: 10.0.0.7
+The actor is dead because its node has died. Some common causes include: a, b."""
 
 
-def test_a_call_that_hangs_is_given_up() -> None:
-    end = threading.Event()
-    future = in_background(end.wait)
-    assert not wait([future], 0.01).done
-    end.set()
-    assert future.result() is True
+def task_error(cause: Exception) -> RayTaskError:
+    return RayTaskError("f", "remote traceback", cause).as_instanceof_cause()
 
 
-def test_a_call_that_hangs_does_not_keep_the_process() -> None:
-    program = (
-        "import threading\n"
-        "from mmrlhf_ray.runtime.waits import in_background\n"
-        "in_background(threading.Event().wait)\n"
-        "print('ended')\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert ended.stdout == "ended\n"
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (task_error(RuntimeError("lost\nin detail")), "push: g-0 raised RuntimeError: lost"),
+        (task_error(OSError(28, "No space left on device")), "push: g-0 raised OSError: [Errno 28] No space left"),
+        (task_error(KeyError("x")), "push: g-0 raised KeyError: 'x'"),
+        (task_error(AssertionError()), "push: g-0 raised AssertionError: no message"),
+        (
+            ActorUnavailableError("The actor is temporarily unavailable: RpcError", b"2b0f" * 4),
+            "push: g-0 cannot be reached; its node, or the network to it, was gone at least for a moment: ",
+        ),
+        (ObjectLostError("ab", "owner", "call site"), "push: the answer of g-0 was lost: "),
+    ],
+)
+def test_an_error_that_is_none_of_ours(error: Exception, said: str) -> None:
+    told = role_error(error, "push", "g-0")
+    assert type(told) is RoleFailed
+    assert str(told).startswith(said)
+    assert "\n" not in str(told)
+
+
+def test_an_error_of_ours_is_raised_as_it_is() -> None:
+    cause = DataError("row 3: too long\nrow 4: too long")
+    assert role_error(task_error(cause), "push", "g-0") is cause
+
+
+def test_a_death_says_why_and_where_but_no_names_twice() -> None:
+    told = role_error(RayActorError("2b0f", DIED), "push", "g-0")
+    assert "died: The actor died unexpectedly before finishing this task. pid: 4711 ip: 10.0.0.7" in str(told)
+    assert str(told).endswith("its node has died.")
