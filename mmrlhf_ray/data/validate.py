@@ -88,7 +88,7 @@ def conversation(raw: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[Med
         found = "both" if "prompt" in raw else "neither"
         raise RowError(f"expected messages or prompt, got {found}", "give exactly one of the two")
     if raw.get("messages") is None:
-        messages = [{"role": "user", "content": prompt_parts(raw)}]
+        messages = [{"role": "user", "content": _parts_of_prompt(raw)}]
     else:
         messages = raw["messages"]
         if isinstance(messages, str):
@@ -161,7 +161,7 @@ def _came(value: Any) -> str:
     return "missing" if value is None else "empty" if value in ([], {}, "") else f"a {type(value).__name__}"
 
 
-def prompt_parts(raw: Mapping[str, Any]) -> list[dict[str, str]]:
+def _parts_of_prompt(raw: Mapping[str, Any]) -> list[dict[str, str]]:
     """Content of the shorthand: media stand where <image>, <audio>, <video> are, or before the text."""
     pieces = _PLACEHOLDER.split(text(raw["prompt"], "prompt"))  # text, kind, text, kind, …, text
     if len(pieces) == 1:

@@ -25,12 +25,15 @@ MediaNames = Mapping[str, Any]
 _OURS = ("prompt_id", "task")
 """Keys of the project that stand in the rows of every format."""
 
-PROMPT_PARTS: tuple[str, ...] = ("system", "tools", "functions", "objects")
+SYSTEM = ("system", "system_prompt", "system_message")
+TOOLS = ("tools", "functions")
+PROMPT_PARTS: tuple[str, ...] = (*SYSTEM, *TOOLS, "objects", "history")
 """Keys that are parts of the prompt in the rows of many tools (unread.py)."""
 
 _MEDIA_KEY = re.compile(
-    r"(?:(?P<image>image|img|picture|photo)|(?P<audio>audio|sound|speech|wav)|(?P<video>video|clip))s?"
-    r"(?:_?(?:path|file|filepath|filename|file_name|name|url|uri|bytes)s?)?",
+    r"(?:(?P<image>image|img|picture|photo)|(?P<audio>audio|sound|speech|wav)|(?P<video>video|clip)"
+    r"|(?P<any>media|file|attachment|multi_modal|mm))s?"
+    r"(?:_?(?:path|file|filepath|filename|file_name|name|url|uri|bytes|data)s?)?",
     re.IGNORECASE,
 )
 
@@ -92,7 +95,7 @@ class Format(Protocol):
 
 
 def media_kind_of(key: str) -> str | None:
-    """image, audio or video where a key is called like one that names media, as `audio_path` is."""
+    """image, audio, video, or any, where a key is called like one that names media, as `audio_path` is."""
     found = _MEDIA_KEY.fullmatch(key)
     return found.lastgroup if found else None
 

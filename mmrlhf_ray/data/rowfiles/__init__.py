@@ -69,6 +69,9 @@ def _in_directory(directory: str) -> list[str]:
     wanted = [n for n in names if _suffix(n) and n != MEDIA_FILE]
     if RECORDS_FILE in names or not wanted:
         wanted = [RECORDS_FILE]
+    if not any(map(_suffix, names)) and names:
+        shown, known = ", ".join(names[:3]), ", ".join(_KINDS)
+        raise DataError(f"{directory} holds no file of rows, but {shown}; rows are files that end in {known}")
     files = [f"{directory.rstrip('/')}/{name}" for name in wanted]
     if RECORDS_FILE in wanted and RECORDS_FILE not in names:
         raise DataError(f"data file {files[0]} does not exist; correct the path of data or eval_data, or create it")

@@ -48,7 +48,11 @@ def _laid_out(file: str) -> RowFile:
         first, second = next(contents, b""), next(contents, b"")
         if _is_cut(first) and second:
             raw.seek(0)
-            return JSONObject(file) if isinstance(_parsed(raw.read()), dict) else JSONLines([file])
+            if isinstance(_parsed(raw.read()), dict):
+                return JSONObject(file)
+            if first.strip() == b"{":
+                raise DataError(f"{file} has records that go over several lines; write one a line, or a list of all")
+            return JSONLines([file])
     return JSONObject(file) if not second and holds_records(_parsed(first)) else JSONLines([file])
 
 

@@ -166,7 +166,7 @@ def test_mixed_rows_are_told_and_read_back(form: Format, kind: Kind, layout: str
     assert [read_back(as_raw_row(row, found, kind), kind) for row in rows] == records
 
 
-@pytest.mark.parametrize("key", ["image_path", "audio", "videos", "clip", "system", "tools", "objects"])
+@pytest.mark.parametrize("key", ["image_path", "audio", "file", "system", "tools", "objects", "history"])
 @pytest.mark.parametrize(("form", "kind"), CELLS, ids=cell_id)
 def test_extras_named_like_a_part_of_the_prompt_stay_extras(form: Format, kind: Kind, key: str) -> None:
     of = record(kind, "text", extras={key: ["a.mp4"] if key != "system" else "a.mp4"})

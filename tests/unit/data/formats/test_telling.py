@@ -123,6 +123,10 @@ def test_one_medium_under_its_own_name_is_shown(kind: str, row: Row, record: Kin
         ({"question": "Q", "chosen": "a", "rejected": "b", "video": "a.mp4"}, "video"),
         ({"instruction": "Q", "completions": [{"response": "a"}, {"response": "b"}], "images": ["a.png"]}, "images"),
         ({"prompt": "Q", "response_1": "a", "response_2": "b", "overall_response": 1, "sound": "a.wav"}, "sound"),
+        ({"prompt": "Q", "response": "a", "media": ["a.png"]}, "media"),
+        ({"prompt": "Q", "response": "a", "files": "b/a.MP3"}, "files"),
+        ({"messages": chat(), "attachments": [{"path": "a.mp4", "bytes": None}]}, "attachments"),
+        ({"messages": chat(), "multi_modal_data": {"image": ["a.png"]}}, "multi_modal_data"),
         # One kind is shown, the other is not.
         ({"prompt": "Q", "images": ["a.png"], "audio_path": "a.wav"}, "audio_path"),
     ],
@@ -139,6 +143,8 @@ def test_media_under_another_name_are_refused(row: Row, key: str) -> None:
         {"prompt": "Q", "image_name": "cat"},
         {"prompt": "Q", "video_path": ""},
         {"prompt": "Q", "clips": 3},
+        {"prompt": "Q", "file": "rows.csv", "media": {"kind": "none"}},
+        {"prompt": "Q", "audios": ["a.flac"], "file": "cats/a.flac"},
         {"prompt": "Q", "extras": {"image_path": "a.png"}},
     ],
 )
@@ -180,10 +186,35 @@ def test_a_prompt_with_media_keeps_them_behind_the_system_prompt() -> None:
     assert (said(raw), shown(raw), raw["source"]) == (SYSTEM, [("image", "a.png")], 3)
 
 
-def test_two_system_prompts_are_refused() -> None:
-    row = {"system": "Be brief.", "messages": [{"role": "system", "content": "Be long."}, *chat()]}
-    with pytest.raises(RowError, match="system and a system message are both given"):
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"system": "Be brief.", "messages": [{"role": "system", "content": "Be long."}, *chat()]},
+        {"system": "Be brief.", "system_prompt": "Be long.", "messages": chat()},
+    ],
+)
+def test_two_system_prompts_are_refused(row: Row) -> None:
+    with pytest.raises(RowError, match="system.* and a system message are both given"):
         read(row, "DEMONSTRATION")
+
+
+@pytest.mark.parametrize("key", ["system_prompt", "system_message"])
+def test_other_names_of_the_system_prompt(key: str) -> None:
+    for row in ({"prompt": "hi", "response": "ho"}, {"messages": chat()}):
+        assert said(read(row | {key: "Be brief."}, "DEMONSTRATION")) == SYSTEM
+
+
+def test_earlier_turns_come_before_the_prompt() -> None:
+    row = {"prompt": "hi", "response": "ho", "history": [["<image>a", "b"], ["c", "d"]], "images": ["a.png"]}
+    raw = read(row | {"system": "Be brief."}, "DEMONSTRATION")
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    assert said(raw) == [SYSTEM[0], *turns, ("user", "hi")]
+    assert shown(raw) == [("image", "a.png")]
+    assert read({"prompt": "hi", "history": []}, "PROMPT") == {"prompt": "hi", "history": []}
+    with pytest.raises(RowError, match=r"history\[0\] is not \[question, answer\]"):
+        read({"prompt": "hi", "history": ["a"]}, "PROMPT")
+    with pytest.raises(RowError, match="history stands next to messages"):
+        read({"messages": chat(), "history": [["a", "b"]]}, "DEMONSTRATION")
 
 
 @pytest.mark.parametrize("row", [PLAIN, LLAVA, {"prompt": "a", "response": "b"}, {"prompt": "a", "completion": "b"}])

@@ -71,6 +71,12 @@ def test_one_record_on_several_lines_is_an_object_and_on_one_line_a_record(tmp_p
         rows_of(tmp_path / "a.json")
 
 
+def test_records_over_several_lines_are_refused_at_once(tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"prompt": "a"}, indent=1) for _ in range(3)))
+    with pytest.raises(DataError, match=r"a\.jsonl has records that go over several lines"):
+        rows_of(tmp_path / "a.jsonl")
+
+
 def test_a_broken_first_line_is_a_row(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": \n{"a": 2}\n')
     assert len(open_rows(SourceConfig(path=str(tmp_path / "a.jsonl"))).fragments()) == 1

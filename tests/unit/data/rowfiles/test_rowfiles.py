@@ -337,11 +337,14 @@ def test_damaged_files(tmp_path, name, content, reason):
         ("*.jsonl", "no file matches"),
         ("{9..3}.jsonl", "counts down"),
         ("nosuch://host/rows.jsonl", "give a local path or a URL"),
+        ("other", r"other holds no file of rows, but a\.txt; rows are files that end in \.jsonl, "),
         ("mixed", r"holds \['.jsonl', '.parquet'\]"),
     ],
 )
 def test_paths_that_lead_nowhere(tmp_path, path, reason):
     (tmp_path / "mixed").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/a.txt").touch()
     (tmp_path / "mixed/a.jsonl").write_bytes(lines())
     (tmp_path / "mixed/b.parquet").write_bytes(parquet())
     with pytest.raises(DataError, match=reason):
