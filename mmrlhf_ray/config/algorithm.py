@@ -120,13 +120,11 @@ class AlgorithmConfig(Section):
             )
         if self.kl_target is not None and not self.kl_coef:
             raise ValueError("algorithm.kl_target steers kl_coef, which starts at 0 and would stay there; give kl_coef")
-        self._refuse_idle("kl_horizon", self.kl_target is not None, "kl_target, which is null")
         for key in ("gae_lambda", "value_clip_range", "vf_coef"):
-            self._refuse_idle(key, self.has_critic, f"a critic, and {self.advantage_estimator} has none")
+            value: float = getattr(self, key)
+            if not self.has_critic and value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"algorithm.{key}={value:g} has no effect: it needs a critic, and advantage_estimator="
+                    f"{self.advantage_estimator} has none; leave it out"
+                )
         return self
-
-    def _refuse_idle(self, key: str, used: bool, needed: str) -> None:
-        """A key that was given another value than its default, and does nothing."""
-        value: float = getattr(self, key)
-        if not used and value != type(self).model_fields[key].default:
-            raise ValueError(f"algorithm.{key}={value:g} has no effect: it needs {needed}; leave it out")

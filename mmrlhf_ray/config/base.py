@@ -93,6 +93,12 @@ class PartConfig(Section):
     lr: PositiveFloat | None = None
     """`null` = the optimizer's."""
 
+    @model_validator(mode="after")
+    def _learns(self) -> "PartConfig":
+        if self.lr is not None and not self.train:
+            raise ValueError(f"lr={self.lr:g} has no effect with train=false; leave one of them out")
+        return self
+
 
 class PartsConfig(Section):
     """Which parts of a policy are trained; a part that the family does not have may not be named."""
