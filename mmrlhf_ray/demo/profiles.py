@@ -80,7 +80,7 @@ FAST_PROFILE = Profile(
     samples_per_prompt=4,
     pairs_per_prompt=2,
     sft=("steps=60",),
-    reward_model=("epochs=1",),
+    reward_model=("epochs=1", "learner.optimizer.warmup_steps=5"),
     ppo=("steps=6", "algorithm.prompts_per_step=32", "algorithm.mini_batch_size=32"),
 )
 

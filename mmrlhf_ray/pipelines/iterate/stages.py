@@ -6,11 +6,12 @@ A stage may be run again after having been ended anywhere: it then writes the sa
 import hashlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmrlhf_ray.algorithms.statistics import mean_interval
-from mmrlhf_ray.config import PPOConfig, rounds
+from mmrlhf_ray.config import PPOConfig, TrainJobConfig, rounds
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.rounds import RoundPaths
 from mmrlhf_ray.data.records.readers import Records, read_records, write_records
@@ -40,6 +41,8 @@ from mmrlhf_ray.pipelines.supervised import reward_model
 from mmrlhf_ray.pipelines.supervised.reward_report import SUMMARY_FILE
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.schema import MEDIA, PROMPT
+
+T = TypeVar("T", bound=TrainJobConfig)
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,8 @@ def labels(loop: Loop, number: int) -> Figures:
 def train_reward_model(loop: Loop, number: int) -> Figures:
     """A reward model on all preferences so far."""
     paths = loop.paths(number)
-    run_dir = reward_model.run(rounds.reward_model_job(loop.cfg, paths, _has_heldout(paths)), resume=True)
+    job = warmed(rounds.reward_model_job(loop.cfg, paths, _has_heldout(paths)), _pairs(paths.preferences))
+    run_dir = reward_model.run(job, resume=True)
     if not _has_heldout(paths):
         return {"pair_accuracy": None}
     said = json.loads((run_dir / SUMMARY_FILE).read_text())["overall"]
@@ -195,8 +199,21 @@ def train_policy(loop: Loop, number: int) -> Figures:
     if isinstance(job, PPOConfig):
         ppo.run(job, resume=True)
     else:
-        preference.run(job, resume=True)
+        preference.run(warmed(job, _pairs(paths.preferences)), resume=True)
     return {}
+
+
+def warmed(job: T, rows: int) -> T:
+    """The job with a warm-up that ends: how many votes there are is not known when a loop is configured."""
+    optimizer = job.learner.optimizer
+    steps = max(1, job.epochs * rows // job.batch_size if job.epochs else job.steps or 1)
+    if optimizer.warmup_steps < steps:
+        return job
+    print(
+        f"── {job.name}: warmup_steps={optimizer.warmup_steps} is {steps - 1} here, of {steps} steps", file=sys.stderr
+    )
+    shorter = optimizer.model_copy(update={"warmup_steps": steps - 1})
+    return job.model_copy(update={"learner": job.learner.model_copy(update={"optimizer": shorter})})
 
 
 def evaluate_policy(loop: Loop, number: int) -> Figures:
@@ -262,7 +279,13 @@ def _records(path: Path) -> pa.Table:
 
 
 def _has_heldout(paths: RoundPaths) -> bool:
-    return pq.read_metadata(paths.preferences_heldout / RECORDS_FILE).num_rows > 0
+    return _pairs(paths.preferences_heldout) > 0
+
+
+def _pairs(path: Path) -> int:
+    """How many preferences were written there."""
+    rows: int = pq.read_metadata(path / RECORDS_FILE).num_rows
+    return rows
 
 
 def _shown(records: pa.Table, media: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ import pytest
 
 from mmrlhf_ray.config import SFTConfig
 from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.pipelines.iterate.stages import warmed
 from mmrlhf_ray.pipelines.supervised.fit import Due, due, total_steps
 from mmrlhf_ray.pipelines.supervised.rows import HeldRows, StreamedRows, TrainingRows
 from mmrlhf_ray.planning.preflight import check_warmup
@@ -83,3 +84,16 @@ def test_a_warmup_as_long_as_all_epochs_is_refused(warmup: int, fits: bool) -> N
     cfg = sft(batch_size=8, epochs=2, steps=None, learner={"optimizer": {"warmup_steps": warmup}})
     with nullcontext() if fits else pytest.raises(ConfigError, match=f"warmup_steps={warmup} is not below the 7 optim"):
         check_warmup(cfg, 30)
+
+
+@pytest.mark.parametrize(("rows", "warmup"), [(200, 6), (30, 6), (24, 5), (9, 1), (3, 0)])
+def test_a_loop_shortens_the_warmup_where_there_are_few_votes(
+    rows: int, warmup: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """People have voted by then, and the loop's configuration is fixed."""
+    cfg = sft(batch_size=8, epochs=2, steps=None, learner={"optimizer": {"warmup_steps": 6, "lr": 0.5}})
+    job = warmed(cfg, rows)
+    assert job.learner.optimizer.warmup_steps == warmup
+    assert job.learner.optimizer.lr == 0.5
+    assert ("warmup_steps=6 is" in capsys.readouterr().err) is (warmup < 6)
+    check_warmup(job, rows)
