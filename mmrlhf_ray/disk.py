@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import KnownError, RunFailed
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 # Writers in C++ and Rust raise errors of their own; torch's says only that a position is not as expected.
@@ -16,15 +16,15 @@ _WORDS = ("no space left on device", "disk quota exceeded", "inline_container", 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """For a block that writes `path`, or below it. Raises RunError with its disk where there was no room."""
+    """For a block that writes `path`, or below it. Raises RunFailed with its disk where there was no room."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, RunError) or not _no_room(error):
+        if isinstance(error, KnownError) or not _no_room(error):
             raise
         mount = _mount(path)
         usage = shutil.disk_usage(mount)
-        raise RunError(
+        raise RunFailed(
             f"{path}: no room left to write it: the disk at {mount} has {usage.free >> 20} of {usage.total >> 20} MiB "
             "free; free some, or set output_dir to another disk"
         ) from error

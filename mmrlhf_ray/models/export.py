@@ -85,7 +85,7 @@ def _write_head(directory: Path, tensors: Mapping[str, Tensor], layout: ScalarHe
 @contextmanager
 def _published(target: Path) -> Iterator[Path]:
     """A new directory, which the block makes, to take the place of `target` afterwards. A block that fails leaves
-    nothing of it; RunError says where there was no room."""
+    nothing of it; RunFailed says where there was no room."""
     fresh, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("new", "old"))
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ import ray
 from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
+from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import RunError
 
 FILE_NAME = "metrics.jsonl"
@@ -58,14 +59,15 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._events.close()
-        self._file.close()
+        with writing(self._path):  # what could not be written is tried once more
+            self._file.close()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of one step; they are on disk on return.
 
         Values that are not finite become null in the JSON and don't reach Ray's gauges. Raises ValueError for a step
         that is not later than the last one (all metrics of a step go in one call) and for metrics named `step` or
-        `time`.
+        `time`; RunFailed on a full disk.
         """
         if step <= self._last_step:
             raise ValueError(
@@ -76,9 +78,10 @@ class MetricsWriter:
             if name in metrics:
                 raise ValueError(f"metrics: {name!r} is a column of {FILE_NAME} itself; rename the metric")
         values = {name: float(value) for name, value in metrics.items()}
-        self._file.write(_line({"step": step, "time": round(time.time(), 3), **values}))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self._path):
+            self._file.write(_line({"step": step, "time": round(time.time(), 3), **values}))
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._last_step = step
         for name, value in values.items():
             self._events.add_scalar(f"{self._job}/{name}", value, step)

@@ -69,7 +69,7 @@ def stage(run_dir: Path, step: int) -> Path:
 
 @contextmanager
 def staged(run_dir: Path, step: int) -> Iterator[Path]:
-    """stage() for a block that writes and publishes. A block that fails leaves nothing behind; RunError says where
+    """stage() for a block that writes and publishes. A block that fails leaves nothing behind; RunFailed says where
     there was no room."""
     path = stage(run_dir, step)
     try:

@@ -255,7 +255,7 @@ class TrainEngine:
         return len(chosen)
 
     def save(self, directory: Path) -> None:
-        """Parameters (but frozen ones), optimizer and schedule of all ranks. A collective. Raises RunError on a full
+        """Parameters (but frozen ones), optimizer and schedule of all ranks. A collective. Raises RunFailed on a full
         disk."""
         with writing(directory):
             self._engine.save_checkpoint(str(directory), tag=_TAG, exclude_frozen_parameters=self._partly_frozen)

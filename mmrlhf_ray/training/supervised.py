@@ -90,7 +90,7 @@ class SupervisedWorker:
             self._trained.load(self._plan.checkpoint / "workers")
 
     def save(self, done: int) -> None:
-        """Publish a checkpoint. A collective. Raises RunError on a full disk."""
+        """Publish a checkpoint. A collective. Raises RunFailed on a full disk."""
         if self._rank:
             dist.barrier()
             self._trained.save(staging_path(self._plan.run_dir, done) / "workers")

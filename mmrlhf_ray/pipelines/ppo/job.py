@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.config.base import MODEL_DIR
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
+from mmrlhf_ray.disk import writing
 from mmrlhf_ray.pipelines.ppo.experience import Experience
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import ppo_step
@@ -31,8 +32,9 @@ def write_rollouts(run_dir: Path, step: int, encoder: Encoder, experience: Exper
     scores = experience.table.column("score").to_pylist()
     table = response_table(encoder, experience.table, "ppo", step, scores, experience.response_kl.tolist())
     directory = run_dir / ROLLOUTS_DIR
-    directory.mkdir(exist_ok=True)
-    pq.write_table(table.slice(0, most), directory / f"step-{step:06d}.parquet")
+    with writing(directory):
+        directory.mkdir(exist_ok=True)
+        pq.write_table(table.slice(0, most), directory / f"step-{step:06d}.parquet")
 
 
 def run(cfg: PPOConfig, resume: bool = False) -> Path:

@@ -17,7 +17,7 @@ from transformers import (
 from mmrlhf_ray.config import LoRAConfig
 from mmrlhf_ray.data.batches.collate import collate
 from mmrlhf_ray.data.encoding.encode import Encoder
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import RunFailed
 from mmrlhf_ray.models import HeadedModel, export_lora, export_model, load_policy, load_scalar
 from mmrlhf_ray.models.scalar_head import SCALAR_HEAD_FILE
 from tests.unit.tiny import mixed_rows
@@ -132,6 +132,6 @@ def test_a_full_disk_is_named_and_leaves_the_earlier_export(
         partial(export_lora, own, omni, target, LoRAConfig()) if adapter else partial(export_model, own, omni, target)
     )
     keys: dict[str, bool] = {} if adapter else {"scalar": False}
-    with pytest.raises(RunError, match=rf"{target}: no room left to write it: the disk at /.* MiB free"):
+    with pytest.raises(RunFailed, match=rf"{target}: no room left to write it: the disk at /.* MiB free"):
         export(tensors={}, **keys)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

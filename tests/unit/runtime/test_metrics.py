@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import RunError, RunFailed
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 
 
@@ -120,3 +120,14 @@ def test_no_earlier_metrics_are_overwritten(tmp_path):
     kept = list(tmp_path.glob("metrics-*.jsonl"))
     assert sorted(len(path.read_text().splitlines()) for path in kept) == [1, 2, 3]
     assert steps(tmp_path) == [0, 1, 2, 3]
+
+
+def test_a_full_disk_is_named(tmp_path):
+    def log_onto_a_full_disk():
+        with MetricsWriter(tmp_path, "ppo") as metrics:
+            metrics._file.close()
+            metrics._file = open("/dev/full", "a")  # noqa: SIM115  # the writer closes it
+            metrics.log(0, {"score": 1.0})
+
+    with pytest.raises(RunFailed, match=r"metrics\.jsonl: no room left to write it: the disk at /.* MiB free"):
+        log_onto_a_full_disk()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import RunError, RunFailed
 from mmrlhf_ray.training.checkpoint import (
     MANIFEST,
     Manifest,
@@ -179,7 +179,7 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path, error: Excepti
             raise error
 
     write(tmp_path, 1)
-    with pytest.raises(RunError, match=r"\.step-00000002\.partial: no room .* disk at /.* MiB free") as refused:
+    with pytest.raises(RunFailed, match=r"\.step-00000002\.partial: no room .* disk at /.* MiB free") as refused:
         write_half()
     assert refused.value.__cause__ is error
     assert steps(tmp_path) == ["step-00000001"]
