@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from mmrlhf_ray.config import DataConfig
+    from mmrlhf_ray.config.data import MediaLimits
     from mmrlhf_ray.data.formats import Kind
 
 app = typer.Typer(help="Look at data sets, check them, convert them.", no_args_is_help=True)
@@ -24,6 +25,22 @@ Split = Annotated[str | None, typer.Option(help="Split of a Hugging Face data se
 MediaRoot = Annotated[
     str | None, typer.Option(help="Directory that media paths are relative to. Default: that of the file.")
 ]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--columns",
+        metavar="KEY=NAME,…",
+        help="Other names for keys of the rows, e.g. question=prompt,answer=response; `KEY=` leaves one out.",
+    ),
+]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(metavar="HOST", help="Fetch media at https addresses of this host; `.example.org` for all below it."),
+]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=NUMBER", help="A limit of media, e.g. seconds=1200; data.limits in docs/data.md."),
+]
 
 
 @app.command()
@@ -33,6 +50,9 @@ def check(
     kind: KindOption = None,
     split: Split = None,
     media_root: MediaRoot = None,
+    columns: Columns = None,
+    allow_host: AllowHost = None,
+    limit: Limit = None,
     model: Annotated[Path | None, typer.Option(help="Model directory, to count tokens with its processor.")] = None,
     max_prompt_tokens: Annotated[int, typer.Option(min=1, help="Count prompts that are longer.")] = 1024,
     output: Annotated[Path | None, typer.Option(help="Write every bad row to this file, as JSON lines.")] = None,
@@ -44,7 +64,7 @@ def check(
     """
     from mmrlhf_ray.pipelines.data import check as data_check
 
-    config = _config(path, format_name, split, media_root, max_prompt_tokens)
+    config = _config(path, format_name, split, media_root, columns, allow_host, limit, max_prompt_tokens)
     good = data_check.run(config, _kind(kind), model, output, strict)
     raise typer.Exit(0 if good else 1)
 
@@ -60,6 +80,9 @@ def convert(
     kind: KindOption = None,
     split: Split = None,
     media_root: MediaRoot = None,
+    columns: Columns = None,
+    allow_host: AllowHost = None,
+    limit: Limit = None,
     strict: Annotated[bool, typer.Option("--strict", help="Write nothing when a row is bad.")] = False,
 ) -> None:
     """Write a data set in another format.
@@ -68,7 +91,7 @@ def convert(
     """
     from mmrlhf_ray.pipelines.data import convert as data_convert
 
-    config = _config(path, format_name, split, media_root)
+    config = _config(path, format_name, split, media_root, columns, allow_host, limit)
     print(data_convert.run(config, destination, to, _kind(kind), strict))
 
 
@@ -79,6 +102,9 @@ def show(
     kind: KindOption = None,
     split: Split = None,
     media_root: MediaRoot = None,
+    columns: Columns = None,
+    allow_host: AllowHost = None,
+    limit: Limit = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 = any that is free.")] = 0,
     rows: Annotated[int, typer.Option(min=1, max=500, help="Rows of a page.")] = 20,
     once: Annotated[
@@ -88,7 +114,7 @@ def show(
     """Open a page on this machine that shows the rows and their media."""
     from mmrlhf_ray.pipelines.data import show as data_show
 
-    config = _config(path, format_name, split, media_root)
+    config = _config(path, format_name, split, media_root, columns, allow_host, limit)
     if once is not None:
         print(data_show.write_page(config, _kind(kind), rows, once))
     else:
@@ -97,18 +123,56 @@ def show(
 
 
 def _config(
-    path: str, format_name: str | None, split: str | None, media_root: str | None, max_prompt_tokens: int = 1024
+    path: str,
+    format_name: str | None,
+    split: str | None,
+    media_root: str | None,
+    columns: list[str] | None,
+    allow_host: list[str] | None,
+    limit: list[str] | None,
+    max_prompt_tokens: int = 1024,
 ) -> "DataConfig":
     from mmrlhf_ray.config import DataConfig
+    from mmrlhf_ray.config.data import RemoteMedia
 
     return DataConfig(
         path=path,
         format=format_name,
         split=split,
         media_root=media_root,
+        columns={key: name or None for key, name in _pairs(columns, "--columns").items()},
+        remote=RemoteMedia(allow_hosts=tuple(allow_host or ())),
+        limits=_limits(limit),
         max_prompt_tokens=max_prompt_tokens,
         on_bad_row="quarantine",
     )
+
+
+def _pairs(options: list[str] | None, name: str) -> dict[str, str]:
+    """`KEY=VALUE` by key, several to an option where commas separate them."""
+    pairs = {}
+    for item in (item for option in options or () for item in option.split(",")):
+        key, equals, value = (part.strip() for part in item.rpartition("="))
+        if not key or not equals:
+            raise typer.BadParameter(f"{item!r} is not KEY=VALUE", param_hint=name)
+        if key in pairs:
+            raise typer.BadParameter(f"{key!r} is given twice", param_hint=name)
+        pairs[key] = value
+    return pairs
+
+
+def _limits(options: list[str] | None) -> "MediaLimits":
+    from pydantic import ValidationError
+
+    from mmrlhf_ray.config.data import MediaLimits
+
+    try:
+        return MediaLimits.model_validate(_pairs(options, "--limit"))
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        known = ", ".join(MediaLimits.model_fields)
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}; expected a number for one of {known}"
+        raise typer.BadParameter(reason, param_hint="--limit") from None
 
 
 def _kind(name: str | None) -> "Kind | None":

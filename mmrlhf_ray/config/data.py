@@ -113,15 +113,20 @@ class SourceConfig(Section):
     """Task of rows that name none."""
     split: str | None = None
     """Of a Hugging Face data set."""
+    columns: dict[str, str | None] = Field(default_factory=dict)
+    """Other names for keys of the rows, before their format is told: `{question: prompt, answer: response}`. `null`
+    leaves a key out; texts of several keys with one name are joined by a line break."""
 
 
 class DataConfig(Section):
     path: PathText | None = None
-    """A .jsonl, .json, .parquet, .arrow or .tar file or URL, a directory of records or of a saved Hugging Face data
-    set, or `hf:NAME`."""
+    """A .jsonl, .json, .csv, .tsv, .parquet, .arrow or .tar file or URL, a directory of records or of a saved Hugging
+    Face data set, or `hf:NAME`."""
     format: str | None = None
     """As in `sources`."""
     split: str | None = None
+    """As in `sources`."""
+    columns: dict[str, str | None] = Field(default_factory=dict)
     """As in `sources`."""
     sources: tuple[SourceConfig, ...] = ()
     """A mixture, instead of `path`."""
@@ -159,8 +164,8 @@ class DataConfig(Section):
     def _one_origin(self) -> "DataConfig":
         if (self.path is None) == (not self.sources):
             raise ValueError(f"give exactly one of path and sources; got path={self.path}, {len(self.sources)} sources")
-        if self.sources and (self.format or self.split):
-            raise ValueError("format and split of a mixture stand in each of its sources")
+        if self.sources and (self.format or self.split or self.columns):
+            raise ValueError("format, split and columns of a mixture stand in each of its sources")
         return self
 
     @property
@@ -168,4 +173,4 @@ class DataConfig(Section):
         """`sources`, or the one that `path` names."""
         if self.path is None:
             return self.sources
-        return (SourceConfig(path=self.path, format=self.format, split=self.split),)
+        return (SourceConfig(path=self.path, format=self.format, split=self.split, columns=self.columns),)

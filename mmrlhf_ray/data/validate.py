@@ -291,7 +291,8 @@ def _check_json(key: str, value: Any) -> None:
         if isinstance(error, RowError):
             raise
         raise RowError(
-            f"{key} cannot be stored as JSON: {error}", "turn the column into text or numbers, or leave it out"
+            f"{key} cannot be stored as JSON: {error}",
+            f"turn the column into text or numbers, or leave it out with data.columns (--columns {key}=)",
         ) from error
 
 

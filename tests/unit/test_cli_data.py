@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from mmrlhf_ray.cli.data import app
 from tests.unit.pipelines.folder import bad_rows, demonstrations, media_folder, write_rows
 
 
@@ -47,3 +49,55 @@ def test_mistakes(args: list[str], said: str, path: str) -> None:
     assert done.returncode == 2
     assert said in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    (media_folder(tmp_path) / "pairs.csv").write_text("question,answer,sound,when\nHigh?,Yes.,tone.wav,today\n")
+    return tmp_path / "pairs.csv"
+
+
+NAMES = ["--columns", "question=prompt,answer=response", "--columns", "sound=audio, when="]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["check"], ": 1 good, 0 bad"),
+        (["check", "--limit", "seconds=0.1"], "has 0.25 seconds, the limit is 0.1"),
+        (["check", "--allow-host", "media.example.org", "--limit", "pixels=9,bytes=100"], "bytes, the limit is 100"),
+        (["convert", "OUT.jsonl", "--to", "trl"], "OUT.jsonl: 1 rows, 1 media"),
+        (["show", "--once", "OUT.html"], "OUT.html"),
+    ],
+)
+def test_names_hosts_and_limits_are_options(pairs: Path, args: list[str], said: str) -> None:
+    command, *others = [arg.replace("OUT", str(pairs.parent / "out")) for arg in args]
+    done = CliRunner().invoke(app, [command, str(pairs), *others, *NAMES])
+    assert done.exit_code == 0, done.output
+    assert said.replace("OUT", str(pairs.parent / "out")) in done.output
+    if command == "show":
+        assert "today" not in (pairs.parent / "out.html").read_text()
+
+
+def test_hosts_reach_the_configuration(pairs: Path) -> None:
+    pairs.write_text("prompt,image\nWhat?,https://media.example.org/a.png\n")
+    refused = CliRunner().invoke(app, ["check", str(pairs)])
+    assert "name its host in data.remote.allow_hosts (--allow-host)" in refused.output
+    other = CliRunner().invoke(app, ["check", str(pairs), "--allow-host", "example.com", "--allow-host", "example.net"])
+    assert "is at host 'media.example.org', which is not in data.remote.allow_hosts" in other.output
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--limit", "metres=3"], "metres: Extra inputs are not permitted; expected a number for one of bytes, pixels"),
+        (["--limit", "seconds=long"], "seconds: Input should be a valid number"),
+        (["--limit", "seconds"], "'seconds' is not KEY=VALUE"),
+        (["--columns", "=prompt"], "'=prompt' is not KEY=VALUE"),
+        (["--columns", "a=b,a=c"], "'a' is given twice"),
+    ],
+)
+def test_options_that_say_nothing(pairs: Path, args: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, ["check", str(pairs), *args])
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.replace("│", " ").split())

@@ -84,7 +84,8 @@ def tell(rows: Iterable[tuple[str, Row]]) -> Format:
             keys |= dict.fromkeys(row)
     if fits is None:
         raise DataError(
-            f"no format fits the rows, whose keys are {_listed(keys)}; known formats: {', '.join(_BY_NAME)}"
+            f"no format fits the rows, whose keys are {_listed(keys)}; known formats: {', '.join(_BY_NAME)}; "
+            "data.columns (--columns) gives keys the names that a format has"
         )
     return fits.best()
 

@@ -59,7 +59,7 @@ def fetch(url: str, remote: RemoteMedia, max_bytes: int, network: Network = PUBL
     if not remote.allow_hosts:
         raise RowError(
             f"{_shown(url)} is an address",
-            "download the media and give a path, or name its host in data.remote.allow_hosts",
+            "download the media and give a path, or name its host in data.remote.allow_hosts (--allow-host)",
         )
     return asyncio.run(_fetch(url, remote, max_bytes, network))
 

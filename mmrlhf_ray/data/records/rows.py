@@ -12,15 +12,16 @@ from mmrlhf_ray.config.data import DataConfig, SourceConfig
 from mmrlhf_ray.config.paths import HUB
 from mmrlhf_ray.data.errors import BadRow, RowError, place_of
 from mmrlhf_ray.data.formats import Format, as_raw_row, fitting_names, format_named, kind_of, tell
+from mmrlhf_ray.data.records.columns import Columns, check_columns, object_of
 from mmrlhf_ray.data.records.media_table import ParquetMedia
 from mmrlhf_ray.data.records.quarantine import Rejected
 from mmrlhf_ray.data.records.sound_track import with_sound_tracks
 from mmrlhf_ray.data.records.sources import DerivedMedia, FileMedia
 from mmrlhf_ray.data.records.text_hooks import TextHookRunner
 from mmrlhf_ray.data.rowfiles import MEDIA_FILE, Fragment, Row, RowFile, open_rows
-from mmrlhf_ray.data.rowfiles.base import filesystem
+from mmrlhf_ray.data.rowfiles.base import Unreadable, filesystem
 from mmrlhf_ray.data.rowfiles.tables import ParquetRows
-from mmrlhf_ray.data.validate import Shown, build_record, check_depth, conversation, parse_json
+from mmrlhf_ray.data.validate import Shown, build_record, conversation
 from mmrlhf_ray.errors import DataError
 
 
@@ -65,22 +66,23 @@ def _open(config: SourceConfig) -> Source:
     fragments = tuple(rows.fragments())
     if not fragments:
         raise DataError(f"{config.path}: no rows; give at least one record")
+    check_columns((row for fragment in fragments for _, row in rows.read(fragment)), config.columns, config.path)
     if config.format:
         return Source(config, fragments, format_named(config.format))
-    if next(_objects(rows, fragments), None) is None:
+    if next(_objects(rows, fragments, config.columns), None) is None:
         return Source(config, fragments, format_named("mmrlhf"))
     try:
-        form = tell(_objects(rows, fragments))
+        form = tell(_objects(rows, fragments, config.columns))
     except DataError as error:
         raise DataError(f"{config.path}: {error}") from error
     return Source(config, fragments, form, told=True)
 
 
-def _objects(rows: RowFile, fragments: Sequence[Fragment]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _objects(rows: RowFile, fragments: Sequence[Fragment], columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, row) of every row that is an object."""
     for fragment in fragments:
         for number, row in rows.read(fragment):
-            found = _object_or_none(row)
+            found = _object_or_none(row, columns)
             if found is not None:
                 yield place_of(fragment.file, number), found
 
@@ -115,9 +117,9 @@ class SourceReader:
 
     def parse(self, file: str, index: int, row: Row, media: DerivedMedia) -> ReadRow | Rejected:
         """One row, checked, with its media found in `media`."""
-        original: Mapping[str, Any] = row if isinstance(row, dict) else {"line": row.decode("utf-8", "replace")}
+        original: Mapping[str, Any] = row if isinstance(row, dict) else {"line": _text_of(row)}
         try:
-            original = object_of(row)
+            original = object_of(row, self.source.config.columns)
             raw = self._raw(original)
             if self.source.config.task is not None:
                 raw.setdefault("task", self.source.config.task)
@@ -148,6 +150,10 @@ class SourceReader:
         return as_raw_row(original, form, self._kind)
 
 
+def _text_of(row: bytes | Unreadable) -> str:
+    return row.text if isinstance(row, Unreadable) else row.decode("utf-8", "replace")
+
+
 def rejected(file: str, index: int, original: Mapping[str, Any], error: RowError) -> Rejected:
     """A bad row with the record as it was read."""
     return Rejected(BadRow(file, index, str(original.get("prompt_id", "")), error.reason, error.remedy), original)
@@ -175,19 +181,9 @@ def _media_beside(rows: RowFile, file: str) -> ParquetMedia | None:
     return ParquetMedia(beside) if fs.exists(inside) else None
 
 
-def object_of(row: Row) -> dict[str, Any]:
-    """A row as it is stored, parsed. Raises RowError for what is no JSON object."""
-    parsed = row if isinstance(row, dict) else parse_json(row, "the line")
-    if isinstance(row, dict):
-        check_depth(row, "the row")
-    if not isinstance(parsed, dict):
-        raise RowError(f"the line is a JSON {type(parsed).__name__}, expected an object", 'write {"prompt": …}')
-    return {key: value for key, value in parsed.items() if value is not None}  # null is absent, as in Parquet
-
-
-def _object_or_none(row: Row) -> dict[str, Any] | None:
+def _object_or_none(row: Row, columns: Columns) -> dict[str, Any] | None:
     try:
-        return object_of(row)
+        return object_of(row, columns)
     except RowError:
         return None
 

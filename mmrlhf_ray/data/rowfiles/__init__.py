@@ -11,6 +11,7 @@ from mmrlhf_ray.data.rowfiles.json_rows import JSONFiles, JSONLines
 from mmrlhf_ray.data.rowfiles.patterns import files_named
 from mmrlhf_ray.data.rowfiles.tables import ArrowRows, ParquetRows
 from mmrlhf_ray.data.rowfiles.tar_rows import TarRows
+from mmrlhf_ray.data.rowfiles.text_tables import TextTables
 from mmrlhf_ray.errors import DataError
 
 __all__ = ["MEDIA_FILE", "RECORDS_FILE", "Fragment", "Row", "RowFile", "open_rows", "record_files"]
@@ -26,6 +27,12 @@ _KINDS: Mapping[str, Callable[[Sequence[str]], RowFile]] = {
     ".jsonl.gz": JSONLines,
     ".jsonl.zst": JSONLines,
     ".json": JSONFiles,
+    ".csv": TextTables,
+    ".csv.gz": TextTables,
+    ".csv.zst": TextTables,
+    ".tsv": TextTables,
+    ".tsv.gz": TextTables,
+    ".tsv.zst": TextTables,
     ".parquet": ParquetRows,
     ".arrow": ArrowRows,
     ".feather": ArrowRows,

@@ -16,8 +16,23 @@ FRAGMENT_ROWS = 256
 FRAGMENT_BYTES = 8 << 20
 """A fragment ends once it has as much, so that rows with media in them do not fill the memory."""
 
-Row = bytes | dict[str, Any]
-"""A row as it is stored: JSON text, or columns."""
+
+class Cells(dict[str, Any]):
+    """A row of a table of texts: what a text stands for depends on its column. None where the cell is empty."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A row that cannot be read as one."""
+
+    text: str
+    """What is there."""
+    reason: str
+    remedy: str
+
+
+Row = bytes | dict[str, Any] | Unreadable
+"""A row as it is stored: JSON text, or columns; or why it is neither."""
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ class JSONLines:
     def _scan(self, file: str) -> Iterator[Fragment]:
         first = rows = begin = at = number = 0
         with reading(file) as raw:
-            for number, line in enumerate(_inflated(file, raw)):
+            for number, line in enumerate(inflated(file, raw)):
                 if not rows:
                     first, begin = number, at
                 at += len(line)
@@ -101,8 +101,8 @@ class JSONLines:
     def read(self, fragment: Fragment) -> Iterator[tuple[int, Row]]:
         begin, end = fragment.place
         with reading(fragment.file) as raw:
-            lines = _inflated(fragment.file, raw)
-            _go_to(lines, raw is lines, begin)
+            lines = inflated(fragment.file, raw)
+            go_to(lines, raw is lines, begin)
             for number, line in enumerate(io.BytesIO(lines.read(end - begin)), start=fragment.first):
                 content = _content(number, line)
                 if content:
@@ -169,14 +169,16 @@ def _content(number: int, line: bytes) -> bytes:
     return content if content.strip() else b""
 
 
-def _inflated(file: str, raw: BinaryIO) -> BinaryIO:
+def inflated(file: str, raw: BinaryIO) -> BinaryIO:
+    """The content of a file that may be compressed, by its ending; `raw` itself where it is not."""
     codec = _CODECS.get(file[file.rfind(".") :])
     if codec is None:
         return raw
     return io.BufferedReader(pa.CompressedInputStream(raw, codec))
 
 
-def _go_to(lines: BinaryIO, seekable: bool, begin: int) -> None:
+def go_to(lines: BinaryIO, seekable: bool, begin: int) -> None:
+    """Move on to `begin`, from the start or, where that cannot be sought, from where `lines` stand."""
     if seekable:
         lines.seek(begin)
         return

@@ -14,8 +14,9 @@ from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.formats import KINDS, Format, Kind, as_raw_row
 from mmrlhf_ray.data.media.decode_pool import DecodePool, DecodeSettings, decode_pool
+from mmrlhf_ray.data.records.columns import object_of
 from mmrlhf_ray.data.records.quarantine import Rejected
-from mmrlhf_ray.data.records.rows import Source, object_of, open_sources
+from mmrlhf_ray.data.records.rows import Source, open_sources
 from mmrlhf_ray.data.records.store import FileStore, LoadedRow
 from mmrlhf_ray.data.rowfiles import Row, open_rows
 from mmrlhf_ray.data.validate import build_record, conversation, identity_keys
@@ -104,21 +105,21 @@ def _kinds(source: Source) -> tuple[tuple[Kind, ...], tuple[Kind, ...]]:
     """(the kinds that the rows can be read as; these and those that they have faulty answers for, by preference)."""
     found = [row for _, row in islice(open_rows(source.config).read(source.fragments[0]), _LOOKED_AT)]
     form = source.form
-    prompts = [(row, raw) for row in found if (raw := _raw_or_none(row, form, "PROMPT")) is not None]
+    prompts = [(row, raw) for row in found if (raw := _raw_or_none(row, source, "PROMPT")) is not None]
     kinds = [kind for kind in _ANSWERS if kind in form.reads and prompts]
 
     def half(found: Iterable[bool]) -> bool:
         return 2 * sum(found) >= len(prompts)
 
-    readable = tuple(k for k in kinds if half(_raw_or_none(row, form, k) is not None for row, _ in prompts))
+    readable = tuple(k for k in kinds if half(_raw_or_none(row, source, k) is not None for row, _ in prompts))
     answered = tuple(k for k in kinds if k not in readable and half(_answers(raw, form, k) for _, raw in prompts))
     return (*readable, "PROMPT"), (*readable, *answered, "PROMPT")
 
 
-def _raw_or_none(row: Row, form: Format, kind: Kind) -> dict[str, Any] | None:
+def _raw_or_none(row: Row, source: Source, kind: Kind) -> dict[str, Any] | None:
     """The raw row of one that can be read as a record of `kind`, its media aside."""
     try:
-        raw = as_raw_row(object_of(row), form, kind)
+        raw = as_raw_row(object_of(row, source.config.columns), source.form, kind)
         shown = {key: value for key, value in raw.items() if key != "modality"}  # nothing is looked up here
         build_record(shown, TABLES[kind], conversation(raw)[0], [])
     except RowError:

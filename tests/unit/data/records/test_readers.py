@@ -329,7 +329,7 @@ def test_a_file_with_no_good_row_is_an_error(read, tmp_path):
     ("name", "content", "reason"),
     [
         ("none.jsonl", None, "none.jsonl does not exist; correct the path"),
-        ("rows.csv", b"a,b", "ends in '.csv'; give a .jsonl or .parquet file"),
+        ("rows.txt", b"a,b", "ends in '.txt'; give a .jsonl or .parquet file"),
         ("rows.parquet", b"PAR1 not", "is not a readable Parquet file"),
     ],
 )
