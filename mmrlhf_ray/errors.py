@@ -8,6 +8,7 @@
         SchemaError        a table that breaks the data contract
         RunError           a run that cannot start or continue
           PlacementError   a cluster that cannot hold what the configuration asks for
+          NonFiniteLoss    a loss or gradient that is NaN or infinite
         FeedbackError      a request to the feedback app that cannot be met
         MissingExtra       a command whose packages are an extra that is not installed
       RunFailed            nobody's mistake in the configuration or data: it may go on with --resume
@@ -64,6 +65,10 @@ class RunError(UserError, RuntimeError):
 
 class PlacementError(RunError):
     """The cluster cannot hold the placement that the configuration asks for."""
+
+
+class NonFiniteLoss(RunError):
+    """A loss or its gradient is NaN or infinite; nothing was applied. The message says on which rank and what to do."""
 
 
 class RunFailed(KnownError, RuntimeError):

@@ -14,6 +14,16 @@ from mmrlhf_ray.algorithms.statistics import Stats
 KLEstimator = Literal["k1", "k2", "k3"]
 
 _ERROR_CLIP = 0.2
+_LARGEST_LOG = 20.0
+
+
+def bounded_exp(x: Tensor) -> Tensor:
+    """exp(x) with x cut off at ±20, beyond which it has no gradient.
+
+    float32 overflows at 89, and where a later maximum then takes the other branch, its gradient would be 0 · ∞ = NaN
+    although the loss is finite. A ratio of e^20 or e^-20 is outside of any clip range.
+    """
+    return x.clamp(-_LARGEST_LOG, _LARGEST_LOG).exp()
 
 
 def _k1(log_ratio: Tensor) -> Tensor:
@@ -25,8 +35,9 @@ def _k2(log_ratio: Tensor) -> Tensor:
 
 
 def _k3(log_ratio: Tensor) -> Tensor:
-    # expm1 keeps the small values that exp(x) - 1 rounds away.
-    return torch.expm1(-log_ratio) + log_ratio
+    # expm1 keeps the small values that exp(x) - 1 rounds away; on the other side of 0 it cannot overflow.
+    kept = log_ratio.clamp(min=-_LARGEST_LOG)
+    return torch.expm1(-kept) + kept
 
 
 _ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {"k1": _k1, "k2": _k2, "k3": _k3}
@@ -35,7 +46,8 @@ _ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {"k1": _k1, "k2": _k2, "k3"
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLEstimator) -> Tensor:
     """Estimate KL(policy ‖ reference) at each token sampled by the policy; same shape as the inputs, in nats.
 
-    With d = logprobs − ref_logprobs: k1 = d, k2 = d²/2, k3 = exp(−d) − 1 + d.
+    With d = logprobs − ref_logprobs: k1 = d, k2 = d²/2, k3 = exp(−d) − 1 + d, where a d below −20 counts as −20, since
+    exp(−d) overflows.
     Source: Schulman, "Approximating KL Divergence" (2020). k1 and k3 are unbiased; k2 and k3 are never negative.
     Positions that are not response tokens come back as whatever they were made of: mask them.
     """

@@ -50,7 +50,8 @@ def mismatch_weights(
     With r = exp(old_logprobs − rollout_logprobs), learner over sampler, all [B, T], mask bool, a response per row:
     none: 1. tis: min(r, high). icepop: r where low ≤ r ≤ high, else 0. sequence_mask: 1 in rows whose
     exp(mean of log r) is in [low, high], 0 in the others.
-    They multiply `token_weights`; the denominator stays: what is masked still counts there.
+    They multiply `token_weights` in the policy loss, not in the KL and entropy terms, which hold on to tokens that a
+    correction masks; the denominator stays: what is masked still counts there.
     Sources: tis: Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training"; icepop:
     Ling Team 2025, "Every Step Evolves: Scaling Reinforcement Learning for Trillion-Scale Thinking Model" (IcePop);
     sequence_mask: Liu et al. 2025, "When Speed Kills Stability" (sequence masking, with the geometric mean).

@@ -7,12 +7,16 @@ import torch
 from torch import Tensor
 
 from mmrlhf_ray.algorithms.aggregation import check_denominator, check_tokens
+from mmrlhf_ray.algorithms.kl import bounded_exp, kl_estimate
 from mmrlhf_ray.algorithms.statistics import Stats
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Bounds on the ratio ρ of current to old probabilities: 1 − low ≤ ρ ≤ 1 + high; None = no bound on that side."""
+    """Bounds on the ratio ρ of current to old probabilities: 1 − low ≤ ρ ≤ 1 + high; None = no bound on that side.
+
+    Whatever the bounds, a ρ beyond e^20 or e^-20 counts as that (`bounded_exp`).
+    """
 
     low: float | None
     high: float | None
@@ -31,7 +35,8 @@ class Clip:
 PolicyLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Clip, float], tuple[Tensor, Stats]]
 """(logprobs, old_logprobs, advantages, mask, weights, clip, denominator) → (loss, stats).
 
-All tensors [B, T], one response per row; mask bool. `weights` ≥ 0: `token_weights`, times `mismatch_weights`.
+All tensors [B, T], one response per row; mask bool. `weights` ≥ 0: `token_weights`, times `mismatch_weights` (of this
+loss alone: the KL and entropy terms take `token_weights`).
 Gradient flows to `logprobs` only. `denominator` is `loss_denominator` of the entire mini-batch over all ranks and
 micro-batches, so that adding up the losses (and summing, not averaging, gradients over ranks) never depends on how
 the rows were divided.
@@ -62,7 +67,7 @@ def ppo_policy_loss(
     """
     _check(logprobs, old_logprobs, advantages, mask, weights, denominator)
     log_ratio = _log_ratio(logprobs, old_logprobs, mask)
-    ratio = log_ratio.exp()
+    ratio = bounded_exp(log_ratio)
     per_token, changed = _surrogate(ratio, _masked(advantages, mask), clip)
     return _reduced(per_token, mask, weights, denominator, _Report(log_ratio, ratio, changed))
 
@@ -87,7 +92,7 @@ def gspo_policy_loss(
     _check(logprobs, old_logprobs, advantages, mask, weights, denominator)
     log_ratio = _log_ratio(logprobs, old_logprobs, mask)
     tokens = mask.sum(dim=1, keepdim=True).clamp(min=1)
-    ratio = (log_ratio.sum(dim=1, keepdim=True) / tokens).exp().expand_as(log_ratio)
+    ratio = bounded_exp(log_ratio.sum(dim=1, keepdim=True) / tokens).expand_as(log_ratio)
     per_token, changed = _surrogate(ratio, _masked(advantages, mask), clip)
     return _reduced(per_token, mask, weights, denominator, _Report(log_ratio, ratio, changed))
 
@@ -112,7 +117,7 @@ def cispo_policy_loss(
     if clip.dual is not None:
         raise ValueError(f"clip.dual expects None, CISPO's weights are bounded by clip.high; got {clip.dual}")
     log_ratio = _log_ratio(logprobs, old_logprobs, mask)
-    ratio = log_ratio.detach().exp()
+    ratio = bounded_exp(log_ratio.detach())
     clipped = clip(ratio)
     per_token = -clipped * _masked(advantages, mask) * torch.where(mask, logprobs, torch.zeros_like(logprobs))
     return _reduced(per_token, mask, weights, denominator, _Report(log_ratio, ratio, clipped != ratio))
@@ -181,7 +186,7 @@ def _reduced(
             "tokens": mask.sum().to(total.dtype),
             "policy_loss": total.detach(),
             "clip_fraction": (mask & report.changed).sum().to(total.dtype),
-            "approx_kl": (torch.expm1(report.log_ratio) - report.log_ratio).sum(),
+            "approx_kl": kl_estimate(-report.log_ratio, torch.zeros_like(ratio), "k3").sum(),
             "ratio": ratio.sum(),
             "ratio_max": ratio.max() if mask.numel() else total.new_zeros(()),
         }

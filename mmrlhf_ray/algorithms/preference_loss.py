@@ -194,7 +194,8 @@ def kto_reference_kl(log_ratios_sum: float, count: float) -> float:
 def bco_delta(liked_mean: float, disliked_mean: float) -> float:
     """The reward shift of BCO: halfway between the mean rewards of liked and disliked responses.
 
-    Source: Jung et al. 2024, where both means run over past batches.
+    Both means are over the responses of this and all past batches, each with the reward it had in its own step.
+    Source: Jung et al. 2024.
     """
     return (liked_mean + disliked_mean) / 2.0
 

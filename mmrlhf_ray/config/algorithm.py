@@ -1,6 +1,6 @@
 """How a policy learns from scores: estimator, loss, KL, corrections. Names are the glossary's."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -11,8 +11,12 @@ GROUPED = frozenset({"reinforce_pp_baseline", "rloo", "grpo", "dr_grpo"})
 """Estimators that compare the responses to one prompt with each other."""
 
 
+_CISPO_HIGH = 4.0
+
+
 class MismatchConfig(Section):
-    """Correction for tokens to which sampler and learner give different probabilities. Always measured."""
+    """Correction of the policy loss for tokens to which sampler and learner give different probabilities. Always
+    measured."""
 
     correction: Literal["none", "tis", "icepop", "sequence_mask"] = "none"
     """`tis`: weights truncated at `high`; `icepop`: tokens outside [low, high] are masked; `sequence_mask`: so are
@@ -59,9 +63,11 @@ class AlgorithmConfig(Section):
     """Whether kl_coef · KL is subtracted from the rewards or added to the loss."""
     policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
     clip_range: float | None = Field(0.2, gt=0, lt=1)
-    """Ratios below 1 − this are clipped; `null` = no clipping at either side."""
+    """Ratios below 1 − this are clipped; `null` = no lower bound, and without a `clip_range_high` no clipping at all.
+    With `policy_loss: cispo`, `null` unless given, as in its paper."""
     clip_range_high: PositiveFloat | None = None
-    """Ratios above 1 + this are clipped; `null` = as `clip_range`."""
+    """Ratios above 1 + this are clipped; `null` = as `clip_range`. With `policy_loss: cispo` and neither given, 4:
+    weights of up to 5."""
     dual_clip: float | None = Field(None, gt=1)
     """Bound on −A·ratio / |A| for negative advantages (Ye et al. 2020)."""
     aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
@@ -90,6 +96,14 @@ class AlgorithmConfig(Section):
     def has_critic(self) -> bool:
         return self.advantage_estimator == "gae"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _cispo_bounds(cls, values: Any) -> Any:
+        """CISPO's weights are bounded from above alone unless the user says otherwise."""
+        if not isinstance(values, dict) or values.get("policy_loss") != "cispo" or "clip_range" in values:
+            return values
+        return {"clip_range": None, "clip_range_high": _CISPO_HIGH} | values
+
     @model_validator(mode="after")
     def _agrees(self) -> "AlgorithmConfig":
         if self.advantage_estimator in GROUPED and self.n_samples_per_prompt < 2:
@@ -104,8 +118,8 @@ class AlgorithmConfig(Section):
                 f"algorithm.critic_warmup_steps={self.critic_warmup_steps} but advantage_estimator="
                 f"{self.advantage_estimator} has no critic; set it to 0"
             )
-        if self.clip_range is None and (self.clip_range_high is not None or self.dual_clip is not None):
-            raise ValueError("algorithm.clip_range_high and dual_clip need a clip_range; it is null")
+        if self.dual_clip is not None and self.clip_range is None and self.clip_range_high is None:
+            raise ValueError("algorithm.dual_clip needs a clip_range or clip_range_high; both are null")
         if self.dual_clip is not None and self.policy_loss == "cispo":
             raise ValueError("algorithm.dual_clip has no place in policy_loss=cispo, which clips no loss; leave it out")
         if self.gamma != 1 and self.advantage_estimator in GROUPED:

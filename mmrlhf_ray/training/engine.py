@@ -27,7 +27,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
 from mmrlhf_ray.disk import writing
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import NonFiniteLoss, RunError
 from mmrlhf_ray.models import (
     HeadedModel,
     ParameterGroup,
@@ -40,10 +40,10 @@ from mmrlhf_ray.models import (
 
 _TAG = "state"
 _GATHERED_BYTES = 1 << 30
-
-
-class NonFiniteLoss(ArithmeticError):
-    """A loss is NaN or infinite on some rank; nothing was applied."""
+_REMEDY = (
+    "Nothing was applied. Continue from the last checkpoint with a lower optimizer.lr or a smaller "
+    "optimizer.max_grad_norm, and look for scores, margins or values that are far off in the metrics before"
+)
 
 
 def init_process_group(rank: int, world_size: int, address: str, port: int, device: torch.device) -> None:
@@ -194,19 +194,31 @@ class TrainEngine:
         """Add the gradient of `loss`, a sum over this rank's tokens divided by the denominator of all ranks.
 
         `last` applies the optimizer. All ranks call this equally often. Raises NonFiniteLoss on every rank when
-        any rank's loss is not finite.
+        any rank's loss is not finite, or the gradient of all; nothing is applied then.
         """
-        finite = torch.tensor(float(torch.isfinite(loss)), device=self.device)
-        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-        if not finite:
-            raise NonFiniteLoss(f"rank {self.rank}: loss is {loss.item()}, or another rank's is not finite")
+        self._check_loss(loss)
         self._engine.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages over ranks; the loss is already a share of the total.
         self._engine.backward(loss * self.world_size)
         if last and self._zero_stage == 0:  # DeepSpeed clips plain optimizers without keeping the norm
             gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
             self._plain_norm = float(torch.nn.utils.get_total_norm(gradients))
+            if not math.isfinite(self._plain_norm):
+                raise _bad_gradient(self._plain_norm)
         self._engine.step()
+        if last and not self._engine.was_step_applied():  # ZeRO leaves such a step out without a word
+            raise _bad_gradient(self.grad_norm)
+
+    def _check_loss(self, loss: Tensor) -> None:
+        """Raise NonFiniteLoss on all ranks when that of any is not finite. A collective."""
+        finite = torch.tensor(float(torch.isfinite(loss)), device=self.device)
+        dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        if finite:
+            return
+        everyone: list[float] = [0.0] * self.world_size
+        dist.all_gather_object(everyone, loss.item())
+        bad = ", ".join(f"{value} on rank {rank}" for rank, value in enumerate(everyone) if not math.isfinite(value))
+        raise NonFiniteLoss(f"the loss of a pass is {bad}; expected a finite number. {_REMEDY}")
 
     def merge_over_ranks(self, stats: Stats) -> Stats:
         """merge_stats() over all ranks, which all hold the same keys. A collective."""
@@ -281,6 +293,10 @@ class TrainEngine:
         schedule._last_lr = rates
         if hasattr(self._engine.optimizer, "clip_grad"):  # ZeRO keeps its own copy
             self._engine.optimizer.clip_grad = own.max_grad_norm
+
+
+def _bad_gradient(norm: float) -> NonFiniteLoss:
+    return NonFiniteLoss(f"the loss is finite, but its gradient is not: its norm over all ranks is {norm}. {_REMEDY}")
 
 
 def _load_trained(src: dict[str, Tensor], dst: torch.nn.Module) -> None:

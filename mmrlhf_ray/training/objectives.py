@@ -81,13 +81,15 @@ class PolicyObjective:
         def loss(output: Tensor, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Stats]:
             grids = _Grids(table, rows, output.device)
             mask, old = grids.column("response_mask"), grids.column("old_logprobs")
-            weights = self._weights(mask, old, grids.column("rollout_logprobs"))
+            weights = token_weights(mask, algorithm.aggregation, old.dtype)
+            corrected = weights * self._correction(mask, old, grids.column("rollout_logprobs"))
             if algorithm.entropy_coef:
                 flat, entropy = read.with_entropy(output, batch)
             else:
                 flat, entropy = read(output, batch), None
             logprobs = grids.grid(flat)
-            total, stats = policy_loss(logprobs, old, grids.column("advantages"), mask, weights, clip, denominator)
+            total, stats = policy_loss(logprobs, old, grids.column("advantages"), mask, corrected, clip, denominator)
+            # Not corrected: a token to which sampler and learner give different probabilities keeps its KL anchor.
             if algorithm.kl_in == "loss" and kl_coef:
                 kl, kl_stats = kl_loss(
                     logprobs, grids.column("ref_logprobs"), mask, weights, algorithm.kl_estimator, denominator
@@ -100,17 +102,14 @@ class PolicyObjective:
 
         return loss
 
-    def _weights(self, mask: Tensor, old_logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
-        """How much each token counts: by the aggregation, and by how far sampler and learner differ on it."""
+    def _correction(self, mask: Tensor, old_logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
+        """Weight of each token in the policy loss by how far sampler and learner differ on it."""
         mismatch = self.algorithm.mismatch
-        corrected = mismatch_weights(
-            old_logprobs, rollout_logprobs, mask, mismatch.correction, mismatch.low, mismatch.high
-        )
-        return token_weights(mask, self.algorithm.aggregation, old_logprobs.dtype) * corrected
+        return mismatch_weights(old_logprobs, rollout_logprobs, mask, mismatch.correction, mismatch.low, mismatch.high)
 
 
 def policy_clip(algorithm: AlgorithmConfig) -> Clip:
-    """The clip ranges of a configuration."""
+    """The clip ranges of a configuration; without `clip_range` a bound from above alone, or none."""
     low = algorithm.clip_range
     return Clip(low, low if algorithm.clip_range_high is None else algorithm.clip_range_high, algorithm.dual_clip)
 

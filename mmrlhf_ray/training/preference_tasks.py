@@ -197,7 +197,7 @@ def _with_sft(
 
 
 def _delta(cfg: PreferenceConfig, measured: Mapping[str, float]) -> float:
-    """The reward shift of the batch; from one side alone where the batch lacks the other."""
+    """The reward shift; from one side alone as long as there was none of the other."""
     liked, disliked = (cfg.beta * mean(measured, f"log_ratio_{side}", count) for side, count in _SIDES.items())
     if not measured["liked"] or not measured["disliked"]:
         return liked + disliked  # one of them is 0
@@ -206,6 +206,8 @@ def _delta(cfg: PreferenceConfig, measured: Mapping[str, float]) -> float:
 
 class MismatchedResponses:
     """KTO's: each row's last response belongs to another prompt and is there only to estimate the KL divergence."""
+
+    running = False
 
     def measured(self, rows: pa.Table) -> pa.Table:
         return _each(rows, slice(-1, None))
@@ -224,7 +226,9 @@ class MismatchedResponses:
 
 
 class JudgedResponses:
-    """BCO's and MPO's: how far the policy is from the reference on liked and on disliked responses."""
+    """BCO's and MPO's: how far the policy was from the reference on liked and on disliked responses so far."""
+
+    running = True
 
     def measured(self, rows: pa.Table) -> pa.Table:
         return rows

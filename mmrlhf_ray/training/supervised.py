@@ -1,5 +1,6 @@
 """The loop that each Ray Train worker runs: SFT, reward model and preference training alike."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -34,6 +35,7 @@ from mmrlhf_ray.training.passes import LossFunction, train_step
 from mmrlhf_ray.training.tasks import PassLoss, PassSums, SupervisedTask
 
 EVAL_SCORES_FILE = "eval_scores.parquet"
+_POINT_FILE = "reference_point.json"
 
 
 @dataclass(frozen=True)
@@ -83,23 +85,25 @@ class SupervisedWorker:
         self._encoder, self._engine = self._trained.encoder, self._trained.engine
         self._passes = self._trained.passes
         self._budget = PassBudget(learner.engine.micro_batch_tokens, learner.engine.max_padding_share)
+        self._point_sums: dict[str, float] = {}
+        """Of a running reference point, over all steps of training; the same on all ranks."""
 
     def restore(self) -> None:
         """Load the checkpoint that the run continues from, if any. A collective."""
         if self._plan.checkpoint is not None:
-            self._trained.load(self._plan.checkpoint / "workers")
+            self._load(self._plan.checkpoint / "workers")
 
     def save(self, done: int) -> None:
         """Publish a checkpoint. A collective. Raises RunFailed on a full disk."""
         if self._rank:
             dist.barrier()
-            self._trained.save(staging_path(self._plan.run_dir, done) / "workers")
+            self._save(staging_path(self._plan.run_dir, done) / "workers")
             dist.barrier()
             return
         cfg = self._plan.cfg
         with staged(self._plan.run_dir, done) as path:
             dist.barrier()
-            self._trained.save(path / "workers")
+            self._save(path / "workers")
             dist.barrier()
             manifest = Manifest(
                 step=done,
@@ -111,9 +115,21 @@ class SupervisedWorker:
             )
             publish(path, manifest, cfg.checkpoint.keep)
 
+    def _save(self, directory: Path) -> None:
+        """What this job's ranks have learned, and their running reference point. A collective."""
+        self._trained.save(directory)
+        if self._rank == 0:
+            (directory / _POINT_FILE).write_text(json.dumps(self._point_sums))
+
+    def _load(self, directory: Path) -> None:
+        """The inverse of _save(); checkpoints of earlier versions have no reference point, which then starts anew."""
+        self._trained.load(directory)
+        file = directory / _POINT_FILE
+        self._point_sums = json.loads(file.read_text()) if file.exists() else {}
+
     def step(self, table: pa.Table) -> dict[str, float]:
         """One optimizer step on this rank's rows. Metrics are over all ranks. A collective."""
-        work, measured = self._prepared(check(table, TRAINING_ROW, "SupervisedWorker"))
+        work, measured = self._prepared(check(table, TRAINING_ROW, "SupervisedWorker"), learning=True)
         denominators = self._totals(self._plan.task.weights(work.rows))
         loss = _of_sequences(self._plan.task.loss(self._encoder, denominators, measured), work)
         self._engine.train()
@@ -130,7 +146,8 @@ class SupervisedWorker:
         return self._report(stats) | {"grad_norm": self._engine.grad_norm, **self._engine.learning_rates}
 
     def evaluate(self, tables: Iterator[pa.Table], *, record: bool = False) -> dict[str, float]:
-        """Metrics over all ranks' rows, without learning; a reference point is that of one table on all ranks.
+        """Metrics over all ranks' rows, without learning; a reference point is that of one table on all ranks, or that
+        of training if it is a running one.
         `record` writes what the task records of them to `<run>/eval_scores.parquet`.
         A collective; every rank needs as many tables."""
         task, parts, recorded = self._plan.task, [], list[pa.Table]()
@@ -159,15 +176,18 @@ class SupervisedWorker:
             pq.write_table(table, partial)
             partial.replace(target)
 
-    def _prepared(self, table: pa.Table) -> tuple[_Work, dict[str, float]]:
-        """The rows to learn from, and the sums of the task's reference point."""
+    def _prepared(self, table: pa.Table, *, learning: bool = False) -> tuple[_Work, dict[str, float]]:
+        """The rows to learn from, and the sums of the task's reference point; `learning` adds them to a running one."""
         point = self._plan.task.reference_point
         if point is None:
             return self._lay_out(table), {}
         self._engine.train(False)
         sums = self._sums(self._lay_out(point.measured(table)), point.sums(self._encoder))
-        merged = self._engine.merge_over_ranks(sums)
-        return self._lay_out(point.trained(table)), {k: float(v) for k, v in merged.items()}
+        merged = {k: float(v) for k, v in self._engine.merge_over_ranks(sums).items()}
+        if point.running and learning:
+            self._point_sums = {k: self._point_sums.get(k, 0.0) + v for k, v in merged.items()}
+        taken = self._point_sums if point.running and self._point_sums else merged
+        return self._lay_out(point.trained(table)), taken
 
     @torch.no_grad()
     def _sums(self, work: _Work, sums: PassSums) -> Stats:

@@ -31,11 +31,15 @@ PassRecord = Callable[[Tensor, pa.Table], pa.Table]
 
 
 class ReferencePoint(Protocol):
-    """A statistic of the entire batch that a loss takes as a constant.
+    """A statistic of the entire batch, or of all so far, that a loss takes as a constant.
 
     The worker runs the batch once without gradient and merges the sums over passes and ranks, so that neither sharding
     nor micro-batching changes it.
     """
+
+    @property
+    def running(self) -> bool:
+        """Whether the loss takes it over this and all past batches of training, or of the batch alone."""
 
     def measured(self, rows: pa.Table) -> pa.Table:
         """The rows with the responses that are run for it only."""

@@ -10,7 +10,7 @@ from mmrlhf_ray.config import AlgorithmConfig
     [
         ({"policy_loss": "cispo", "dual_clip": 3.0}, "dual_clip has no place in policy_loss=cispo"),
         ({"advantage_estimator": "rloo", "n_samples_per_prompt": 4, "gamma": 0.9}, "gamma=0.9 has no effect"),
-        ({"clip_range": None, "clip_range_high": 0.3}, "need a clip_range"),
+        ({"clip_range": None, "dual_clip": 3.0}, "dual_clip needs a clip_range or clip_range_high; both are null"),
         ({"advantage_estimator": "grpo"}, "n_samples_per_prompt to 2 or more, got 1"),
     ],
 )
@@ -26,7 +26,28 @@ def test_refused(keys, message):
         {"advantage_estimator": "reinforce", "gamma": 0.0},
         {"advantage_estimator": "rloo", "n_samples_per_prompt": 4},
         {"clip_range": None},
+        {"clip_range": None, "clip_range_high": 0.3},
+        {"clip_range": None, "clip_range_high": 0.3, "dual_clip": 3.0},
     ],
 )
 def test_accepted(keys):
     assert AlgorithmConfig(**keys).model_fields_set == set(keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "low", "high"),
+    [
+        ({}, 0.2, None),
+        ({"clip_range": None, "clip_range_high": 0.3}, None, 0.3),
+        ({"policy_loss": "gspo"}, 0.2, None),
+        ({"policy_loss": "cispo"}, None, 4.0),
+        ({"policy_loss": "cispo", "clip_range_high": 2.0}, None, 2.0),
+        ({"policy_loss": "cispo", "clip_range": 0.5}, 0.5, None),
+        ({"policy_loss": "cispo", "clip_range": 0.5, "clip_range_high": 3.0}, 0.5, 3.0),
+        ({"policy_loss": "cispo", "clip_range": None}, None, None),
+    ],
+)
+def test_bounds_of_the_ratio(keys, low, high):
+    algorithm = AlgorithmConfig(**keys)
+    assert (algorithm.clip_range, algorithm.clip_range_high) == (low, high)
+    assert AlgorithmConfig.model_validate(algorithm.model_dump()) == algorithm, "what a run records means the same"

@@ -2,15 +2,16 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import NonFiniteLoss, RunError, UserError
 from mmrlhf_ray.models import HeadedModel
-from mmrlhf_ray.training.engine import NonFiniteLoss, TrainEngine, deepspeed_config, lr_multiplier
+from mmrlhf_ray.training.engine import TrainEngine, deepspeed_config, lr_multiplier
 
 CPU = torch.device("cpu")
 OPTIMIZER = OptimizerConfig(lr=0.05, weight_decay=0.1, max_grad_norm=0.3, warmup_steps=2, schedule="linear")
@@ -169,8 +170,56 @@ def test_a_loss_that_is_not_finite_is_never_applied(process_group: None, bad: fl
     engine = TrainEngine(model(), EngineConfig(zero_stage=0), OPTIMIZER, STEPS, torch.float32, CPU)
     before = parameters(engine)
     x = passes(0)[0]
-    with pytest.raises(NonFiniteLoss, match="rank 0"):
+    with pytest.raises(NonFiniteLoss, match=rf"loss of a pass is {bad} on rank 0.*Nothing was applied"):
         engine.backward(loss_of(engine.forward(torch.arange(5), x=x)) * bad, last=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in parameters(engine).items())
+
+
+class Factor(torch.autograd.Function):
+    """x, with a gradient that many times as large."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+@pytest.mark.parametrize(
+    ("stage", "dtype", "factor"),
+    [
+        (0, torch.float32, math.nan),
+        (0, torch.float32, math.inf),
+        (0, torch.bfloat16, math.nan),
+        (1, torch.float32, math.nan),
+        (2, torch.bfloat16, math.inf),
+        (3, torch.float32, math.nan),
+    ],
+)
+def test_a_gradient_that_is_not_finite_is_an_error_and_never_applied(
+    process_group: None, stage: int, dtype: torch.dtype, factor: float
+) -> None:
+    engine = TrainEngine(model().to(dtype), EngineConfig(zero_stage=stage), OPTIMIZER, STEPS, dtype, CPU)
+    before = parameters(engine)
+    first, second = (x.to(dtype) for x in passes(0))
+    engine.backward(loss_of(Factor.apply(engine.forward(torch.arange(5), x=first), factor)), last=False)
+    loss = loss_of(engine.forward(torch.arange(2), x=second))
+    with pytest.raises(NonFiniteLoss, match=r"its gradient is not.*Nothing was applied") as caught:
+        engine.backward(loss, last=True)
+    assert isinstance(caught.value, UserError), "the command prints its message alone"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in parameters(engine).items())
+
+
+def test_a_gradient_whose_norm_overflows_is_an_error(process_group: None) -> None:
+    # Clipping would divide it by infinity and apply nothing but the weight decay.
+    engine = TrainEngine(model(), EngineConfig(zero_stage=0), OPTIMIZER, STEPS, torch.float32, CPU)
+    before = parameters(engine)
+    output = engine.forward(torch.arange(5), x=passes(0)[0])
+    with pytest.raises(NonFiniteLoss, match="is inf"):
+        engine.backward(loss_of(Factor.apply(output, 1e25)), last=True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in parameters(engine).items())
 
 

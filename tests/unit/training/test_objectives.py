@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmrlhf_ray.algorithms.policy_loss import Clip
 from mmrlhf_ray.config import AlgorithmConfig
 from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.schema import EXPERIENCE
-from mmrlhf_ray.training.objectives import CriticObjective, PolicyObjective
+from mmrlhf_ray.training.objectives import CriticObjective, PolicyObjective, policy_clip
 from tests.unit.tiny import rollout_table
 
 RESPONSES = [[20, 21, 22], [23], [24, 25]]
@@ -95,6 +96,52 @@ def test_the_entropy_bonus_lowers_the_loss(omni_encoder: Encoder) -> None:
     loss, stats = objective.loss(omni_encoder, table, 4, 0.0)(output, batch((0,)), (0,))
     assert float(stats["entropy"]) == pytest.approx(sum(entropies), rel=1e-5)
     assert loss.item() == pytest.approx((-6.0 - 0.5 * sum(entropies)) / 4, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("correction", "gaps", "weights"),
+    [
+        ("tis", [0.5, 3.0, -2.0], [math.exp(0.5), 5.0, math.exp(-2.0)]),
+        ("icepop", [0.5, 3.0, -2.0], [math.exp(0.5), 0.0, 0.0]),
+        ("sequence_mask", [0.5, 3.0, -2.0], [1.0, 1.0, 1.0]),  # the geometric mean, e^0.5, is within the bounds
+        ("sequence_mask", [0.5, 3.0, 2.0], [0.0, 0.0, 0.0]),
+    ],
+)
+def test_a_mismatch_correction_leaves_kl_and_entropy_whole(
+    omni_encoder: Encoder, correction: str, gaps: list[float], weights: list[float]
+) -> None:
+    # The learner gives each token e^gap times the sampler's probability.
+    output = logits(omni_encoder, 3)
+    logprobs, entropies = sampling_logprobs(omni_encoder, output, RESPONSES[0])
+    ref = [logprob - 0.3 for logprob in logprobs]
+    old = [float(r) + gap for r, gap in zip(experience()["rollout_logprobs"][0].as_py(), gaps, strict=True)]
+    table = experience(
+        old_logprobs=[old, [0.0], [0.0, 0.0]],
+        ref_logprobs=[ref, [0.0], [0.0, 0.0]],
+        advantages=[[1.0, 1.0, 1.0], [0.0], [0.0, 0.0]],
+    )
+    algorithm = AlgorithmConfig(
+        clip_range=None, entropy_coef=0.5, kl_in="loss", kl_estimator="k2", mismatch={"correction": correction}
+    )
+    loss, stats = PolicyObjective(algorithm, TEMPERATURE).loss(omni_encoder, table, 3, 0.1)(output, batch((0,)), (0,))
+    policy = -sum(w * math.exp(p - o) for w, p, o in zip(weights, logprobs, old, strict=True))
+    assert float(stats["kl_loss"]) == pytest.approx(3 * 0.5 * 0.3**2, rel=1e-4)
+    assert float(stats["entropy"]) == pytest.approx(sum(entropies), rel=1e-5)
+    assert loss.item() == pytest.approx((policy + 0.1 * 3 * 0.5 * 0.3**2 - 0.5 * sum(entropies)) / 3, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "bounds"),
+    [
+        ({}, Clip(0.2, 0.2)),
+        ({"clip_range_high": 0.28, "dual_clip": 3.0}, Clip(0.2, 0.28, 3.0)),
+        ({"clip_range": None}, Clip(None, None)),
+        ({"clip_range": None, "clip_range_high": 0.3}, Clip(None, 0.3)),
+        ({"policy_loss": "cispo"}, Clip(None, 4.0)),
+    ],
+)
+def test_clip_of_a_configuration(keys: dict[str, object], bounds: Clip) -> None:
+    assert policy_clip(AlgorithmConfig.model_validate(keys)) == bounds
 
 
 def test_the_critic_reads_its_one_output_and_scales_its_loss(omni_encoder: Encoder) -> None:

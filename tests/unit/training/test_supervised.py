@@ -75,3 +75,36 @@ def test_rows_keep_their_responses_together(
         of_pass = work.rows_of(micro_batch.rows).column("responses_token_ids").to_pylist()
         assert [s for of_row in of_pass for s in of_row] == [work.sequences[s].response for s in micro_batch.rows]
         assert all(of_row in responses for of_row in of_pass)
+
+
+def test_the_reward_shift_runs_over_past_batches_and_is_resumed_exactly(
+    process_group: None, omni: Path, omni_encoder: Encoder, tmp_path: Path
+) -> None:
+    task = preference("bco")
+    cfg = SFTConfig(name="n", steps=4, model={"path": str(omni)}, data={"path": "d"},
+                    learner={"engine": EngineConfig(zero_stage=0), "optimizer": OptimizerConfig(lr=0.1)})  # fmt: skip
+    # One side alone at first, then three of the other to one.
+    batches = [media_rows(omni_encoder, [[0], [1]], [[1], [1]]),
+               media_rows(omni_encoder, [[2], [3], [4], [0]], [[-1], [-1], [1], [-1]])]  # fmt: skip
+
+    def fresh() -> SupervisedWorker:
+        return SupervisedWorker(WorkerPlan(cfg, task, tmp_path, 4, "cpu"), 0, 1)
+
+    worker = fresh()
+    steps = [worker.step(rows) for rows in batches]
+    judged = [[value for of_row in rows.column("feedback").to_pylist() for value in of_row] for rows in batches]
+    running = []
+    for side, wanted in (("chosen", 1), ("rejected", -1)):
+        counts = [of_step.count(wanted) for of_step in judged]
+        sums = [n * metrics.get(f"log_ratio_{side}", 0.0) for n, metrics in zip(counts, steps, strict=True)]
+        running.append([0.1 * sum(sums[:done]) / (sum(counts[:done]) or 1) for done in (1, 2)])  # beta is 0.1
+    assert steps[0]["reward_shift"] == pytest.approx(running[0][0], rel=1e-4)
+    assert steps[1]["reward_shift"] == pytest.approx((running[0][1] + running[1][1]) / 2, rel=1e-4)
+    of_batch = 0.1 * (steps[1]["log_ratio_chosen"] + steps[1]["log_ratio_rejected"]) / 2
+    assert abs(steps[1]["reward_shift"] - of_batch) > 1e-4, "the first batch must count"
+
+    assert worker.evaluate(iter(batches[:1]))["eval_reward_shift"] == pytest.approx(steps[1]["reward_shift"], rel=1e-6)
+    worker._save(tmp_path / "workers")
+    resumed = fresh()
+    resumed._load(tmp_path / "workers")
+    assert resumed.step(batches[0]) == worker.step(batches[0]), "evaluating changes nothing, and resuming is exact"
