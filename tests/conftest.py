@@ -1,8 +1,13 @@
 """What tests with real actors share: a tiny model, a reward model, a little data. Made once, and only if asked for."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Workers of Ray import nothing from the directory that a driver is started in, and tests' classes are from there.
+_ROOT = str(Path(__file__).parents[1])
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

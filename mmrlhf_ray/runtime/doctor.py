@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 from mmrlhf_ray.runtime import torchvision_shim
 from mmrlhf_ray.runtime.session import token_path
+from mmrlhf_ray.training import extension
 
 Status = Literal["ok", "warn", "fail"]
 _GIB = 1024**3
@@ -73,6 +74,7 @@ def run_checks() -> list[Finding]:
         check_imports,
         check_gpu,
         check_compiler,
+        check_extension,
         check_cpus,
         check_memory,
         check_shared_memory,
@@ -99,6 +101,13 @@ def fix() -> list[str]:
     if shim_needed() and not shim_installed():
         install_shim()
         done.append(f"import shim written to {site_packages()}")
+    if _version("deepspeed") and check_compiler().status == "ok":
+        for lock in extension.stale_locks():
+            lock.unlink(missing_ok=True)
+            done.append(f"{lock} of a compiler that is gone removed")
+        if not nvidia_gpus() and not extension.built():
+            extension.build_here()
+            done.append("DeepSpeed's extension for CPUs compiled")
     token = token_path()
     if token.exists() and token.stat().st_mode & 0o077:
         token.chmod(0o600)
@@ -224,6 +233,18 @@ def check_compiler() -> Finding:
         return Finding("compiler", "ok", compiler)
     remedy = "DeepSpeed builds its fused optimizers with it: apt-get install build-essential"
     return Finding("compiler", "warn", "no C++ compiler", remedy)
+
+
+def check_extension() -> Finding:
+    name = "deepspeed extension"
+    if stale := extension.stale_locks():
+        remedy = "mmrlhf doctor --fix removes it"
+        return Finding(name, "warn", f"{stale[0]} is of a compiler that is gone", remedy, fixable=True)
+    if nvidia_gpus():
+        return Finding(name, "ok", "needed on CPUs only")
+    if extension.built():
+        return Finding(name, "ok", "compiled")
+    return Finding(name, "warn", "not compiled yet; the first run will", "mmrlhf doctor --fix", fixable=True)
 
 
 def check_cpus() -> Finding:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -39,6 +39,7 @@ WORKER_ENV: Mapping[str, str] = {
 
 # Ray's own processes of a private cluster.
 _PRIVATE_ENV: Mapping[str, str] = {
+    "RAY_worker_niceness": "0",  # Ray's 15 starves a run alongside anything else on the machine
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's agents write their title over the start of their environment, where by chance our mark may be.
     "SPT_NOENV": "1",
@@ -85,6 +86,8 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
         yield SessionInfo(ray.get_runtime_context().gcs_address, None, False, ray.cluster_resources())
         return
     address = os.environ.get("RAY_ADDRESS", _LOCAL)
+    # Ray lets workers import from the directory in which it is started: not from the user's, where a file may be
+    # called as a package is.
     with ExitStack() as stack:
         stack.enter_context(_environment(WORKER_ENV))
         if address == _LOCAL:
@@ -94,11 +97,13 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
             directory = stack.enter_context(_private_directory())
             stack.enter_context(_nothing_left())
             stack.callback(ray.shutdown)
-            context = _start(num_cpus, directory, log_to_driver)
+            with chdir(directory):
+                context = _start(num_cpus, directory, log_to_driver)
         else:
             _use_token()
             stack.callback(ray.shutdown)
-            context = _connect(address, log_to_driver)
+            with tempfile.TemporaryDirectory() as nowhere, chdir(nowhere):
+                context = _connect(address, log_to_driver)
         stack.enter_context(_terminate_as_exit())
         url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         if url:

@@ -65,7 +65,7 @@ def prepare(
     if missing:
         raise RunError(f"--env {', '.join(missing)}: not set in this environment; export it or leave it out")
     check_size(working_dir)
-    command = [python or _python_for(address), "-m", "mmrlhf_ray.cli", kind.value, str(relative), *overrides]
+    command = [python or _python_for(address), "-P", "-m", "mmrlhf_ray.cli", kind.value, str(relative), *overrides]
     command += ["--root", str((root or working_dir).resolve()), *(["--resume"] if resume else [])]
     return Job(shlex.join(command), working_dir, {name: os.environ[name] for name in env})
 

@@ -10,6 +10,7 @@ if not torch.cuda.is_available():
 
 import math
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -37,6 +38,7 @@ from mmrlhf_ray.models import (
     merged_weights,
     trained_weights,
 )
+from mmrlhf_ray.training.extension import build as build_extension
 
 _TAG = "state"
 _GATHERED_BYTES = 1 << 30
@@ -46,17 +48,35 @@ _REMEDY = (
 )
 
 
-def init_process_group(rank: int, world_size: int, address: str, port: int, device: torch.device) -> None:
-    """Join the ranks of one learner group; each rank sees one device."""
+def init_process_group(
+    rank: int, world_size: int, address: str, port: int, device: torch.device, listener: socket.socket | None = None
+) -> None:
+    """Join the ranks of one learner group; each rank sees one device. `listener`: of the first rank, at that port."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0", MASTER_ADDR=address, MASTER_PORT=str(port)
     )
+    if listener is None:
+        store = dist.TCPStore(address, port, world_size, is_master=False)
+    else:
+        store = dist.TCPStore(
+            address, port, world_size, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+        )
+    dist.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size)
     adopt_process_group(device)
 
 
 def adopt_process_group(device: torch.device) -> None:
-    """Let DeepSpeed use the process group that exists (Ray Train's) or that the environment describes."""
-    deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo", verbose=False)
+    """Let DeepSpeed use the process group that exists, init_process_group()'s or Ray Train's.
+
+    Raises DeadlineExceeded where another process compiles DeepSpeed's extension for too long.
+    """
+    if device.type == "cpu":
+        build_extension()
+    deepspeed.init_distributed(dist_backend=_backend(device), verbose=False)
+
+
+def _backend(device: torch.device) -> str:
+    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def deepspeed_config(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype) -> dict[str, Any]:

@@ -20,13 +20,15 @@ import ray
 from ray.actor import ActorHandle, ActorProxy
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from mmrlhf_ray.config import EvaluateConfig, ModelConfig, PPOConfig, ProbeRewardConfig
+from mmrlhf_ray.config import EvaluateConfig, ModelConfig, PPOConfig, ProbeRewardConfig, RunConfig
 from mmrlhf_ray.config.base import LoRAConfig, Resources
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.planning.placement import reservations
 from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
+from mmrlhf_ray.runtime.session import SessionInfo
+from mmrlhf_ray.training.extension import build_here
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder, PromptServer
 from mmrlhf_ray.workers.roles.functions import Functions, RewardFunctions
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
@@ -124,6 +126,17 @@ def device_of(resources: Resources, configured: str) -> str:
     if configured == "auto":
         return "cuda" if resources.num_gpus else "cpu"
     return configured
+
+
+def compile_here(cfg: RunConfig, session: SessionInfo) -> None:
+    """Before learners start on the CPUs of this machine: compile what DeepSpeed needs, if it is not there."""
+    if session.started_here and any(device_of(cfg.roles[role], cfg.device) == "cpu" for role in _learning(cfg)):
+        build_here()
+
+
+def _learning(cfg: RunConfig) -> set[str]:
+    """Roles that train with DeepSpeed."""
+    return {"policy", "critic", "workers"} & set(cfg.roles) if cfg.trained else set()
 
 
 def start_encoder(

@@ -152,6 +152,21 @@ def test_a_failed_start_says_why_in_one_line(session: SessionInfo) -> None:
     assert str(mistake.value) == "no such model\nanywhere"
 
 
+def test_workers_import_nothing_from_the_users_directory(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise SystemExit('the wrong one')")
+    script = (
+        "import ray, sys\n"
+        "from mmrlhf_ray.runtime.session import ray_session\n"
+        "def where():\n    import rich\n    return rich.__file__\n"
+        "with ray_session(num_cpus=1):\n    print(ray.get(ray.remote(where).remote()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("site-packages/rich/__init__.py")
+
+
 def _driver(tmp_path: Path, ending: str) -> tuple["subprocess.Popen[str]", str, Path]:
     script = tmp_path / "driver.py"
     script.write_text(DRIVER)

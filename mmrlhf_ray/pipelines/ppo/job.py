@@ -21,6 +21,7 @@ from mmrlhf_ray.runtime.metrics import MetricsWriter
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.training.checkpoint import Manifest, discard, publish, staged
+from mmrlhf_ray.workers.crew import compile_here
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
 ROLLOUTS_DIR = "rollouts"
@@ -50,6 +51,7 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
             return run_dir
         with ray_session() as session:
             check_cluster(cfg, session)
+            compile_here(cfg, session)
             with launch(cfg, checked.records["data"], run_dir) as fleet:
                 if not resume:
                     discard(run_dir)

@@ -39,7 +39,7 @@ from mmrlhf_ray.schema import TABLES
 from mmrlhf_ray.training.checkpoint import discard, sweep
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SupervisedTask
-from mmrlhf_ray.workers.crew import device_of
+from mmrlhf_ray.workers.crew import compile_here, device_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ def run_supervised(
             return run_dir
         with ray_session() as session:
             check_cluster(cfg, session)
+            compile_here(cfg, session)
             tables = {name: _encode(read[name], data, options(data), run_dir) for name, data in held.items()}
             for own in streams.values():
                 own.check_first(run_dir)

@@ -54,19 +54,21 @@ class Learner:
         self._spec = spec
         self._objective = objective
         self._trained: Trained
+        self._listener: socket.socket | None = None
+        """Of the first rank."""
 
     @ray.method
     def rendezvous(self) -> tuple[str, int]:
-        """This node's address and a free port, where the other ranks find the first."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        """This node's address and a port of it that is held from now on, where the other ranks find the first."""
+        address = ray.util.get_node_ip_address()
+        self._listener = socket.create_server((address, 0))
+        return address, self._listener.getsockname()[1]
 
     @ray.method
     def join(self, address: str, port: int) -> None:
         """Join the group and load the model."""
         spec, device = self._spec, torch.device(self._spec.device)
-        init_process_group(spec.rank, spec.world_size, address, port, device)
+        init_process_group(spec.rank, spec.world_size, address, port, device, self._listener)
         self._trained = build_trained(
             self._objective,
             spec.model,

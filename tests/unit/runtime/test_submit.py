@@ -31,7 +31,7 @@ def test_the_job_is_told_the_root_and_keeps_its_overrides(checkout: Path) -> Non
         Path("jobs/tiny.yaml"), ["learner.engine.zero_stage=1"], LOCAL, root=Path("/mnt/team"), resume=True
     )
     assert shlex.split(job.entrypoint) == [
-        sys.executable, "-m", "mmrlhf_ray.cli", "sft", "jobs/tiny.yaml", "learner.engine.zero_stage=1",
+        sys.executable, "-P", "-m", "mmrlhf_ray.cli", "sft", "jobs/tiny.yaml", "learner.engine.zero_stage=1",
         "--root", "/mnt/team", "--resume",
     ]  # fmt: skip
     assert job.working_dir == checkout
@@ -39,7 +39,7 @@ def test_the_job_is_told_the_root_and_keeps_its_overrides(checkout: Path) -> Non
 
 def test_the_root_is_the_current_directory_and_a_remote_cluster_has_its_own_python(checkout: Path) -> None:
     job = submit.prepare(Path("jobs/tiny.yaml"), [], "http://head.example:8265")
-    assert job.entrypoint.startswith("python -m mmrlhf_ray.cli sft jobs/tiny.yaml ")
+    assert job.entrypoint.startswith("python -P -m mmrlhf_ray.cli sft jobs/tiny.yaml ")
     assert shlex.split(job.entrypoint)[-2:] == ["--root", str(checkout)]
 
 

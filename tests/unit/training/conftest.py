@@ -15,10 +15,8 @@ from mmrlhf_ray.training.engine import init_process_group
 def process_group() -> Iterator[None]:
     """gloo with one rank; the environment is as before afterwards."""
     before = dict(os.environ)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    init_process_group(0, 1, "127.0.0.1", port, torch.device("cpu"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    init_process_group(0, 1, "127.0.0.1", listener.getsockname()[1], torch.device("cpu"), listener)
     yield
     dist.destroy_process_group()
     os.environ.clear()

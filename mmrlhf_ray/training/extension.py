@@ -1,0 +1,133 @@
+"""DeepSpeed's extension for CPUs: compiled once for a machine and user, and nobody waits for a compiler that is gone.
+
+torch marks a compile by a file that stays when the compiling process is killed, and then waits for it forever.
+Run as a script, this builds the extension.
+"""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from mmrlhf_ray.errors import DeadlineExceeded, RunFailed
+
+_NAME = "deepspeed_shm_comm"
+_LOCK = "lock"
+_BUILD_S = 900.0
+_POLL_S = 0.2
+
+
+def built() -> bool:
+    """Whether it is there, as far as can be told without importing torch."""
+    return any(_directories(f"{_NAME}.so"))
+
+
+def stale_locks() -> list[Path]:
+    """Marks of compiles whose process is gone."""
+    return [lock for lock in _directories(_LOCK) if not _holder(lock)]
+
+
+def build_here() -> None:
+    """Build it in a process of its own where it is not there, saying so. Raises RunFailed where it cannot be built."""
+    if built():
+        return
+    print("compiling DeepSpeed's extension for CPUs, once for this machine (1 to 3 minutes)", file=sys.stderr)
+    command = [sys.executable, "-P", "-m", __name__]
+    try:
+        done = subprocess.run(
+            command,
+            env=os.environ | {"DS_ACCELERATOR": "cpu"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_BUILD_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DeadlineExceeded(f"compiling DeepSpeed's extension took more than {_BUILD_S:g} s") from error
+    if done.returncode:
+        last = next(reversed(done.stderr.strip().splitlines()), "it said nothing")
+        raise RunFailed(f"DeepSpeed's extension could not be compiled: {last}; `mmrlhf doctor` looks for the compiler")
+
+
+def build(seconds: float = _BUILD_S) -> None:
+    """Compile and load it in this process, one process of the machine at a time.
+
+    Raises DeadlineExceeded naming whoever compiles for longer than `seconds`.
+    """
+    from deepspeed.accelerator import get_accelerator
+    from torch.utils.cpp_extension import _get_build_directory  # where the load() below compiles
+
+    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    if builder is None:
+        return
+    directory = Path(_get_build_directory(_NAME, verbose=False))
+    until = time.monotonic() + seconds
+    with _alone(directory.with_name(f"{_NAME}.building"), until):
+        _wait_for_others(directory / _LOCK, until)
+        builder.load(verbose=False)
+
+
+@contextmanager
+def _alone(path: Path, until: float) -> Iterator[None]:
+    """Held by this process; the kernel gives it back when the holder ends, however it does."""
+    with path.open("w") as file:
+        while not _locked(file):
+            _check_time(path, until)
+            time.sleep(_POLL_S)
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _wait_for_others(lock: Path, until: float) -> None:
+    """Until no other program compiles the extension; the mark of one that is gone is removed."""
+    while lock.exists():
+        if not _holder(lock):
+            lock.unlink(missing_ok=True)
+            return
+        _check_time(lock, until)
+        time.sleep(_POLL_S)
+
+
+def _check_time(path: Path, until: float) -> None:
+    if time.monotonic() > until:
+        raise DeadlineExceeded(
+            f"DeepSpeed's extension: process {_holder(path) or 'of another user'} has been compiling it for too long; "
+            f"end it and remove {path}"
+        )
+
+
+def _holder(path: Path) -> int | None:
+    """A process that has the file open."""
+    resolved = path.resolve()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if link.readlink() == resolved:
+                return int(link.parts[2])
+        except OSError:  # closed meanwhile, or another user's
+            continue
+    return None
+
+
+def _directories(file: str) -> Iterator[Path]:
+    """That file in the directories that torch would compile into for this Python."""
+    given = os.environ.get("TORCH_EXTENSIONS_DIR")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
+    tag = f"py{sys.version_info.major}{sys.version_info.minor}{sys.abiflags}_*"
+    yield from (Path(given).glob(f"{_NAME}/{file}") if given else cache.glob(f"{tag}/{_NAME}/{file}"))
+
+
+if __name__ == "__main__":
+    build()

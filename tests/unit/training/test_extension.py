@@ -1,0 +1,70 @@
+"""Nobody waits for a compiler that is gone; whoever compiles is waited for, but not forever."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmrlhf_ray.errors import DeadlineExceeded
+from mmrlhf_ray.runtime import doctor
+from mmrlhf_ray.training import extension
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the extension is compiled."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    path = tmp_path / "deepspeed_shm_comm"
+    path.mkdir()
+    return path
+
+
+def test_the_mark_of_a_compiler_that_is_gone_is_removed(directory: Path) -> None:
+    lock = directory / "lock"
+    lock.touch()
+    assert extension.stale_locks() == [lock]
+    extension._wait_for_others(lock, until=0.0)
+    assert not lock.exists()
+
+
+def test_one_that_is_at_work_is_waited_for_until_the_deadline(directory: Path) -> None:
+    lock = directory / "lock"
+    with lock.open("w"):
+        assert extension.stale_locks() == []
+        with pytest.raises(DeadlineExceeded, match=rf"process \d+ has been compiling it for too long; .* {lock}"):
+            extension._wait_for_others(lock, until=0.0)
+    assert lock.exists()
+
+
+def test_one_process_at_a_time(directory: Path) -> None:
+    path = directory / "building"
+    with (
+        extension._alone(path, 0.0),
+        pytest.raises(DeadlineExceeded, match="for too long"),
+        extension._alone(path, 0.0),
+    ):
+        pytest.fail("two at a time")
+    with extension._alone(path, 0.0):
+        pass
+
+
+def test_doctor_knows_what_is_there(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "nvidia_gpus", lambda: [])
+    found = doctor.check_extension()
+    assert (found.status, found.found, found.fixable) == ("warn", "not compiled yet; the first run will", True)
+    (directory / "lock").touch()
+    assert "is of a compiler that is gone" in doctor.check_extension().found
+    (directory / "lock").unlink()
+    (directory / "deepspeed_shm_comm.so").touch()
+    assert doctor.check_extension().status == "ok"
+
+
+def test_other_pythons_extensions_are_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tag = f"py{sys.version_info.major}{sys.version_info.minor}"
+    for name, there in (("py27_cpu", False), (f"{tag}_cpu", True)):
+        file = tmp_path / "torch_extensions" / name / "deepspeed_shm_comm" / "deepspeed_shm_comm.so"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        assert extension.built() is there
