@@ -1,6 +1,12 @@
 """Policies, reward and value models; one adapter per processor family."""
 
-from mmrlhf_ray.models.adapter import ModelAdapter, banned_token_ids, eos_token_ids, load_processor, read_config
+from mmrlhf_ray.models.adapter import (
+    ModelAdapter,
+    check_processor_files,
+    eos_token_ids,
+    load_processor,
+    read_config,
+)
 from mmrlhf_ray.models.export import ADAPTER_DIR, export_lora, export_model
 from mmrlhf_ray.models.families.registry import adapter_for
 from mmrlhf_ray.models.headed import (
@@ -14,6 +20,7 @@ from mmrlhf_ray.models.headed import (
 from mmrlhf_ray.models.lora import Weight, add_lora, grouped, lora_off, merged_weights, trained_weights
 from mmrlhf_ray.models.parts import ParameterGroup, check_trained, freeze_parts, parameter_groups
 from mmrlhf_ray.models.scalar_head import ScalarHead, read_scalar_head, scalar_head_file
+from mmrlhf_ray.models.special import SpecialTokens, special_tokens
 from mmrlhf_ray.models.tokens import check_same_tokens
 
 __all__ = [
@@ -22,10 +29,11 @@ __all__ = [
     "ModelAdapter",
     "ParameterGroup",
     "ScalarHead",
+    "SpecialTokens",
     "Weight",
     "adapter_for",
     "add_lora",
-    "banned_token_ids",
+    "check_processor_files",
     "check_same_tokens",
     "check_trained",
     "checkpoint_name",
@@ -45,5 +53,6 @@ __all__ = [
     "read_config",
     "read_scalar_head",
     "scalar_head_file",
+    "special_tokens",
     "trained_weights",
 ]

@@ -83,21 +83,61 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def load_processor(path: Path) -> ProcessorMixin:
-    """The directory's own processor (tokenizer, image, audio and video parts, chat template)."""
-    return AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
+    """The directory's own processor (tokenizer, image, audio and video parts, chat template). Raises ModelError, which
+    names the file, where one of them is not there or cannot be read."""
+    check_processor_files(path)
+    try:
+        processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:  # what transformers raises for bad files
+        raise ModelError(
+            f"{path}: transformers cannot load its processor: {str(error).strip().splitlines()[0][:200]}; copy the "
+            "processor and tokenizer files of the released model there"
+        ) from error
+    if not isinstance(processor, ProcessorMixin):
+        raise ModelError(
+            f"{path}: expected a processor of text and media, found a {type(processor).__name__} alone; copy "
+            f"{' or '.join(_PROCESSOR_FILES)} of the released model there"
+        )
+    if not processor.chat_template:
+        raise ModelError(
+            f"{path}: expected a chat template, found none; copy chat_template.jinja of the released model there"
+        )
+    return processor
 
 
-def eos_token_ids(path: Path) -> list[int]:
-    """Token ids that end a response, from generation_config.json. Raises ModelError where it names none."""
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tekken.json")
+
+
+def check_processor_files(path: str | Path) -> None:
+    """Raise ModelError, which names the file, where a model directory has no processor or no tokenizer."""
+    for what, names in (("processor", _PROCESSOR_FILES), ("tokenizer", _TOKENIZER_FILES)):
+        if not any((Path(path) / name).is_file() for name in names):
+            raise ModelError(
+                f"{path}: expected the model's {what}, found no {names[0]} (nor {', '.join(names[1:])}); copy it from "
+                "the released model"
+            )
+
+
+def eos_token_ids(path: Path, vocabulary: int | None = None) -> list[int]:
+    """Token ids that end a response, from generation_config.json, in its order. `vocabulary`: how many ids there are.
+
+    Raises ModelError where it names none, or something else than ids.
+    """
     file = Path(path) / "generation_config.json"
-    ids = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
-    if ids is None:
+    try:
+        said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ModelError(f"{file}: expected JSON, got {error}; copy it from the released model") from error
+    ids = said.get("eos_token_id") if isinstance(said, dict) else None
+    if ids is None or ids == []:
         raise ModelError(f"{file}: expected eos_token_id (the token that ends a response), found none; add it")
-    return [ids] if isinstance(ids, int) else list(ids)
-
-
-def banned_token_ids(processor: ProcessorMixin, path: Path) -> list[int]:
-    """Tokens that are never sampled: media placeholders and every other control token that does not end a response."""
-    tokenizer = processor.tokenizer
-    control = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special} | set(tokenizer.all_special_ids)
-    return sorted(control - set(eos_token_ids(path)))
+    listed = ids if isinstance(ids, list) else [ids]
+    for number in listed:
+        if type(number) is not int or number < 0 or (vocabulary is not None and number >= vocabulary):
+            most = "" if vocabulary is None else f" below {vocabulary}"
+            raise ModelError(
+                f"{file}: expected eos_token_id to be a token id or a list of them{most}, got {ids!r}; write the "
+                "token's number in tokenizer.json"
+            )
+    return list(listed)

@@ -16,8 +16,9 @@ from transformers import (
 
 from mmrlhf_ray.demo.families.save import save, seeded
 from mmrlhf_ray.demo.families.sizes import HEADS, HIDDEN, text_config, vision_config
-from mmrlhf_ray.demo.families.tokens import build_tokenizer, chat_template
+from mmrlhf_ray.demo.families.tokens import END, PAD, build_tokenizer, chat_template
 
+THINKING = ("[THINK]", "[/THINK]")
 _PATCH = 4
 
 
@@ -27,14 +28,15 @@ def _text(tokenizer: PreTrainedTokenizerFast, model_type: str) -> dict[str, obje
 
 
 def build_mistral3(path: Path, seed: int) -> None:
-    """Write an untrained Mistral 3: its images keep their shape."""
-    tokenizer = build_tokenizer({"image": "[IMG]", "row": "[IMG_BREAK]", "end": "[IMG_END]"})
+    """Write an untrained Mistral 3: its images keep their shape, its template and its tokenizer write BOS, and there
+    are special tokens for thinking."""
+    tokenizer = build_tokenizer({"image": "[IMG]", "row": "[IMG_BREAK]", "end": "[IMG_END]"}, THINKING, bos=True)
     processor = PixtralProcessor(
         image_processor=PixtralImageProcessor(size={"longest_edge": 32}, patch_size=_PATCH * 2),
         tokenizer=tokenizer,
         patch_size=_PATCH,
         spatial_merge_size=2,
-        chat_template=chat_template({"image": "[IMG]"}),
+        chat_template=chat_template({"image": "[IMG]"}, bos=True),
     )
     config = Mistral3Config(
         text_config=_text(tokenizer, "mistral"),
@@ -43,12 +45,13 @@ def build_mistral3(path: Path, seed: int) -> None:
         spatial_merge_size=2,
         tie_word_embeddings=False,
     )
-    save(seeded(lambda: Mistral3ForConditionalGeneration(config), seed), processor, path)
+    model = seeded(lambda: Mistral3ForConditionalGeneration(config), seed)
+    save(model, processor, path, ends=(PAD, END))
 
 
 def build_llava(path: Path, seed: int) -> None:
-    """Write an untrained LLaVA 1.5."""
-    tokenizer = build_tokenizer({"image": "<image>"})
+    """Write an untrained LLaVA 1.5: its tokenizer writes BOS, its template does not."""
+    tokenizer = build_tokenizer({"image": "<image>"}, bos=True)
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessor(
             size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, do_center_crop=True

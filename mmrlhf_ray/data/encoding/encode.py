@@ -13,7 +13,7 @@ from transformers import ProcessorMixin
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.media import Clip, MediaRow
 from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
-from mmrlhf_ray.models import ModelAdapter, adapter_for, banned_token_ids, eos_token_ids, load_processor
+from mmrlhf_ray.models import ModelAdapter, SpecialTokens, adapter_for, load_processor, special_tokens
 
 Features = dict[str, np.ndarray]
 
@@ -54,9 +54,18 @@ class Encoder:
 
     adapter: ModelAdapter
     processor: ProcessorMixin
-    eos_token_ids: tuple[int, ...]
-    banned_token_ids: tuple[int, ...]
+    special: SpecialTokens
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """End a response; the first closes written ones."""
+        return self.special.eos
+
+    @property
+    def banned_token_ids(self) -> tuple[int, ...]:
+        """Never sampled."""
+        return self.special.banned
 
     @property
     def tokenizer(self) -> Any:
@@ -78,14 +87,16 @@ class Encoder:
         }
 
 
-def load_encoder(path: str | Path, data: DataConfig | None = None, *, unverified: bool = False) -> Encoder:
-    """Encoder of a model directory that decodes media as `data` says. Raises ModelError for a directory that cannot be
-    used; `unverified` as in adapter_for()."""
+def load_encoder(
+    path: str | Path, data: DataConfig | None = None, *, allowed: Sequence[str] = (), unverified: bool = False
+) -> Encoder:
+    """Encoder of a model directory that decodes media as `data` says. `allowed`: special tokens that texts and
+    responses may hold (`sampling.allow_tokens`). Raises ModelError for a directory that cannot be used, and for a token
+    that cannot be allowed; `unverified` as in adapter_for()."""
     path = Path(path)
     adapter = adapter_for(path, unverified=unverified)
     processor = load_processor(path)
-    eos, banned = tuple(eos_token_ids(path)), tuple(banned_token_ids(processor, path))
-    return Encoder(adapter, processor, eos, banned, DecodeSettings.of(data))
+    return Encoder(adapter, processor, special_tokens(adapter, processor, path, allowed), DecodeSettings.of(data))
 
 
 def media_arguments(encoder: Encoder, media: Sequence[RawMedia]) -> dict[str, list[Any]]:
@@ -152,15 +163,27 @@ def encode_prompt(encoder: Encoder, messages: str, media: Sequence[RawMedia]) ->
     """
     chat = json.loads(messages)
     _refuse_control_text(encoder, chat)
-    rendered = encoder.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    collapsed = encoder.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    rendered, collapsed = render(encoder, chat)
     _check_placeholders(encoder, collapsed, media)
     arguments = processor_arguments(encoder, media)
-    outputs = encoder.processor(text=[rendered], **arguments, return_tensors="pt")
-    token_ids = [int(i) for i in outputs["input_ids"][0]]
-    encoded = EncodedPrompt(token_ids, list(collapsed), split_features(encoder, outputs, media))
+    plain = {"add_special_tokens": False}
+    outputs = encoder.processor(text=[rendered], text_kwargs=plain, **arguments, return_tensors="pt")
+    token_ids = _started(encoder, [int(i) for i in outputs["input_ids"][0]])
+    encoded = EncodedPrompt(token_ids, collapsed, split_features(encoder, outputs, media))
     _check_sounds(encoder, encoded, [item.media_id for item in media if item.kind == "audio"], arguments)
     return encoded
+
+
+def render(encoder: Encoder, chat: list[dict[str, Any]]) -> tuple[str, list[int]]:
+    """The chat as the template writes it, ready to be answered, and its ids with one placeholder per clip."""
+    rendered = encoder.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return rendered, _started(encoder, encoder.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+
+def _started(encoder: Encoder, token_ids: Sequence[int]) -> list[int]:
+    """With the tokenizer's BOS, unless the template has written it."""
+    start = list(encoder.special.start)
+    return list(token_ids) if list(token_ids[: len(start)]) == start else start + list(token_ids)
 
 
 def _check_sounds(
@@ -207,14 +230,33 @@ def _trim_audio(parts: Features) -> Features:
     return {key: value[..., :frames] for key, value in parts.items()}
 
 
-def encode_response(encoder: Encoder, text: str, max_tokens: int | None = None) -> list[int]:
-    """Token ids of a written response, closed by the token that ends a response."""
-    ids = encoder.tokenizer(text, add_special_tokens=False)["input_ids"] + [encoder.eos_token_ids[0]]
-    if max_tokens is not None and len(ids) > max_tokens:
+def encode_response(encoder: Encoder, text: str, max_tokens: int | None = None, *, what: str = "response") -> list[int]:
+    """Token ids of a written response, closed once by the token that the chat template writes after an assistant's
+    turn, whether the text already ends with a closing token or not.
+
+    Raises ValueError, which calls it `what`, for a closing token within the text, for media placeholders and turn
+    markers, and for more than `max_tokens`.
+    """
+    ids = encoder.tokenizer(_without_end(encoder, text), add_special_tokens=False)["input_ids"]
+    refused = encoder.special.structural.union(encoder.special.eos).intersection(ids)
+    if refused:
+        token = encoder.tokenizer.convert_ids_to_tokens(min(refused))
         raise ValueError(
-            f"response has {len(ids)} tokens, expected at most {max_tokens}; shorten it or raise the limit"
+            f"{what} contains the control token {token!r}, which stands for media, turns or the end of a response; "
+            "take it out of the text"
         )
+    ids = ids + [encoder.eos_token_ids[0]]
+    if max_tokens is not None and len(ids) > max_tokens:
+        raise ValueError(f"{what} has {len(ids)} tokens, expected at most {max_tokens}; shorten it or raise the limit")
     return ids
+
+
+def _without_end(encoder: Encoder, text: str) -> str:
+    """`text` without the closing tokens at its end and the white space after them."""
+    ends = tuple(encoder.tokenizer.convert_ids_to_tokens(list(encoder.special.eos)))
+    while (bare := text.rstrip()).endswith(ends):
+        text = bare.removesuffix(next(end for end in ends if bare.endswith(end)))
+    return text
 
 
 def facts_of(extras: str, column: str | None) -> str:
@@ -228,12 +270,14 @@ def encode_facts(encoder: Encoder, facts: str) -> list[int]:
 
 
 def decode_response(encoder: Encoder, token_ids: Sequence[int]) -> str:
-    """Text of a response without control tokens."""
-    return encoder.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
+    """Text of a response without control tokens, other than those that may be sampled."""
+    silent = {*encoder.special.banned, *encoder.special.eos}
+    return encoder.tokenizer.decode([i for i in token_ids if i not in silent], skip_special_tokens=False).strip()
 
 
 def _refuse_control_text(encoder: Encoder, chat: list[dict[str, Any]]) -> None:
-    control = [t.content for t in encoder.tokenizer.added_tokens_decoder.values() if t.special]
+    refused = {*encoder.special.banned, *encoder.special.eos}
+    control = [t.content for i, t in encoder.tokenizer.added_tokens_decoder.items() if t.special and i in refused]
     for message in chat:
         content = message["content"]
         texts = [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmrlhf_ray.data.encoding.encode import EncodedPrompt, Encoder, RawMedia, encode_prompt
+from mmrlhf_ray.data.encoding.encode import EncodedPrompt, Encoder, RawMedia, encode_prompt, render
 from mmrlhf_ray.data.errors import RowError
 
 
@@ -59,5 +59,4 @@ def shortened(messages: str, fits: Callable[[list[dict[str, Any]]], bool]) -> st
 
 def _text_tokens(encoder: Encoder, chat: list[dict[str, Any]]) -> int:
     """Tokens of the rendered chat, each clip counted once."""
-    rendered = encoder.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    return len(encoder.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    return len(render(encoder, chat)[1])

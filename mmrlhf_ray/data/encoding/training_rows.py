@@ -107,7 +107,8 @@ def _encoded(
     media = [clips[m] for m in row["media_ids"]]
     prompt = encode_within(encoder, row["messages"], media, options.max_prompt_tokens, options.over_long)
     facts = encode_facts(encoder, facts_of(row["extras"], options.facts_column))
-    context, responses = facts + prompt.token_ids, [encode_response(encoder, text) for text in _texts(row)]
+    context = facts + prompt.token_ids
+    responses = [encode_response(encoder, text, what=f"response {n}") for n, text in enumerate(_texts(row))]
     if options.sampled_only:
         _refuse_banned(encoder, responses)
     needed = len(responses) * (len(context) + max(map(len, responses)))

@@ -17,7 +17,7 @@ from transformers import (
 
 from mmrlhf_ray.demo.families.save import save, seeded
 from mmrlhf_ray.demo.families.sizes import HEADS, HIDDEN, TOWER_INIT, text_config, vision_config
-from mmrlhf_ray.demo.families.tokens import END, build_tokenizer, chat_template
+from mmrlhf_ray.demo.families.tokens import END, PAD, build_tokenizer, chat_template
 
 _SIDE = 16
 _TOKENS_PER_IMAGE = 4
@@ -25,18 +25,20 @@ _SIZE = {"height": _SIDE, "width": _SIDE}
 
 
 def build_gemma3(path: Path, seed: int) -> None:
-    """Write an untrained Gemma 3. Its embeddings are its vocabulary head, and its second layer sees all positions."""
+    """Write an untrained Gemma 3. Its embeddings are its vocabulary head, and its second layer sees all positions. As
+    in its release both template and tokenizer write BOS, and the first of two tokens that end a response is not the
+    one that the template writes."""
     media_tokens = {
         "boi_token": "<start_of_image>",
         "eoi_token": "<end_of_image>",
         "image_token": "<image_soft_token>",
     }
-    tokenizer = build_tokenizer(media_tokens)
+    tokenizer = build_tokenizer(media_tokens, bos=True)
     processor = Gemma3Processor(
         image_processor=Gemma3ImageProcessor(size=_SIZE),
         tokenizer=tokenizer,
         image_seq_length=_TOKENS_PER_IMAGE,
-        chat_template=chat_template({"image": "<start_of_image>"}),
+        chat_template=chat_template({"image": "<start_of_image>"}, bos=True),
     )
     ids = tokenizer.get_vocab()
     config = Gemma3Config(
@@ -52,10 +54,10 @@ def build_gemma3(path: Path, seed: int) -> None:
         boi_token_index=ids["<start_of_image>"],
         eoi_token_index=ids["<end_of_image>"],
         image_token_index=ids["<image_soft_token>"],
-        eos_token_id=ids[END],
+        eos_token_id=[ids[PAD], ids[END]],
     )
     model = seeded(lambda: _with_projection(Gemma3ForConditionalGeneration(config)), seed)
-    save(model, processor, path, {"vision_tower.": "vision_tower.vision_model."})
+    save(model, processor, path, {"vision_tower.": "vision_tower.vision_model."}, ends=(PAD, END))
 
 
 def _with_projection(model: Gemma3ForConditionalGeneration) -> Gemma3ForConditionalGeneration:

@@ -22,7 +22,7 @@ from transformers import (
 
 from mmrlhf_ray.demo.families.save import generation, rename_weights, save, seeded
 from mmrlhf_ray.demo.families.sizes import HEADS, HIDDEN, TOWER_INIT, text_config
-from mmrlhf_ray.demo.families.tokens import PAD, build_tokenizer, chat_template
+from mmrlhf_ray.demo.families.tokens import BOXES, END, PAD, build_tokenizer, chat_template
 
 _SIZE = {"shortest_edge": 16 * 16, "longest_edge": 32 * 32}
 _PATCHES = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
@@ -77,8 +77,9 @@ def _vision_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 def build_qwen2_5_vl(path: Path, seed: int) -> None:
-    """Write an untrained Qwen2.5-VL."""
-    tokenizer = build_tokenizer(_VISION_TOKENS)
+    """Write an untrained Qwen2.5-VL. As in its release two tokens end a response, and there are special tokens for
+    boxes."""
+    tokenizer = build_tokenizer(_VISION_TOKENS, BOXES)
     processor = Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**_VISION),
         video_processor=Qwen2VLVideoProcessor(**_VISION, cap_pixels_per_frame=False, do_sample_frames=False),
@@ -91,7 +92,8 @@ def build_qwen2_5_vl(path: Path, seed: int) -> None:
         tie_word_embeddings=False,
         **_vision_ids(tokenizer),
     )
-    save(seeded(lambda: Qwen2_5_VLForConditionalGeneration(config), seed), processor, path)
+    model = seeded(lambda: Qwen2_5_VLForConditionalGeneration(config), seed)
+    save(model, processor, path, ends=(PAD, END))
 
 
 def build_qwen3_vl(path: Path, seed: int) -> None:

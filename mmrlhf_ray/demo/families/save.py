@@ -1,6 +1,6 @@
 """An untrained model as the directory that its family's releases are."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,11 +18,15 @@ def seeded(make: Callable[[], PreTrainedModel], seed: int) -> PreTrainedModel:
 
 
 def save(
-    model: PreTrainedModel, processor: ProcessorMixin, path: Path, released: Mapping[str, str] | None = None
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    path: Path,
+    released: Mapping[str, str] | None = None,
+    ends: Sequence[str] = (END,),
 ) -> None:
     """Write weights, processor and generation defaults. `released`: prefix of the names that the class writes → the
-    one of the family's releases, where vLLM knows only that."""
-    model.generation_config = generation(processor)
+    one of the family's releases, where vLLM knows only that. `ends`: tokens that end a response."""
+    model.generation_config = generation(processor, ends)
     model.save_pretrained(path)
     processor.save_pretrained(path)
     for prefix, name in (released or {}).items():
@@ -37,7 +41,8 @@ def rename_weights(path: Path, prefix: str, released: str) -> None:
     save_file(renamed, file, metadata={"format": "pt"})
 
 
-def generation(processor: ProcessorMixin) -> GenerationConfig:
-    """Responses end with the template's closing token."""
+def generation(processor: ProcessorMixin, ends: Sequence[str] = (END,)) -> GenerationConfig:
+    """Responses end with the template's closing token, and with other `ends`."""
     ids = processor.tokenizer.get_vocab()
-    return GenerationConfig(eos_token_id=ids[END], pad_token_id=ids[PAD])
+    eos = [ids[end] for end in ends]
+    return GenerationConfig(eos_token_id=eos if len(eos) > 1 else eos[0], pad_token_id=ids[PAD])

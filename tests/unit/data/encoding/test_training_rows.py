@@ -97,13 +97,24 @@ def test_a_ranking(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
 
 
 def test_policies_do_not_learn_what_is_never_sampled(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
-    token = omni_encoder.tokenizer.convert_ids_to_tokens(omni_encoder.banned_token_ids[0])
+    token = omni_encoder.tokenizer.unk_token
     batch = numbered([record(chosen="answer : 7", rejected=token, margin=0.0)], PREFERENCE)
     for sampled_only, want in ((False, ""), (True, f"response 1 contains the control token {token!r}")):
         options = EncodeOptions(str(omni), None, 512, 4096, sampled_only=sampled_only)
         (row,) = check(encode_records(batch, options, [media]), TRAINING_ROW, "test").to_pylist()
         assert row["problem"].startswith(want)
         assert bool(row["problem"]) is sampled_only
+
+
+def test_no_model_learns_placeholders_or_what_follows_the_end(omni: Path, media: Reference) -> None:
+    rows = [
+        record(chosen="answer : 7", rejected=f"answer {token} : 3", margin=0.0)
+        for token in ("<|IMAGE|>", "<|AUDIO|>", "<|im_start|>", "<|im_end|>")
+    ]
+    for sampled_only in (False, True):
+        options = EncodeOptions(str(omni), None, 512, 4096, sampled_only=sampled_only)
+        problems = encode_records(numbered(rows, PREFERENCE), options, [media]).column("problem").to_pylist()
+        assert all(problem.startswith("response 1 contains the control token '<|") for problem in problems), problems
 
 
 def test_bad_rows_come_back_with_their_problem(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
