@@ -185,8 +185,10 @@ class ModelUse:
     config: ModelConfig
     scores: bool = False
     """It must have a scalar head."""
-    samples: Longest | None = None
-    """The length of text it must have the context for, where it answers prompts."""
+    any_head: bool = False
+    """Its head is not used, so that it may be a reward model."""
+    reads: Longest | None = None
+    """The longest text that it is given, as far as the configuration says; None = its rows are measured one by one."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,14 @@ class LearnerUse:
 
 
 @dataclass(frozen=True)
+class MostMedia:
+    """How many clips of one kind a prompt may show."""
+
+    key: str
+    clips: int
+
+
+@dataclass(frozen=True)
 class RecordsUse:
     """Records that a job reads."""
 
@@ -210,6 +220,8 @@ class RecordsUse:
     """Key and value of the batch size, the least number of rows; None = any number will do."""
     held_for: str | None = None
     """Who needs all rows before it starts, so that they cannot be streamed; None = no one."""
+    most_media: MostMedia | None = None
+    """None = any number will do."""
 
 
 class RunConfig(Section):
@@ -246,10 +258,20 @@ class RunConfig(Section):
         raise TypeError(f"{type(self).__name__} does not say its records")
 
 
+class AllowedTokens(Section):
+    """Special tokens that are part of answers."""
+
+    allow_tokens: tuple[str, ...] = ()
+    """Special tokens that responses and prompts may hold (boxes, references, thinking): they are sampled, learned and
+    seen by rewards. Media placeholders and turn markers cannot be allowed. The same in every job of a model."""
+
+
 class TrainJobConfig(RunConfig):
     """Keys of the Ray Train jobs (SFT, reward model, preference)."""
 
     model: ModelConfig
+    sampling: AllowedTokens = AllowedTokens()
+    """How the trained model will be sampled from."""
     data: DataConfig
     eval_data: DataConfig | None = None
     learner: LearnerConfig = LearnerConfig()

@@ -36,7 +36,8 @@ TextReward = Annotated[FunctionReward | RemoteReward | JudgeReward, Field(discri
 
 _STAND_IN: Mapping[str, Any] = {"path": "."}
 _SHARED: dict[str, Any] = {"name": "round", "output_dir": ".", "seed": 0, "device": "cpu", "deadlines": {}}
-REWARD_MODEL_KEYS: dict[str, Any] = _SHARED | {"model": _STAND_IN, "data": _STAND_IN, "eval_data": _STAND_IN}
+_TRAINED = {"model": _STAND_IN, "data": _STAND_IN, "eval_data": _STAND_IN, "sampling": {}}
+REWARD_MODEL_KEYS: dict[str, Any] = _SHARED | _TRAINED
 """Keys of a reward-model job that the loop sets → what stands in for them while the others are checked."""
 PPO_KEYS: dict[str, Any] = _SHARED | {"policy": _STAND_IN, "reference": None, "data": _STAND_IN}
 PREFERENCE_KEYS: dict[str, Any] = REWARD_MODEL_KEYS | {"reference": None, "unpaired": False}
@@ -239,18 +240,25 @@ class IterateConfig(RunConfig):
 
     @property
     def models(self) -> Mapping[str, ModelUse]:
-        tokens = self.prompts.max_prompt_tokens + self.sample.max_response_tokens
-        longest = Longest("prompts.max_prompt_tokens + sample.max_response_tokens", tokens)
-        found = {"policy": ModelUse(self.policy, samples=longest)}
+        key, data = max(
+            ("prompts", self.prompts), ("evaluate.data", self.evaluate.data), key=lambda own: own[1].max_prompt_tokens
+        )
+        longest = Longest(
+            f"{key}.max_prompt_tokens + sample.max_response_tokens",
+            data.max_prompt_tokens + self.sample.max_response_tokens,
+        )
+        found = {"policy": ModelUse(self.policy, reads=longest)}
         section = self.reward_model
-        found |= {"reward_model.base": ModelUse(section.base)} if section.base else {}
-        return found | ({"reward_model.scorer": ModelUse(section.scorer, scores=True)} if section.scorer else {})
+        found |= {"reward_model.base": ModelUse(section.base, any_head=True, reads=longest)} if section.base else {}
+        if section.scorer:
+            found["reward_model.scorer"] = ModelUse(section.scorer, scores=True, reads=longest)
+        return found
 
     @property
     def records(self) -> Mapping[str, RecordsUse]:
         return {
-            "prompts": RecordsUse(self.prompts, "PROMPT"),
-            "evaluate.data": RecordsUse(self.evaluate.data, "PROMPT"),
+            "prompts": RecordsUse(self.prompts, "PROMPT", most_media=self.generator.most_media),
+            "evaluate.data": RecordsUse(self.evaluate.data, "PROMPT", most_media=self.generator.most_media),
         }
 
     @model_validator(mode="after")

@@ -7,12 +7,14 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.config.base import (
+    AllowedTokens,
     LearnerConfig,
     LearnerPlacement,
     LearnerUse,
     Longest,
     ModelConfig,
     ModelUse,
+    MostMedia,
     RecordsUse,
     Resources,
     RolePlacement,
@@ -65,6 +67,10 @@ class RewardModelConfig(TrainJobConfig):
     @property
     def table(self) -> Literal["PREFERENCE", "RANKING"]:
         return "PREFERENCE" if self.objective == "bradley_terry" else "RANKING"
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        return {"model": ModelUse(self.model, any_head=True)}
 
     @property
     def trained(self) -> Mapping[str, LearnerUse]:
@@ -152,7 +158,9 @@ LOWEST_TEMPERATURE = 0.01
 """The sampler takes every temperature below this, except 0, for this one."""
 
 
-class SamplingConfig(Section):
+class SamplingConfig(AllowedTokens):
+    """How responses are sampled."""
+
     temperature: NonNegativeFloat = 1.0
     """0 = greedy: the likeliest token each time; only where nothing is learned from the responses."""
     top_p: float = Field(1.0, gt=0, le=1)
@@ -199,6 +207,12 @@ class GeneratorConfig(Section):
     enforce_eager: bool = True
     bucket_mb: PositiveInt = 256
     """Most bytes of weights in flight at once."""
+    max_media_per_prompt: PositiveInt = 16
+    """Most images, sounds or clips, of each kind, in one prompt; the sampler reserves memory for as many."""
+
+    @property
+    def most_media(self) -> MostMedia:
+        return MostMedia("generator.max_media_per_prompt", self.max_media_per_prompt)
 
 
 class Placement(Section):
@@ -238,8 +252,11 @@ class RewardedConfig(RunConfig):
         """Rewards that the `functions` actor computes."""
         return tuple(r for r in self.rewards if isinstance(r, FunctionReward | RemoteReward | JudgeReward))
 
-    def _scoring(self) -> dict[str, ModelUse]:
-        return {f"rewards.{reward.name}.model": ModelUse(reward.model, scores=True) for reward in self.model_rewards}
+    def _scoring(self, most: Longest) -> dict[str, ModelUse]:
+        return {
+            f"rewards.{reward.name}.model": ModelUse(reward.model, scores=True, reads=most)
+            for reward in self.model_rewards
+        }
 
     @model_validator(mode="after")
     def _one_name_each(self) -> "RewardedConfig":
@@ -289,10 +306,13 @@ class PPOConfig(RewardedConfig):
 
     @property
     def models(self) -> Mapping[str, ModelUse]:
-        reference = {"reference": ModelUse(self.reference)} if self.reference else {}
-        critic = {"critic.model": ModelUse(self.critic.model)} if self.critic.model and "critic" in self.roles else {}
-        policy = ModelUse(self.policy, samples=longest(self.data, self.sampling))
-        return {"policy": policy} | reference | self._scoring() | critic
+        most = longest(self.data, self.sampling)
+        found = {"policy": ModelUse(self.policy, reads=most)}
+        found |= {"reference": ModelUse(self.reference, reads=most)} if self.reference else {}
+        found |= self._scoring(most)
+        if self.critic.model and "critic" in self.roles:
+            found["critic.model"] = ModelUse(self.critic.model, any_head=True, reads=most)
+        return found
 
     @property
     def trained(self) -> Mapping[str, LearnerUse]:
@@ -304,7 +324,7 @@ class PPOConfig(RewardedConfig):
     @property
     def records(self) -> Mapping[str, RecordsUse]:
         batch = ("algorithm.prompts_per_step", self.algorithm.prompts_per_step)
-        return {"data": RecordsUse(self.data, "PROMPT", batch)}
+        return {"data": RecordsUse(self.data, "PROMPT", batch, most_media=self.generator.most_media)}
 
     @property
     def critic_model(self) -> ModelConfig:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import Field, PositiveInt, model_validator
 
-from mmrlhf_ray.config.base import ModelConfig, ModelUse, RecordsUse, Resources
+from mmrlhf_ray.config.base import AllowedTokens, Longest, ModelConfig, ModelUse, RecordsUse, Resources
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.jobs import GeneratorConfig, Placement, RewardedConfig, SamplingConfig, longest
 from mmrlhf_ray.config.rewards import FluencyReward, ModelReward, Reward
@@ -62,15 +62,15 @@ class EvaluateConfig(RewardedConfig):
     @property
     def models(self) -> Mapping[str, ModelUse]:
         most = longest(self.data, self.sampling)
-        found = {"policy": ModelUse(self.policy, samples=most)}
-        found |= {"baseline": ModelUse(self.baseline, samples=most)} if self.baseline else {}
-        found |= {"reference": ModelUse(self.reference)} if self.reference else {}
-        found |= {"reward_model": ModelUse(self.reward_model, scores=True)} if self.reward_model else {}
-        return found | (self._scoring() if self.rewards else {})
+        found = {"policy": ModelUse(self.policy, reads=most)}
+        found |= {"baseline": ModelUse(self.baseline, reads=most)} if self.baseline else {}
+        found |= {"reference": ModelUse(self.reference, reads=most)} if self.reference else {}
+        found |= {"reward_model": ModelUse(self.reward_model, scores=True, reads=most)} if self.reward_model else {}
+        return found | (self._scoring(most) if self.rewards else {})
 
     @property
     def records(self) -> Mapping[str, RecordsUse]:
-        return {"data": RecordsUse(self.data, "PROMPT", held_for="an evaluation")}
+        return {"data": RecordsUse(self.data, "PROMPT", None, "an evaluation", self.generator.most_media)}
 
     @model_validator(mode="after")
     def _measures_something(self) -> "EvaluateConfig":
@@ -107,6 +107,7 @@ class ProbeRewardConfig(RewardedConfig):
     """Key in `extras` → the text that it must have for a record to be used, where not all responses are honest."""
     prompts: PositiveInt = 64
     """How many records are used."""
+    sampling: AllowedTokens = AllowedTokens()
     max_response_tokens: int = Field(64, ge=2)
     """Of any response; the very long ones have as many."""
     tolerated_share: float = Field(0.05, ge=0, le=1)
@@ -125,7 +126,11 @@ class ProbeRewardConfig(RewardedConfig):
 
     @property
     def models(self) -> Mapping[str, ModelUse]:
-        return {"policy": ModelUse(self.policy)} | self._scoring()
+        most = Longest(
+            "data.max_prompt_tokens + max_response_tokens", self.data.max_prompt_tokens + self.max_response_tokens
+        )
+        fluent = any(isinstance(r, FluencyReward) for r in self.rewards)
+        return {"policy": ModelUse(self.policy, any_head=not fluent, reads=most)} | self._scoring(most)
 
     @property
     def records(self) -> Mapping[str, RecordsUse]:

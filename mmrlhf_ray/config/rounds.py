@@ -142,6 +142,7 @@ def reward_model_job(cfg: IterateConfig, paths: RoundPaths, heldout: bool) -> Re
         | _shared(cfg, paths, paths.reward_model.name)
         | {
             "model": previous or cfg.reward_model.base or cfg.policy,
+            "sampling": {"allow_tokens": cfg.sample.allow_tokens},
             "data": written(cfg.prompts, paths.preferences),
             "eval_data": written(cfg.prompts, paths.preferences_heldout) if heldout else None,
         }
@@ -161,6 +162,7 @@ def train_job(cfg: IterateConfig, paths: RoundPaths, heldout: bool) -> PPOConfig
     unseen = {"facts_column": None}
     values = cfg.train.preference | shared | {
         "model": start,
+        "sampling": {"allow_tokens": cfg.sample.allow_tokens},
         "data": written(cfg.prompts, paths.preferences).model_copy(update=unseen),
         "eval_data": written(cfg.prompts, paths.preferences_heldout).model_copy(update=unseen) if heldout else None,
     }  # fmt: skip
@@ -172,6 +174,7 @@ def _ppo_defaults(cfg: IterateConfig) -> dict[str, Any]:
         "sampling": {
             "temperature": cfg.sample.temperature,
             "max_response_tokens": cfg.sample.max_response_tokens,
+            "allow_tokens": cfg.sample.allow_tokens,
         },
         "generator": cfg.generator,
         "placement": cfg.placement,

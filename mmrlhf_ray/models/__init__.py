@@ -11,6 +11,7 @@ from mmrlhf_ray.models.export import ADAPTER_DIR, export_lora, export_model
 from mmrlhf_ray.models.families.registry import adapter_for
 from mmrlhf_ray.models.headed import (
     HeadedModel,
+    check_speaks,
     checkpoint_name,
     checkpoint_tensors,
     load_critic,
@@ -35,6 +36,7 @@ __all__ = [
     "add_lora",
     "check_processor_files",
     "check_same_tokens",
+    "check_speaks",
     "check_trained",
     "checkpoint_name",
     "checkpoint_tensors",

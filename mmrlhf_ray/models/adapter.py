@@ -53,7 +53,8 @@ class ModelAdapter(Protocol):
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
         """The causal language model with its media towers, in evaluation mode; on the CPU, or spread over the
-        process's GPUs by `device_map="auto"`."""
+        process's GPUs by `device_map="auto"`. Raises ModelError where the directory lacks weights that the class
+        needs, other than a reward model's vocabulary head: headed.py refuses that where the head is used."""
 
     def architecture(self, path: Path) -> PreTrainedModel:
         """The model that load() returns, without its weights: on the meta device, from config.json alone."""

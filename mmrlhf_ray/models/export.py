@@ -1,10 +1,14 @@
 """Trained weights back into Hugging Face directories."""
 
+import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,9 +18,33 @@ from mmrlhf_ray.disk import writing
 from mmrlhf_ray.models.adapter import ModelAdapter
 from mmrlhf_ray.models.headed import HEAD, checkpoint_name, checkpoint_tensors
 from mmrlhf_ray.models.lora import peft_config
-from mmrlhf_ray.models.scalar_head import LAYOUT_FILE, SCALAR_HEAD_FILE, ScalarHead, write_scalar_head
+from mmrlhf_ray.models.scalar_head import SCALAR_HEAD_FILE, ScalarHead, write_scalar_head
+from mmrlhf_ray.models.verdict import VERDICT_FILE
 
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*.pt", "*.pth")
+_FILES = (
+    "config.json",
+    "generation_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tekken.json",
+    "*.model",
+    "*.tiktoken",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+    "LICENSE*",
+    "NOTICE*",
+    VERDICT_FILE,
+)
+"""Of a model's directory, what another model with other weights needs too, as patterns."""
 
 ADAPTER_DIR = "adapter"
 """Next to an exported model: the trained weights alone."""
@@ -31,14 +59,16 @@ def export_model(
     scalar: bool,
     layout: ScalarHead | None = None,
 ) -> None:
-    """Write a HeadedModel's parameters to `target`, with all else that `source` has: processor, chat template,
-    generation config. A scalar head goes into separate files with its `layout` (one output unless given), a
-    vocabulary head where the family keeps it.
+    """Write a HeadedModel's parameters to `target`, with what `source` has of a model's other files: processor, chat
+    template, generation config, licence. A scalar head goes into separate files with its `layout` (one output unless
+    given), a vocabulary head where the family keeps it. config.json says the dtype of the tensors that are written.
 
     `target` appears complete or not at all; an earlier export is replaced.
     """
     with _published(target) as fresh:
-        shutil.copytree(source, fresh, ignore=shutil.ignore_patterns(*_WEIGHTS, LAYOUT_FILE, ".*"))
+        fresh.mkdir()
+        _copy_files(source, fresh)
+        _write_dtype(fresh / "config.json", tensors)
         own_head = {n: t.contiguous() for n, t in tensors.items() if scalar and n.startswith(HEAD)}
         rest = (item for n, t in tensors.items() if n not in own_head for item in checkpoint_tensors(adapter, n, t))
         save_torch_state_dict({name: tensor.contiguous() for name, tensor in rest}, fresh)
@@ -80,6 +110,39 @@ def export_lora(
 def _write_head(directory: Path, tensors: Mapping[str, Tensor], layout: ScalarHead | None) -> None:
     save_file({name.removeprefix(HEAD): tensor for name, tensor in tensors.items()}, directory / SCALAR_HEAD_FILE)
     write_scalar_head(directory, layout or ScalarHead())
+
+
+def _copy_files(source: Path, fresh: Path) -> None:
+    for pattern in _FILES:
+        for file in filter(Path.is_file, source.glob(pattern)):
+            copy = fresh / file.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy2(file, copy)
+
+
+def _write_dtype(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Name the tensors' dtype where config.json names one, in nested configurations too; leave it as it is if it fits.
+    Most of the numbers decide, where dtypes differ."""
+    sizes = Counter[torch.dtype]()
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            sizes[tensor.dtype] += tensor.numel()
+    ((dtype, _),) = sizes.most_common(1)
+    written = json.loads(file.read_text(encoding="utf-8"))
+    said = _with_dtype(written, str(dtype).removeprefix("torch."))
+    if "torch_dtype" not in said:
+        said["dtype"] = str(dtype).removeprefix("torch.")
+    if said != written:
+        file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    changed = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            value = _with_dtype(value, dtype)
+        changed[key] = dtype if key in ("dtype", "torch_dtype") and isinstance(value, str) else value
+    return changed
 
 
 @contextmanager

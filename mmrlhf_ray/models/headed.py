@@ -50,8 +50,19 @@ def split_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
     return model, head
 
 
+def check_speaks(path: str | Path) -> None:
+    """Raise ModelError for a reward model, which answers nothing."""
+    if (Path(path) / SCALAR_HEAD_FILE).is_file():
+        raise ModelError(
+            f"{path}: expected a model that answers, but this is a reward model ({SCALAR_HEAD_FILE} is there, the "
+            "vocabulary head is not); give the directory of a policy"
+        )
+
+
 def load_policy(adapter: ModelAdapter, path: Path, dtype: torch.dtype, device_map: str | None = None) -> HeadedModel:
-    """The language model of a Hugging Face directory with its own vocabulary head. `device_map` as in adapters."""
+    """The language model of a Hugging Face directory with its own vocabulary head. `device_map` as in adapters. Raises
+    ModelError for a reward model's directory, which has no such head."""
+    check_speaks(path)
     return HeadedModel(*split_head(adapter.load(path, dtype, device_map)))
 
 

@@ -1,6 +1,5 @@
 """Special tokens of a model: what begins a prompt, what ends a response, and what may never be sampled."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

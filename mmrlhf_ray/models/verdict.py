@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from mmrlhf_ray.errors import ModelError
 
@@ -69,12 +70,22 @@ def versions() -> dict[str, str]:
 
 
 def description_digest(path: Path) -> str:
-    """Digest of config.json, tokenizer, processor and chat template."""
+    """Digest of config.json without the dtype, tokenizer, processor and chat template."""
     digest = hashlib.sha256()
     for name in _DESCRIBED_BY:
         if (path / name).is_file():
-            digest.update(name.encode() + b"\0" + (path / name).read_bytes())
+            content = (path / name).read_bytes()
+            if name == "config.json":
+                content = json.dumps(_without_dtype(json.loads(content)), sort_keys=True).encode()
+            digest.update(name.encode() + b"\0" + content)
     return digest.hexdigest()
+
+
+def _without_dtype(config: Any) -> Any:
+    """An export's weights may have another one, as they may have other values."""
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_dtype(value) for key, value in config.items() if key not in ("dtype", "torch_dtype")}
 
 
 def write_verdict(path: Path, verdict: Verdict) -> Path:
@@ -113,7 +124,13 @@ def check_verdict(path: Path, family: str, known: str) -> None:
         ("configuration files", verdict.described_by, description_digest(path)),
     ):
         if was != now:
-            raise ModelError(f"{head}; its {what} changed since `mmrlhf parity` passed ({was}, now {now}); {command}")
+            raise ModelError(
+                f"{head}; its {what} changed since `mmrlhf parity` passed ({_short(was)}, now {_short(now)}); {command}"
+            )
+
+
+def _short(said: object) -> object:
+    return said[:12] if isinstance(said, str) else said
 
 
 def _cached(path: Path) -> Path:

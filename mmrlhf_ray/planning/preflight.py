@@ -7,20 +7,24 @@ from pathlib import Path
 
 from mmrlhf_ray.config import (
     DataConfig,
+    EvaluateConfig,
     IterateConfig,
     PPOConfig,
+    ProbeRewardConfig,
     Reward,
     RunConfig,
     TrainJobConfig,
 )
-from mmrlhf_ray.config.base import ModelUse, RecordsUse
+from mmrlhf_ray.config.base import ModelUse, MostMedia, RecordsUse
 from mmrlhf_ray.config.jobs import RewardedConfig
 from mmrlhf_ray.config.paths import HUB
 from mmrlhf_ray.config.rounds import first_round
 from mmrlhf_ray.data.encoding.cache import check_spill_dir
+from mmrlhf_ray.data.encoding.encode import load_encoder, too_many_media
+from mmrlhf_ray.data.errors import bad_rows_error
 from mmrlhf_ray.data.records.readers import Records, first_records, read_records
 from mmrlhf_ray.errors import ConfigError, DataError, ModelError, UserError
-from mmrlhf_ray.models import check_same_tokens, read_config, scalar_head_file
+from mmrlhf_ray.models import check_processor_files, check_same_tokens, check_speaks, read_config, scalar_head_file
 from mmrlhf_ray.planning.memory import check_learners, context_tokens
 from mmrlhf_ray.planning.placement import check_consistent, check_fits, reservations, this_machine
 from mmrlhf_ray.rewards.batch import extras_columns
@@ -79,6 +83,7 @@ def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
     for use in here:
         check_context(use)
     if here:
+        load_encoder(here[0].config.path, allowed=_allowed(cfg))  # which every role of the job will do
         check_same_tokens(here[0].config.path, *(use.config.path for use in here[1:]))
     check_learners(cfg)
     _check_machine(cfg, dry=missing is not None)
@@ -103,8 +108,11 @@ def _models_here(cfg: RunConfig, missing: list[str] | None) -> list[ModelUse]:
             missing.append(f"{key}: {path} is not here: not checked")
             continue
         check_models(path)
+        check_processor_files(path)
         if use.scores:
             scalar_head_file(path)
+        elif not use.any_head:
+            check_speaks(path)
         here.append(use)
     return here
 
@@ -124,13 +132,22 @@ def check_reward_model(path: str) -> None:
 
 
 def check_context(use: ModelUse) -> None:
-    """Raise ConfigError where a model that answers prompts has too short a context for the longest of them."""
-    most = context_tokens(Path(use.config.path)) if use.samples else None
-    if use.samples is not None and most is not None and use.samples.tokens > most:
+    """Raise ConfigError where a model has too short a context for the longest prompt and response."""
+    most = context_tokens(Path(use.config.path)) if use.reads else None
+    if use.reads is not None and most is not None and use.reads.tokens > most:
         raise ConfigError(
-            f"{use.samples.keys} = {use.samples.tokens} is more than the {most} tokens of {use.config.path}; "
+            f"{use.reads.keys} = {use.reads.tokens} is more than the {most} tokens of {use.config.path}; "
             "lower one of them"
         )
+
+
+def _allowed(cfg: RunConfig) -> tuple[str, ...]:
+    """Special tokens that responses may hold."""
+    if isinstance(cfg, IterateConfig):
+        return cfg.sample.allow_tokens
+    if isinstance(cfg, PPOConfig | EvaluateConfig | ProbeRewardConfig | TrainJobConfig):
+        return cfg.sampling.allow_tokens
+    return ()
 
 
 def _check_machine(cfg: RunConfig, dry: bool) -> None:
@@ -205,8 +222,23 @@ def _check_rows(key: str, use: RecordsUse, read: Records) -> None:
         rows += read.bad_rows
         if rows == _FIRST_ROWS:
             return
+    if use.most_media is not None and use.data.on_bad_row == "fail":  # else the encoder sets such rows aside
+        _check_media(use.most_media, read)
     if use.batch is not None:
         check_batch(f"{key}: {read.file}", rows, *use.batch)
+
+
+def _check_media(most: MostMedia, read: Records) -> None:
+    """Raise DataError where a prompt shows more clips of a kind than the sampler takes."""
+    kinds = dict(zip(*(read.media.column(name).to_pylist() for name in ("media_id", "kind")), strict=True))
+    bad = []
+    for number, media_ids in enumerate(read.records.column("media_ids").to_pylist()):
+        reason = too_many_media([kinds[media_id] for media_id in media_ids], most)
+        if reason is not None:
+            name = read.records.column("prompt_id")[number].as_py()
+            bad.append(read.bad_row(number, name, reason, f"Show fewer or raise {most.key}"))
+    if bad:
+        raise bad_rows_error(bad, f"{read.file}: {len(bad)} bad rows")
 
 
 def check_batch(where: str, rows: int, key: str, size: int) -> None:

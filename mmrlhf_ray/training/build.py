@@ -1,5 +1,6 @@
 """One way to build a model: one that a group of ranks trains, with what gets it out again, or one that only answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -77,13 +78,15 @@ def build_trained(
     optimizer_steps: int,
     seed: int,
     device: torch.device,
+    allowed: Sequence[str] = (),
 ) -> Trained:
     """The model in `model.path` with an optimizer, in evaluation mode, for all ranks of the process group that exists.
 
-    optimizer_steps: how many there will be, for the schedule. seed: of a new adapter's weights. A collective. Raises
-    ModelError for a directory that cannot be read, and for `learner.lora` that does not fit the model.
+    optimizer_steps: how many there will be, for the schedule. seed: of a new adapter's weights. allowed: as of
+    load_encoder(). A collective. Raises ModelError for a directory that cannot be read, and for `learner.lora` that
+    does not fit the model.
     """
-    encoder = load_encoder(model.path)
+    encoder = load_encoder(model.path, allowed=allowed)
     adapter, scalar, dtype = encoder.adapter, trainable.scalar, getattr(torch, model.dtype)
     with partitioned_loading(learner.engine, learner.optimizer, dtype):
         loaded = trainable.load(encoder, Path(model.path), dtype)
@@ -96,8 +99,11 @@ def build_trained(
     return Trained(encoder, engine, Passes(engine, encoder, device), Path(model.path), scalar, learner.lora)
 
 
-def frozen_policy(model: ModelConfig, temperature: float, device: str) -> tuple[Passes, ResponseLogprobs]:
-    """The policy in `model.path`, which only answers, and what reads its log-probabilities. Raises ModelError."""
-    encoder = load_encoder(model.path)
+def frozen_policy(
+    model: ModelConfig, temperature: float, device: str, allowed: Sequence[str] = ()
+) -> tuple[Passes, ResponseLogprobs]:
+    """The policy in `model.path`, which only answers, and what reads its log-probabilities. `allowed`: as of
+    load_encoder(). Raises ModelError."""
+    encoder = load_encoder(model.path, allowed=allowed)
     policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.dtype), device_map(device))
     return Passes(Inference(policy), encoder, torch.device(device)), ResponseLogprobs(encoder, temperature)

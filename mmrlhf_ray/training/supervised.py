@@ -80,7 +80,13 @@ class SupervisedWorker:
         learner, device = plan.cfg.learner, torch.device(plan.device)
         adopt_process_group(device)
         self._trained = build_trained(
-            plan.task, plan.cfg.model, learner, optimizer_steps=plan.total_steps, seed=plan.cfg.seed, device=device
+            plan.task,
+            plan.cfg.model,
+            learner,
+            optimizer_steps=plan.total_steps,
+            seed=plan.cfg.seed,
+            device=device,
+            allowed=plan.cfg.sampling.allow_tokens,
         )
         self._encoder, self._engine = self._trained.encoder, self._trained.engine
         self._passes = self._trained.passes

@@ -151,6 +151,8 @@ def start_encoder(
         records=records,
         quarantine_to=run_dir,
         seed=cfg.seed,
+        allowed=cfg.sampling.allow_tokens,
+        most_media=cfg.generator.most_media,
     )
     prompts = PromptServer(group, cfg.deadlines.stage_s)
     return prompts, prompts.check_prompts(cfg.deadlines.start_s)
@@ -182,7 +184,8 @@ def start_scorers(own: Crew, cfg: CrewConfig, models: Sequence[ModelConfig], bud
 
 def start_functions(own: Crew, cfg: CrewConfig, prompts: pa.Table) -> Functions:
     """Start the actor of computed rewards. `prompts`: PROMPT or DEMONSTRATION records that their columns come from."""
-    group = own.start("functions", RewardFunctions, cfg.function_rewards, prompts, cfg.policy.path)
+    allowed = cfg.sampling.allow_tokens
+    group = own.start("functions", RewardFunctions, cfg.function_rewards, prompts, cfg.policy.path, allowed)
     return Functions(group, cfg.deadlines.stage_s)
 
 
@@ -191,5 +194,5 @@ def start_references(
 ) -> References:
     """Start the reference servers."""
     device = device_of(cfg.placement.reference, cfg.device)
-    group = own.start("reference", Reference, model, temperature, device)
+    group = own.start("reference", Reference, model, temperature, device, cfg.sampling.allow_tokens)
     return References(group, budget, cfg.deadlines.stage_s)

@@ -111,6 +111,7 @@ def _start_learners(
             world_size=len(seats),
             device=device_of(seat.resources, cfg.device),
             seed=cfg.seed,
+            allowed=cfg.sampling.allow_tokens,
         )
         handles.append(own.spawn(seat, Learner, spec, objective))
     group = ActorGroup(tuple(seat.name for seat in seats), tuple(handles))

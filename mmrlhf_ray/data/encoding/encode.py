@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import ProcessorMixin
 
+from mmrlhf_ray.config.base import MostMedia
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.media import Clip, MediaRow
 from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
@@ -245,7 +246,7 @@ def encode_response(encoder: Encoder, text: str, max_tokens: int | None = None, 
             f"{what} contains the control token {token!r}, which stands for media, turns or the end of a response; "
             "take it out of the text"
         )
-    ids = ids + [encoder.eos_token_ids[0]]
+    ids = [*ids, encoder.eos_token_ids[0]]
     if max_tokens is not None and len(ids) > max_tokens:
         raise ValueError(f"{what} has {len(ids)} tokens, expected at most {max_tokens}; shorten it or raise the limit")
     return ids
@@ -284,6 +285,14 @@ def _refuse_control_text(encoder: Encoder, chat: list[dict[str, Any]]) -> None:
         for token in control:
             if any(token in text for text in texts):
                 raise ValueError(f"text contains the control token {token!r}, which only the chat template may write")
+
+
+def too_many_media(kinds: Sequence[str], most: MostMedia) -> str | None:
+    """Why a prompt that shows clips of these kinds cannot be sampled from, or None."""
+    for kind in dict.fromkeys(kinds):
+        if kinds.count(kind) > most.clips:
+            return f"the prompt has {kinds.count(kind)} media of kind {kind}, more than {most.key}={most.clips}"
+    return None
 
 
 def _check_placeholders(encoder: Encoder, collapsed: Sequence[int], media: Sequence[RawMedia]) -> None:

@@ -49,6 +49,10 @@ class EncodeOptions:
     """Refuse responses with tokens that are never sampled: a policy gives them probability 0, at infinite loss."""
     data: DataConfig | None = None
     """How media are decoded, and what becomes of prompts that are too long; None = the defaults."""
+    allowed: tuple[str, ...] = ()
+    """`sampling.allow_tokens`."""
+    context_tokens: int | None = None
+    """Most tokens of a prompt and a response that the job's models are made for; None = not known."""
 
     @property
     def over_long(self) -> str:
@@ -65,7 +69,8 @@ def encode_records(batch: pa.Table, options: EncodeOptions, media: Sequence[ray.
     of them can be reported together.
     """
     clips = _clips(media[0])
-    rows = [training_row(row, _encoder(options.model_path, options.data), clips, options) for row in batch.to_pylist()]
+    encoder = _encoder(options.model_path, options.data, allowed=options.allowed)
+    rows = [training_row(row, encoder, clips, options) for row in batch.to_pylist()]
     return pa.Table.from_pylist(rows, schema=TRAINING_ROW)
 
 
@@ -111,7 +116,13 @@ def _encoded(
     responses = [encode_response(encoder, text, what=f"response {n}") for n, text in enumerate(_texts(row))]
     if options.sampled_only:
         _refuse_banned(encoder, responses)
-    needed = len(responses) * (len(context) + max(map(len, responses)))
+    longest = len(context) + max(map(len, responses))
+    if options.context_tokens is not None and longest > options.context_tokens:
+        raise ValueError(
+            f"prompt and response have {longest} tokens (media included), more than the {options.context_tokens} that "
+            "the model is made for"
+        )
+    needed = len(responses) * longest
     if needed > options.micro_batch_tokens:
         raise ValueError(
             f"the row takes {needed} tokens (prompt, media and responses), more than "

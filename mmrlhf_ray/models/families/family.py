@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
 from mmrlhf_ray.models.families.positions import Inputs, complete_inputs
+from mmrlhf_ray.models.families.weights import load_weights
 
 
 def _no_options(processor: ProcessorMixin) -> dict[str, Any]:
@@ -55,7 +56,7 @@ class Family:
     """A parameter under its released name, as the tensors that checkpoints hold."""
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
-        model = self.model_class.from_pretrained(str(path), dtype=dtype, device_map=device_map)
+        model = load_weights(self.model_class, path, dtype, device_map)
         if self.complete is not None:
             complete_inputs(model, self.complete)
         return model.eval()

@@ -16,6 +16,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.adapter import load_processor, read_config
 from mmrlhf_ray.models.families.positions import IMAGE, VIDEO, Inputs, complete_inputs, token_kinds
+from mmrlhf_ray.models.families.weights import load_weights
 
 _COMPONENTS = {"image": "image_processor", "audio": "feature_extractor", "video": "video_processor"}
 _TOWERS = {"vision_tower": r"vision|visual|image_(encoder|tower)|vit", "audio_tower": r"audio|speech"}
@@ -42,7 +43,7 @@ class GenericAdapter:
     least_sound_s: float = 0.0
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
-        model = AutoModelForMultimodalLM.from_pretrained(str(path), dtype=dtype, device_map=device_map)
+        model = load_weights(AutoModelForMultimodalLM, path, dtype, device_map)
         taken = inspect.signature(type(model).forward).parameters
         names = [name for name in _TOKEN_KINDS if name in taken]
 

@@ -118,7 +118,7 @@ def _answers(
         references = None
         if cfg.kl_reference:
             references = start_references(own, cfg, cfg.kl_reference, cfg.sampling.temperature, budget)
-        text = load_encoder(cfg.policy.path)
+        text = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
         for label, model in policies.items():
             generators = start_generators(own, cfg, model)
             generators.wait_ready(seconds)

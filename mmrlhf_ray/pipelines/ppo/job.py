@@ -64,7 +64,7 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
 
 def _train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
     state = _restore(cfg, fleet, start)
-    encoder = load_encoder(cfg.policy.path)
+    encoder = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
     with (
         MetricsWriter(run_dir, "ppo", resume_step=start.resume_step) as writer,
         Progress("PPO", cfg.steps, "step", start=start.step) as progress,

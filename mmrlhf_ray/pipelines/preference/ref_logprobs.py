@@ -78,6 +78,7 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
             "model": reference,
             "budget": PassBudget(cfg.learner.engine.micro_batch_tokens, cfg.learner.engine.max_padding_share),
             "device": device_of(workers, cfg.device),
+            "allowed": cfg.sampling.allow_tokens,
         },
         batch_size=size,
         batch_format="pyarrow",

@@ -67,7 +67,7 @@ def summary(cfg: ProbeRewardConfig, results: list[Probed]) -> dict[str, Any]:
 def prepare(cfg: ProbeRewardConfig, records: Records, run_dir: Path) -> ProbeRows:
     """Choose the records and write their probes. Raises DataError, or ConfigError for rows that fit into no pass."""
     chosen, honest = choose(records, cfg.where, cfg.prompts, cfg.seed)
-    rows, unusable = build_rows(cfg, load_encoder(cfg.policy.path), chosen, honest)
+    rows, unusable = build_rows(cfg, load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens), chosen, honest)
     _set_aside(cfg, chosen, unusable, run_dir)
     names = ("facts_token_ids", "prompt_token_ids", "response_token_ids")
     longest = max(sum(map(len, row.values())) for row in rows.rollouts.select(list(names)).to_pylist())

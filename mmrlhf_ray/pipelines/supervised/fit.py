@@ -30,6 +30,7 @@ from mmrlhf_ray.errors import DeadlineExceeded, KnownError
 from mmrlhf_ray.pipelines.resume import begin, check_length, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.pipelines.supervised.rows import HeldRows, Share, TrainingRows, open_streams
+from mmrlhf_ray.planning.memory import context_tokens
 from mmrlhf_ray.planning.preflight import check_batch, check_cluster, check_warmup, preflight
 from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
@@ -122,8 +123,18 @@ def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
 
 
 def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sampled_only: bool) -> EncodeOptions:
-    path, tokens = cfg.model.path, cfg.learner.engine.micro_batch_tokens
-    return EncodeOptions(path, data.facts_column, data.max_prompt_tokens, tokens, aspects, sampled_only, data)
+    contexts = [context_tokens(Path(use.config.path)) for use in cfg.models.values()]
+    return EncodeOptions(
+        cfg.model.path,
+        data.facts_column,
+        data.max_prompt_tokens,
+        cfg.learner.engine.micro_batch_tokens,
+        aspects,
+        sampled_only,
+        data,
+        cfg.sampling.allow_tokens,
+        min((tokens for tokens in contexts if tokens is not None), default=None),
+    )
 
 
 def total_steps(cfg: TrainJobConfig, rows: TrainingRows) -> int:

@@ -12,9 +12,18 @@ import pyarrow.compute as pc
 import ray
 from ray.actor import ActorProxy
 
+from mmrlhf_ray.config.base import MostMedia
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.encoding.cache import prompt_cache
-from mmrlhf_ray.data.encoding.encode import EncodedPrompt, Features, RawMedia, encode_facts, facts_of, load_encoder
+from mmrlhf_ray.data.encoding.encode import (
+    EncodedPrompt,
+    Features,
+    RawMedia,
+    encode_facts,
+    facts_of,
+    load_encoder,
+    too_many_media,
+)
 from mmrlhf_ray.data.encoding.features import feature_bytes, features_table
 from mmrlhf_ray.data.encoding.overlong import encode_within
 from mmrlhf_ray.data.errors import RowError, bad_rows_error
@@ -45,10 +54,20 @@ class PromptEncoder:
     """Serves prompts by position. The same seed and position give the same prompts, so a cursor is all that resuming
     needs."""
 
-    def __init__(self, model_path: str, data: DataConfig, records: Records, quarantine_to: Path, seed: int):
+    def __init__(
+        self,
+        model_path: str,
+        data: DataConfig,
+        records: Records,
+        quarantine_to: Path,
+        seed: int,
+        allowed: Sequence[str] = (),
+        most_media: MostMedia | None = None,
+    ):
         """With `data.streaming` rows are read when their turn comes, and `records` are not looked at."""
-        self._encoder = load_encoder(model_path, data)
+        self._encoder = load_encoder(model_path, data, allowed=allowed)
         self._data, self._seed, self._quarantine_to = data, seed, quarantine_to
+        self._most_media = most_media
         self._cache = prompt_cache(model_path, data)
         self._records = records
         self._store: RowStore
@@ -98,6 +117,11 @@ class PromptEncoder:
         if isinstance(row, Rejected):
             return row
         data, messages, clips = self._data, row.record["messages"], [RawMedia.of(clip) for clip in row.media]
+        most = self._most_media
+        shown = {clip.media_id: clip.kind for clip in clips}
+        crowded = too_many_media([shown[media_id] for media_id in row.record["media_ids"]], most) if most else None
+        if crowded is not None:
+            return row.rejected(RowError(crowded, f"Show fewer or raise {most.key}" if most else ""))
         try:
             prompt = self._cache.get(
                 messages,

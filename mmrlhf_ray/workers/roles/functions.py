@@ -29,11 +29,13 @@ class RewardFunctions:
     Processes of functions end with the actor, however it ends.
     """
 
-    def __init__(self, components: Sequence[TextReward], prompts: pa.Table, model_path: str):
+    def __init__(
+        self, components: Sequence[TextReward], prompts: pa.Table, model_path: str, allowed: Sequence[str] = ()
+    ):
         self._rewards = tuple(components)
         self._components: tuple[Component, ...] = tuple(component(reward) for reward in components)
         self._prompts = PromptLookup(check(prompts, PROMPT, "RewardFunctions"))
-        self._encoder = load_encoder(model_path)
+        self._encoder = load_encoder(model_path, allowed=allowed)
 
     @ray.method
     def ready(self) -> None:

@@ -43,6 +43,8 @@ class LearnerSpec:
     device: str
     seed: int = 0
     """Of a new adapter's weights."""
+    allowed: tuple[str, ...] = ()
+    """`sampling.allow_tokens`."""
 
 
 class Learner:
@@ -76,6 +78,7 @@ class Learner:
             optimizer_steps=spec.optimizer_steps,
             seed=spec.seed,
             device=device,
+            allowed=spec.allowed,
         )
 
     @ray.method

@@ -1,7 +1,7 @@
 """The reference policy's KL server, and the driver's way to ask it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,8 @@ from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 class Reference:
     """The policy as it was at the start. Consumes ROLLOUT rows with their FEATURES; `ref_logprobs` of each token."""
 
-    def __init__(self, model: ModelConfig, temperature: float, device: str):
-        self._passes, self._read = frozen_policy(model, temperature, device)
+    def __init__(self, model: ModelConfig, temperature: float, device: str, allowed: Sequence[str] = ()):
+        self._passes, self._read = frozen_policy(model, temperature, device, allowed)
 
     @ray.method
     def ready(self) -> None:

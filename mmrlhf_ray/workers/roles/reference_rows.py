@@ -1,5 +1,7 @@
 """The reference policy of preference training, which Ray Data maps over the rows once."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from mmrlhf_ray.config.base import ModelConfig
@@ -16,8 +18,8 @@ REF_LOGPROBS = pa.schema([TRAINING_ROW.field("row"), TRAINING_ROW.field("ref_log
 class ReferenceRows:
     """A frozen policy: TRAINING_ROW in, REF_LOGPROBS out, at temperature 1."""
 
-    def __init__(self, model: ModelConfig, budget: PassBudget, device: str):
-        self._passes, self._read = frozen_policy(model, 1.0, device)
+    def __init__(self, model: ModelConfig, budget: PassBudget, device: str, allowed: Sequence[str] = ()):
+        self._passes, self._read = frozen_policy(model, 1.0, device, allowed)
         self._budget = budget
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -70,7 +70,7 @@ class Sampler:
         from mmrlhf_ray.weights.object_store import OBJECT_STORE
         from mmrlhf_ray.weights.receivers import AdapterReceiver, SessionReceiver, adapter_arguments
 
-        self._encoder: Encoder = encoder or load_encoder(model.path, data)
+        self._encoder: Encoder = encoder or load_encoder(model.path, data, allowed=sampling.allow_tokens)
         self._written_as = self._encoder.written_as
         self._sampling = sampling
         self._seed = seed
@@ -86,7 +86,7 @@ class Sampler:
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             weight_transfer_config={"backend": OBJECT_STORE},
-            limit_mm_per_prompt=dict.fromkeys(self._encoder.adapter.placeholders, 16),
+            limit_mm_per_prompt=dict.fromkeys(self._encoder.adapter.placeholders, config.max_media_per_prompt),
             mm_processor_kwargs=processor_kwargs(self._encoder),
             seed=seed,
             disable_log_stats=True,

@@ -1,5 +1,7 @@
 """What is exported loads again, in transformers too, with the trained numbers."""
 
+import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.errors import RunFailed
 from mmrlhf_ray.models import HeadedModel, export_lora, export_model, load_policy, load_scalar
 from mmrlhf_ray.models.scalar_head import SCALAR_HEAD_FILE
+from mmrlhf_ray.models.verdict import VERDICT_FILE, description_digest
 from tests.unit.tiny import mixed_rows
 
 CLASSES = {
@@ -56,7 +59,8 @@ def test_a_policy_loads_in_transformers(encoder: Encoder, directory: Path, tmp_p
     real = batch.inputs["attention_mask"].flatten().bool()
     torch.testing.assert_close(got[real], want[real], atol=1e-5, rtol=1e-5)
     assert AutoProcessor.from_pretrained(target).chat_template == encoder.processor.chat_template
-    assert GenerationConfig.from_pretrained(target).eos_token_id == encoder.eos_token_ids[0]
+    ends = [GenerationConfig.from_pretrained(path).eos_token_id for path in (target, directory)]
+    assert ends[0] == ends[1]
 
 
 def kinds(encoder: Encoder, ids: torch.Tensor) -> torch.Tensor:
@@ -80,6 +84,57 @@ def test_a_scalar_model_comes_back_with_its_head(encoder: Encoder, directory: Pa
     assert set(back) == set(tensors)
     assert all(torch.equal(back[name].detach(), tensor) for name, tensor in tensors.items())
     assert set(load_file(tmp_path / "model" / SCALAR_HEAD_FILE)) == {"weight"}
+
+
+def dtypes(config: object) -> set[str]:
+    """Every dtype that a config.json names."""
+    if not isinstance(config, dict):
+        return set()
+    own = {value for key, value in config.items() if key in ("dtype", "torch_dtype") and value is not None}
+    return own.union(*(dtypes(value) for value in config.values()))
+
+
+def test_the_configuration_says_the_dtype_of_the_tensors(vl_encoder: Encoder, vl: Path, tmp_path: Path) -> None:
+    adapter, source = vl_encoder.adapter, vl
+    for number, dtype in enumerate((torch.bfloat16, torch.float32, torch.bfloat16)):
+        tensors = dict(load_policy(adapter, source, dtype).named_parameters())
+        target = tmp_path / str(number)
+        export_model(adapter, source, target, tensors, scalar=False)
+        assert {t.dtype for t in load_file(target / "model.safetensors").values()} == {dtype}
+        assert dtypes(json.loads((target / "config.json").read_text())) == {str(dtype).removeprefix("torch.")}
+        assert {p.dtype for p in CLASSES["qwen2_5_vl"].from_pretrained(target, dtype="auto").parameters()} == {dtype}
+        assert description_digest(target) == description_digest(vl)
+        source = target
+
+
+def test_only_files_that_belong_to_the_model_are_copied(omni_encoder: Encoder, omni: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(omni, source)
+    own = ("LICENSE.txt", "merges.txt", "tokenizer.model", "additional_chat_templates/tools.jinja", VERDICT_FILE)
+    stale = (
+        "trainer_state.json",
+        "training_args.bin",
+        "adapter_config.json",
+        "model.gguf",
+        "README.md",
+        "a.py",
+        ".git/x",
+    )
+    stale += ("pytorch_model.bin", "spk_dict.pt", "model-00001-of-00002.safetensors", "model.safetensors.index.json")
+    stale += (
+        "checkpoint-5/config.json",
+        "scalar_head.json",
+        "onnx/model.onnx",
+        "events.out.tfevents.1",
+        "optimizer.pt",
+    )
+    for name in own + stale:
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text("{}")
+    tensors = dict(load_policy(omni_encoder.adapter, omni, torch.float32).named_parameters())
+    export_model(omni_encoder.adapter, source, tmp_path / "model", tensors, scalar=False)
+    found = {str(p.relative_to(tmp_path / "model")) for p in (tmp_path / "model").rglob("*") if p.is_file()}
+    assert found == {p.name for p in omni.iterdir()} | set(own)
 
 
 def test_a_policy_from_a_reward_models_directory_has_no_scalar_head(

@@ -69,9 +69,7 @@ def test_prompts_begin_with_bos_once_on_both_sides(
 
 def test_a_family_without_bos_gets_none(encoder: Encoder) -> None:
     encoded = encode_prompt(encoder, messages([]), [])
-    plain = encoder.processor.apply_chat_template(
-        json.loads(messages([])), tokenize=False, add_generation_prompt=True
-    )
+    plain = encoder.processor.apply_chat_template(json.loads(messages([])), tokenize=False, add_generation_prompt=True)
     assert encoded.token_ids == encoder.tokenizer(plain)["input_ids"]
 
 
@@ -104,7 +102,9 @@ def test_a_response_ends_as_the_template_ends_a_turn(
 def test_templates_that_close_no_turn(
     directories: Callable[[str], Path], tmp_path: Path, template: str, end: str
 ) -> None:
-    path = copied(directories("gemma3"), tmp_path / "m", template=template, generation_config={"eos_token_id": [0, 2, 3]})
+    path = copied(
+        directories("gemma3"), tmp_path / "m", template=template, generation_config={"eos_token_id": [0, 2, 3]}
+    )
     encoder = load_encoder(path)
     assert encode_response(encoder, "two")[-1] == token(encoder, end)
 

@@ -25,6 +25,7 @@ from mmrlhf_ray.planning.preflight import (
     refuse_streaming,
 )
 from tests.unit.pipelines.loop import loop_config
+from tests.unit.tiny import picture
 
 SOURCES = [{"path": "a.jsonl", "weight": 2.0}, {"path": "b.jsonl"}]
 
@@ -182,6 +183,61 @@ def test_every_model_of_an_evaluation_reads_the_policys_tokens(key: str, vl: Pat
     """Responses go from one to the other as token ids."""
     with pytest.raises(ModelError, match="expected the model family"):
         evaluate.run(job(EvaluateConfig, world, f"{key}={{path: {vl}}}"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "error", "message"),
+    [
+        (PPOConfig, "policy.path=SHORT", ConfigError, "= 72 is more than the 40 tokens of"),
+        (PPOConfig, "reference.path=SHORT", ConfigError, "= 72 is more than the 40 tokens of"),
+        (EvaluateConfig, "reference.path=SHORT", ConfigError, "= 72 is more than the 40 tokens of"),
+        (EvaluateConfig, "reward_model.path=SHORT", ModelError, "expected a reward model"),
+        (SFTConfig, "model.path=REWARD", ModelError, "this is a reward model"),
+        (PPOConfig, "reference.path=REWARD", ModelError, "this is a reward model"),
+        (EvaluateConfig, "baseline.path=REWARD", ModelError, "this is a reward model"),
+        (EvaluateConfig, "policy.path=BARE", ModelError, "found no processor_config.json"),
+        (SFTConfig, "sampling.allow_tokens=['<|IMAGE|>']", ModelError, "sampling.allow_tokens: '<|IMAGE|>' of"),
+        (EvaluateConfig, "sampling.allow_tokens=['<box>']", ModelError, "has no token '<box>'"),
+    ],
+)
+def test_models_that_do_not_fit_their_use(
+    kind: type[RunConfig], change: str, error: type[UserError], message: str, world: dict[str, str], tmp_path: Path
+) -> None:
+    for name, lacks in (("short", ""), ("bare", "processor_config.json")):
+        (tmp_path / name).mkdir()
+        for file in Path(world["model"]).iterdir():
+            if file.name not in (lacks, "config.json"):
+                (tmp_path / name / file.name).symlink_to(file)
+        config = (Path(world["model"]) / "config.json").read_text()
+        config = config.replace('"max_position_embeddings": 512', '"max_position_embeddings": 40')
+        (tmp_path / name / "config.json").write_text(config)
+    for word, path in (("SHORT", tmp_path / "short"), ("BARE", tmp_path / "bare"), ("REWARD", world["reward_model"])):
+        change = change.replace(word, str(path))
+    cfg = job(kind, world, change)
+    for way in (dry_run, RUNS[kind]):
+        with pytest.raises(error) as caught:
+            way(cfg)
+        assert message in str(caught.value)
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("kind", [PPOConfig, EvaluateConfig])
+def test_a_prompt_with_more_media_than_the_sampler_takes_is_named(
+    kind: type[RunConfig], world: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(picture(0))
+    rows = [
+        {"prompt_id": f"shows-{n}", "prompt": "<image>" * n + "what ?", "images": ["a.png"] * n} for n in (1, 16, 17)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = f"data={{path: {tmp_path}/rows.jsonl, max_prompt_tokens: 64}}"
+    few = ["algorithm={prompts_per_step: 2, mini_batch_size: 2}"] if kind is PPOConfig else []
+    said = r"1 bad rows?[^$]*shows-17[^$]*17 media of kind image, more than generator.max_media_per_prompt=16"
+    for way in (dry_run, RUNS[kind]):
+        with pytest.raises(DataError, match=said) as error:
+            way(job(kind, world, data, *few))
+        assert "shows-16" not in str(error.value)
+    assert "Nothing was started" in dry_run(job(kind, world, data, "generator.max_media_per_prompt=17", *few))
 
 
 @pytest.mark.parametrize(
