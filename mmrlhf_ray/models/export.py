@@ -127,13 +127,13 @@ def _write_dtype(file: Path, tensors: Mapping[str, Tensor]) -> None:
     for tensor in tensors.values():
         if tensor.is_floating_point():
             sizes[tensor.dtype] += tensor.numel()
-    ((dtype, _),) = sizes.most_common(1)
     written = json.loads(file.read_text(encoding="utf-8"))
-    said = _with_dtype(written, str(dtype).removeprefix("torch."))
-    if "torch_dtype" not in said:
-        said["dtype"] = str(dtype).removeprefix("torch.")
-    if said != written:
-        file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    for dtype in (str(dtype).removeprefix("torch.") for dtype, _ in sizes.most_common(1)):
+        said = _with_dtype(written, dtype)
+        if "torch_dtype" not in said:
+            said["dtype"] = dtype
+        if said != written:
+            file.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def _with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:

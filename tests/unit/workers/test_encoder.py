@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.config import DataConfig
+from mmrlhf_ray.config.base import MostMedia
 from mmrlhf_ray.data.encoding.encode import Encoder, encode_facts
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.data.records.quarantine import FILE_NAME
@@ -62,6 +63,19 @@ def test_every_epoch_is_all_prompts_in_an_order_of_its_own(omni: Path, tmp_path:
     epochs = [taken(encoder, COUNT * e, COUNT) for e in range(4)]
     assert all(sorted(epoch) == [f"p{i}" for i in range(COUNT)] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_prompts_with_more_media_than_the_sampler_takes_are_set_aside(omni: Path, tmp_path: Path) -> None:
+    crowded = prompt(3) | {"messages": messages(["image"] * 3), "media_ids": [clip.media_id for clip in CLIPS]}
+    for policy, most in (("quarantine", 2), ("quarantine", 3), ("fail", 2)):
+        data = DataConfig.model_validate({"path": "prompts.jsonl", "on_bad_row": policy})
+        given = records([prompt(0), crowded])
+        encoder = PromptEncoder(str(omni), data, given, tmp_path, 0, most_media=MostMedia("the.key", most))
+        if policy == "fail":
+            with pytest.raises(DataError, match=r"p3[^$]*3 media of kind image, more than the\.key=2"):
+                encoder.check_prompts()
+        else:
+            assert encoder.check_prompts() == most - 1
 
 
 def test_the_cursor_is_all_that_resuming_needs(omni: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mmrlhf_ray.data.encoding import training_rows
 from mmrlhf_ray.data.encoding.encode import Encoder, encode_facts, encode_response
 from mmrlhf_ray.data.encoding.features import features_table
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records, features_from_bytes, table_to_bytes
+from mmrlhf_ray.demo.families.tokens import BOXES
 from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PREFERENCE, RANKING, TRAINING_ROW, check
 from tests.unit.tiny import encode, messages, raw
 
@@ -142,6 +143,23 @@ def test_streams_of_several_rows_are_merged() -> None:
     streams = [table_to_bytes(features_table({name: {"x": np.array([i])}})) for i, name in enumerate("ab")]
     merged = features_from_bytes([*streams, table_to_bytes(features_table({}))])
     assert {name: f["x"].tolist() for name, f in merged.items()} == {"a": [0], "b": [1]}
+
+
+def test_a_row_longer_than_the_models_context_is_named(media: Reference, omni: Path) -> None:
+    rows = numbered([record(response="7 " * 40, feedback=0.0), record(response="7", feedback=0.0)], DEMONSTRATION)
+    options = EncodeOptions(str(omni), None, 512, 4096, context_tokens=40)
+    long, short = encode_records(rows, options, [media]).column("problem").to_pylist()
+    assert "tokens (media included), more than the 40 that the model is made for" in long
+    assert short == ""
+
+
+def test_allowed_tokens_are_learned(media: Reference, vl: Path) -> None:
+    said = "<|box_start|>(1,2)<|box_end|>"
+    rows = numbered([record(response=said, feedback=0.0, messages=messages(["image"], said))], DEMONSTRATION)
+    for allowed in ((), BOXES):
+        options = EncodeOptions(str(vl), None, 512, 4096, sampled_only=True, allowed=allowed)
+        (problem,) = encode_records(rows, options, [media]).column("problem").to_pylist()
+        assert bool(problem) is not bool(allowed), problem
 
 
 def test_a_row_that_no_pass_can_hold_is_named(media: Reference, omni: Path) -> None:
