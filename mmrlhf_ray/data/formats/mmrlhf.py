@@ -67,7 +67,9 @@ class Mmrlhf:
         if raw.keys() & MEDIA_LISTS.keys():
             raw = {key: value for key, value in row.items() if key not in MEDIA_LISTS} | media_lists(row, MEDIA_LISTS)
         if isinstance(raw.get("prompt"), str) and not TAG.search(raw["prompt"]):
+            several = raw.get("responses")
             answers = [raw.get(key) for key in ("response", "chosen", "rejected")]
+            answers += several if isinstance(several, list) else []
             refuse_media_in_answers(raw, *(text for text in answers if isinstance(text, str)))
         return raw
 

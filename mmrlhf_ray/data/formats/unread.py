@@ -35,6 +35,7 @@ def with_prompt_parts(row: Row, raw: dict[str, Any], keys: frozenset[str], name:
         raise RowError("objects cannot be expressed: <ref-object> and <bbox> would be texts", "write them into texts")
     if "media_ids" not in raw:
         _refuse_unshown_media(row, raw, keys, name)
+    _refuse_tags_of_nothing(row, raw)
     before = {key: row[key] for key in (*SYSTEM, "history") if key not in keys and _says_something(row.get(key), key)}
     if not before or ("messages" in raw) == ("prompt" in raw):
         return raw
@@ -91,6 +92,14 @@ def _refuse_unshown_media(row: Row, raw: Mapping[str, Any], keys: frozenset[str]
                     f"{key} names media that {name} rows do not show",
                     f"name them in {_own_key(kind, keys)}, or keep {key} inside extras",
                 )
+
+
+def _refuse_tags_of_nothing(row: Row, raw: Mapping[str, Any]) -> None:
+    """A tag next to a list of media that is empty is not a text about tags."""
+    for kind, key in MEDIA_LISTS.items():
+        empty = next((name for name in (key, kind) if name in row and not row[name]), None)
+        if empty and f"<{kind}>" in str(raw.get("messages")):
+            raise RowError(f"<{kind}> stands in a text and {empty} is empty", f"name the {kind}, or leave {empty} out")
 
 
 def _own_key(kind: str, keys: frozenset[str]) -> str:

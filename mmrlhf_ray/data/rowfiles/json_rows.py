@@ -50,7 +50,7 @@ def _laid_out(file: str) -> RowFile:
             raw.seek(0)
             if isinstance(_parsed(raw.read()), dict):
                 return JSONObject(file)
-            if first.strip() == b"{":
+            if first.strip() == b"{" and second.lstrip().startswith(b'"'):
                 raise DataError(f"{file} has records that go over several lines; write one a line, or a list of all")
             return JSONLines([file])
     return JSONObject(file) if not second and holds_records(_parsed(first)) else JSONLines([file])

@@ -97,6 +97,12 @@ def test_formats_of_one_kind(folder: Path, tmp_path: Path, form: str, kind: Kind
         assert image["bytes"] == picture("red")
 
 
+@pytest.mark.parametrize("form", ["captions", "transcripts", "squad"])
+def test_formats_that_are_read_only_are_refused_by_name(folder: Path, tmp_path: Path, form: str) -> None:
+    with pytest.raises(DataError, match=f"{form} rows are read only; name another format with --to"):
+        convert(write_rows(folder, demonstrations()), tmp_path / "out" / "rows.jsonl", form)
+
+
 def test_openai_rows_hold_their_media(folder: Path, tmp_path: Path) -> None:
     rows = [row for row in demonstrations() if not row.get("feedback")]
     config = write_rows(folder, rows)

@@ -152,6 +152,16 @@ def test_names_that_show_nothing_stay_extras(row: Row) -> None:
     assert read(row, "PROMPT") == row
 
 
+@pytest.mark.parametrize("key", ["images", "image"])
+@pytest.mark.parametrize("nothing", [[], ""])
+def test_a_tag_next_to_an_empty_list_is_no_text(key: str, nothing: Any) -> None:
+    row = {"messages": chat("<image>What?"), key: nothing}
+    with pytest.raises(RowError, match=f"<image> stands in a text and {key} is empty|images is empty, expected a list"):
+        as_raw_row(row, format_named("trl"), "DEMONSTRATION")
+    assert format_of([row]).name == "ms_swift" or nothing == "", "which counts the tag and finds no file"
+    assert said(read({"messages": chat("<video> in HTML?")}, "DEMONSTRATION")) == [("user", "<video> in HTML?")]
+
+
 SYSTEM = [("system", "Be brief."), ("user", "hi")]
 
 
@@ -249,6 +259,7 @@ def test_objects_that_texts_refer_to_are_refused() -> None:
         {"conversations": turns("Draw a cat", "<image>"), "image": "a.png"},
         {"prompt": "Draw a cat", "response": "<image>", "images": ["a.png"]},
         {"prompt": "Draw a cat", "completion": "<image>", "images": ["a.png"]},
+        {"prompt": "Draw a cat", "responses": ["a", "<image>"], "ranks": [1, 2], "images": ["a.png"]},
         {"prompt": [user("Draw a cat")], "completion": [assistant("<image>")], "images": ["a.png"]},
     ],
 )
