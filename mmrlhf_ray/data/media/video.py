@@ -9,7 +9,7 @@ from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import Image, ImageSequence
+from PIL import Image, ImageOps, ImageSequence
 
 from mmrlhf_ray.config.data import MediaLimits, VideoSampling
 from mmrlhf_ray.data.media import image
@@ -221,7 +221,7 @@ def _animation_frames(picture: Image.Image, size: tuple[int, int]) -> Iterator[_
 
 
 def _pixels(frame: Image.Image) -> np.ndarray:
-    return np.asarray(image.to_rgb(frame))
+    return np.asarray(image.to_rgb(ImageOps.exif_transpose(frame)))
 
 
 def _all(frames: Iterator[_Shown], size: tuple[int, int], limits: MediaLimits) -> Clip:

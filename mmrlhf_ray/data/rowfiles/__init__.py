@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmrlhf_ray.config.data import SourceConfig
 from mmrlhf_ray.config.paths import HUB
-from mmrlhf_ray.data.rowfiles.base import Fragment, Row, RowFile, filesystem
+from mmrlhf_ray.data.rowfiles.base import Fragment, Row, RowFile, filesystem, reading
 from mmrlhf_ray.data.rowfiles.hub import HubRows
 from mmrlhf_ray.data.rowfiles.json_rows import JSONFiles, JSONLines
 from mmrlhf_ray.data.rowfiles.patterns import files_named
@@ -18,6 +18,8 @@ __all__ = ["MEDIA_FILE", "RECORDS_FILE", "Fragment", "Row", "RowFile", "open_row
 
 RECORDS_FILE = "records.parquet"
 MEDIA_FILE = "media.parquet"
+
+_POINTER, _POINTER_BYTES = b"version https://git-lfs", 1024
 
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 
@@ -45,6 +47,7 @@ def open_rows(source: SourceConfig) -> RowFile:
     if source.path.startswith(HUB) or _is_saved(source.path):
         return HubRows(source.path, source.split)
     files = record_files(source.path)
+    _refuse_pointers(files)
     kinds = {_suffix(file) for file in files}
     if len(kinds) > 1:
         raise DataError(f"{source.path} holds {sorted(kinds)}; name the files of one kind by a pattern")
@@ -67,6 +70,15 @@ def record_files(path: str) -> list[str]:
                 "or a directory"
             )
     return files
+
+
+def _refuse_pointers(files: Sequence[str]) -> None:
+    """Raise DataError for a local file that stands for another in a repository with Git LFS."""
+    for file in files:
+        if "://" not in file and Path(file).is_file() and Path(file).stat().st_size < _POINTER_BYTES:
+            with reading(file) as raw:
+                if raw.read(len(_POINTER)) == _POINTER:
+                    raise DataError(f"{file} is a Git LFS pointer in place of the file; fetch it with git lfs pull")
 
 
 def _in_directory(directory: str) -> list[str]:

@@ -7,6 +7,7 @@ import zlib
 import av
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from mmrlhf_ray.data.media import MediaLimits, decode_audio, decode_image, decode_video, media_row
@@ -169,6 +170,16 @@ def test_clips_are_turned_and_mirrored_as_their_matrix_says(clip, matrix):
     assert np.abs(decoded.astype(int) - expected)[:, 4:12, 4:12].max() < 60
 
 
+@pytest.mark.parametrize("orientation", STORED)
+def test_animations_are_turned_upright(orientation):
+    upright = gradient()
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored = [Image.fromarray(np.ascontiguousarray(STORED[orientation](frame))) for frame in (upright, 255 - upright)]
+    data = saved(stored[0], "WEBP", save_all=True, append_images=stored[1:], duration=100, lossless=True, exif=exif)
+    assert np.array_equal(decode_video(data).frames, np.stack([upright, 255 - upright]))
+
+
 # Sounds
 
 
@@ -274,6 +285,26 @@ def test_an_empty_data_chunk_before_others_has_no_samples(wav):
 def test_a_data_chunk_that_is_cut_off_is_refused_though_the_file_has_no_length(wav, tone):
     with pytest.raises(ValueError, match="cut off: 32000 bytes of 64000"):
         decode_audio(with_sizes(wav(tone(440, 16_000)), 0, 64_000), None)
+
+
+@pytest.mark.parametrize("lengths", [(0, 0), (2**64 - 1, 2**64 - 1), (0, 2**64 - 1)])
+def test_long_wav_of_unknown_length(wav, tone, lengths):
+    whole = wav(tone(440, 16_000, 0.25), form="RF64")
+    at = whole.index(b"ds64") + 8
+    stream = whole[:at] + struct.pack("<2Q", *lengths) + whole[at + 16 :]
+    assert np.array_equal(decode_audio(stream, None), decode_audio(whole, None))
+
+
+@pytest.mark.parametrize("magic", [b"RF64", b"RIFX"])
+def test_cut_off_sounds_of_less_common_kinds(tone, magic):
+    sink = io.BytesIO()
+    kind = {b"RF64": {"format": "RF64"}, b"RIFX": {"format": "WAV", "endian": "BIG"}}[magic]
+    soundfile.write(sink, tone(440, 16_000), 16_000, subtype="PCM_16", **kind)
+    data = sink.getvalue()
+    assert data.startswith(magic)
+    assert len(decode_audio(data, None)) == 16_000
+    with pytest.raises(ValueError, match="cut off"):
+        decode_audio(data[:20_000], None)
 
 
 def test_flac_of_unknown_length(wav, tone):

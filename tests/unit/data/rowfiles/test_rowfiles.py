@@ -158,6 +158,13 @@ def test_an_existing_directory_is_that_directory(tmp_path, directory, pattern):
     assert [row["n"] for _, _, row in all_rows(tmp_path / directory / pattern)[1]] == [1, 1]
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "rows.csv", "rows.tar"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    with pytest.raises(DataError, match="is a Git LFS pointer in place of the file; fetch it with git lfs pull"):
+        all_rows(tmp_path / name)
+
+
 def test_media_parquet_holds_no_rows(tmp_path):
     (tmp_path / "part.parquet").write_bytes(parquet())
     (tmp_path / "media.parquet").write_bytes(parquet())
