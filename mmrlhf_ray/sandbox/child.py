@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -13,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 16
+_MARK = "MMRLHF_CHILD"
+"""Environment variable by which whatever a child starts is found, in a session of its own or not."""
+_SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "MMRLHF_FEEDBACK_TOKEN")
+"""Variables that are no business of the user's function."""
+_SHOWN_BYTES = 100
 _PACKAGE_ROOT = str(Path(__file__).parents[2])
 
 
@@ -38,6 +44,15 @@ def kill_group(leader: "subprocess.Popen[bytes]") -> int:
     return code
 
 
+def _kill_marked(mark: str) -> None:
+    """Kill what left the group of a child; its environment still has the mark."""
+    wanted = f"{_MARK}={mark}".encode()
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+            if wanted in entry.read_bytes().split(b"\0"):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+
+
 class Child:
     """Runs the module with this Python in its own process group. What it prints goes to our standard error.
 
@@ -47,6 +62,8 @@ class Child:
 
     def __init__(self, module: str):
         life, self._life = os.pipe()
+        self._mark = secrets.token_hex(16)
+        known = {name: value for name, value in environment().items() if name not in _SECRETS}
         try:
             self._popen = subprocess.Popen(
                 [sys.executable, "-P", "-u", "-m", module, str(life)],
@@ -54,7 +71,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 pass_fds=[life],
                 start_new_session=True,
-                env=environment(),
+                env=known | {_MARK: self._mark},
             )
         except OSError as error:
             os.close(self._life)
@@ -91,12 +108,18 @@ class Child:
                     self._write()
                     if not self._unsent:
                         selector.unregister(self._in)
-        answer: dict[str, Any] = json.loads(received)
+        try:
+            answer = json.loads(received)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ChildFailed(f"wrote something else between its answers: {bytes(received[:_SHOWN_BYTES])!r}")
         return answer
 
     def end(self) -> int:
-        """Kill the child and all that is in its group; returns its exit status, −n where signal n ended it."""
+        """Kill the child and all that it started; returns its exit status, −n where signal n ended it."""
         code = kill_group(self._popen)
+        _kill_marked(self._mark)
         if self._life >= 0:
             os.close(self._life)
             self._life = -1

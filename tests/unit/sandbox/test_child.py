@@ -151,3 +151,32 @@ def test_memory_is_limited_inside(child, limit):
     assert ask(child, limit) is None
     assert ask(child, "len(bytearray(1 << 20))") == 1 << 20
     assert ask(child, "len(bytearray(2 << 30))") == "no memory"
+
+
+def test_what_left_its_group_ends_with_it(program):
+    child = Child(program)
+    started = "subprocess.Popen(['sleep', '1000'], start_new_session=True).pid"
+    child.send({"do": started})
+    orphan = psutil.Process(child.receive(time.monotonic() + START_S)["answer"])
+    child.end()
+    assert ended([orphan])
+
+
+def test_secrets_stay_with_us(program, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
+    monkeypatch.setenv("HARMLESS", "1")
+    child = Child(program)
+    child.send({"do": "[os.environ.get(name) for name in ('RAY_AUTH_TOKEN', 'HARMLESS')]"})
+    assert child.receive(time.monotonic() + START_S)["answer"] == [None, "1"]
+    child.end()
+
+
+@pytest.mark.parametrize("junk", [b"junk\n", b"[1]\n", b"\xff\n"])
+def test_whoever_writes_between_the_answers_has_failed(program, junk):
+    """A function may find the pipe that replies go through among its open files."""
+    child = Child(program)
+    writable = "os.path.exists(f'/proc/self/fd/{fd}') and __import__('fcntl').fcntl(fd, 3) & os.O_WRONLY"
+    child.send({"do": f"[os.write(fd, {junk!r}) for fd in range(3, 20) if {writable}]"})
+    with pytest.raises(ChildFailed, match="wrote something else between its answers"):
+        child.receive(time.monotonic() + START_S)
+    child.end()
