@@ -9,6 +9,7 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --exclusive
+#SBATCH --no-requeue
 #SBATCH --output=mmrlhf-%j.log
 set -euo pipefail
 

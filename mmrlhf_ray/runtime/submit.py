@@ -10,8 +10,12 @@ import fnmatch
 import logging
 import os
 import shlex
+import shutil
 import sys
+import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,9 @@ EXCLUDES = (
 )  # fmt: skip
 MAX_UPLOAD_BYTES = 512 * 1024**2
 _MIB = 1024**2
+_NO_AGENT = "No available agent"
+_AGENT_S = 60.0
+_POLL_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -76,24 +83,57 @@ def submit(job: Job, address: str, *, wait: bool = True) -> bool:
     Raises RunError where the cluster does not answer or refuses.
     """
     client = _client(address)
-    runtime_env = {"working_dir": str(job.working_dir), "excludes": list(EXCLUDES), "env_vars": dict(job.env_vars)}
-    try:
-        job_id = client.submit_job(entrypoint=job.entrypoint, runtime_env=runtime_env)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise RunError(f"the cluster at {address} did not take the job: {error}") from error
+    with _copy(job.working_dir) as working_dir:
+        runtime_env = {"working_dir": str(working_dir), "excludes": list(EXCLUDES), "env_vars": dict(job.env_vars)}
+        job_id = _submit(client, job.entrypoint, runtime_env, address)
     print(f"submitted {job_id}: {job.entrypoint}", file=sys.stderr)
+    # Ray's own commands use the token only where they are told to.
+    ray_job = "RAY_AUTH_MODE=token ray job" if read_token() else "ray job"
     if not wait:
-        print(f"follow it with: ray job logs --address {address} --follow {job_id}", file=sys.stderr)
+        print(f"follow it with: {ray_job} logs --address {address} --follow {job_id}", file=sys.stderr)
         return True
     try:
         asyncio.run(_follow(client, job_id))
     except KeyboardInterrupt:
-        print(f"\nthe job goes on; end it with: ray job stop --address {address} {job_id}", file=sys.stderr)
+        print(f"\nthe job goes on; end it with: {ray_job} stop --address {address} {job_id}", file=sys.stderr)
         raise
     info = client.get_job_info(job_id)
     reason = (info.message or "").split(", last available logs", 1)[0]  # the log was shown
     print(f"{job_id}: {info.status.value}. {reason}", file=sys.stderr)
     return info.status.value == "SUCCEEDED"
+
+
+def _submit(client: Any, entrypoint: str, runtime_env: dict[str, Any], address: str) -> str:
+    """The job's id. A cluster that has just started has no agent to take the job for some seconds."""
+    until = time.monotonic() + _AGENT_S
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+        except (RuntimeError, ValueError, OSError) as error:
+            if _NO_AGENT not in str(error):
+                raise RunError(f"the cluster at {address} did not take the job: {error}") from error
+            if time.monotonic() > until:
+                raise RunError(
+                    f"the cluster at {address} has no agent to take the job, {_AGENT_S:g} s after it was asked; where "
+                    "two Rays share a machine, start this one with another --dashboard-agent-listen-port"
+                ) from error
+        time.sleep(_POLL_S)
+
+
+@contextmanager
+def _copy(directory: Path) -> Iterator[Path]:
+    """A copy of what is uploaded. Ray reads a directory twice, and fails when a log in it has grown meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="mmrlhf-upload-") as parent:
+        copy = Path(parent) / directory.name
+        copy.mkdir()
+        files, size = 0, 0
+        for path in _uploaded(directory):
+            target = copy / path.relative_to(directory)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+            files, size = files + 1, size + target.stat().st_size
+        print(f"uploading {files} file{'s' if files != 1 else ''}, {size / _MIB:.1f} MiB", file=sys.stderr)
+        yield copy
 
 
 def check_size(directory: Path, limit: int = MAX_UPLOAD_BYTES) -> int:
@@ -134,7 +174,8 @@ def _client(address: str) -> Any:
     import ray
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard").setLevel(logging.WARNING)
+    for name in ("ray.dashboard", "ray._private.runtime_env.packaging"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     token = read_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:

@@ -73,3 +73,38 @@ def test_no_cluster_is_one_clear_error(checkout: Path) -> None:
     job = submit.prepare(Path("jobs/tiny.yaml"), [], LOCAL)
     with pytest.raises(RunError, match="no Ray dashboard answers at http://127.0.0.1:1"):
         submit.submit(job, "http://127.0.0.1:1")
+
+
+class Client:
+    """Refuses a number of times, as a cluster that has just started does."""
+
+    def __init__(self, refusals: int, words: str = "status code 500: No available agent to submit job") -> None:
+        self.refusals = refusals
+        self.words = words
+
+    def submit_job(self, **given: object) -> str:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise RuntimeError(self.words)
+        return "raysubmit_1"
+
+
+def test_a_cluster_without_an_agent_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit, "_POLL_S", 0.0)
+    assert submit._submit(Client(3), "mmrlhf", {}, LOCAL) == "raysubmit_1"
+    with pytest.raises(RunError, match="did not take the job: no room"):
+        submit._submit(Client(1, "no room"), "mmrlhf", {}, LOCAL)
+    monkeypatch.setattr(submit, "_AGENT_S", 0.0)
+    with pytest.raises(RunError, match="another --dashboard-agent-listen-port"):
+        submit._submit(Client(10**6), "mmrlhf", {}, LOCAL)
+
+
+def test_a_copy_is_uploaded_without_what_is_left_out(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkout / "runs").mkdir()
+    (checkout / "runs" / "weights").write_bytes(b"x" * 10)
+    with submit._copy(checkout) as copy:
+        assert [str(p.relative_to(copy)) for p in copy.rglob("*") if p.is_file()] == ["jobs/tiny.yaml"]
+        (checkout / "grows.log").write_text("x")
+        assert not (copy / "grows.log").exists()
+    assert not copy.exists()
+    assert capsys.readouterr().err == "uploading 1 file, 0.0 MiB\n"
