@@ -29,8 +29,6 @@ def with_prompt_parts(row: Row, raw: dict[str, Any], keys: frozenset[str], name:
     for key in TOOLS:
         if _offers(row.get(key)):
             raise RowError(f"{key} cannot be expressed: the prompt would lack them", f"leave out the row or {key}")
-    if isinstance(row.get("history"), list) and row["history"]:
-        raise RowError("history cannot be expressed: the prompt would lack it", "write earlier turns into messages")
     if row.get("objects") and any(_GROUNDING.search(str(raw[key])) for key in _TEXTS if key in raw):
         raise RowError("objects cannot be expressed: <ref-object> and <bbox> would be texts", "write them into texts")
     if "media_ids" not in raw:

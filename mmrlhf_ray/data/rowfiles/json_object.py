@@ -8,8 +8,8 @@ from typing import Any
 from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS, Fragment, Row, reading, slices
 from mmrlhf_ray.errors import DataError
 
-_ASKED = ("prompt", "messages", "conversations", "question", "instruction", "chosen", "input", "text", "caption")
-"""Keys of records: an object that has one is a record itself."""
+_HOLDERS = {"data", "annotations", "rows", "records", "items", "examples", "samples", "instances", "train", "test"}
+"""Keys under which objects that are no records hold some."""
 
 _Rows = list[dict[str, Any]]
 
@@ -30,8 +30,8 @@ class JSONObject:
 
 
 def holds_records(value: Any) -> bool:
-    """Whether an object is not a record, but holds some."""
-    return isinstance(value, Mapping) and not value.keys() & set(_ASKED) and bool(_lists(value))
+    """Whether the only object of a file is not a record, but holds some."""
+    return isinstance(value, Mapping) and "prompt" not in value and bool(_lists(value).keys() & _HOLDERS)
 
 
 @lru_cache(maxsize=2)

@@ -71,8 +71,11 @@ def test_query_and_response(read):
 
 def test_earlier_turns_in_a_key_of_their_own_are_not_dropped(read):
     rows = [{"query": "And 3?", "response": "9", "history": [["Square 2?", "4"]]}]
-    with pytest.raises(DataError, match="history cannot be expressed"):
-        read(rows, DEMONSTRATION, {"query": "prompt"})
+    _, (found,) = read(rows, DEMONSTRATION, {"query": "prompt"})
+    assert [message["role"] for message in json.loads(found["messages"])] == ["user", "assistant", "user"]
+    assert json.loads(found["extras"]) == {}
+    with pytest.raises(DataError, match=r"history\[0\] is not \[question, answer\]"):
+        read([rows[0] | {"history": [{"q": "a"}]}], DEMONSTRATION, {"query": "prompt"})
     rows = [{"query": "2 + 2?", "response": "4", "history": []}, {"query": "1?", "response": "1", "history": "Rome"}]
     assert len(read(rows, DEMONSTRATION, {"query": "prompt"})[1]) == 2
 

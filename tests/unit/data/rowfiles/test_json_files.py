@@ -63,9 +63,9 @@ def test_objects_that_are_no_records(tmp_path, value, reason, indent):
 
 
 def test_one_record_on_several_lines_is_an_object_and_on_one_line_a_record(tmp_path):
-    record = {"prompt": "a", "turns": [{"b": 1}]}
-    (tmp_path / "a.json").write_text(json.dumps(record))
-    assert rows_of(tmp_path / "a.json") == [record]
+    for record in ({"query": "a", "turns": [{"b": 1}]}, {"prompt": "a", "data": [{"b": 1}]}):
+        (tmp_path / "a.json").write_text(json.dumps(record))
+        assert rows_of(tmp_path / "a.json") == [record]
     (tmp_path / "a.json").write_text(json.dumps(record, indent=1))
     with pytest.raises(DataError, match="holds an object, not a list of records"):
         rows_of(tmp_path / "a.json")
