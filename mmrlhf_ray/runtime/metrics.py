@@ -31,7 +31,8 @@ class MetricsWriter:
     run_dir: the run's directory; created if missing. Its name becomes the tag `run` on Ray's endpoint.
     job: sft, reward_model, ppo, …; part of the gauge names `mmrlhf_<job>_<metric>`.
     resume_step: the first step that will be logged again. Lines of that step and later are dropped, and so is
-        a half-written last line. None starts anew: an older metrics.jsonl is kept next to it, renamed by its date.
+        a half-written last line. None starts anew. Where no line would stay, an older metrics.jsonl is kept next to
+        the new one, renamed by its date.
     """
 
     def __init__(self, run_dir: Path, job: str, resume_step: int | None = None) -> None:
@@ -44,12 +45,13 @@ class MetricsWriter:
     def __enter__(self) -> Self:
         run_dir = self._path.parent
         run_dir.mkdir(parents=True, exist_ok=True)
-        if self._resume_step is None:
-            _set_aside(self._path)
-        else:
-            kept = [row for row in read_metrics(run_dir) if row["step"] < self._resume_step]
+        resumed = self._resume_step is not None
+        kept = [row for row in read_metrics(run_dir) if row["step"] < (self._resume_step or 0)] if resumed else []
+        if kept:
             _replace(self._path, kept)
-            self._last_step = kept[-1]["step"] if kept else -1
+            self._last_step = kept[-1]["step"]
+        else:
+            _set_aside(self._path)
         self._file = open(self._path, "a", encoding="ascii")
         # purge_step makes TensorBoard forget what an earlier attempt wrote for these steps.
         self._events = SummaryWriter(str(run_dir / TENSORBOARD_DIR), purge_step=self._resume_step or 0)

@@ -8,6 +8,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+import json
 import math
 import pickle
 import socket
@@ -41,6 +42,7 @@ from mmrlhf_ray.models import (
 from mmrlhf_ray.training.extension import build as build_extension
 
 _TAG = "state"
+_LAYOUT_FILE = "layout.json"
 _GATHERED_BYTES = 1 << 30
 _REMEDY = (
     "Nothing was applied. Continue from the last checkpoint with a lower optimizer.lr or a smaller "
@@ -291,11 +293,35 @@ class TrainEngine:
         disk."""
         with writing(directory):
             self._engine.save_checkpoint(str(directory), tag=_TAG, exclude_frozen_parameters=self._partly_frozen)
+            if self.rank == 0:
+                (directory / _LAYOUT_FILE).write_text(json.dumps(self._layout()), encoding="utf-8")
+
+    def _layout(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be read; JSON."""
+        trained = sorted(name for name, p in self._engine.module.named_parameters() if p.requires_grad)
+        return {"zero_stage": self._zero_stage, "ranks": self.world_size, "trained": trained}
+
+    def _check_layout(self, directory: Path) -> None:
+        """Raise RunError where DeepSpeed would fail in words of its own."""
+        file = directory / _LAYOUT_FILE
+        if not file.is_file():  # of an earlier version
+            return
+        was, now = json.loads(file.read_text(encoding="utf-8")), self._layout()
+        for key in ("zero_stage", "ranks"):
+            if was[key] != now[key]:
+                raise RunError(f"{directory}: {key} was {was[key]}, is now {now[key]}; resume with what it was")
+        odd = sorted({*was["trained"]} ^ {*now["trained"]})
+        if odd:
+            raise RunError(
+                f"{directory}: other parameters were trained, the difference is {', '.join(odd[:5])}"
+                f"{' …' if len(odd) > 5 else ''}; resume with the `parts` and `lora` that the run was started with"
+            )
 
     def load(self, directory: Path) -> None:
         """The inverse of save(), with the same number of ranks; rates, schedule and all else that OptimizerConfig says
-        stay as configured. Raises FileNotFoundError; ValueError where something else was trained; RunError for files
-        that hold more than save() writes."""
+        stay as configured. Raises FileNotFoundError; RunError where something else was trained, or in another way, and
+        for files that hold more than save() writes."""
+        self._check_layout(directory)
         own_loader = {"custom_load_fn": _load_trained} if self._partly_frozen else {}
         there = (directory / _TAG).is_dir()
         if not there or self._engine.load_checkpoint(str(directory), tag=_TAG, **own_loader)[0] is None:

@@ -122,6 +122,14 @@ def test_no_earlier_metrics_are_overwritten(tmp_path):
     assert steps(tmp_path) == [0, 1, 2, 3]
 
 
+def test_a_resumption_that_keeps_no_line_loses_none(tmp_path):
+    write(tmp_path, range(5))
+    write(tmp_path, range(2), resume_step=0)
+    (kept,) = tmp_path.glob("metrics-*.jsonl")
+    assert len(kept.read_text().splitlines()) == 5
+    assert steps(tmp_path) == [0, 1]
+
+
 def test_a_full_disk_is_named(tmp_path):
     def log_onto_a_full_disk():
         with MetricsWriter(tmp_path, "ppo") as metrics:

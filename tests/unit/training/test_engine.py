@@ -159,6 +159,29 @@ def test_a_checkpoint_runs_no_code(
     assert not Path("unpickled").exists()
 
 
+@pytest.mark.parametrize(("was", "now"), [(1, 0), (1, 3), (3, 0), (3, 2), (0, 2), (1, 2)])
+def test_another_zero_stage_is_refused_by_name(process_group: None, tmp_path: Path, was: int, now: int) -> None:
+    def engine(stage: int) -> TrainEngine:
+        return TrainEngine(model(), EngineConfig(zero_stage=stage), OPTIMIZER, STEPS, torch.float32, CPU)
+
+    engine(was).save(tmp_path / "state")
+    with pytest.raises(RunError, match=f"state: zero_stage was {was}, is now {now}; resume with what it was"):
+        engine(now).load(tmp_path / "state")
+
+
+@pytest.mark.parametrize("frozen_now", [False, True])
+def test_other_frozen_parts_are_refused_by_name(process_group: None, tmp_path: Path, frozen_now: bool) -> None:
+    def engine(frozen: bool) -> TrainEngine:
+        made = model()
+        made.backbone.first.requires_grad_(not frozen)
+        return TrainEngine(made, EngineConfig(zero_stage=2), OPTIMIZER, STEPS, torch.float32, CPU)
+
+    engine(not frozen_now).save(tmp_path / "state")
+    expected = r"the difference is backbone\.first\.bias, backbone\.first\.weight; resume with the `parts` and `lora`"
+    with pytest.raises(RunError, match=expected):
+        engine(frozen_now).load(tmp_path / "state")
+
+
 def test_loading_from_nowhere_is_an_error(process_group: None, tmp_path: Path) -> None:
     engine = TrainEngine(model(), EngineConfig(zero_stage=0), OPTIMIZER, STEPS, torch.float32, CPU)
     with pytest.raises(FileNotFoundError, match="expected a DeepSpeed checkpoint, found none"):

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmrlhf_ray.config.base import EngineConfig, LoRAConfig, OptimizerConfig
 from mmrlhf_ray.data.batches.collate import Batch, collate
 from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.models import HeadedModel, add_lora, load_policy, load_scalar, merged_weights, trained_weights
 from mmrlhf_ray.training.engine import TrainEngine, partitioned_loading
 from tests.unit.tiny import mixed_rows
@@ -128,7 +129,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(
 ) -> None:
     engine_of(omni_encoder, omni, 2).save(tmp_path / "state")
     other = engine_of(omni_encoder, omni, 2, LORA.model_copy(update={"target_modules": targets}))
-    with pytest.raises(ValueError, match=r"the checkpoint is of other trained parameters: it differs in .*_proj"):
+    with pytest.raises(RunError, match=r"other parameters were trained, the difference is .*_proj.*`parts` and `lora`"):
         other.load(tmp_path / "state")
 
 
