@@ -151,7 +151,8 @@ def finish(run_dir: Path, exported: str = MODEL_DIR) -> None:
 
 
 def check_length(start: Start, steps: int, key: str) -> None:
-    """Raise RunError where the checkpoint is beyond the run's last step. `key`: what says how many there are."""
+    """Raise RunError where the checkpoint is beyond the run's last step. `key`: what says how many there are. begin()
+    does so where `steps` says it."""
     if start.step > steps:
         raise RunError(
             f"{start.checkpoint}: {start.step} steps are done, more than the {steps} that {key} gives; raise it, or "
@@ -189,6 +190,8 @@ def _found(cfg: RunConfig, run_dir: Path, record: RunRecord, exported: str) -> t
         changed=changed,
         finished=manifest.finished and there and not _LENGTH & changed.keys(),
     )
+    if (steps := record.settings.get("steps")) is not None:
+        check_length(start, steps, f"steps={steps}")
     return start, complete.passed_over
 
 
@@ -200,11 +203,11 @@ def compare(complete: Complete, record: RunRecord, cfg: RunConfig) -> dict[str, 
         if manifest.seed != cfg.seed:
             raise _other(complete.path, [f"seed {Change(manifest.seed, cfg.seed)}"])
         return {}
-    was = _as_settings(cfg, manifest)
     if manifest.run["job"] != record.job:
         raise RunError(
             f"{complete.path}: written by a {manifest.run['job']} job, this is a {record.job} job; choose another name"
         )
+    was = _as_settings(cfg, manifest)
     weights = dict(differences(manifest.run["weights"], record.weights))
     # Where a model lies may change as long as it is the same one.
     moved = {f"{key}.path" for key in record.weights}

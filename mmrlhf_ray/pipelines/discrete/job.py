@@ -32,7 +32,7 @@ from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.pipelines.discrete.material import make_material
 from mmrlhf_ray.pipelines.discrete.report import headline, write_report
-from mmrlhf_ray.pipelines.resume import RunRecord, Start, begin, check_length, finish, run_record
+from mmrlhf_ray.pipelines.resume import RunRecord, Start, begin, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
@@ -75,7 +75,6 @@ def run(cfg: DiscreteConfig, *, resume: bool = False) -> Path:
     with preflight(cfg, run_directory(cfg, resume)) as checked:
         run_dir = checked.run_dir
         began = begin(cfg, run_dir, run_record(cfg, checked.records), resume, MODULE_DIR)
-        check_length(began, cfg.steps, f"steps={cfg.steps}")
         if began.finished:
             return run_dir
         material, heldout = make_material(cfg, checked.records, run_dir, resume)

@@ -14,7 +14,7 @@ from mmrlhf_ray.pipelines.ppo.experience import Experience
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import ppo_step
 from mmrlhf_ray.pipelines.responses import response_table
-from mmrlhf_ray.pipelines.resume import RunRecord, Start, begin, check_length, finish, run_record
+from mmrlhf_ray.pipelines.resume import RunRecord, Start, begin, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import MetricsWriter
@@ -46,7 +46,6 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
     with preflight(cfg, run_directory(cfg, resume)) as checked:
         run_dir = checked.run_dir
         start = begin(cfg, run_dir, run_record(cfg, checked.records), resume)
-        check_length(start, cfg.steps, f"steps={cfg.steps}")
         if start.finished:
             return run_dir
         with ray_session() as session:

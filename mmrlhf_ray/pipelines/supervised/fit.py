@@ -97,7 +97,7 @@ def run_supervised(
             rows |= streams
             check_batch("data", rows["train"].count, "batch_size", cfg.batch_size)  # of what the processor could read
             steps = total_steps(cfg, rows["train"])
-            check_length(start, steps, f"epochs={cfg.epochs}" if cfg.steps is None else f"steps={cfg.steps}")
+            check_length(start, steps, f"epochs={cfg.epochs}")
             if complete:
                 tables = complete(tables, run_dir)
             plan = WorkerPlan(

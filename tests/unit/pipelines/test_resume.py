@@ -305,8 +305,13 @@ def test_a_finished_run_without_checkpoints_is_finished_or_refused(tmp_path: Pat
 
 def test_more_steps_than_the_run_has_are_refused(tmp_path: Path, model: Path) -> None:
     checkpoint(sft(tmp_path), 6)
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
     with pytest.raises(RunError, match="6 steps are done, more than the 4 that steps=4 gives; raise it"):
-        check_length(start(sft(tmp_path, steps=4)), 4, "steps=4")
+        start(sft(tmp_path, steps=4))
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+    by_rows = start(sft(tmp_path, steps=None, epochs=2))
+    with pytest.raises(RunError, match="6 steps are done, more than the 5 that epochs=2 gives"):
+        check_length(by_rows, 5, "epochs=2")
 
 
 def test_model_and_configuration_belong_together(tmp_path: Path, model: Path) -> None:
