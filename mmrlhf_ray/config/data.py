@@ -1,8 +1,16 @@
 """Where records and media come from, and what is done to them on the way to the model."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from mmrlhf_ray.config.paths import FunctionText, PathText
 from mmrlhf_ray.config.section import Section
@@ -100,6 +108,16 @@ class TextHooks(Section):
     """For personal data: what they change is counted in the report. `builtin:pii` masks addresses and numbers."""
 
 
+class _Names(dict[str, str | None]):
+    """Hashable, as all of a configuration is: workers keep what they made for one."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+
+ColumnNames = Annotated[dict[str, str | None], AfterValidator(_Names)]
+
+
 class SourceConfig(Section):
     """One data set of a mixture."""
 
@@ -113,7 +131,7 @@ class SourceConfig(Section):
     """Task of rows that name none."""
     split: str | None = None
     """Of a Hugging Face data set."""
-    columns: dict[str, str | None] = Field(default_factory=dict)
+    columns: ColumnNames = Field(default_factory=_Names)
     """Other names for keys of the rows, before their format is told: `{question: prompt, answer: response}`. `null`
     leaves a key out; texts of several keys with one name are joined by a line break."""
 
@@ -126,7 +144,7 @@ class DataConfig(Section):
     """As in `sources`."""
     split: str | None = None
     """As in `sources`."""
-    columns: dict[str, str | None] = Field(default_factory=dict)
+    columns: ColumnNames = Field(default_factory=_Names)
     """As in `sources`."""
     sources: tuple[SourceConfig, ...] = ()
     """A mixture, instead of `path`."""

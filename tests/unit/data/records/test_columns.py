@@ -162,6 +162,15 @@ def test_names_of_a_mixture_stand_in_its_sources():
     assert [source.columns for source in config.mixture] == [{"a": "b"}, {}]
 
 
+def test_a_configuration_with_names_can_be_a_key_of_what_workers_keep():
+    configs = [DataConfig(path="a", columns={"a": name}) for name in ("b", "b", None)]
+    assert hash(configs[0]) == hash(configs[1])
+    assert len(set(configs)) == 2
+    assert hash(DataConfig(path="a").mixture) == hash(DataConfig(path="a").mixture)
+    again = DataConfig.model_validate_json(configs[0].model_dump_json())
+    assert (again, hash(again)) == (configs[0], hash(configs[0]))
+
+
 # Tables of texts
 
 
