@@ -1,11 +1,12 @@
 """`data.columns`: keys of rows under the names that formats know them by, before anything else looks at a row."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.rowfiles.base import Cells, Row, Unreadable
-from mmrlhf_ray.data.validate import check_depth, parse_json
+from mmrlhf_ray.data.validate import MEDIA_LISTS, check_depth, parse_json
 from mmrlhf_ray.errors import DataError
 
 Columns = Mapping[str, str | None]
@@ -94,8 +95,6 @@ def _of_cell(key: str, text: Any) -> Any:
     if key in _YES_OR_NO:
         return {"true": True, "false": False}.get(text.lower(), text)
     if key in _NUMBERS or (key in _LISTS and text.lstrip()[:1] in ("[", "{")):
-        try:
+        with suppress(RowError):
             return parse_json(text, key)
-        except RowError:
-            return text
-    return text
+    return [text] if key in MEDIA_LISTS.values() else text

@@ -196,6 +196,8 @@ def test_a_bad_row_of_a_table_is_named(read):
         ("response", "[1, 2]", "[1, 2]"),
         ("response", "42", "42"),
         ("images", '["a.png"]', ["a.png"]),
+        ("images", "a.png", ["a.png"]),
+        ("videos", "[a].mp4", ["[a].mp4"]),
         ("messages", '[{"role": "user", "content": "a"}]', [{"role": "user", "content": "a"}]),
         ("feedback", "-1", -1),
         ("margin", "0.25", 0.25),
