@@ -21,7 +21,7 @@ class SpecialTokens:
     """Token ids, as everything that reads, samples or learns uses them."""
 
     start: tuple[int, ...]
-    """Put before every text by the tokenizer itself (BOS); a prompt whose template writes them has them once too."""
+    """BOS: before every prompt once, whether the tokenizer or the template writes it; empty where neither does."""
     eos: tuple[int, ...]
     """End a response. First the one that the chat template writes after an assistant's turn, which closes written
     responses; where it writes none, the tokenizer's eos_token, or the first that generation_config.json lists."""
@@ -43,14 +43,20 @@ def special_tokens(
     eos = _end_first(processor, eos_token_ids(path, len(tokenizer)), control)
     structural = frozenset(_structural(adapter, processor, path, control) - set(eos))
     permitted = {_permitted(token, processor, path, structural) for token in allowed}
-    return SpecialTokens(_start(tokenizer), eos, structural, tuple(sorted(control - set(eos) - permitted)))
+    return SpecialTokens(_start(processor), eos, structural, tuple(sorted(control - set(eos) - permitted)))
 
 
-def _start(tokenizer: Any) -> tuple[int, ...]:
+def _start(processor: ProcessorMixin) -> tuple[int, ...]:
+    tokenizer = processor.tokenizer
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     closed = tokenizer("a")["input_ids"]
     at = next((i for i in range(len(closed)) if closed[i : i + len(plain)] == plain), 0)
-    return tuple(closed[:at])
+    if at:
+        return tuple(closed[:at])
+    bos = tokenizer.bos_token_id
+    written = _ids(processor, _rendered(processor, [_turn("user", _ASKED), _turn("assistant", _ANSWERED)]))
+    # Some families call the marker of every turn their BOS.
+    return (bos,) if bos is not None and written[:1] == [bos] and written.count(bos) == 1 else ()
 
 
 def _end_first(processor: ProcessorMixin, listed: Sequence[int], control: set[int]) -> tuple[int, ...]:

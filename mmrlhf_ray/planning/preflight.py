@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+
+import torch
 
 from mmrlhf_ray.config import (
     DataConfig,
@@ -24,7 +27,14 @@ from mmrlhf_ray.data.encoding.encode import load_encoder, too_many_media
 from mmrlhf_ray.data.errors import bad_rows_error
 from mmrlhf_ray.data.records.readers import Records, first_records, read_records
 from mmrlhf_ray.errors import ConfigError, DataError, ModelError, UserError
-from mmrlhf_ray.models import check_processor_files, check_same_tokens, check_speaks, read_config, scalar_head_file
+from mmrlhf_ray.models import (
+    adapter_for,
+    check_processor_files,
+    check_same_tokens,
+    check_speaks,
+    read_config,
+    scalar_head_file,
+)
 from mmrlhf_ray.planning.memory import check_learners, context_tokens
 from mmrlhf_ray.planning.placement import check_consistent, check_fits, reservations, this_machine
 from mmrlhf_ray.rewards.batch import extras_columns
@@ -113,8 +123,21 @@ def _models_here(cfg: RunConfig, missing: list[str] | None) -> list[ModelUse]:
             scalar_head_file(path)
         elif not use.any_head:
             check_speaks(path)
+        check_weights(path)
         here.append(use)
     return here
+
+
+def check_weights(path: str) -> None:
+    """Raise ModelError where a model's files lack weights that its class needs, or hold others. Reads their names and
+    shapes alone."""
+    files = [file for file in Path(path).iterdir() if file.suffix in (".safetensors", ".json")]
+    _named(path, tuple(sorted((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)))
+
+
+@lru_cache(maxsize=64)  # a loop checks the same models again and again
+def _named(path: str, files: tuple[tuple[str, int, int], ...]) -> None:
+    adapter_for(Path(path)).load(Path(path), torch.float32, device_map="meta")
 
 
 def check_models(*paths: str) -> None:

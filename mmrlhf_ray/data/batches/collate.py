@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from mmrlhf_ray.data.encoding.encode import Features
+from mmrlhf_ray.data.encoding.encode import Features, after_start
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ class Batch:
         )
 
 
-def rollout_rows(table: pa.Table, *, with_facts: bool) -> list[TokenRow]:
-    """Rows of a ROLLOUT or EXPERIENCE table. `with_facts` puts the facts before the prompt, for reward models."""
+def rollout_rows(table: pa.Table, *, with_facts: bool, start: Sequence[int] = ()) -> list[TokenRow]:
+    """Rows of a ROLLOUT or EXPERIENCE table. `with_facts` puts the facts before the prompt, for reward models, but
+    behind the `start` that the family begins every text with."""
     columns = [
         table.column(name).to_pylist()
         for name in ("facts_token_ids", "prompt_token_ids", "response_token_ids", "media_ids")
     ]
-    return [TokenRow((f if with_facts else []) + p, r, m) for f, p, r, m in zip(*columns, strict=True)]
+    return [TokenRow(after_start(f, p, start) if with_facts else p, r, m) for f, p, r, m in zip(*columns, strict=True)]
 
 
 def flat_column(table: pa.Table, name: str, rows: Sequence[int]) -> np.ndarray:

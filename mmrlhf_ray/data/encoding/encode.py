@@ -270,6 +270,12 @@ def encode_facts(encoder: Encoder, facts: str) -> list[int]:
     return encoder.tokenizer(facts + "\n", add_special_tokens=False)["input_ids"] if facts else []
 
 
+def after_start(facts: Sequence[int], prompt: Sequence[int], start: Sequence[int]) -> list[int]:
+    """What a reward model reads before a response: BOS, where the prompt begins with `start`, the facts, the prompt."""
+    begun = len(start) if list(prompt[: len(start)]) == list(start) else 0
+    return [*prompt[:begun], *facts, *prompt[begun:]]
+
+
 def decode_response(encoder: Encoder, token_ids: Sequence[int]) -> str:
     """Text of a response without control tokens, other than those that may be sampled."""
     silent = {*encoder.special.banned, *encoder.special.eos}

@@ -11,7 +11,15 @@ import pyarrow as pa
 import ray
 
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.data.encoding.encode import Encoder, RawMedia, encode_facts, encode_response, facts_of, load_encoder
+from mmrlhf_ray.data.encoding.encode import (
+    Encoder,
+    RawMedia,
+    after_start,
+    encode_facts,
+    encode_response,
+    facts_of,
+    load_encoder,
+)
 from mmrlhf_ray.data.encoding.features import features_table, read_features
 from mmrlhf_ray.data.encoding.overlong import encode_within
 from mmrlhf_ray.data.errors import RowError
@@ -112,7 +120,7 @@ def _encoded(
     media = [clips[m] for m in row["media_ids"]]
     prompt = encode_within(encoder, row["messages"], media, options.max_prompt_tokens, options.over_long)
     facts = encode_facts(encoder, facts_of(row["extras"], options.facts_column))
-    context = facts + prompt.token_ids
+    context = after_start(facts, prompt.token_ids, encoder.special.start)
     responses = [encode_response(encoder, text, what=f"response {n}") for n, text in enumerate(_texts(row))]
     if options.sampled_only:
         _refuse_banned(encoder, responses)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.collate import Batch, rollout_rows
-from mmrlhf_ray.data.encoding.encode import load_encoder
+from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.models import ScalarHead, check_same_tokens, load_scalar, read_scalar_head
 from mmrlhf_ray.rollout.batch import Rollouts
@@ -30,7 +30,9 @@ class Scorer:
 
     def __init__(self, models: Sequence[ModelConfig], device: str):
         self._paths = [model.path for model in models]
-        self._models = [_reward_model(model, device) for model in models]
+        encoders = [load_encoder(model.path) for model in models]
+        self._models = [_reward_model(*own, device) for own in zip(models, encoders, strict=True)]
+        self._start = encoders[0].special.start
 
     @ray.method
     def ready(self) -> None:
@@ -53,7 +55,7 @@ class Scorer:
         """`read(head, outputs [N, outputs])` → [N, columns] by each model, side by side."""
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Scorer").take(list(shard.rows))
-        rows, arrays = rollout_rows(table, with_facts=True), read_features(features)
+        rows, arrays = rollout_rows(table, with_facts=True, start=self._start), read_features(features)
         columns = []
         for passes, head in self._models:
             answers: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
@@ -65,8 +67,7 @@ class Scorer:
         return [np.concatenate(own) for own in zip(*columns, strict=True)], time.monotonic() - start
 
 
-def _reward_model(model: ModelConfig, device: str) -> tuple[Passes, ScalarHead]:
-    encoder = load_encoder(model.path)
+def _reward_model(model: ModelConfig, encoder: Encoder, device: str) -> tuple[Passes, ScalarHead]:
     dtype = getattr(torch, model.dtype)
     scalar = load_scalar(encoder.adapter, Path(model.path), dtype, new_head=False, device_map=device_map(device))
     return Passes(Inference(scalar), encoder, torch.device(device)), read_scalar_head(model.path)

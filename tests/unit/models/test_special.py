@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mmrlhf_ray.data.encoding.encode import Encoder, decode_response, encode_prompt, encode_response, load_encoder
+from mmrlhf_ray.data.encoding.encode import (
+    Encoder,
+    after_start,
+    decode_response,
+    encode_prompt,
+    encode_response,
+    load_encoder,
+)
 from mmrlhf_ray.data.encoding.overlong import encode_within
 from mmrlhf_ray.demo.families import FAMILIES
 from mmrlhf_ray.demo.families.tokens import BOS, BOXES, END, PAD
@@ -67,10 +74,22 @@ def test_prompts_begin_with_bos_once_on_both_sides(
         assert encoded.token_ids == encoded.collapsed_token_ids
 
 
+def test_bos_stays_first_where_a_reward_model_reads_facts(directories: Callable[[str], Path], tmp_path: Path) -> None:
+    source = directories("mistral3")
+    by_template_alone = copied(source, tmp_path / "m", tokenizer={"post_processor": None})
+    for path in (source, by_template_alone, directories("llava")):
+        encoder = load_encoder(path, unverified=True)
+        bos, prompt = token(encoder, BOS), encode_prompt(encoder, messages([]), []).token_ids
+        assert encoder.special.start == (bos,)
+        assert prompt.count(bos) == 1
+        assert after_start([7, 8], prompt, encoder.special.start) == [bos, 7, 8, *prompt[1:]]
+
+
 def test_a_family_without_bos_gets_none(encoder: Encoder) -> None:
     encoded = encode_prompt(encoder, messages([]), [])
     plain = encoder.processor.apply_chat_template(json.loads(messages([])), tokenize=False, add_generation_prompt=True)
     assert encoded.token_ids == encoder.tokenizer(plain)["input_ids"]
+    assert after_start([7], encoded.token_ids, encoder.special.start) == [7, *encoded.token_ids]
 
 
 def test_bos_counts_among_the_tokens_of_a_shortened_prompt(directories: Callable[[str], Path]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import ray
+from safetensors.torch import load_file, save_file
 
 from mmrlhf_ray.config import DataConfig, EvaluateConfig, PPOConfig, RunConfig, SFTConfig, load_config
 from mmrlhf_ray.config.iterate import IterateConfig
@@ -196,6 +197,8 @@ def test_every_model_of_an_evaluation_reads_the_policys_tokens(key: str, vl: Pat
         (PPOConfig, "reference.path=REWARD", ModelError, "this is a reward model"),
         (EvaluateConfig, "baseline.path=REWARD", ModelError, "this is a reward model"),
         (EvaluateConfig, "policy.path=BARE", ModelError, "found no processor_config.json"),
+        (EvaluateConfig, "policy.path=TORN", ModelError, "its files lack 1 weights that Qwen2_5OmniThinker"),
+        (SFTConfig, "model.path=TORN", ModelError, "needs: lm_head.weight; copy"),
         (SFTConfig, "sampling.allow_tokens=['<|IMAGE|>']", ModelError, "sampling.allow_tokens: '<|IMAGE|>' of"),
         (EvaluateConfig, "sampling.allow_tokens=['<box>']", ModelError, "has no token '<box>'"),
     ],
@@ -203,7 +206,7 @@ def test_every_model_of_an_evaluation_reads_the_policys_tokens(key: str, vl: Pat
 def test_models_that_do_not_fit_their_use(
     kind: type[RunConfig], change: str, error: type[UserError], message: str, world: dict[str, str], tmp_path: Path
 ) -> None:
-    for name, lacks in (("short", ""), ("bare", "processor_config.json")):
+    for name, lacks in (("short", ""), ("bare", "processor_config.json"), ("torn", "model.safetensors")):
         (tmp_path / name).mkdir()
         for file in Path(world["model"]).iterdir():
             if file.name not in (lacks, "config.json"):
@@ -211,7 +214,10 @@ def test_models_that_do_not_fit_their_use(
         config = (Path(world["model"]) / "config.json").read_text()
         config = config.replace('"max_position_embeddings": 512', '"max_position_embeddings": 40')
         (tmp_path / name / "config.json").write_text(config)
-    for word, path in (("SHORT", tmp_path / "short"), ("BARE", tmp_path / "bare"), ("REWARD", world["reward_model"])):
+    tensors = load_file(Path(world["model"]) / "model.safetensors")
+    save_file({n: t for n, t in tensors.items() if "lm_head" not in n}, tmp_path / "torn" / "model.safetensors")
+    paths = {name.upper(): tmp_path / name for name in ("torn", "short", "bare")} | {"REWARD": world["reward_model"]}
+    for word, path in paths.items():
         change = change.replace(word, str(path))
     cfg = job(kind, world, change)
     for way in (dry_run, RUNS[kind]):
