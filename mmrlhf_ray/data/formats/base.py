@@ -171,9 +171,11 @@ def refuse(found: bool, what: str, name: str) -> None:
 
 
 def has_label(row: Row) -> bool:
-    """Whether the row says in `label` that a response was liked or not, be it as 0 or 1, which are refused."""
+    """Whether the row says in `label` that a response was liked or not, be it as a number or text, refused later."""
     label = row.get("label")
-    return isinstance(label, (bool, int, float)) and label in (0, 1)
+    if isinstance(label, str):
+        return label.strip().lower() in ("true", "false")
+    return isinstance(label, (bool, int, float)) and label in (-1, 0, 1)
 
 
 def label_of(row: Row, key: str) -> float | None:

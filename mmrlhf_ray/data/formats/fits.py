@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from mmrlhf_ray.data.errors import RowError
-from mmrlhf_ray.data.formats.base import KINDS, Format, Kind, Row
+from mmrlhf_ray.data.formats.base import KINDS, Format, Kind, Row, has_label
 from mmrlhf_ray.data.formats.chat import TAG
 from mmrlhf_ray.data.formats.unread import with_prompt_parts
 from mmrlhf_ray.data.validate import MEDIA_LISTS, build_record, conversation
@@ -72,6 +72,8 @@ def shape_of(value: Any, key: str = "") -> Hashable:
 
     Rows of one shape are read, or refused, alike.
     """
+    if key == "label":
+        return str(type(value)), has_label({key: value})
     if isinstance(value, str):
         tags = tuple(TAG.findall(value)) if "<" in value else ()
         return value if key in _NAMES else (value[:1] in "{[", bool(value), tags, "<bbox>" in value, "<ref-" in value)
@@ -83,7 +85,7 @@ def shape_of(value: Any, key: str = "") -> Hashable:
             return (list, *sorted(map(str, types)))
         shapes = [shape_of(item, key) for item in value]
         return (list, len(shapes), shapes[0]) if len(set(shapes)) == 1 else (list, *shapes)
-    return str(type(value)) if not isinstance(value, int | float) else (str(type(value)), value in (0, 1))
+    return str(type(value))
 
 
 def _listed(formats: Sequence[Format]) -> str:

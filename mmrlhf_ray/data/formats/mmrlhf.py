@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmrlhf_ray.data.formats.base import KINDS, Embedding, Kind, MediaNames, Row
+from mmrlhf_ray.data.errors import RowError
+from mmrlhf_ray.data.formats.base import KINDS, Embedding, Kind, MediaNames, Row, has_label
 from mmrlhf_ray.data.formats.chat import (
     TAG,
     URL_PARTS,
@@ -63,6 +64,8 @@ class Mmrlhf:
         return not _ends_with_answer(messages) or bool(row.keys() & {"response", "chosen", "rejected", "responses"})
 
     def read(self, row: Row, kind: Kind) -> dict[str, Any]:
+        if "response" in row and "feedback" not in row and has_label(row):
+            raise RowError(f"label is {row['label']!r} next to response", "write feedback, 1 liked or -1, in its place")
         raw = dict(row)
         if raw.keys() & MEDIA_LISTS.keys():
             raw = {key: value for key, value in row.items() if key not in MEDIA_LISTS} | media_lists(row, MEDIA_LISTS)

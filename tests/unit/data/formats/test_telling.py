@@ -64,6 +64,7 @@ def said(raw: Row) -> list[tuple[str, str]]:
         (PLAIN, {"messages": chat("<video>What?"), "video": "a.mp4"}, "ms_swift"),
         (PLAIN, {"messages": chat([PART])}, "openai"),
         (PLAIN, {"messages": chat([{"type": "image", "image": "a.png"}])}, "trl"),
+        ({"messages": chat(), "label": 7}, {"messages": chat(), "label": True}, "ms_swift"),
         (LLAVA, {"conversations": turns("<image>\nQ"), "image": "a.png"}, "llava"),
         (LLAVA, {"conversations": turns(), "image": "a.png"}, "llava"),
         (LLAVA, {"conversations": turns(), "kto_tag": True}, "llamafactory"),
@@ -268,10 +269,19 @@ def test_media_of_an_answer_never_move_into_the_prompt(row: Row, kind: Kind) -> 
         shown(read(row, kind))
 
 
-@pytest.mark.parametrize("label", [0, 1, 0.0, 1.0])
-def test_a_label_that_is_a_number_is_refused(label: float) -> None:
-    with pytest.raises(RowError, match=f"label is {label}, expected true or false"):
+@pytest.mark.parametrize("label", [0, 1, -1, 0.0, 1.0, "false", "True"])
+def test_a_label_that_is_a_number_or_a_text_is_refused(label: Any) -> None:
+    with pytest.raises(RowError, match=f"label is {label!r}, expected true or false"):
         read({"messages": chat(), "label": label}, "DEMONSTRATION")
+
+
+@pytest.mark.parametrize("label", [False, 0, "false"])
+def test_a_label_next_to_a_response_of_our_own_rows_is_refused(label: Any) -> None:
+    row = {"prompt": "a", "response": "b", "label": label}
+    with pytest.raises(RowError, match=f"label is {label!r} next to response; write feedback"):
+        read(row, "DEMONSTRATION")
+    assert read(row | {"feedback": -1}, "DEMONSTRATION") == row | {"feedback": -1}
+    assert read(row | {"label": "cat"}, "DEMONSTRATION") == row | {"label": "cat"}
 
 
 @pytest.mark.parametrize(
