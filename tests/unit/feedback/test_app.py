@@ -219,7 +219,7 @@ def test_sizes_are_capped(world: World) -> None:
     json_type = {"content-type": "application/json"}
     answer = world.call("annotator", "POST", "/api/votes", content=chunks(), headers=json_type)
     assert answer.status_code == 413, "a body that does not say its length"
-    for text, words in ((b"[" * 100_000, "not JSON"), (b"[" * 40 + b"]" * 40, "deep"), (b"[NaN]", "no JSON number")):
+    for text, words in ((b"[" * 100_000, "deep"), (b"[" * 40 + b"]" * 40, "deep"), (b"[NaN]", "no JSON number")):
         answer = world.call("admin", "POST", "/api/items", content=text, headers=json_type)
         assert (answer.status_code, words in answer.json()["error"]) == (422, True), answer.text
     many = json.dumps([[0] * 200_001]).encode()
