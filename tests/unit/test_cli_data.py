@@ -64,7 +64,6 @@ NAMES = ["--columns", "question=prompt,answer=response", "--columns", "sound=aud
     ("args", "said"),
     [
         (["check"], ": 1 good, 0 bad"),
-        (["check", "--limit", "seconds=0.1"], "has 0.25 seconds, the limit is 0.1"),
         (["check", "--allow-host", "media.example.org", "--limit", "pixels=9,bytes=100"], "bytes, the limit is 100"),
         (["convert", "OUT.jsonl", "--to", "trl"], "OUT.jsonl: 1 rows, 1 media"),
         (["show", "--once", "OUT.html"], "OUT.html"),
