@@ -309,8 +309,7 @@ def verl_lines() -> list[Line]:
             "gspo, an advantage per token",
             our_gspo,
             gspo,
-            reason="verl's is GSPO-token, where a token's own advantage drives it; the paper's equations 5 to 7 have one "
-            "advantage per response",
+            reason="verl's is GSPO-token, where a token's own advantage drives it; the paper has one per response",
         ),
     ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.util.annotations import RayDeprecationWarning
 
 from mmrlhf_ray.config import DataConfig, EngineConfig, ModelConfig, OptimizerConfig, PreferenceConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
@@ -103,7 +104,9 @@ def test_a_run_and_its_resumption(objective: str, pairs: Path, model_dir: Path, 
         assert learnt(after) == pytest.approx(learnt(before), rel=1e-5, abs=1e-6)
 
 
-def test_references_are_computed_once_and_anew_for_another_model(model_dir: Path, tmp_path: Path) -> None:
+def test_references_are_computed_once_and_anew_for_another_model(
+    model_dir: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     encoder = load_encoder(model_dir)
     rows = media_rows(encoder, NUMBERS, [[0.0] * len(of_row) for of_row in NUMBERS])
     cfg = config("dpo", tmp_path, model_dir, tmp_path)
@@ -112,6 +115,7 @@ def test_references_are_computed_once_and_anew_for_another_model(model_dir: Path
         return with_ref_logprobs(rows, reference, cfg, tmp_path), (tmp_path / CACHE_FILE).stat().st_mtime_ns
 
     first, written = computed(cfg.model)
+    assert not [w for w in recwarn if issubclass(w.category, RayDeprecationWarning)], "no user can do anything about it"
     assert check(first, TRAINING_ROW, "test").drop_columns(["ref_logprobs"]).equals(rows.drop_columns(["ref_logprobs"]))
     alone = ReferenceRows(cfg.model, PassBudget(2048), "cpu")(rows)
     lists = (table.column("ref_logprobs").to_pylist() for table in (first, alone))

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 
-from mmrlhf_ray.config.base import ModelConfig, TrainJobConfig
+from mmrlhf_ray.config.base import DeadlineConfig, ModelConfig, TrainJobConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.errors import DeadlineExceeded
 from mmrlhf_ray.runtime.progress import Progress
@@ -72,27 +74,36 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
     numbers = pa.array(range(len(rows)), pa.int64())
     numbered = rows.set_column(rows.schema.get_field_index("row"), TRAINING_ROW.field("row"), numbers)
     size = min(_ROWS, math.ceil(len(rows) / workers.replicas))
-    answers = ray.data.from_arrow([numbered.slice(first, size) for first in range(0, len(rows), size)]).map_batches(
-        ReferenceRows,
-        fn_constructor_kwargs={
-            "model": reference,
-            "budget": PassBudget(cfg.learner.engine.micro_batch_tokens, cfg.learner.engine.max_padding_share),
-            "device": device_of(workers, cfg.device),
-            "allowed": cfg.sampling.allow_tokens,
-        },
-        batch_size=size,
-        batch_format="pyarrow",
-        concurrency=workers.replicas,
-        num_cpus=workers.num_cpus,
-        num_gpus=workers.num_gpus,
-        max_restarts=0,
-    )
+    blocks = ray.data.from_arrow([numbered.slice(first, size) for first in range(0, len(rows), size)])
+    with warnings.catch_warnings():
+        # Ray has no named parameter for max_restarts, and without it starts an actor that dies again and again.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        answers = blocks.map_batches(
+            ReferenceRows,
+            fn_constructor_kwargs={
+                "model": reference,
+                "budget": PassBudget(cfg.learner.engine.micro_batch_tokens, cfg.learner.engine.max_padding_share),
+                "device": device_of(workers, cfg.device),
+                "allowed": cfg.sampling.allow_tokens,
+            },
+            batch_size=size,
+            batch_format="pyarrow",
+            concurrency=workers.replicas,
+            num_cpus=workers.num_cpus,
+            num_gpus=workers.num_gpus,
+            max_restarts=0,
+        )
+    return _collected(answers, len(rows), cfg.deadlines)
+
+
+def _collected(answers: ray.data.Dataset, rows: int, deadlines: DeadlineConfig) -> pa.Table:
+    """Column `ref_logprobs` of all blocks, with progress."""
     parts, done = [], 0
-    with Progress("reference", len(rows), "row") as progress:
+    with Progress("reference", rows, "row") as progress:
         blocks = _blocks(answers)
-        patience = cfg.deadlines.start_s + cfg.deadlines.stage_s  # the first block waits for the model as well
+        patience = deadlines.start_s + deadlines.stage_s  # the first block waits for the model as well
         while (part := _next(blocks, patience)) is not None:
-            patience = cfg.deadlines.stage_s
+            patience = deadlines.stage_s
             parts.append(part.cast(REF_LOGPROBS))
             done += len(part)
             progress.update(done, len(part))
