@@ -54,6 +54,9 @@ def check(
     allow_host: AllowHost = None,
     limit: Limit = None,
     model: Annotated[Path | None, typer.Option(help="Model directory, to count tokens with its processor.")] = None,
+    allow_token: Annotated[
+        list[str] | None, typer.Option(metavar="TOKEN", help="A special token that texts may hold, with --model.")
+    ] = None,
     max_prompt_tokens: Annotated[int, typer.Option(min=1, help="Count prompts that are longer.")] = 1024,
     output: Annotated[Path | None, typer.Option(help="Write every bad row to this file, as JSON lines.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 when a row is bad.")] = False,
@@ -65,7 +68,7 @@ def check(
     from mmrlhf_ray.pipelines.data import check as data_check
 
     config = _config(path, format_name, split, media_root, columns, allow_host, limit, max_prompt_tokens)
-    good = data_check.run(config, _kind(kind), model, output, strict)
+    good = data_check.run(config, _kind(kind), model, output, strict, tuple(allow_token or ()))
     raise typer.Exit(0 if good else 1)
 
 

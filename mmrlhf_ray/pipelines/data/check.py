@@ -34,13 +34,21 @@ _SHOW_EVERY = 64
 _ANSWERS = ("response", "chosen", "rejected")
 
 
-def run(config: DataConfig, kind: Kind | None, model: Path | None, output: Path | None, strict: bool) -> bool:
+def run(
+    config: DataConfig,
+    kind: Kind | None,
+    model: Path | None,
+    output: Path | None,
+    strict: bool,
+    allowed: tuple[str, ...] = (),
+) -> bool:
     """Check every row, print what was found, and write bad rows to `output` as JSON lines.
 
-    `model`: a model directory, whose processor counts the tokens. Returns False where `strict` and a row is bad.
-    Raises DataError for data that cannot be opened, ModelError for a model that cannot be used.
+    `model`: a model directory, whose processor counts the tokens; `allowed` as of load_encoder(). Returns False where
+    `strict` and a row is bad. Raises DataError for data that cannot be opened, ModelError for a model that cannot be
+    used.
     """
-    encoder = load_encoder(model, config) if model is not None else None
+    encoder = load_encoder(model, config, allowed=allowed) if model is not None else None
     data = open_data(config, kind)
     stages, found = Stages(), Found()
     if output is None:

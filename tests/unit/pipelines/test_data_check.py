@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmrlhf_ray.config import DataConfig
+from mmrlhf_ray.demo.families.tokens import BOXES
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.pipelines.data import check as data_check
 from mmrlhf_ray.pipelines.data.rows import Stages, checked_rows, open_data
@@ -51,6 +52,14 @@ def test_every_bad_row_is_listed(folder: Path, tmp_path: Path, capsys: pytest.Ca
         assert row["file"] == config.path
         assert f"line {row['row'] + 1}" in printed
     assert [p.name for p in output.parent.iterdir()] == ["bad.jsonl"]
+
+
+def test_special_tokens_of_answers_may_be_allowed(folder: Path, vl: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = "<|box_start|>(1,2)<|box_end|>"
+    config = write_rows(folder, [{"prompt_id": "a", "prompt": f"what is at {said} ?", "response": said}])
+    for allowed in ((), BOXES):
+        assert data_check.run(config, None, vl, None, True, allowed) is bool(allowed)
+    assert "'<|box_start|>'" in capsys.readouterr().out
 
 
 def test_many_bad_rows_are_counted_and_the_first_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,9 @@
 """Who sits where, and on which device. (Actors themselves: tests/ray.)"""
 
-from pathlib import Path
-
 import pytest
 
-from mmrlhf_ray.config import ModelConfig, Resources
-from mmrlhf_ray.workers.crew import absolute, device_of
+from mmrlhf_ray.config import Resources
+from mmrlhf_ray.workers.crew import device_of
 
 
 @pytest.mark.parametrize(
@@ -14,12 +12,3 @@ from mmrlhf_ray.workers.crew import absolute, device_of
 )
 def test_the_device_follows_what_is_reserved_unless_configured(gpus: float, configured: str, device: str) -> None:
     assert device_of(Resources(num_gpus=gpus), configured) == device
-
-
-def test_paths_do_not_depend_on_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    model = ModelConfig(path="models/base", dtype="bfloat16")
-    moved = absolute(model)
-    assert moved.path == str(tmp_path / "models" / "base")
-    assert moved.dtype == "bfloat16"
-    assert absolute(moved) == moved
