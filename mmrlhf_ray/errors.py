@@ -1,4 +1,4 @@
-"""Errors whose message says everything. The command prints it alone, without a traceback.
+"""Errors whose message says everything. The command prints it without a traceback.
 
     KnownError
       UserError            the user can fix it

@@ -51,7 +51,8 @@ def build_here() -> None:
     except subprocess.TimeoutExpired as error:
         raise DeadlineExceeded(f"compiling DeepSpeed's extension took more than {_BUILD_S:g} s") from error
     if done.returncode:
-        last = next(reversed(done.stderr.strip().splitlines()), "it said nothing")
+        killed = f"its compiler was ended by signal {-done.returncode}" if done.returncode < 0 else "no reason given"
+        last = next(reversed(done.stderr.strip().splitlines()), killed)
         raise RunFailed(f"DeepSpeed's extension could not be compiled: {last}; `mmrlhf doctor` looks for the compiler")
 
 
