@@ -13,7 +13,7 @@ from ray._private.state import actors  # the public one asks a dashboard, of whi
 
 from mmrlhf_ray.runtime.session import SessionInfo, ray_session
 
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 @pytest.fixture(scope="package")

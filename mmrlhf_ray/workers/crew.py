@@ -24,7 +24,7 @@ from mmrlhf_ray.config import EvaluateConfig, ModelConfig, PPOConfig, ProbeRewar
 from mmrlhf_ray.config.base import LoRAConfig, Resources
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import RunFailed
 from mmrlhf_ray.planning.placement import reservations
 from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
 from mmrlhf_ray.runtime.session import SessionInfo
@@ -117,7 +117,7 @@ def _wait(done: Callable[[], bool], what: str) -> None:
     until = time.monotonic() + _GIVE_BACK_S
     while not done():
         if time.monotonic() > until:
-            raise RunError(f"{what} took more than {_GIVE_BACK_S:g} s; is the cluster's control service overloaded?")
+            raise RunFailed(f"{what} took more than {_GIVE_BACK_S:g} s; is the cluster's control service overloaded?")
         time.sleep(_POLL_S)
 
 

@@ -26,7 +26,7 @@ from tests.shared_ray import nothing_is_left, session
 __all__ = ["nothing_is_left", "session"]
 
 STEPS = 5
-_DEADLINE_S = 400.0
+_DEADLINE_S = 900.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def ppo_job(model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path_fa
             **dict.fromkeys(("policy", "critic"), pair),
         },
         "checkpoint": {"every_steps": 2},
-        "deadlines": {"placement_s": 60, "start_s": 240, "stage_s": 120},
+        "deadlines": {"placement_s": 60, "start_s": 600, "stage_s": 300},
     }  # fmt: skip
     (directory / "job.yaml").write_text(yaml.safe_dump(job))
     return directory / "job.yaml"

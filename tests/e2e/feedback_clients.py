@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-PATIENCE_S = 60
+PATIENCE_S = 180
 REPEATS = 0.03
 """Share of votes that are sent again after they were acknowledged."""
 

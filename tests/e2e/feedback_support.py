@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 _BINARIES = Path("/usr/lib/postgresql/15/bin")
-START_S = 60
+START_S = 180
 
 
 def free_port() -> int:

@@ -17,8 +17,8 @@ from mmrlhf_ray.cli import main as cli
 
 COMMAND = str(Path(sys.executable).with_name("mmrlhf"))
 _MARK = "MMRLHF_TEST"
-_PATIENCE_S = 60.0
-_SOON_S = 5.0  # helpers of Python's own end when they notice that their parent has
+_PATIENCE_S = 180.0
+_SOON_S = 30.0  # helpers of Python's own end when they notice that their parent has
 
 
 @dataclass(frozen=True)

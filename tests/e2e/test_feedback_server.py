@@ -28,7 +28,7 @@ ITEMS = int(os.environ.get("FEEDBACK_VOTES", "3000")) // OVERLAP
 VOTES = ITEMS * OVERLAP
 KILLS = 5
 PROCESSES = 2
-DEADLINE_S = 500
+DEADLINE_S = 900
 DATABASES = [
     "sqlite",
     pytest.param(

@@ -13,7 +13,7 @@ from mmrlhf_ray.models.verdict import Verdict, read_verdict
 from tests.e2e.support import Finished, mmrlhf
 from tests.unit.tiny_families import build_llava, build_mistral3
 
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 
 
 def parity(build: Callable[[Path, int], None], path: Path) -> tuple[Finished, Verdict]:

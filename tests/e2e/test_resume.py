@@ -36,7 +36,7 @@ def test_a_killed_run_resumes_where_its_checkpoint_is(submitted: Submitted, ppo_
     before = read_metrics(run_dir)
     assert not (run_dir / "model").exists()
 
-    resumed = mmrlhf(*arguments, "--resume", cwd=tmp_path, timeout_s=240)
+    resumed = mmrlhf(*arguments, "--resume", cwd=tmp_path, timeout_s=600)
     assert resumed.returncode == 0, resumed.err
     after = read_metrics(run_dir)
     assert [row["step"] for row in after] == list(range(STEPS))

@@ -16,8 +16,8 @@ from mmrlhf_ray.workers.roles.encoder import PromptEncoder
 from mmrlhf_ray.workers.roles.generator import Generators
 from mmrlhf_ray.workers.roles.learner import Learner, Learners, LearnerSpec
 
-START_S = 180.0
-ANSWER_S = 120.0
+START_S = 400.0
+ANSWER_S = 300.0
 
 
 def encoded_prompts(model_dir: Path, config: DataConfig, scratch: Path) -> tuple[pa.Table, pa.Table, pa.Table]:

@@ -175,7 +175,7 @@ def test_a_killed_run_resumes(data: Path, tmp_path: Path) -> None:
     assert not (run_dir / MODULE_DIR).exists()
     before = read_metrics(run_dir)
 
-    resumed = mmrlhf("discrete", str(tmp_path / "job.yaml"), "--resume", cwd=tmp_path, timeout_s=240)
+    resumed = mmrlhf("discrete", str(tmp_path / "job.yaml"), "--resume", cwd=tmp_path, timeout_s=600)
     assert resumed.returncode == 0, resumed.err
     after = read_metrics(run_dir)
     assert [row["step"] for row in after] == list(range(6))

@@ -56,16 +56,16 @@ def test_a_picture_through_ray_serve_until_it_is_told_to_end(exported: Path) -> 
         port = probe.getsockname()[1]
     server = start("discrete-serve", str(exported), "--port", str(port), cwd=exported)
     try:
-        _await_address(server, 180)
+        _await_address(server, 400)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             got = client.post("/decide", files={"image": digit_png(3)}, data={"said": "a red one"}).json()
             assert client.post("/decide", files={"image": b"no picture"}).status_code == 400
             (replica,) = (pid for pid, command in server.processes().items() if "ServeReplica" in command)
             os.kill(replica, signal.SIGKILL)
-            _await_answers(client, 120)
+            _await_answers(client, 300)
     finally:
         server.process.send_signal(signal.SIGINT)
-        ended = server.finish(60)
+        ended = server.finish(240)
     assert ended.returncode == 0, ended.err
     cfg, _ = load_net(exported / MODULE_DIR)
     observation = observe(cfg, "colour", {"image": digit_png(3), "said": "a red one"})

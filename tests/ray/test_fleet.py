@@ -15,7 +15,7 @@ from mmrlhf_ray.errors import DeadlineExceeded
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
-_COUNTED_S = 30.0
+_COUNTED_S = 90.0
 _OF_RAY_DATA = {
     "ActorLocationTracker",
     "AutoscalingCoordinator",

@@ -63,7 +63,7 @@ def config(objective: str, pairs: Path, model_dir: Path, output: Path, **options
             "steps": STEPS,
             "log_every_steps": 1,
             "checkpoint": {"every_steps": CHECKPOINT},
-            "deadlines": {"start_s": 240, "stage_s": 120},
+            "deadlines": {"start_s": 600, "stage_s": 300},
         }
         | options
     )

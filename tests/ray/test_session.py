@@ -69,7 +69,7 @@ def test_private_session_is_on_loopback_with_token_authentication(session: Sessi
     assert session.dashboard_url is not None
     assert session.dashboard_url.startswith("http://127.0.0.1:")
     assert session.resources["CPU"] == 2
-    environment = deadline_get(Worker.remote().environment.remote(), 60, "environment")
+    environment = deadline_get(Worker.remote().environment.remote(), 180, "environment")
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["OMP_NUM_THREADS"] == os.environ.get("OMP_NUM_THREADS", "1")
     assert environment["HF_HUB_OFFLINE"] == "1"
@@ -102,18 +102,18 @@ def test_a_session_within_a_session_is_the_same_and_leaves_it_open(session: Sess
     with ray_session() as inner:
         assert inner.address == session.address
         assert not inner.started_here
-    assert deadline_get(Worker.remote().answer.remote(), 60, "answer") == 7
+    assert deadline_get(Worker.remote().answer.remote(), 180, "answer") == 7
 
 
 def test_deadline_get_keeps_order_and_takes_one_or_several(session: SessionInfo) -> None:
     worker = Worker.remote()
-    assert deadline_get(worker.answer.remote(), 60, "answer") == 7
-    assert deadline_get([ray.put(i) for i in range(5)], 60, "numbers") == [0, 1, 2, 3, 4]
+    assert deadline_get(worker.answer.remote(), 180, "answer") == 7
+    assert deadline_get([ray.put(i) for i in range(5)], 180, "numbers") == [0, 1, 2, 3, 4]
 
 
 def test_deadline_names_the_stage_and_who_is_silent(session: SessionInfo) -> None:
     quick, slow = Worker.options(name="scorer-0").remote(), Worker.options(name="scorer-1").remote()
-    deadline_get([quick.answer.remote(), slow.answer.remote()], 60, "start")
+    deadline_get([quick.answer.remote(), slow.answer.remote()], 180, "start")
     with pytest.raises(DeadlineExceeded) as caught:
         deadline_get([quick.answer.remote(), slow.hang.remote()], 1, "scoring")
     message = str(caught.value)
@@ -133,22 +133,24 @@ def test_the_first_failure_is_raised_as_itself_while_others_hang(session: Sessio
 
 def test_a_dead_actor_is_named(session: SessionInfo) -> None:
     with pytest.raises(RoleFailed, match="^update: learner-1 died: The actor died unexpectedly") as caught:
-        deadline_get(Worker.remote().crash.remote(), 60, "update", ["learner-1"])
+        deadline_get(Worker.remote().crash.remote(), 180, "update", ["learner-1"])
     assert "\n" not in str(caught.value)
 
 
 def test_an_error_that_is_none_of_ours_is_told_in_one_line(session: SessionInfo) -> None:
     with pytest.raises(RoleFailed) as caught:
-        deadline_get(Worker.remote().fill.remote(), 60, "saving", ["learner-1"])
+        deadline_get(Worker.remote().fill.remote(), 180, "saving", ["learner-1"])
     assert str(caught.value) == "saving: learner-1 raised OSError: [Errno 28] No space left on device: 'model'"
 
 
 def test_a_failed_start_says_why_in_one_line(session: SessionInfo) -> None:
     with pytest.raises(RoleFailed) as caught:
-        deadline_get(Worker.remote(ValueError("no such model")).answer.remote(), 60, "start", ["generator-0"])
+        deadline_get(Worker.remote(ValueError("no such model")).answer.remote(), 180, "start", ["generator-0"])
     assert str(caught.value) == "start: generator-0 died: ValueError: no such model"
     with pytest.raises(ModelError) as mistake:
-        deadline_get(Worker.remote(ModelError("no such model\nanywhere")).answer.remote(), 60, "start", ["generator-0"])
+        deadline_get(
+            Worker.remote(ModelError("no such model\nhere")).answer.remote(), 180, "start", ["generator-0"]
+        )
     assert str(mistake.value) == "no such model\nanywhere"
 
 
@@ -161,7 +163,7 @@ def test_workers_import_nothing_from_the_users_directory(tmp_path: Path) -> None
         "with ray_session(num_cpus=1):\n    print(ray.get(ray.remote(where).remote()))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("site-packages/rich/__init__.py")
@@ -200,7 +202,7 @@ def test_nothing_is_left(tmp_path: Path, ending: str, signum: int | None, return
     if signum is not None:
         assert processes.marked(mark)  # otherwise the check below would prove nothing
         driver.send_signal(signum)
-    _, errors = driver.communicate(timeout=120)
+    _, errors = driver.communicate(timeout=240)
     assert driver.returncode == returncode, errors
     if signum == signal.SIGKILL:
         until = time.monotonic() + 120
@@ -225,7 +227,7 @@ def test_an_address_where_nobody_answers_is_one_clear_error() -> None:
         env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -93,7 +93,7 @@ def sft_config(data: DataConfig, model_dir: Path, output: Path, **options: Any) 
             "steps": STEPS,
             "log_every_steps": 1,
             "checkpoint": {"every_steps": CHECKPOINT},
-            "deadlines": {"start_s": 240, "stage_s": 120},
+            "deadlines": {"start_s": 600, "stage_s": 300},
         }
         | options
     )

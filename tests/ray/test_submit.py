@@ -26,7 +26,7 @@ class Actor:
         return mmrlhf_ray.__file__, os.environ["OMP_NUM_THREADS"], os.environ["TEAM_KEY"]
 
 with ray_session() as session:
-    file, threads, key = deadline_get(Actor.remote().see.remote(), 60, "see")
+    file, threads, key = deadline_get(Actor.remote().see.remote(), 180, "see")
     print("started here", session.started_here)
     print("uploaded code", file.startswith(os.getcwd()))
     print("environment", threads, key)
