@@ -15,7 +15,7 @@ from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.records.readers import read_records, write_records
 from mmrlhf_ray.demo.model import build_model
-from mmrlhf_ray.errors import KnownError
+from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.pipelines.preference import job as preference
 from mmrlhf_ray.pipelines.preference.ref_logprobs import CACHE_FILE, with_ref_logprobs
 from mmrlhf_ray.runtime.metrics import read_metrics
@@ -137,6 +137,6 @@ def test_a_reference_that_fails_is_the_run_s_error(model_dir: Path, tmp_path: Pa
     shutil.copytree(model_dir, broken)
     (broken / "model.safetensors").write_bytes(b"no weights")
     cfg = config("dpo", tmp_path, model_dir, tmp_path)
-    with pytest.raises(KnownError, match="reference log-probabilities: "):
+    with pytest.raises(ModelError, match=f"{broken}: its weights cannot be read"):
         with_ref_logprobs(rows, ModelConfig(path=str(broken)), cfg, tmp_path)
     assert not (tmp_path / CACHE_FILE).exists()
