@@ -196,8 +196,8 @@ def _fit(
     workers = plan.cfg.workers
     resources = {k: v for k, v in (("CPU", workers.num_cpus), ("GPU", workers.num_gpus)) if v}
     trainer = TorchTrainer(
-        _worker_loop,
-        train_loop_config={"plan": plan, "job": job, "rows": rows},
+        # Not as a train_loop_config, which Ray Train's controller reads as well: it would import all that we do.
+        partial(_worker_loop, plan, job, rows),
         torch_config=TorchConfig(backend="gloo" if plan.device == "cpu" else "nccl"),
         scaling_config=ScalingConfig(
             num_workers=workers.replicas, use_gpu=bool(workers.num_gpus), resources_per_worker=resources
@@ -245,17 +245,15 @@ def _metrics(plan: WorkerPlan) -> list[dict[str, Any]]:
     return read_metrics(plan.run_dir) if (plan.run_dir / FILE_NAME).exists() else []
 
 
-def _worker_loop(config: dict[str, Any]) -> None:
+def _worker_loop(plan: WorkerPlan, job: str, rows: Mapping[str, TrainingRows]) -> None:
     """One Ray Train worker."""
-    plan: WorkerPlan = config["plan"]
-    rows: Mapping[str, TrainingRows] = config["rows"]
     context = ray.train.get_context()
     rank, world_size, cfg = context.get_world_rank(), context.get_world_size(), plan.cfg
     share = Share(cfg, plan.run_dir, rank, world_size)
     worker = SupervisedWorker(plan, rank, world_size)
     worker.restore()
     first = None if plan.checkpoint is None else plan.first_step
-    writer = MetricsWriter(plan.run_dir, config["job"], resume_step=first)
+    writer = MetricsWriter(plan.run_dir, job, resume_step=first)
     steps = range(plan.first_step, plan.total_steps)
     with writer if rank == 0 else nullcontext() as log:
         for step, table in zip(steps, rows["train"].train_batches(share, steps), strict=False):
