@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -82,7 +83,14 @@ def start(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> Runn
     mark = uuid4().hex
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {_MARK: mark} | (env or {})
     process = subprocess.Popen(
-        [COMMAND, *arguments], cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [COMMAND, *arguments],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a shell ignores Ctrl-C, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     return Running(process, mark)
 
