@@ -15,6 +15,7 @@ from typing import Literal
 
 from packaging.specifiers import SpecifierSet
 
+from mmrlhf_ray.errors import RunFailed
 from mmrlhf_ray.runtime import torchvision_shim
 from mmrlhf_ray.runtime.session import token_path
 from mmrlhf_ray.training import extension
@@ -106,8 +107,11 @@ def fix() -> list[str]:
             lock.unlink(missing_ok=True)
             done.append(f"{lock} of a compiler that is gone removed")
         if not nvidia_gpus() and not extension.built():
-            extension.build_here()
-            done.append("DeepSpeed's extension for CPUs compiled")
+            try:
+                extension.build_here()
+                done.append("DeepSpeed's extension for CPUs compiled")
+            except RunFailed as error:  # the rest is of use without it
+                print(f"not fixed: {error}", file=sys.stderr)
     token = token_path()
     if token.exists() and token.stat().st_mode & 0o077:
         token.chmod(0o600)
