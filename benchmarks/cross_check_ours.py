@@ -16,6 +16,7 @@ from mmrlhf_ray.algorithms.losses import ppo_value_loss
 from mmrlhf_ray.algorithms.mismatch import mismatch_weights
 from mmrlhf_ray.algorithms.policy_loss import POLICY_LOSSES, Clip
 from mmrlhf_ray.algorithms.preference_loss import bco_loss, dpo_loss, ipo_loss, mpo_loss, orpo_loss, simpo_loss
+from mmrlhf_ray.algorithms.segments import spread
 
 BETA, KL_COEF = 0.3, 0.1
 PAIRS = 6
@@ -121,14 +122,18 @@ def entropy(r: Rows) -> Values:
     return with_gradients(lambda x: token_logprobs_and_entropy(x, r.token_ids)[1], r.logits)
 
 
+def _gae(r: Rows) -> tuple[Tensor, Tensor]:
+    return gae(r.rewards[r.mask], r.old_values[r.mask], r.mask.sum(1), 0.98, 0.9)
+
+
 def gae_returns(r: Rows) -> Values:
     """GAE's returns, gamma 0.98 and lambda 0.9, at the tokens."""
-    return [gae(r.rewards, r.old_values, r.mask, 0.98, 0.9)[1][r.mask]]
+    return [_gae(r)[1]]
 
 
 def gae_whitened(r: Rows) -> Values:
     """GAE's advantages divided by the population's standard deviation, at the tokens."""
-    return [whiten(gae(r.rewards, r.old_values, r.mask, 0.98, 0.9)[0], r.mask)[r.mask]]
+    return [whiten(_gae(r)[0])]
 
 
 def gae_whitened_unbiased(r: Rows) -> Values:
@@ -136,8 +141,8 @@ def gae_whitened_unbiased(r: Rows) -> Values:
     return [x * ((r.tokens - 1) / r.tokens) ** 0.5 for x in gae_whitened(r)]
 
 
-def _advantages(function: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Compared:
-    return lambda r: [function(r.rewards, r.mask, r.groups, 1.0)[r.mask]]
+def _advantages(function: Callable[[Tensor, Tensor], Tensor]) -> Compared:
+    return lambda r: [spread(function((r.rewards * r.mask).sum(1), r.groups), r.mask.sum(1))]
 
 
 ADVANTAGES: Mapping[str, Compared] = {

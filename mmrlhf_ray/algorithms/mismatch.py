@@ -7,6 +7,8 @@ from torch import Tensor
 
 from mmrlhf_ray.algorithms.aggregation import check_tokens
 from mmrlhf_ray.algorithms.kl import kl_estimate
+from mmrlhf_ray.algorithms.segments import check_rows, row_sums, spread
+from mmrlhf_ray.algorithms.statistics import Stats
 
 _NOTICEABLE = 0.01
 
@@ -40,6 +42,9 @@ CORRECTIONS: Mapping[str, Correction] = {
     "sequence_mask": _sequence_mask,
 }
 
+OF_RESPONSES = frozenset({"sequence_mask"})
+"""Corrections that weigh a response by the mean of its log ratios; the others weigh each token by its own."""
+
 
 @torch.no_grad()
 def mismatch_weights(
@@ -64,23 +69,45 @@ def mismatch_weights(
 
 
 @torch.no_grad()
-def mismatch_stats(old_logprobs: Tensor, rollout_logprobs: Tensor, mask: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """How far apart sampler and learner are, over the masked tokens [B, T] of an entire step, as 0-d tensors.
+def flat_mismatch_weights(
+    old_logprobs: Tensor, rollout_logprobs: Tensor, lengths: Tensor, correction: str, low: float, high: float
+) -> Tensor:
+    """`mismatch_weights` [N] of flat tokens: both log-probabilities [N], lengths int64 [B] of the rows."""
+    check_rows(lengths, old_logprobs=old_logprobs, rollout_logprobs=rollout_logprobs)
+    log_ratio = old_logprobs - rollout_logprobs
+    if correction not in OF_RESPONSES:
+        return mismatch_weights(
+            log_ratio[None], torch.zeros_like(log_ratio)[None], _all(log_ratio[None]), correction, low, high
+        )[0]
+    means = (row_sums(log_ratio, lengths) / lengths)[:, None]  # as good as a response of one token
+    of_rows = mismatch_weights(means, torch.zeros_like(means), _all(means), correction, low, high)
+    return spread(of_rows[:, 0], lengths)
 
-    `mismatch_max`, `mismatch_mean`: of |old_logprobs − rollout_logprobs|, nats. `mismatch_kl`: mean k3 estimate of
-    KL(sampler ‖ learner), unbiased since the sampler drew the tokens. `corrected`: share of tokens whose weight is
-    more than 1 % away from 1; `corrected_to_zero`: share that the correction masks.
-    These are means, not sums: not for `merge_stats`. Raises ValueError when nothing is masked in.
+
+def _all(x: Tensor) -> Tensor:
+    return torch.ones_like(x, dtype=torch.bool)
+
+
+@torch.no_grad()
+def mismatch_stats(old_logprobs: Tensor, rollout_logprobs: Tensor, weights: Tensor) -> Stats:
+    """How far apart sampler and learner are over tokens [N] that are trained on, to be merged and divided by `tokens`
+    (`merge_stats`, `mean_stats`).
+
+    `mismatch_max`, `mismatch_mean`: of |old_logprobs − rollout_logprobs|, nats. `mismatch_kl`: k3 estimate of
+    KL(sampler ‖ learner), unbiased since the sampler drew the tokens. `corrected`: tokens whose weight is more than
+    1 % away from 1; `corrected_to_zero`: those that the correction masks.
     """
-    check_tokens(mask, old_logprobs=old_logprobs, rollout_logprobs=rollout_logprobs, weights=weights)
-    if not bool(mask.any()):
-        raise ValueError("mask expects at least one true entry, got none")
-    old, rollout, weight = old_logprobs[mask], rollout_logprobs[mask], weights[mask]
-    gap = (old - rollout).abs()
+    if not old_logprobs.shape == rollout_logprobs.shape == weights.shape:
+        shapes = [list(x.shape) for x in (old_logprobs, rollout_logprobs, weights)]
+        raise ValueError(f"old_logprobs, rollout_logprobs and weights expect one shape [N], got {shapes}")
+    if not len(old_logprobs):
+        raise ValueError("old_logprobs expects at least one token, got none")
+    gap = (old_logprobs - rollout_logprobs).abs()
     return {
+        "tokens": gap.new_tensor(float(len(gap))),
         "mismatch_max": gap.max(),
-        "mismatch_mean": gap.mean(),
-        "mismatch_kl": kl_estimate(rollout, old, "k3").mean(),
-        "corrected": ((weight - 1.0).abs() > _NOTICEABLE).to(gap.dtype).mean(),
-        "corrected_to_zero": (weight == 0).to(gap.dtype).mean(),
+        "mismatch_mean": gap.sum(),
+        "mismatch_kl": kl_estimate(rollout_logprobs, old_logprobs, "k3").sum(),
+        "corrected": ((weights - 1.0).abs() > _NOTICEABLE).sum().to(gap.dtype),
+        "corrected_to_zero": (weights == 0).sum().to(gap.dtype),
     }

@@ -6,12 +6,14 @@ reference.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import pyarrow as pa
 import ray
 
 from mmrlhf_ray.data.batches.batching import media_kinds
+from mmrlhf_ray.data.batches.ragged import row_lengths
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,25 @@ class Rollouts:
     prompts: tuple["ray.ObjectRef[pa.Table]", ...] = ()
     """As `Prompts.records`."""
 
-    @property
+    @cached_property
     def lengths(self) -> list[int]:
         """Tokens of each row without facts: prompt (media included) and response."""
-        columns = [self.table.column(c).to_pylist() for c in ("prompt_token_ids", "response_token_ids")]
-        return [len(p) + len(r) for p, r in zip(*columns, strict=True)]
+        prompts, responses = (row_lengths(self.table, name) for name in ("prompt_token_ids", "response_token_ids"))
+        lengths: list[int] = (prompts + responses).tolist()
+        return lengths
 
-    @property
+    @cached_property
     def kinds(self) -> list[frozenset[str]]:
         """Kinds of media that each row shows."""
-        return [media_kinds(m) for m in self.table.column("modality").to_pylist()]
+        modalities = self.table.column("modality").to_pylist()
+        known = {modality: media_kinds(modality) for modality in set(modalities)}
+        return [known[modality] for modality in modalities]
 
-    @property
+    @cached_property
     def facts(self) -> list[int]:
         """Tokens of each row's facts, which reward models read beyond prompt and response."""
-        return [len(ids) for ids in self.table.column("facts_token_ids").to_pylist()]
+        lengths: list[int] = row_lengths(self.table, "facts_token_ids").tolist()
+        return lengths
 
     def select(self, rows: Sequence[int]) -> "Rollouts":
         """These rows only, in this order."""

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel
 
 from mmrlhf_ray import algorithms
-from mmrlhf_ray.algorithms.advantages import ESTIMATORS, WHITEN_DEFAULT
+from mmrlhf_ray.algorithms.advantages import OUTCOME_ESTIMATORS, TOKEN_ESTIMATORS, WHITEN_DEFAULT
 from mmrlhf_ray.algorithms.aggregation import AGGREGATIONS
 from mmrlhf_ray.algorithms.mismatch import CORRECTIONS
 from mmrlhf_ray.algorithms.policy_loss import POLICY_LOSSES
@@ -42,7 +42,7 @@ OPTIONS: dict[str, tuple[type[BaseModel], str]] = {
     "`objective` (preference)": (PreferenceConfig, "objective"),
 }
 TABLES = {
-    "`advantage_estimator`": {*ESTIMATORS, "gae"},
+    "`advantage_estimator`": {*OUTCOME_ESTIMATORS, *TOKEN_ESTIMATORS, "gae"},
     "`whiten`": set(WHITEN_DEFAULT.values()) | {"center"},
     "`policy_loss`": set(POLICY_LOSSES),
     "`aggregation`": set(AGGREGATIONS),

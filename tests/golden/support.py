@@ -29,6 +29,11 @@ class Batch:
     def tokens(self) -> float:
         return float(self.mask.sum())
 
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each row, int64 [B]."""
+        return self.mask.sum(1)
+
 
 def batch(seed: int = 0, lengths: tuple[int, ...] = (7, 1, 4, 5, 3, 6)) -> Batch:
     """Ragged rows: the mask starts at a different place in each row, and one row has a hole."""
@@ -55,6 +60,18 @@ def batch(seed: int = 0, lengths: tuple[int, ...] = (7, 1, 4, 5, 3, 6)) -> Batch
         rewards=draw(1.0),
         mask=mask,
     )
+
+
+def flat(x: Tensor, mask: Tensor) -> Tensor:
+    """Tokens of [B, T] that the mask has, [N]."""
+    return x[mask]
+
+
+def grid(x: Tensor, mask: Tensor) -> Tensor:
+    """The inverse of flat(), zero where the mask is false."""
+    out = torch.zeros(mask.shape, dtype=x.dtype)
+    out[mask] = x
+    return out
 
 
 def close(got: Tensor, want: Any) -> None:

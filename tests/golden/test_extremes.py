@@ -90,7 +90,8 @@ def test_mismatch(correction, gap):
     mask = torch.ones(6, 2, dtype=torch.bool)
     weights = mismatch_weights(old, rollout, mask, correction, 0.5, 5.0)
     assert weights.isfinite().all()
-    assert all(value.isfinite() for value in mismatch_stats(old, rollout, mask, weights).values())
+    flat = (x.flatten() for x in (old, rollout, weights))
+    assert all(value.isfinite() for value in mismatch_stats(*flat).values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from mmrlhf_ray.algorithms import mismatch
-from mmrlhf_ray.algorithms.mismatch import CORRECTIONS, mismatch_stats, mismatch_weights
+from mmrlhf_ray.algorithms.mismatch import CORRECTIONS, flat_mismatch_weights, mismatch_stats, mismatch_weights
+from mmrlhf_ray.algorithms.statistics import mean_stats
 from tests.golden import reference
-from tests.golden.support import assert_caught, batch, close, mutant
+from tests.golden.support import assert_caught, batch, close, flat, grid, mutant
 
 LOW, HIGH = 0.8, 1.1
 
@@ -28,6 +29,32 @@ def check_weights(correction, function):
 @pytest.mark.parametrize("correction", CORRECTIONS)
 def test_weights_match_the_reference(correction):
     check_weights(correction, mismatch_weights)
+
+
+def check_flat_weights(correction, function):
+    for seed in range(8):
+        old, rollout, mask = _pair(seed)
+        want = reference.mismatch_weights(old.tolist(), rollout.tolist(), mask.tolist(), correction, LOW, HIGH)
+        got = function(flat(old, mask), flat(rollout, mask), mask.sum(1), correction, LOW, HIGH)
+        close(grid(got, mask), want)
+
+
+@pytest.mark.parametrize("correction", CORRECTIONS)
+def test_flat_weights_match_the_reference(correction):
+    check_flat_weights(correction, flat_mismatch_weights)
+
+
+@pytest.mark.parametrize(
+    ("correction", "old", "new"),
+    [
+        *((c, "old_logprobs - rollout_logprobs", "rollout_logprobs - old_logprobs") for c in ("tis", "sequence_mask")),
+        ("sequence_mask", "not in OF_RESPONSES", "in CORRECTIONS"),
+        ("sequence_mask", " / lengths)", ")"),
+        ("sequence_mask", "of_rows[:, 0]", "of_rows[:, 0].flip(0)"),
+    ],
+)
+def test_broken_flat_weights_are_caught(correction, old, new):
+    assert_caught(lambda f: check_flat_weights(correction, f), mutant(flat_mismatch_weights, old, new))
 
 
 @pytest.mark.parametrize("correction", ["tis", "icepop", "sequence_mask"])
@@ -83,7 +110,8 @@ def test_weights_by_hand():
 def check_stats(function):
     old, rollout, mask = _pair()
     weights = mismatch_weights(old, rollout, mask, "icepop", LOW, HIGH)
-    got = function(old, rollout, mask, weights)
+    sums = function(flat(old, mask), flat(rollout, mask), flat(weights, mask))
+    got = {name: torch.tensor(value, dtype=torch.float64) for name, value in mean_stats(sums, "tokens").items()}
     where = mask.nonzero().tolist()
     gaps = [abs(old[i][t].item() - rollout[i][t].item()) for i, t in where]
     # By its definition: samples of the sampler, learner over sampler.
@@ -93,7 +121,10 @@ def check_stats(function):
     close(got["mismatch_kl"], sum(r - 1 - math.log(r) for r in ratio) / len(ratio))
     dropped = [r < LOW or r > HIGH for r in ratio]
     close(got["corrected_to_zero"], sum(dropped) / len(ratio))
-    close(got["corrected"], sum(d or abs(r - 1) > 0.01 for d, r in zip(dropped, ratio, strict=True)) / len(ratio))
+    close(
+        got["corrected"],
+        sum(d or abs(r - 1) > 0.01 for d, r in zip(dropped, ratio, strict=True)) / len(ratio),
+    )
 
 
 def test_stats_match_their_definitions():
@@ -103,14 +134,13 @@ def test_stats_match_their_definitions():
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("kl_estimate(rollout, old", "kl_estimate(old, rollout"),
-        ("gap.max()", "(old - rollout).max() * 0"),
-        ("(old - rollout).abs()", "(old - rollout)"),
-        ("old_logprobs[mask], rollout_logprobs[mask]", "old_logprobs[mask], rollout_logprobs.flip(0)[mask]"),
-        ("weights[mask]", "weights[mask.roll(1, 1)]"),
-        ("(weight == 0)", "(weight != 0)"),
+        ("kl_estimate(rollout_logprobs, old_logprobs", "kl_estimate(old_logprobs, rollout_logprobs"),
+        ("gap.max()", "(old_logprobs - rollout_logprobs).max() * 0"),
+        ("(old_logprobs - rollout_logprobs).abs()", "(old_logprobs - rollout_logprobs)"),
+        ("(old_logprobs - rollout_logprobs).abs()", "(old_logprobs - rollout_logprobs.flip(0)).abs()"),
+        ("(weights == 0)", "(weights != 0)"),
         ("> _NOTICEABLE", "< _NOTICEABLE"),
-        ("gap.mean()", "gap.sum()"),
+        ("gap.sum()", "gap.mean()"),
     ],
 )
 def test_broken_stats_are_caught(old, new):
@@ -118,10 +148,11 @@ def test_broken_stats_are_caught(old, new):
 
 
 def test_what_none_and_truncation_report():
-    old = torch.tensor([[2.0, 1.005, 0.5, 1.0]], dtype=torch.float64).log()
-    mask, sampled = torch.ones(1, 4, dtype=torch.bool), torch.zeros_like(old)
+    old = torch.tensor([2.0, 1.005, 0.5, 1.0], dtype=torch.float64).log()
+    sampled, lengths = torch.zeros_like(old), torch.tensor([4])
     for correction, corrected, zero in (("none", 0, 0), ("tis", 0.5, 0), ("icepop", 0.5, 0.5), ("sequence_mask", 0, 0)):
-        stats = mismatch_stats(old, sampled, mask, mismatch_weights(old, sampled, mask, correction, 0.9, 1.5))
-        assert stats["corrected"].item() == corrected
-        assert stats["corrected_to_zero"].item() == zero
-        assert stats["mismatch_max"].item() == pytest.approx(math.log(2))
+        weights = flat_mismatch_weights(old, sampled, lengths, correction, 0.9, 1.5)
+        stats = mean_stats(mismatch_stats(old, sampled, weights), "tokens")
+        assert stats["corrected"] == corrected
+        assert stats["corrected_to_zero"] == zero
+        assert stats["mismatch_max"] == pytest.approx(math.log(2))

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
+from itertools import zip_longest
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,21 @@ def plan_shards(
     for step in steps:
         passes = [fill_passes(share, lengths, budget) for share in _balance(step, lengths, n_ranks)]
         present = [[present_kinds(rows, kinds) for rows in of_rank] for of_rank in passes]
+        everywhere = _union(present)
         for rank in range(n_ranks):
-            plans[rank].append(tuple(_local(p, own[rank]) for p in align_passes(passes[rank], present, rank)))
+            aligned = _aligned(passes[rank], present[rank], everywhere)
+            plans[rank].append(tuple(_local(p, own[rank]) for p in aligned))
     return [Shard(tuple(rows), tuple(plan)) for rows, plan in zip(own, plans, strict=True)]
 
 
 def _balance(rows: Sequence[int], lengths: Sequence[int], n_ranks: int) -> list[list[int]]:
     """Longest first to the rank with the fewest tokens."""
     shares: list[list[int]] = [[] for _ in range(n_ranks)]
-    load = [0] * n_ranks
+    loads = [(0, 0, rank) for rank in range(n_ranks)]  # a heap: tokens, rows, rank
     for row in sorted(rows, key=lambda r: (-lengths[r], r)):
-        rank = min(range(n_ranks), key=lambda i: (load[i], len(shares[i]), i))
+        tokens, count, rank = loads[0]
         shares[rank].append(row)
-        load[rank] += lengths[row]
+        heapreplace(loads, (tokens + lengths[row], count + 1, rank))
     return shares
 
 
@@ -113,11 +117,21 @@ def align_passes(
 
     own: the rank's rows, pass by pass. present: of every rank, the media kinds of each of its passes.
     """
+    return _aligned(own, present[rank], _union(present))
+
+
+def _union(present: Sequence[Sequence[frozenset[str]]]) -> list[frozenset[str]]:
+    """Media kinds that any rank has, pass by pass."""
+    return [frozenset[str]().union(*of_ranks) for of_ranks in zip_longest(*present, fillvalue=frozenset[str]())]
+
+
+def _aligned(
+    own: Sequence[Sequence[int]], present: Sequence[frozenset[str]], everywhere: Sequence[frozenset[str]]
+) -> list[MicroBatch]:
     aligned = []
-    for number in range(max(len(kinds) for kinds in present)):
-        here = [kinds[number] if number < len(kinds) else frozenset[str]() for kinds in present]
+    for number, kinds in enumerate(everywhere):
         rows = tuple(own[number]) if number < len(own) else ()
-        dummies = tuple(sorted(frozenset[str]().union(*here) - here[rank]))
+        dummies = tuple(sorted(kinds - present[number])) if number < len(present) else tuple(sorted(kinds))
         aligned.append(MicroBatch(rows, dummies if rows or dummies else ("text",)))
     return aligned
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from mmrlhf_ray.algorithms.statistics import mean_interval, win_tie_loss
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
+from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.pipelines.responses import SWAPPED, response_table
@@ -147,8 +148,8 @@ def _with_kl(
     table = rollouts.table
     kl = [math.nan] * len(table)
     if referring:
-        sampled = table.column("rollout_logprobs").to_pylist()
-        kl = [float(np.subtract(s, r).sum()) for s, r in zip(sampled, referring.result()[0], strict=True)]
+        sampled, reference = Ragged.of_column(table.column("rollout_logprobs")), referring.result()[0]
+        kl = (sampled.sums() - reference.sums()).tolist()
     version = table.column("policy_version")[0].as_py()
     return response_table(encoder, table, label, version, scores, kl)
 

@@ -2,22 +2,36 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.advantages import ESTIMATORS, WHITEN_DEFAULT, gae, overlong_penalty, token_rewards, whiten
+from mmrlhf_ray.algorithms.advantages import (
+    OUTCOME_ESTIMATORS,
+    TOKEN_ESTIMATORS,
+    WHITEN_DEFAULT,
+    gae,
+    overlong_penalty,
+    token_rewards,
+    whiten,
+)
 from mmrlhf_ray.algorithms.aggregation import loss_denominator
 from mmrlhf_ray.algorithms.kl import kl_estimate
-from mmrlhf_ray.algorithms.mismatch import mismatch_stats, mismatch_weights
-from mmrlhf_ray.algorithms.statistics import RunningMoments
+from mmrlhf_ray.algorithms.mismatch import flat_mismatch_weights, mismatch_stats
+from mmrlhf_ray.algorithms.segments import check_rows, row_sums, spread
+from mmrlhf_ray.algorithms.statistics import RunningMoments, Stats, mean_stats, merge_stats
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.data.batches.batching import Shard, padding_share, plan_shards
+from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.schema import EXPERIENCE, check
 from mmrlhf_ray.workers.roles.learner import Learners
+
+_CHUNK_TOKENS = 1 << 17
+"""Tokens whose rewards are computed at a time, in float64; bounds the memory that this takes."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +40,9 @@ class Answers:
 
     scores: Sequence[float]
     """Mixed over the reward components."""
-    ref_logprobs: list[np.ndarray]
-    old_logprobs: list[np.ndarray]
-    values: list[np.ndarray] | None
+    ref_logprobs: Ragged
+    old_logprobs: Ragged
+    values: Ragged | None
     """None without a critic."""
 
 
@@ -57,104 +71,175 @@ def make_experience(
     Raises ValueError where a role's answer has another length than the response.
     """
     table = rollouts.table
-    sampled_rows = table.column("rollout_logprobs").to_pylist()
-    lengths = [len(row) for row in sampled_rows]
-    values_rows = [np.zeros(n) for n in lengths] if answers.values is None else answers.values
-    rows = {"ref_logprobs": answers.ref_logprobs, "old_logprobs": answers.old_logprobs, "values": values_rows}
-    for name, got in rows.items():
-        _check_lengths(name, got, lengths)
-    width = max(lengths)
-    mask = _grid(table.column("response_mask").to_pylist(), width).bool()
-    grids = {name: _grid(row, width) for name, row in rows.items()}
-    old, ref, sampled = grids["old_logprobs"], grids["ref_logprobs"], _grid(sampled_rows, width)
+    tokens = _Tokens.of(table)
+    columns = {"ref_logprobs": answers.ref_logprobs, "old_logprobs": answers.old_logprobs}
+    columns["values"] = tokens.zeros() if answers.values is None else answers.values
+    for name, column in columns.items():
+        _check_lengths(name, column.lengths, tokens.sampled.lengths)
     raw_scores = torch.tensor(answers.scores, dtype=torch.float64)
     if len(raw_scores) != len(table):
         raise ValueError(f"scores: {len(raw_scores)} for {len(table)} responses")
-    scores, moments = shape_scores(raw_scores, table, algorithm, max_response_tokens, moments)
+    scores, moments = shape_scores(raw_scores, tokens.kept, table, algorithm, max_response_tokens, moments)
     in_reward = kl_coef if algorithm.kl_in == "reward" else 0.0
-    rewards = token_rewards(scores, kl_estimate(old, ref, algorithm.kl_estimator), mask, in_reward)
-    advantages, returns = _advantages(rewards, grids["values"], mask, table, algorithm)
-    grids |= {"rewards": rewards, "advantages": advantages, "returns": returns}
-    response_kl = ((old - ref) * mask).sum(1).numpy()
+    groups = torch.from_numpy(table.column("group_id").to_numpy().copy())
+    made = _per_token(tokens, columns, scores, in_reward, algorithm, groups)
+    kl = made.response_kl.numpy()
     metrics = {
         "score": float(raw_scores.mean()),
         "score_std": float(raw_scores.std(correction=0)),
-        "kl": float(response_kl.mean()),
-        "reward": float((rewards * mask).sum(1).mean()),
-        "response_tokens": float(np.mean(lengths)),
+        "kl": float(kl.mean()),
+        "reward": float(made.outcomes.mean()),
+        "response_tokens": float(tokens.sampled.lengths.mean()),
         "unfinished": float(np.mean([r != "stop" for r in table.column("finish_reason").to_pylist()])),
-        "entropy": float(-(old[mask]).mean()),
-        **_mismatch(old, sampled, mask, algorithm),
+        **mean_stats(merge_stats(made.stats), "tokens"),
     }
-    return Experience(_table(table, scores, grids, lengths), response_kl, moments, metrics)
+    del metrics["tokens"]
+    return Experience(_table(table, scores, columns | made.columns), kl, moments, metrics)
 
 
-def _check_lengths(name: str, rows: Sequence[np.ndarray], lengths: Sequence[int]) -> None:
-    got = [len(row) for row in rows]
-    if got != list(lengths):
-        row = next(i for i, (g, n) in enumerate(zip(got, lengths, strict=True)) if g != n)
+def _check_lengths(name: str, got: np.ndarray, lengths: np.ndarray) -> None:
+    if len(got) != len(lengths):
+        raise ValueError(f"{name}: {len(got)} rows for {len(lengths)} responses")
+    if (got != lengths).any():
+        row = int((got != lengths).argmax())
         raise ValueError(f"{name}: row {row} has {got[row]} numbers for {lengths[row]} response tokens")
 
 
-def _grid(rows: Sequence[Sequence[float] | np.ndarray], width: int) -> Tensor:
-    """Ragged rows as [B, T] in float64, zero beyond their ends."""
-    out = torch.zeros(len(rows), width, dtype=torch.float64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(np.asarray(row, dtype=np.float64))
-    return out
+@dataclass(frozen=True)
+class _Tokens:
+    """A step's response tokens, and which of them are trained on."""
+
+    sampled: Ragged
+    """Column `rollout_logprobs`."""
+    mask: np.ndarray | None
+    """Column `response_mask`, bool [N]; None = every token is trained on."""
+    kept: Tensor
+    """How many are trained on of each row, int64 [B]."""
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "_Tokens":
+        sampled, mask = (Ragged.of_column(table.column(name)) for name in ("rollout_logprobs", "response_mask"))
+        if mask.values.all():
+            return cls(sampled, None, torch.from_numpy(sampled.lengths))
+        return cls(sampled, mask.values, torch.from_numpy(mask.sums().astype(np.int64)))
+
+    def zeros(self) -> Ragged:
+        """A column of zeros."""
+        return Ragged(np.zeros(len(self.sampled.values), np.float32), self.sampled.offsets)
+
+    def chunks(self) -> list[tuple[slice, slice]]:
+        """Rows and tokens of each chunk."""
+        offsets = self.sampled.offsets
+        cuts = np.searchsorted(offsets, np.arange(0, offsets[-1], _CHUNK_TOKENS))
+        bounds = np.unique([*cuts, len(self.sampled)]).tolist()
+        rows = [slice(first, last) for first, last in pairwise(bounds)]
+        return [(own, slice(int(offsets[own.start]), int(offsets[own.stop]))) for own in rows]
+
+    def read(self, column: Ragged, tokens: slice) -> Tensor:
+        """Those of a chunk's tokens that are trained on, in float64."""
+        values = column.values[tokens] if self.mask is None else column.values[tokens][self.mask[tokens]]
+        return torch.from_numpy(values.astype(np.float64))
+
+    def write(self, column: Ragged, tokens: slice, values: Tensor) -> None:
+        """The inverse of read(); the other tokens keep what they had."""
+        if self.mask is None:
+            column.values[tokens] = values.numpy()
+        else:
+            column.values[tokens][self.mask[tokens]] = values.numpy()
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Computed of a step's tokens."""
+
+    columns: dict[str, Ragged]
+    outcomes: Tensor
+    """Rewards of each row, summed over its tokens, float64 [B]."""
+    response_kl: Tensor
+    stats: list[Stats]
+    """Of each chunk."""
+
+
+def _per_token(
+    tokens: _Tokens,
+    columns: Mapping[str, Ragged],
+    scores: Tensor,
+    kl_coef: float,
+    algorithm: AlgorithmConfig,
+    groups: Tensor,
+) -> _Made:
+    """Chunk by chunk; only what compares responses or all tokens is computed over the entire step."""
+    check_rows(tokens.kept)
+    name, everything = algorithm.advantage_estimator, slice(0, len(tokens.sampled.values))
+    rewards, advantages = tokens.zeros(), tokens.zeros()
+    returns = tokens.zeros() if algorithm.has_critic else columns["values"]  # without a critic no one reads either
+    outcomes, response_kl = torch.zeros_like(scores), torch.zeros_like(scores)
+    flat, done = torch.empty(int(tokens.kept.sum()), dtype=torch.float64), 0
+    stats = []
+    for rows, own in tokens.chunks():
+        kept = tokens.kept[rows]
+        there = slice(done, done := done + int(kept.sum()))
+        old, ref = (tokens.read(columns[column], own) for column in ("old_logprobs", "ref_logprobs"))
+        of_tokens = token_rewards(scores[rows], kl_estimate(old, ref, algorithm.kl_estimator), kept, kl_coef)
+        tokens.write(rewards, own, of_tokens)
+        outcomes[rows] = row_sums(of_tokens, kept)
+        response_kl[rows] = row_sums(old - ref, kept)
+        stats.append(_chunk_stats(old, tokens.read(tokens.sampled, own), kept, algorithm))
+        if algorithm.has_critic:
+            values = tokens.read(columns["values"], own)
+            flat[there], to_go = gae(of_tokens, values, kept, algorithm.gamma, algorithm.gae_lambda)
+            tokens.write(returns, own, to_go)
+        elif name in TOKEN_ESTIMATORS:
+            flat[there] = TOKEN_ESTIMATORS[name](of_tokens, kept, algorithm.gamma)
+    if name in OUTCOME_ESTIMATORS:
+        flat = spread(OUTCOME_ESTIMATORS[name](outcomes, groups), tokens.kept)
+    tokens.write(advantages, everything, whiten(flat, algorithm.whiten or WHITEN_DEFAULT[name]))
+    made = {"rewards": rewards, "advantages": advantages, "returns": returns}
+    return _Made(made, outcomes, response_kl, stats)
+
+
+def _chunk_stats(old: Tensor, sampled: Tensor, lengths: Tensor, algorithm: AlgorithmConfig) -> Stats:
+    chosen = algorithm.mismatch
+    weights = flat_mismatch_weights(old, sampled, lengths, chosen.correction, chosen.low, chosen.high)
+    return mismatch_stats(old, sampled, weights) | {"entropy": -old.sum()}
+
+
+def _table(rollouts: pa.Table, scores: Tensor, columns: Mapping[str, Ragged]) -> pa.Table:
+    made = {name: column.to_arrow() for name, column in columns.items()} | {
+        "score": pa.array(scores.numpy(), pa.float32())
+    }
+    for name, column in made.items():
+        rollouts = rollouts.append_column(EXPERIENCE.field(name), column)
+    return check(rollouts.select(EXPERIENCE.names), EXPERIENCE, "make_experience")
 
 
 def shape_scores(
     scores: Tensor,
+    lengths: Tensor,
     table: pa.Table,
     algorithm: AlgorithmConfig,
     max_response_tokens: int,
     moments: Mapping[str, RunningMoments],
 ) -> tuple[Tensor, dict[str, RunningMoments]]:
-    """Scores [B] after the overlong penalty, running normalisation and clipping, and the moments after this step."""
+    """Scores [B] after the overlong penalty, running normalisation and clipping, and the moments after this step.
+
+    lengths: tokens of each row that are trained on, int64 [B].
+    """
     if algorithm.overlong is not None:
-        lengths = torch.tensor([sum(row) for row in table.column("response_mask").to_pylist()])
         overlong = algorithm.overlong
         scores = scores + overlong_penalty(lengths, max_response_tokens, overlong.buffer_tokens, overlong.penalty)
     known = dict(moments)
     if algorithm.score_normalisation != "none":
         by = algorithm.score_normalisation
-        keys = ["all"] * len(table) if by == "all" else table.column(by).to_pylist()
+        keys = np.array(["all"] * len(table) if by == "all" else table.column(by).to_pylist())
         scores = scores.clone()
-        for key in sorted(set(keys)):
-            rows = torch.tensor([i for i, k in enumerate(keys) if k == key])
+        for key in np.unique(keys).tolist():
+            rows = torch.from_numpy((keys == key).nonzero()[0])
             known[key] = known.get(key, RunningMoments()).update(scores[rows].numpy())
             scores[rows] = torch.from_numpy(known[key].normalise(scores[rows].numpy()))
     if algorithm.score_clip is not None:
         scores = scores.clamp(-algorithm.score_clip, algorithm.score_clip)
     return scores, known
-
-
-def _advantages(
-    rewards: Tensor, values: Tensor, mask: Tensor, table: pa.Table, algorithm: AlgorithmConfig
-) -> tuple[Tensor, Tensor]:
-    """Advantages and returns [B, T]; without a critic nobody reads returns and they are zero."""
-    name = algorithm.advantage_estimator
-    if algorithm.has_critic:
-        advantages, returns = gae(rewards, values, mask, algorithm.gamma, algorithm.gae_lambda)
-    else:
-        groups = torch.tensor(table.column("group_id").to_pylist())
-        advantages, returns = ESTIMATORS[name](rewards, mask, groups, algorithm.gamma), torch.zeros_like(rewards)
-    return whiten(advantages, mask, algorithm.whiten or WHITEN_DEFAULT[name]), returns
-
-
-def _mismatch(old: Tensor, sampled: Tensor, mask: Tensor, algorithm: AlgorithmConfig) -> dict[str, float]:
-    chosen = algorithm.mismatch
-    weights = mismatch_weights(old, sampled, mask, chosen.correction, chosen.low, chosen.high)
-    return {name: float(value) for name, value in mismatch_stats(old, sampled, mask, weights).items()}
-
-
-def _table(rollouts: pa.Table, scores: Tensor, grids: Mapping[str, Tensor], lengths: Sequence[int]) -> pa.Table:
-    experience = rollouts.append_column(EXPERIENCE.field("score"), pa.array(scores.tolist(), pa.float32()))
-    for name, grid in grids.items():
-        ragged = [grid[i, :n].tolist() for i, n in enumerate(lengths)]
-        experience = experience.append_column(EXPERIENCE.field(name), pa.array(ragged, EXPERIENCE.field(name).type))
-    return check(experience.select(EXPERIENCE.names), EXPERIENCE, "make_experience")
 
 
 @dataclass(frozen=True)
@@ -178,8 +263,8 @@ def shard_by_tokens(
     """Divide the rows of each optimizer step among the ranks, so that each has about as many tokens."""
     lengths = rollouts.lengths
     shards = plan_shards(lengths, rollouts.kinds, steps, len(group.group), group.budget)
-    tokens = [sum(row) for row in experience.column("response_mask").to_pylist()]
-    denominators = [loss_denominator([tokens[row] for row in step], aggregation, max_response_tokens) for step in steps]
+    tokens = _Tokens.of(experience).kept
+    denominators = [loss_denominator(tokens[step].tolist(), aggregation, max_response_tokens) for step in steps]
     return Plan(shards, denominators, padding_share(shards, lengths))
 
 

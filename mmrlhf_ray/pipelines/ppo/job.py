@@ -29,13 +29,14 @@ _SHOWN = ("score", "kl", "response_tokens")
 
 
 def write_rollouts(run_dir: Path, step: int, encoder: Encoder, experience: Experience, most: int) -> None:
-    """Responses of a step as a RESPONSE table, for people to look at."""
-    scores = experience.table.column("score").to_pylist()
-    table = response_table(encoder, experience.table, "ppo", step, scores, experience.response_kl.tolist())
+    """The first `most` responses of a step as a RESPONSE table, for people to look at. Others are not decoded."""
+    shown = experience.table.slice(0, most)
+    scores, kl = shown.column("score").to_pylist(), experience.response_kl[:most].tolist()
+    table = response_table(encoder, shown, "ppo", step, scores, kl)
     directory = run_dir / ROLLOUTS_DIR
     with writing(directory):
         directory.mkdir(exist_ok=True)
-        pq.write_table(table.slice(0, most), directory / f"step-{step:06d}.parquet")
+        pq.write_table(table, directory / f"step-{step:06d}.parquet")
 
 
 def run(cfg: PPOConfig, resume: bool = False) -> Path:

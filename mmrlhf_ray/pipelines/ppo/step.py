@@ -11,6 +11,7 @@ import ray
 
 from mmrlhf_ray.config import AlgorithmConfig, FluencyReward, PPOConfig
 from mmrlhf_ray.config.algorithm import GROUPED
+from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.ppo.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
 from mmrlhf_ray.pipelines.ppo.sampling import Sampled, sample
@@ -99,10 +100,10 @@ def _sampling_metrics(sampled: Sampled) -> dict[str, float]:
     }
 
 
-def _fluency(cfg: PPOConfig, ref_logprobs: Sequence[np.ndarray]) -> dict[str, ComponentScores]:
+def _fluency(cfg: PPOConfig, ref_logprobs: Ragged) -> dict[str, ComponentScores]:
     """Mean log p under the reference, for components that ask for it."""
-    means = [float(row.mean()) for row in ref_logprobs]
-    return {r.name: ComponentScores.of(means) for r in cfg.rewards if isinstance(r, FluencyReward)}
+    asked = [reward.name for reward in cfg.rewards if isinstance(reward, FluencyReward)]
+    return {name: ComponentScores.of(ref_logprobs.means().tolist()) for name in asked}
 
 
 def comparable(rollouts: Rollouts, keep: Sequence[bool], algorithm: AlgorithmConfig) -> list[bool]:
@@ -119,8 +120,8 @@ def drop_rows(rollouts: Rollouts, answers: Answers, keep: Sequence[bool]) -> tup
     rows = [row for row, kept in enumerate(keep) if kept]
     if not rows:
         raise RunError(f"the rewards gave no score for any of the step's {len(keep)} responses; see the warnings above")
-    values = None if answers.values is None else [answers.values[row] for row in rows]
-    ref, old = ([column[row] for row in rows] for column in (answers.ref_logprobs, answers.old_logprobs))
+    values = None if answers.values is None else answers.values.take(rows)
+    ref, old = (column.take(rows) for column in (answers.ref_logprobs, answers.old_logprobs))
     return rollouts.select(rows), Answers([answers.scores[row] for row in rows], ref, old, values)
 
 
@@ -130,10 +131,8 @@ def _gate(step: int, experience: Experience, cfg: PPOConfig) -> None:
         return
     gaps = {"sampler and learner logprobs": experience.metrics["mismatch_max"]}
     if cfg.reference is None:
-        old, ref = (experience.table.column(name).to_pylist() for name in ("old_logprobs", "ref_logprobs"))
-        gaps["policy/reference ratio"] = max(
-            abs(np.expm1(np.subtract(o, r))).max() for o, r in zip(old, ref, strict=True)
-        )
+        old, ref = (Ragged.of_column(experience.table.column(n)).values for n in ("old_logprobs", "ref_logprobs"))
+        gaps["policy/reference ratio"] = float(np.abs(np.expm1(old.astype(np.float64) - ref)).max())
     for what, gap in gaps.items():
         if not gap <= cfg.parity_gate:
             raise RunError(

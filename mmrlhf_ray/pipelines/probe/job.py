@@ -129,7 +129,7 @@ def _ask(
     referring = references.ask(rollouts) if references else None
     answers, _ = scoring.result()
     if referring is not None:
-        means = [float(row.mean()) for row in referring.result()[0]]
+        means = referring.result()[0].means().tolist()
         answers |= {r.name: ComponentScores.of(means) for r in cfg.rewards if isinstance(r, FluencyReward)}
     return answers
 

@@ -3,20 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import ray
 
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard, one_pass_plan
+from mmrlhf_ray.data.batches.ragged import Ragged, gather
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.waits import deadline_get
 
-Answer = tuple[list[np.ndarray], float]
-"""One float32 array per row of the shard, in the shard's order, and the seconds it took."""
+Answer = tuple[Ragged, float]
+"""float32 numbers of each row of the shard, in the shard's order, and the seconds it took."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """Answers that are being computed: one array per row."""
+    """Answers that are being computed."""
 
     refs: Sequence["ray.ObjectRef[Answer]"]
     names: tuple[str, ...]
@@ -26,13 +26,10 @@ class Pending:
     """The stage, for messages."""
 
     def result(self) -> Answer:
-        """Arrays in row order, and the seconds of the slowest actor."""
+        """Numbers in row order, and the seconds of the slowest actor."""
         answers = deadline_get(self.refs, self.deadline_s, self.what, self.names)
-        rows: list[np.ndarray] = [np.empty(0, np.float32)] * sum(len(s.rows) for s in self.shards)
-        for shard, (arrays, _) in zip(self.shards, answers, strict=True):
-            for row, array in zip(shard.rows, arrays, strict=True):
-                rows[row] = array
-        return rows, max(seconds for _, seconds in answers)
+        numbers = gather([part for part, _ in answers], [shard.rows for shard in self.shards])
+        return numbers, max(seconds for _, seconds in answers)
 
 
 def divide(rollouts: Rollouts, actors: int, budget: PassBudget, *, with_facts: bool = False) -> list[Shard]:

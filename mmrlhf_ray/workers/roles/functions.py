@@ -124,9 +124,10 @@ class PendingScores:
         slowest = 0.0
         if self.models is not None:
             rows, slowest = self.models.result()
+            columns = rows.values.reshape(len(rows), -1)
             for number, reward in enumerate(self.rewards.model_rewards):
-                scores = [float(r[2 * number] - reward.uncertainty_coef * r[2 * number + 1]) for r in rows]
-                answers[reward.name] = ComponentScores.of(scores)
+                scores = columns[:, 2 * number] - reward.uncertainty_coef * columns[:, 2 * number + 1]
+                answers[reward.name] = ComponentScores.of(scores.tolist())
         if self.functions is not None and self.rewards.functions is not None:
             role = self.rewards.functions
             ((computed, seconds),) = role.group.wait([self.functions], role.deadline_s, "computing rewards")

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import ray
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.collate import Batch, rollout_rows
+from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
@@ -41,9 +41,10 @@ class Reference:
 
 def per_token(
     passes: Passes, table: pa.Table, features: pa.Table, shard: Shard, read: Callable[[Tensor, Batch], Tensor]
-) -> list[np.ndarray]:
-    """One value per response token from `read(output, batch)`, cut into rows."""
-    return passes.per_token(rollout_rows(table, with_facts=False), read_features(features), shard.steps[0], read)
+) -> Ragged:
+    """One value per response token from `read(output, batch)`."""
+    rows = rollout_rows(table, with_facts=False)
+    return Ragged.of_rows(passes.per_token(rows, read_features(features), shard.steps[0], read))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pyarrow as pa
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, media_kinds, one_pass_plan
 from mmrlhf_ray.data.batches.collate import TokenRow
+from mmrlhf_ray.data.batches.ragged import Ragged, gather, offsets_of
 from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
 from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.build import frozen_policy
@@ -34,8 +35,6 @@ class ReferenceRows:
         features = features_from_bytes(batch.column("features").to_pylist())
         ordered = [sequences[i] for i in shard.rows]
         found = self._passes.per_token(ordered, features, shard.steps[0], self._read)
-        values = dict(zip(shard.rows, found, strict=True))
-        numbers = iter(range(len(sequences)))
-        by_row = [[values[next(numbers)] for _ in range(size)] for size in sizes]
-        column = pa.array(by_row, REF_LOGPROBS.field("ref_logprobs").type)
+        logprobs = gather([Ragged.of_rows(found)], [shard.rows])
+        column = pa.ListArray.from_arrays(pa.array(offsets_of(sizes).astype("int32")), logprobs.to_arrow())
         return pa.table([batch.column("row"), column], schema=REF_LOGPROBS)

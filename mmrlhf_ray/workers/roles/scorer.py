@@ -15,6 +15,7 @@ from torch import Tensor
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.collate import Batch, rollout_rows
+from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.models import ScalarHead, check_same_tokens, load_scalar, read_scalar_head
@@ -64,7 +65,7 @@ class Scorer:
                 for row, value in zip(micro_batch.rows, values.numpy(), strict=True):
                     answers[row] = value
             columns.append(answers)
-        return [np.concatenate(own) for own in zip(*columns, strict=True)], time.monotonic() - start
+        return Ragged.of_rows([np.concatenate(own) for own in zip(*columns, strict=True)]), time.monotonic() - start
 
 
 def _reward_model(model: ModelConfig, encoder: Encoder, device: str) -> tuple[Passes, ScalarHead]:

@@ -12,6 +12,7 @@ import ray
 from mmrlhf_ray.config import AlgorithmConfig, OverlongConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.batches.collate import TokenRow
+from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.pipelines.ppo.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
@@ -23,9 +24,9 @@ LENGTHS = (3, 1, 5, 2)
 NOWHERE = ray.ObjectRef.nil()
 
 
-def numbers(seed: int, scale: float = 1.0) -> list[np.ndarray]:
+def numbers(seed: int, scale: float = 1.0) -> Ragged:
     rng = np.random.default_rng(seed)
-    return [rng.normal(0.0, scale, n).astype(np.float32) for n in LENGTHS]
+    return Ragged.of_rows([rng.normal(0.0, scale, n).astype(np.float32) for n in LENGTHS])
 
 
 def rollouts(**columns: Any) -> Rollouts:
@@ -136,29 +137,29 @@ def test_the_rest_of_what_is_reported() -> None:
     assert made["mismatch_mean"] == pytest.approx(0.25 / tokens, abs=1e-6)
     assert made["unfinished"] == 0.5
     assert made["response_tokens"] == tokens / 4
-    assert made["entropy"] == pytest.approx(-np.concatenate(numbers(2)).mean(), abs=1e-6)
+    assert made["entropy"] == pytest.approx(-numbers(2).values.mean(), abs=1e-6)
     assert made["score_std"] == pytest.approx(np.std([1.5, -2.0, 0.25, 4.0]))
 
 
 @pytest.mark.parametrize("name", ["ref_logprobs", "old_logprobs", "values"])
 def test_an_answer_of_another_length_is_named(name: str) -> None:
-    wrong = numbers(4)
+    wrong = list(numbers(4))
     wrong[2] = wrong[2][:-1]
     with pytest.raises(ValueError, match=f"{name}: row 2 has 4 numbers for 5 response tokens"):
-        make(rollouts(), answers(**{name: wrong}), 0.1, AlgorithmConfig())
+        make(rollouts(), answers(**{name: Ragged.of_rows(wrong)}), 0.1, AlgorithmConfig())
 
 
 def test_a_missing_answer_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"scores|shorter|longer"):
         make(rollouts(), answers(scores=[1.5, -2.0, 0.25]), 0.1, AlgorithmConfig())
     with pytest.raises(ValueError, match=r"values|shorter|longer"):
-        make(rollouts(), answers(values=numbers(3)[:-1]), 0.1, AlgorithmConfig())
+        make(rollouts(), answers(values=numbers(3).take([0, 1, 2])), 0.1, AlgorithmConfig())
 
 
 def test_a_response_without_tokens_has_no_place_for_its_score() -> None:
     table = rollout_table([TokenRow([9], [], []), TokenRow([9], [1], [])])
-    empty, one = np.empty(0, np.float32), np.zeros(1, np.float32)
-    made = Answers([0.0, 0.0], [empty, one], [empty, one], [empty, one])
+    column = Ragged.of_rows([np.empty(0, np.float32), np.zeros(1, np.float32)])
+    made = Answers([0.0, 0.0], column, column, column)
     with pytest.raises(ValueError, match=r"at least one response token in every row; rows \[0\]"):
         make(Rollouts(table, NOWHERE, NOWHERE, 0.0), made, 0.1, AlgorithmConfig())
 

@@ -8,6 +8,7 @@ import ray
 
 from mmrlhf_ray.config import AlgorithmConfig, PPOConfig, load_config
 from mmrlhf_ray.data.batches.collate import TokenRow
+from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.ppo.experience import Answers
 from mmrlhf_ray.pipelines.ppo.state import DriverState
@@ -59,8 +60,8 @@ def test_a_response_that_is_left_alone_has_nobody_to_be_compared_with() -> None:
 
 
 def answers() -> Answers:
-    columns = {name: [np.array([i], np.float32) for i in range(6)] for name in ("ref_logprobs", "old_logprobs")}
-    return Answers(scores=[float(i) for i in range(6)], **columns, values=None)
+    column = Ragged.of_rows([np.array([i], np.float32) for i in range(6)])
+    return Answers([float(i) for i in range(6)], ref_logprobs=column, old_logprobs=column, values=None)
 
 
 def test_dropped_rows_are_gone_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,8 @@ def test_every_model_scores_every_row(ranks: int, omni_encoder: Encoder, reward_
         answers, seconds = scorer.score(rollouts, features_table(features), shard)
         assert seconds > 0
         assert all(answer.dtype == np.float32 and answer.shape == (4,) for answer in answers)
-        got[list(shard.rows)] = answers
-        members[list(shard.rows)] = scorer.members(rollouts, features_table(features), shard)[0]
+        got[list(shard.rows)] = list(answers)
+        members[list(shard.rows)] = list(scorer.members(rollouts, features_table(features), shard)[0])
     for number, (layout, model) in enumerate(zip(LAYOUTS, reward_models, strict=True)):
         scalar = load_scalar(omni_encoder.adapter, Path(model.path), torch.float32, new_head=False).eval()
         for i, (row, read) in enumerate(zip(rows, facts, strict=True)):
