@@ -78,6 +78,10 @@ class AlgorithmConfig(Section):
     """Factor on the value loss. The critic has its own optimizer, so it scales the critic's gradient only."""
     entropy_coef: NonNegativeFloat = 0.0
     mismatch: MismatchConfig = MismatchConfig()
+    old_logprobs: Literal["auto", "learner", "sampler"] = "auto"
+    """The denominator of the policy's ratio. `learner`: a pass of its own before the update. `auto`: where a batch is
+    one optimizer step, the update's own pass, in which the policy is still the old one; else as `learner`. `sampler`:
+    `rollout_logprobs` serve once step 0 has passed `parity_gate`."""
     score_clip: PositiveFloat | None = None
     """Scores are clipped to ± this."""
     score_normalisation: Literal["none", "all", "task", "modality"] = "none"
@@ -95,6 +99,21 @@ class AlgorithmConfig(Section):
     @property
     def has_critic(self) -> bool:
         return self.advantage_estimator == "gae"
+
+    def old_logprobs_from(self, step: int, dropout: float) -> Literal["learner", "update", "sampler"]:
+        """Who gives a step's `old_logprobs`: a pass of the learner's before the update, the update, or the sampler.
+
+        The learner always does in step 0, whose gate compares them. `auto` leaves them to the update only where that
+        gives the same numbers: nothing needs them earlier (a KL in the reward, a step without an update), there is one
+        optimizer step, and no `dropout` sets the pass that trains apart from one that infers.
+        """
+        if step == 0 or self.old_logprobs == "learner":
+            return "learner"
+        if self.old_logprobs == "sampler":
+            return "sampler"
+        one_step = self.ppo_epochs == 1 and self.prompts_per_step * self.n_samples_per_prompt == self.mini_batch_size
+        needed_before = (self.kl_in == "reward" and self.kl_coef > 0) or step < self.critic_warmup_steps
+        return "learner" if needed_before or dropout or not one_step else "update"
 
     @model_validator(mode="before")
     @classmethod
@@ -131,6 +150,11 @@ class AlgorithmConfig(Section):
             raise ValueError(
                 "algorithm.kl_estimator=k1 has no expected gradient in the loss and would hold nothing; "
                 "with kl_in=loss use k2 or k3"
+            )
+        if self.old_logprobs == "sampler" and self.mismatch.correction != "none":
+            raise ValueError(
+                f"algorithm.old_logprobs=sampler has nothing for mismatch.correction={self.mismatch.correction} to "
+                "compare with the sampler's; set old_logprobs to auto or learner, or the correction to none"
             )
         if self.kl_target is not None and not self.kl_coef:
             raise ValueError("algorithm.kl_target steers kl_coef, which starts at 0 and would stay there; give kl_coef")

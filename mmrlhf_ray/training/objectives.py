@@ -27,14 +27,24 @@ Reader = Callable[[Tensor, Batch], Tensor]
 """(head output [N, ·] at the response tokens, batch) → one number per response token [N]."""
 
 
+Noted = Callable[[Sequence[int], Tensor], None]
+"""Takes the row numbers of a pass and log p of their response tokens [N], without gradient."""
+
+
 class Objective(Trainable, Protocol):
     """A model with a head, what is read from the head, and its loss."""
 
     def reader(self, encoder: Encoder) -> Reader:
         """How the head's output is read."""
 
-    def loss(self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float) -> LossFunction:
-        """Loss over passes of EXPERIENCE rows; `denominator` is that of the optimizer step over all ranks."""
+    def loss(
+        self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float, noted: Noted | None = None
+    ) -> LossFunction:
+        """Loss over passes of EXPERIENCE rows; `denominator` is that of the optimizer step over all ranks.
+
+        With `noted` the policy's `old_logprobs` are those of the pass itself, not the table's, and are handed to it:
+        for the only optimizer step of a batch.
+        """
 
 
 @dataclass(frozen=True)
@@ -74,20 +84,24 @@ class PolicyObjective:
     def reader(self, encoder: Encoder) -> ResponseLogprobs:
         return ResponseLogprobs(encoder, self.temperature)
 
-    def loss(self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float) -> LossFunction:
+    def loss(
+        self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float, noted: Noted | None = None
+    ) -> LossFunction:
         algorithm, policy_loss = self.algorithm, POLICY_LOSSES[self.algorithm.policy_loss]
         clip, read = policy_clip(algorithm), self.reader(encoder)
 
         def loss(output: Tensor, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Stats]:
             grids = _Grids(table, rows, output.device)
-            mask, old = grids.column("response_mask"), grids.column("old_logprobs")
-            weights = token_weights(mask, algorithm.aggregation, old.dtype)
-            corrected = weights * self._correction(mask, old, grids.column("rollout_logprobs"))
             if algorithm.entropy_coef:
                 flat, entropy = read.with_entropy(output, batch)
             else:
                 flat, entropy = read(output, batch), None
-            logprobs = grids.grid(flat)
+            logprobs, mask = grids.grid(flat), grids.column("response_mask")
+            old = grids.column("old_logprobs") if noted is None else logprobs.detach()
+            if noted is not None:
+                noted(rows, flat.detach())
+            weights = token_weights(mask, algorithm.aggregation, old.dtype)
+            corrected = weights * self._correction(mask, old, grids.column("rollout_logprobs"))
             total, stats = policy_loss(logprobs, old, grids.column("advantages"), mask, corrected, clip, denominator)
             # Not corrected: a token to which sampler and learner give different probabilities keeps its KL anchor.
             if algorithm.kl_in == "loss" and kl_coef:
@@ -128,7 +142,9 @@ class CriticObjective:
     def reader(self, encoder: Encoder) -> Reader:
         return _values
 
-    def loss(self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float) -> LossFunction:
+    def loss(
+        self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float, noted: Noted | None = None
+    ) -> LossFunction:
         def loss(output: Tensor, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Stats]:
             grids = _Grids(table, rows, output.device)
             values = grids.grid(_values(output, batch))

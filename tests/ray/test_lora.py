@@ -29,7 +29,7 @@ from mmrlhf_ray.schema import EXPERIENCE
 from mmrlhf_ray.training.objectives import PolicyObjective
 from mmrlhf_ray.weights.buckets import pack
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
-from mmrlhf_ray.workers.roles.learner import Learners
+from mmrlhf_ray.workers.roles.learner import Learners, Updated
 from tests.e2e.test_export import PRELUDE, cases
 from tests.ray.support import ANSWER_S, encoded_prompts, end, start_generators, start_learners
 
@@ -89,7 +89,7 @@ def _mismatch(stage: Stage, rollouts: Rollouts) -> float:
     return _gap(learned, rollouts.table.column("rollout_logprobs").to_pylist())
 
 
-def _learn(stage: Stage, rollouts: Rollouts, seed: int) -> dict[str, float]:
+def _learn(stage: Stage, rollouts: Rollouts, seed: int, own_old_logprobs: bool = False) -> Updated:
     """One optimizer step on these responses, good and bad by lot."""
     rng, rows = np.random.default_rng(seed), rollouts.table.to_pylist()
     for row in rows:
@@ -99,7 +99,8 @@ def _learn(stage: Stage, rollouts: Rollouts, seed: int) -> dict[str, float]:
     table = pa.Table.from_pylist(rows, schema=EXPERIENCE)
     shards = plan_shards(rollouts.lengths, rollouts.kinds, [list(range(len(rows)))], 2, PassBudget(4096))
     tokens = float(sum(len(row["response_token_ids"]) for row in rows))
-    return stage.policy.finish_update(stage.policy.update(ray.put(table), rollouts.features, shards, [tokens], 0.0))[0]
+    refs = stage.policy.update(ray.put(table), rollouts.features, shards, [tokens], 0.0, own_old_logprobs)
+    return stage.policy.finish_update(refs, shards)
 
 
 def test_only_the_adapter_is_pushed_and_sampler_and_learner_agree_step_after_step(stage: Stage) -> None:
@@ -109,7 +110,12 @@ def test_only_the_adapter_is_pushed_and_sampler_and_learner_agree_step_after_ste
     assert _mismatch(stage, first) <= TOLERANCE
     rollouts = first
     for version in range(1, 4):
-        assert _learn(stage, rollouts, version)["grad_norm"] > 0
+        before = stage.policy.infer(rollouts).result()[0]
+        learned = _learn(stage, rollouts, version, own_old_logprobs=version > 1)
+        assert learned.stats["grad_norm"] > 0
+        if version > 1:  # the update says what a pass before it would have said
+            assert _gap(learned.old_logprobs, before) <= TOLERANCE
+            assert learned.stats["ratio_max"] == 1.0
         assert _mismatch(stage, rollouts) > 100 * TOLERANCE  # the learner is ahead, and the comparison sees it
         assert stage.push(version) == ADAPTER_BYTES
         rollouts = stage.generators.generate(stage.prompts, 2)

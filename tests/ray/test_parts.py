@@ -16,7 +16,7 @@ from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.models.parts import part_of
 from mmrlhf_ray.schema import EXPERIENCE
 from mmrlhf_ray.training.objectives import PolicyObjective
-from tests.ray.support import ANSWER_S, encoded_prompts, end, start_learners
+from tests.ray.support import encoded_prompts, end, start_learners
 
 LR, TOWER_LR = 1e-3, 4e-3
 PARTS = PartsConfig(
@@ -76,7 +76,7 @@ def test_trained_parts_move_at_their_rate_and_the_others_stay(
         handle.update.remote(table, features, shard, [4.0 * len(table)], 0.0)
         for handle, shard in zip(ranks.group.handles, shards, strict=True)
     ]
-    (stats, _), _ = ranks.group.wait(refs, ANSWER_S, "update")
+    stats = ranks.finish_update(refs, shards).stats
     ranks.export(tmp_path / "model")
     ranks.save(tmp_path / "state")
     end(ranks.group)

@@ -168,7 +168,7 @@ def test_two_ranks_learn_what_one_process_learns(stage: int, scene: Scene, tmp_p
         handle.update.remote(scene.experience, scene.features, shard, denominators, 0.0)
         for handle, shard in zip(ranks.group.handles, shards, strict=True)
     ]
-    (stats, _), (of_other_rank, _) = ranks.group.wait(refs, ANSWER_S, "update")
+    stats, of_other_rank = (updated.stats for updated in ranks.group.wait(refs, ANSWER_S, "update"))
     ranks.export(tmp_path / "model")
     end(ranks.group)
 

@@ -1,7 +1,8 @@
 """From rollouts and what the roles said of them to EXPERIENCE, and how it is divided among learner ranks."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -41,9 +42,12 @@ class Answers:
     scores: Sequence[float]
     """Mixed over the reward components."""
     ref_logprobs: Ragged
-    old_logprobs: Ragged
+    old_logprobs: Ragged | None
+    """None: the update will give them, see `with_old_logprobs()`."""
     values: Ragged | None
     """None without a critic."""
+    sampler_serves: bool = False
+    """`old_logprobs` are the sampler's, which say nothing of how far the learner is from it."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Experience:
 
     table: pa.Table
     response_kl: np.ndarray
-    """Sum over tokens of k1 to the reference, per response, nats."""
+    """Sum over tokens of k1 to the reference, per response, nats; NaN while `old_logprobs` are to come."""
     moments: dict[str, RunningMoments]
     """Of scores, this step's counted."""
     metrics: dict[str, float]
@@ -68,12 +72,16 @@ def make_experience(
 ) -> Experience:
     """Rewards, advantages and returns of every response token.
 
-    Raises ValueError where a role's answer has another length than the response.
+    Raises ValueError where a role's answer has another length than the response, or where the KL in the reward needs
+    `old_logprobs` that are to come.
     """
-    table = rollouts.table
+    table, old = rollouts.table, answers.old_logprobs
     tokens = _Tokens.of(table)
-    columns = {"ref_logprobs": answers.ref_logprobs, "old_logprobs": answers.old_logprobs}
-    columns["values"] = tokens.zeros() if answers.values is None else answers.values
+    columns = {
+        "ref_logprobs": answers.ref_logprobs,
+        "old_logprobs": tokens.unknown() if old is None else old,
+        "values": tokens.zeros() if answers.values is None else answers.values,
+    }
     for name, column in columns.items():
         _check_lengths(name, column.lengths, tokens.sampled.lengths)
     raw_scores = torch.tensor(answers.scores, dtype=torch.float64)
@@ -81,20 +89,47 @@ def make_experience(
         raise ValueError(f"scores: {len(raw_scores)} for {len(table)} responses")
     scores, moments = shape_scores(raw_scores, tokens.kept, table, algorithm, max_response_tokens, moments)
     in_reward = kl_coef if algorithm.kl_in == "reward" else 0.0
+    if in_reward and old is None:
+        raise ValueError("old_logprobs: the KL in the reward needs them before the update, got None")
     groups = torch.from_numpy(table.column("group_id").to_numpy().copy())
     made = _per_token(tokens, columns, scores, in_reward, algorithm, groups)
-    kl = made.response_kl.numpy()
     metrics = {
         "score": float(raw_scores.mean()),
         "score_std": float(raw_scores.std(correction=0)),
-        "kl": float(kl.mean()),
         "reward": float(made.outcomes.mean()),
         "response_tokens": float(tokens.sampled.lengths.mean()),
         "unfinished": float(np.mean([r != "stop" for r in table.column("finish_reason").to_pylist()])),
-        **mean_stats(merge_stats(made.stats), "tokens"),
     }
+    made_table = _table(table, scores, columns | made.columns)
+    experience = Experience(made_table, np.full(len(table), math.nan), moments, metrics)
+    return experience if old is None else _measured(experience, algorithm, answers.sampler_serves)
+
+
+def with_old_logprobs(experience: Experience, old_logprobs: Ragged, algorithm: AlgorithmConfig) -> Experience:
+    """The experience with the `old_logprobs` that the update gave, and what is measured with them."""
+    place = experience.table.column_names.index("old_logprobs")
+    table = experience.table.set_column(place, EXPERIENCE.field("old_logprobs"), old_logprobs.to_arrow())
+    complete = replace(experience, table=check(table, EXPERIENCE, "with_old_logprobs"))
+    return _measured(complete, algorithm, sampler_serves=False)
+
+
+def _measured(experience: Experience, algorithm: AlgorithmConfig, sampler_serves: bool) -> Experience:
+    """With the metrics that `old_logprobs` are for: KL, entropy, and the mismatch unless they are the sampler's."""
+    tokens, stats = _Tokens.of(experience.table), []
+    old_column, ref_column = (Ragged.of_column(experience.table.column(n)) for n in ("old_logprobs", "ref_logprobs"))
+    kl = torch.zeros(len(tokens.sampled), dtype=torch.float64)
+    for rows, own in tokens.chunks():
+        kept, old = tokens.kept[rows], tokens.read(old_column, own)
+        kl[rows] = row_sums(old - tokens.read(ref_column, own), kept)
+        found: Stats = {"tokens": kept.sum(), "entropy": -old.sum()}
+        if not sampler_serves:
+            chosen, sampled = algorithm.mismatch, tokens.read(tokens.sampled, own)
+            weights = flat_mismatch_weights(old, sampled, kept, chosen.correction, chosen.low, chosen.high)
+            found |= mismatch_stats(old, sampled, weights)
+        stats.append(found)
+    metrics = experience.metrics | {"kl": float(kl.mean())} | mean_stats(merge_stats(stats), "tokens")
     del metrics["tokens"]
-    return Experience(_table(table, scores, columns | made.columns), kl, moments, metrics)
+    return replace(experience, response_kl=kl.numpy(), metrics=metrics)
 
 
 def _check_lengths(name: str, got: np.ndarray, lengths: np.ndarray) -> None:
@@ -127,6 +162,10 @@ class _Tokens:
         """A column of zeros."""
         return Ragged(np.zeros(len(self.sampled.values), np.float32), self.sampled.offsets)
 
+    def unknown(self) -> Ragged:
+        """A column of NaN."""
+        return Ragged(np.full(len(self.sampled.values), math.nan, np.float32), self.sampled.offsets)
+
     def chunks(self) -> list[tuple[slice, slice]]:
         """Rows and tokens of each chunk."""
         offsets = self.sampled.offsets
@@ -155,9 +194,6 @@ class _Made:
     columns: dict[str, Ragged]
     outcomes: Tensor
     """Rewards of each row, summed over its tokens, float64 [B]."""
-    response_kl: Tensor
-    stats: list[Stats]
-    """Of each chunk."""
 
 
 def _per_token(
@@ -173,18 +209,19 @@ def _per_token(
     name, everything = algorithm.advantage_estimator, slice(0, len(tokens.sampled.values))
     rewards, advantages = tokens.zeros(), tokens.zeros()
     returns = tokens.zeros() if algorithm.has_critic else columns["values"]  # without a critic no one reads either
-    outcomes, response_kl = torch.zeros_like(scores), torch.zeros_like(scores)
+    outcomes = torch.zeros_like(scores)
     flat, done = torch.empty(int(tokens.kept.sum()), dtype=torch.float64), 0
-    stats = []
     for rows, own in tokens.chunks():
         kept = tokens.kept[rows]
         there = slice(done, done := done + int(kept.sum()))
-        old, ref = (tokens.read(columns[column], own) for column in ("old_logprobs", "ref_logprobs"))
-        of_tokens = token_rewards(scores[rows], kl_estimate(old, ref, algorithm.kl_estimator), kept, kl_coef)
+        if kl_coef:
+            old, ref = (tokens.read(columns[column], own) for column in ("old_logprobs", "ref_logprobs"))
+            kl = kl_estimate(old, ref, algorithm.kl_estimator)
+        else:
+            kl = torch.zeros(int(kept.sum()), dtype=torch.float64)
+        of_tokens = token_rewards(scores[rows], kl, kept, kl_coef)
         tokens.write(rewards, own, of_tokens)
         outcomes[rows] = row_sums(of_tokens, kept)
-        response_kl[rows] = row_sums(old - ref, kept)
-        stats.append(_chunk_stats(old, tokens.read(tokens.sampled, own), kept, algorithm))
         if algorithm.has_critic:
             values = tokens.read(columns["values"], own)
             flat[there], to_go = gae(of_tokens, values, kept, algorithm.gamma, algorithm.gae_lambda)
@@ -194,14 +231,7 @@ def _per_token(
     if name in OUTCOME_ESTIMATORS:
         flat = spread(OUTCOME_ESTIMATORS[name](outcomes, groups), tokens.kept)
     tokens.write(advantages, everything, whiten(flat, algorithm.whiten or WHITEN_DEFAULT[name]))
-    made = {"rewards": rewards, "advantages": advantages, "returns": returns}
-    return _Made(made, outcomes, response_kl, stats)
-
-
-def _chunk_stats(old: Tensor, sampled: Tensor, lengths: Tensor, algorithm: AlgorithmConfig) -> Stats:
-    chosen = algorithm.mismatch
-    weights = flat_mismatch_weights(old, sampled, lengths, chosen.correction, chosen.low, chosen.high)
-    return mismatch_stats(old, sampled, weights) | {"entropy": -old.sum()}
+    return _Made({"rewards": rewards, "advantages": advantages, "returns": returns}, outcomes)
 
 
 def _table(rollouts: pa.Table, scores: Tensor, columns: Mapping[str, Ragged]) -> pa.Table:

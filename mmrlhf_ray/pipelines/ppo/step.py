@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,7 +13,14 @@ from mmrlhf_ray.config import AlgorithmConfig, FluencyReward, PPOConfig
 from mmrlhf_ray.config.algorithm import GROUPED
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.errors import RunError
-from mmrlhf_ray.pipelines.ppo.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
+from mmrlhf_ray.pipelines.ppo.experience import (
+    Answers,
+    Experience,
+    make_experience,
+    mini_batches,
+    shard_by_tokens,
+    with_old_logprobs,
+)
 from mmrlhf_ray.pipelines.ppo.sampling import Sampled, sample
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.rewards.batch import Rows
@@ -42,20 +49,23 @@ def ppo_step(step: int, fleet: Fleet, cfg: PPOConfig, state: DriverState) -> Ste
     sampled = sample(fleet, cfg, state)
     rollouts = sampled.rollouts
     reference = fleet.ask_reference(rollouts)  # four fan-outs, scores are on their way already
-    policy = fleet.policy.infer(rollouts)
+    source = _source(step, cfg)
+    policy = fleet.policy.infer(rollouts) if source == "learner" else None
     critic = fleet.critic.infer(rollouts) if fleet.critic else None
     scores = clock.noted("score", sampled.scores())
     ref_logprobs = clock.noted("reference", reference.result())
-    old_logprobs = clock.noted("old_logprobs", policy.result())
+    old_logprobs = clock.noted("old_logprobs", policy.result() if policy else (_served(rollouts, source), 0.0))
     values = clock.noted("values", critic.result() if critic else (None, 0.0))
 
     mixed = mix(cfg.rewards, scores | _fluency(cfg, ref_logprobs), Rows.of(rollouts.table), state.mixture)
-    answers = Answers(mixed.scores, ref_logprobs, old_logprobs, values)
+    answers = Answers(mixed.scores, ref_logprobs, old_logprobs, values, sampler_serves=source == "sampler")
     rollouts, answers = drop_rows(rollouts, answers, comparable(rollouts, mixed.keep, cfg.algorithm))
     longest = cfg.sampling.max_response_tokens
     experience = make_experience(rollouts, answers, state.kl.kl_coef, cfg.algorithm, longest, state.moments)
     _gate(step, experience, cfg)
-    learned = _learn(step, fleet, cfg, rollouts, experience, state.kl.kl_coef)
+    learned, own_old_logprobs = _learn(step, fleet, cfg, rollouts, experience, state.kl.kl_coef)
+    if own_old_logprobs is not None:
+        experience = with_old_logprobs(experience, own_old_logprobs, cfg.algorithm)
     pushing = time.monotonic()
     pushed = fleet.push(policy_version=step + 1)
 
@@ -106,6 +116,17 @@ def _fluency(cfg: PPOConfig, ref_logprobs: Ragged) -> dict[str, ComponentScores]
     return {name: ComponentScores.of(ref_logprobs.means().tolist()) for name in asked}
 
 
+def _source(step: int, cfg: PPOConfig) -> str:
+    """Who gives `old_logprobs`: `learner`, `update` or `sampler`."""
+    lora = cfg.learner.lora
+    return cfg.algorithm.old_logprobs_from(step, lora.dropout if lora else 0.0)
+
+
+def _served(rollouts: Rollouts, source: str) -> Ragged | None:
+    """`old_logprobs` without a pass of their own: the sampler's, or None where the update will give them."""
+    return Ragged.of_column(rollouts.table.column("rollout_logprobs")) if source == "sampler" else None
+
+
 def comparable(rollouts: Rollouts, keep: Sequence[bool], algorithm: AlgorithmConfig) -> list[bool]:
     """Rows to keep of those with a score: a response that is left alone has no group to be compared with."""
     if algorithm.advantage_estimator not in GROUPED:
@@ -121,8 +142,12 @@ def drop_rows(rollouts: Rollouts, answers: Answers, keep: Sequence[bool]) -> tup
     if not rows:
         raise RunError(f"the rewards gave no score for any of the step's {len(keep)} responses; see the warnings above")
     values = None if answers.values is None else answers.values.take(rows)
-    ref, old = (column.take(rows) for column in (answers.ref_logprobs, answers.old_logprobs))
-    return rollouts.select(rows), Answers([answers.scores[row] for row in rows], ref, old, values)
+    old = None if answers.old_logprobs is None else answers.old_logprobs.take(rows)
+    scores = [answers.scores[row] for row in rows]
+    kept = replace(
+        answers, scores=scores, ref_logprobs=answers.ref_logprobs.take(rows), old_logprobs=old, values=values
+    )
+    return rollouts.select(rows), kept
 
 
 def _gate(step: int, experience: Experience, cfg: PPOConfig) -> None:
@@ -143,8 +168,8 @@ def _gate(step: int, experience: Experience, cfg: PPOConfig) -> None:
 
 def _learn(
     step: int, fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, experience: Experience, kl_coef: float
-) -> dict[str, float]:
-    """Optimizer steps of critic and policy, side by side."""
+) -> tuple[dict[str, float], Ragged | None]:
+    """Optimizer steps of critic and policy, side by side; and `old_logprobs` where the update gives them."""
     a, longest = cfg.algorithm, cfg.sampling.max_response_tokens
     rng = np.random.default_rng((cfg.seed, step))
     count = a.prompts_per_step * a.n_samples_per_prompt // a.mini_batch_size
@@ -153,19 +178,22 @@ def _learn(
     learning = {"critic": "token_mean"} if fleet.critic else {}
     if step >= a.critic_warmup_steps:
         learning["policy"] = a.aggregation
-    started, metrics = {}, {}
+    plans, started, metrics = {}, {}, {}
     reports: dict[str, Callable[[Mapping[str, float]], dict[str, float]]] = {"critic": _critic_metrics}
     for role, aggregation in learning.items():
         group = fleet.learners[role]
-        plan = shard_by_tokens(experience.table, rollouts, group, steps, aggregation, longest)
-        started[role] = group.update(table, rollouts.features, plan.shards, plan.denominators, kl_coef)
+        plans[role] = plan = shard_by_tokens(experience.table, rollouts, group, steps, aggregation, longest)
+        own = role == "policy" and _source(step, cfg) == "update"
+        started[role] = group.update(table, rollouts.features, plan.shards, plan.denominators, kl_coef, own)
         metrics["padding_share"] = plan.padding_share
         if role == "policy":
             reports[role] = partial(_policy_metrics, denominator=sum(plan.denominators))
+    old_logprobs = None
     for role, refs in started.items():
-        stats, seconds = fleet.learners[role].finish_update(refs)
-        metrics |= reports[role](stats) | {f"seconds_{role}_update": seconds}
-    return metrics
+        done = fleet.learners[role].finish_update(refs, plans[role].shards)
+        metrics |= reports[role](done.stats) | {f"seconds_{role}_update": done.seconds}
+        old_logprobs = old_logprobs if done.old_logprobs is None else done.old_logprobs
+    return metrics, old_logprobs
 
 
 def _policy_metrics(stats: Mapping[str, float], denominator: float) -> dict[str, float]:

@@ -11,11 +11,13 @@ import pyarrow as pa
 import ray
 import torch
 from ray.actor import ActorProxy
+from torch import Tensor
 
 from mmrlhf_ray.algorithms.statistics import merge_stats
 from mmrlhf_ray.config.base import LearnerConfig, ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.collate import rollout_rows
+from mmrlhf_ray.data.batches.ragged import Ragged, gather
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
@@ -45,6 +47,16 @@ class LearnerSpec:
     """Of a new adapter's weights."""
     allowed: tuple[str, ...] = ()
     """`sampling.allow_tokens`."""
+
+
+@dataclass(frozen=True)
+class Updated:
+    """An update's outcome."""
+
+    stats: dict[str, float]
+    seconds: float
+    old_logprobs: Ragged | None
+    """Of the shard's rows, where the update gave them."""
 
 
 class Learner:
@@ -103,26 +115,40 @@ class Learner:
 
     @ray.method
     def update(
-        self, experience: pa.Table, features: pa.Table, shard: Shard, denominators: Sequence[float], kl_coef: float
-    ) -> tuple[dict[str, float], float]:
-        """The shard's optimizer steps. `denominators`: of each step's loss, over all ranks.
+        self,
+        experience: pa.Table,
+        features: pa.Table,
+        shard: Shard,
+        denominators: Sequence[float],
+        kl_coef: float,
+        own_old_logprobs: bool = False,
+    ) -> Updated:
+        """The shard's optimizer steps. `denominators`: of each step's loss, over all ranks. `own_old_logprobs`: there
+        is one step, and the policy's old log-probabilities are those of its passes.
 
-        Returns sums over tokens and ranks (`_max`: maxima) with `grad_norm` and learning rates, and the seconds it
-        took.
+        Returns sums over tokens and ranks (`_max`: maxima) with `grad_norm` and learning rates.
         """
         start = time.monotonic()
         table = check(experience, EXPERIENCE, "Learner.update").take(list(shard.rows))
         rows, arrays = rollout_rows(table, with_facts=False), read_features(features)
+        found: dict[int, np.ndarray] = {}
+
+        def noted(numbers: Sequence[int], logprobs: Tensor) -> None:
+            parts = logprobs.float().cpu().split([len(rows[i].response) for i in numbers])
+            found.update(zip(numbers, (part.numpy() for part in parts), strict=True))
+
         self._trained.engine.train()
         stats, norms = [], []
         for step, denominator in zip(shard.steps, denominators, strict=True):
-            loss = self._objective.loss(self._trained.encoder, table, denominator, kl_coef)
+            encoder, note = self._trained.encoder, noted if own_old_logprobs else None
+            loss = self._objective.loss(encoder, table, denominator, kl_coef, note)
             stats.append(train_step(self._trained.engine, self._trained.passes, rows, arrays, step, loss))
             norms.append(self._trained.engine.grad_norm)
         self._trained.engine.train(False)
         merged = {k: float(v) for k, v in self._trained.engine.merge_over_ranks(merge_stats(stats)).items()}
         merged |= {"grad_norm": float(np.mean(norms))} | self._trained.engine.learning_rates
-        return merged, time.monotonic() - start
+        old = Ragged.of_rows([found[row] for row in range(len(rows))]) if own_old_logprobs else None
+        return Updated(merged, time.monotonic() - start, old)
 
     @ray.method
     def push_weights(self, generators: Sequence[ActorProxy[Generator]], bucket_bytes: int, deadline_s: float) -> Sent:
@@ -153,10 +179,6 @@ class Learner:
     def load(self, directory: str) -> None:
         """The inverse of save(), with as many ranks."""
         self._trained.load(Path(directory))
-
-
-Updated = tuple[dict[str, float], float]
-"""Statistics of an update, and the seconds it took."""
 
 
 @dataclass(frozen=True)
@@ -202,17 +224,23 @@ class Learners:
         shards: Sequence[Shard],
         denominators: Sequence[float],
         kl_coef: float,
+        own_old_logprobs: bool = False,
     ) -> list["ray.ObjectRef[Updated]"]:
-        """Start the optimizer steps on all ranks; nothing blocks."""
+        """Start the optimizer steps on all ranks, as Learner.update(); nothing blocks."""
         return [
-            handle.update.remote(experience, features, shard, list(denominators), kl_coef)
+            handle.update.remote(experience, features, shard, list(denominators), kl_coef, own_old_logprobs)
             for handle, shard in zip(self.group.handles, shards, strict=True)
         ]
 
-    def finish_update(self, refs: Sequence["ray.ObjectRef[Updated]"]) -> Updated:
-        """Statistics of an update (the same on every rank) and the seconds of the slowest rank."""
+    def finish_update(self, refs: Sequence["ray.ObjectRef[Updated]"], shards: Sequence[Shard]) -> Updated:
+        """Statistics of an update (the same on every rank), the seconds of the slowest rank, log-probabilities by row.
+
+        shards: those that update() was given.
+        """
         answers = self.group.wait(refs, self.deadline_s, "learner update")
-        return answers[0][0], max(seconds for _, seconds in answers)
+        parts = [answer.old_logprobs for answer in answers if answer.old_logprobs is not None]
+        old = gather(parts, [shard.rows for shard in shards]) if parts else None
+        return Updated(answers[0].stats, max(answer.seconds for answer in answers), old)
 
     def push(self, generators: Generators, policy_version: int, bucket_bytes: int) -> int:
         """Push the weights to all generators and compare. Returns the bytes sent to each.

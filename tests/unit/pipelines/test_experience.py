@@ -13,7 +13,14 @@ from mmrlhf_ray.config import AlgorithmConfig, OverlongConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.batches.ragged import Ragged
-from mmrlhf_ray.pipelines.ppo.experience import Answers, Experience, make_experience, mini_batches, shard_by_tokens
+from mmrlhf_ray.pipelines.ppo.experience import (
+    Answers,
+    Experience,
+    make_experience,
+    mini_batches,
+    shard_by_tokens,
+    with_old_logprobs,
+)
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import EXPERIENCE, check
@@ -237,6 +244,35 @@ def test_kl_in_the_loss_leaves_the_rewards_alone() -> None:
     made = make(rollouts(), answers(), 0.3, AlgorithmConfig(kl_in="loss", kl_estimator="k3"))
     assert made.metrics["reward"] == pytest.approx(made.metrics["score"])
     assert made.metrics["kl"] != 0.0
+
+
+@pytest.mark.parametrize("estimator", ["gae", "reinforce", "grpo"])
+def test_old_logprobs_may_come_with_the_update(estimator: str) -> None:
+    own: dict[str, Any] = {"n_samples_per_prompt": 2, "kl_in": "loss", "kl_estimator": "k3"}
+    algorithm = AlgorithmConfig.model_validate({"advantage_estimator": estimator} | own)
+    values = {} if algorithm.has_critic else {"values": None}
+    want = make(grouped(), answers(**values), 0.3, algorithm)
+    first = make(grouped(), answers(old_logprobs=None, **values), 0.3, algorithm)
+    assert all(math.isnan(x) for row in first.table.column("old_logprobs").to_pylist() for x in row)
+    assert not {"kl", "entropy", "mismatch_max"} & first.metrics.keys(), "nothing is reported that is not known"
+    assert np.isnan(first.response_kl).all()
+    got = with_old_logprobs(first, numbers(2), algorithm)
+    assert got.table.equals(want.table)
+    assert got.metrics == want.metrics
+    assert got.response_kl.tolist() == want.response_kl.tolist()
+
+
+def test_a_kl_in_the_reward_cannot_wait_for_the_update() -> None:
+    with pytest.raises(ValueError, match="the KL in the reward needs them before the update"):
+        make(rollouts(), answers(old_logprobs=None), 0.3, AlgorithmConfig())
+
+
+def test_the_samplers_own_logprobs_say_nothing_of_a_mismatch() -> None:
+    sampled = numbers(5)
+    made = make(rollouts(), answers(old_logprobs=sampled, sampler_serves=True), 0.3, AlgorithmConfig())
+    assert not {name for name in made.metrics if name.startswith(("mismatch", "corrected"))}
+    want = [float((o - r).sum()) for o, r in zip(sampled, answers().ref_logprobs, strict=True)]
+    assert made.response_kl.tolist() == pytest.approx(want, abs=1e-5)
 
 
 def test_distillation_is_the_reverse_kl_of_each_token() -> None:

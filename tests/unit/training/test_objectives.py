@@ -167,3 +167,34 @@ def test_a_pass_without_rows_adds_nothing(omni_encoder: Encoder) -> None:
         loss, _ = objective.loss(omni_encoder, experience(), 7, 0.1)(output, empty, ())
         assert loss.item() == 0.0
         loss.backward()
+
+
+@pytest.mark.parametrize("policy_loss", ["ppo", "gspo", "cispo"])
+@pytest.mark.parametrize("correction", ["none", "tis", "icepop", "sequence_mask"])
+def test_the_pass_itself_serves_for_old_logprobs(omni_encoder: Encoder, policy_loss: str, correction: str) -> None:
+    """Loss, gradient and statistics as with a pass before the update that says the same."""
+    rows, advantages = (2, 1), [[9.0] * 3, [-2.0], [1.0, 3.0]]
+    mismatch = {"correction": correction, "low": 0.5, "high": 1.2}
+    algorithm = AlgorithmConfig.model_validate(
+        {"policy_loss": policy_loss, "mismatch": mismatch, "entropy_coef": 0.1, "kl_in": "loss", "kl_estimator": "k2"}
+    )
+    objective, output, passed = PolicyObjective(algorithm, TEMPERATURE), logits(omni_encoder, 3), batch(rows)
+    read = objective.reader(omni_encoder)(output, passed).detach()
+    sampled = [[0.0] * 3, (read[2:] - 0.1).tolist(), (read[:2] + torch.tensor([0.1, -0.9])).tolist()]
+    found: list[tuple[tuple[int, ...], Tensor]] = []
+    results = []
+    for old, noted in (
+        ([[0.0] * 3, read[2:].tolist(), read[:2].tolist()], None),
+        ([[math.nan] * 3, [math.nan], [math.nan] * 2], lambda numbers, logprobs: found.append((numbers, logprobs))),
+    ):
+        table = experience(old_logprobs=old, advantages=advantages, ref_logprobs=[[-1.0] * 3, [-1.0], [-1.0] * 2])
+        column = pa.array(sampled, EXPERIENCE.field("rollout_logprobs").type)
+        place = table.column_names.index("rollout_logprobs")
+        table = table.set_column(place, EXPERIENCE.field("rollout_logprobs"), column)
+        loss, stats = objective.loss(omni_encoder, table, 10, 0.2, noted)(output, passed, rows)
+        results.append(({"loss": loss, **stats}, torch.autograd.grad(loss, output)[0]))
+    torch.testing.assert_close(results[0], results[1])
+    ((numbers, logprobs),) = found
+    assert numbers == rows
+    assert logprobs.tolist() == read.tolist()
+    assert not logprobs.requires_grad
