@@ -1,5 +1,7 @@
 """Tokens of rows of different lengths in one flat tensor: those of row 0, then those of row 1, and so on."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -33,43 +35,32 @@ def spread(rows: Tensor, lengths: Tensor) -> Tensor:
 def sums_to_go(x: Tensor, lengths: Tensor, decay: float) -> Tensor:
     """Σ_{k ≥ t} decay^{k−t}·x_k over the tokens of the row from t on: x [N] → [N].
 
-    Long rows are summed in pieces, and then the pieces: what follows a piece reaches each of its tokens by a power of
-    `decay`. So the number of steps hardly depends on the longest row.
+    Rows are cut into pieces, and tokens laid out by their place in the piece: the first of all pieces, then the second.
+    One addition for each place sums all pieces that are long enough; the sums of pieces are then summed along the row
+    in the same way, and what follows a piece reaches its places by a power of `decay`. So there is no padding, and the
+    number of steps hardly depends on the longest row.
     """
-    if not len(lengths) or int(lengths.max()) <= _PIECE:
-        return _sums_to_go(x, lengths, decay)
     pieces = (lengths + _PIECE - 1) // _PIECE
     last = pieces.cumsum(0) - 1
     sizes = torch.full((int(pieces.sum()),), _PIECE)
     sizes[last] = lengths - (pieces - 1) * _PIECE
-    begins = sizes.cumsum(0) - sizes
-    within = _sums_to_go(x, sizes, decay)
-    following = sums_to_go(within[begins], pieces, decay**_PIECE).roll(-1)
-    following[last] = 0
-    to_next = spread(begins + sizes, sizes) - torch.arange(len(x))
-    powers = x.new_tensor(decay) ** torch.arange(_PIECE + 1)
-    return within.addcmul_(powers[to_next], spread(following, sizes))
-
-
-def _sums_to_go(x: Tensor, lengths: Tensor, decay: float) -> Tensor:
-    """Place by place, the last first.
-
-    The tokens are laid out by their place in the row, the first of all rows, then the second: one addition for each
-    place does all rows that are long enough, and there is no padding.
-    """
-    order = lengths.argsort(descending=True, stable=True)
+    order = sizes.argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order))
-    longest = int(lengths.max()) if len(lengths) else 0
-    # How many rows reach each place, and where the place begins.
-    reach = len(lengths) - torch.bincount(lengths, minlength=longest + 1).cumsum(0)[:longest]
+    # How many pieces reach each place, and where the place begins.
+    reach = len(sizes) - torch.bincount(sizes, minlength=_PIECE + 1).cumsum(0)[:_PIECE]
     begin = reach.cumsum(0) - reach
-    place = torch.arange(len(x)) - spread(lengths.cumsum(0) - lengths, lengths)
-    where = begin[place].add_(spread(rank, lengths))
+    place = torch.arange(len(x)).sub_(spread(sizes.cumsum(0) - sizes, sizes))
+    where = begin.index_select(0, place).add_(spread(rank, sizes))
     sums = torch.empty_like(x)
     sums[where] = x
-    counts, starts = reach.tolist(), begin.tolist()
-    for t in range(longest - 2, -1, -1):
-        following = counts[t + 1]
-        sums[starts[t] : starts[t] + following].add_(sums[starts[t + 1] : starts[t + 1] + following], alpha=decay)
-    return sums[where]
+    places = sums.split(reach.tolist())
+    for here, following in reversed(list(pairwise(places))):
+        here[: len(following)].add_(following, alpha=decay)
+    if len(sizes) > len(lengths):
+        after = sums_to_go(places[0][rank], pieces, decay**_PIECE).roll(-1)
+        after[last] = 0  # so that only pieces of full size have something after them
+        after = after[order]
+        for number, here in enumerate(places):
+            here.add_(after[: len(here)], alpha=decay ** (_PIECE - number))
+    return sums.index_select(0, where)

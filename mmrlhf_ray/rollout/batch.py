@@ -77,7 +77,7 @@ class Rollouts:
 
     def select(self, rows: Sequence[int]) -> "Rollouts":
         """These rows only, in this order."""
-        return rollouts_of(self.table.take(list(rows)), self.features, self.seconds, self.prompts)
+        return rollouts_of(self.table.take(pa.array(rows, pa.int64())), self.features, self.seconds, self.prompts)
 
 
 def rollouts_of(

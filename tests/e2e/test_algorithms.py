@@ -56,7 +56,7 @@ def job(ppo_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dynamic_sampling": {"max_rounds": 2},
         "prompts_per_step": 9,
         "n_samples_per_prompt": 2,
-        "mini_batch_size": 6,
+        "mini_batch_size": 18,  # one optimizer step, whose own pass serves for old_logprobs
     }
     (directory / "job.yaml").write_text(yaml.safe_dump(values))
     return directory / "job.yaml"
@@ -77,6 +77,7 @@ def test_missing_scores_costs_and_refilled_prompts_in_one_run_that_resumes(
         # Two of thirteen prompts are text alone, whose score is missing: they are dropped, never trained on.
         assert row["responses"] <= 18
         assert row["mismatch_max"] < 1e-4
+        assert (row["seconds_old_logprobs"] == 0.0) == (row["ratio_max"] == 1.0) == (row["step"] > 0)
     assert any(row["without_score"] > 0 for row in rows)
     assert any(row["sampling_rounds"] == 2 for row in rows)
     # The multiplier follows the cost of the step before.
