@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cross_check import Rows, Values, with_gradients
-from mmrlhf_ray.algorithms.advantages import gae, group_centred, grpo, rloo, whiten
+from mmrlhf_ray.algorithms.advantages import gae, group_centred, grpo, rloo, whiten_
 from mmrlhf_ray.algorithms.aggregation import loss_denominator, token_weights
 from mmrlhf_ray.algorithms.kl import kl_estimate, kl_loss
 from mmrlhf_ray.algorithms.logprobs import token_logprobs, token_logprobs_and_entropy
@@ -133,7 +133,7 @@ def gae_returns(r: Rows) -> Values:
 
 def gae_whitened(r: Rows) -> Values:
     """GAE's advantages divided by the population's standard deviation, at the tokens."""
-    return [whiten(_gae(r)[0])]
+    return [whiten_(_gae(r)[0])]
 
 
 def gae_whitened_unbiased(r: Rows) -> Values:

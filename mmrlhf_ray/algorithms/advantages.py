@@ -52,7 +52,7 @@ def reinforce(rewards: Tensor, lengths: Tensor, gamma: float) -> Tensor:
 
     It is `gae` with V = 0 and λ = 1.
     Sources: Williams 1992, "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning";
-    Hu 2025, "REINFORCE++", whose advantages are the same, whitened over the step (the caller's `whiten`, mode "full").
+    Hu 2025, "REINFORCE++", whose advantages are the same, whitened over the step (the caller's `whiten_`, mode "full").
     """
     check_rows(lengths, rewards=rewards)
     return sums_to_go(rewards, lengths, gamma)
@@ -63,7 +63,7 @@ def group_centred(outcomes: Tensor, groups: Tensor) -> Tensor:
     """Outcome minus the mean outcome of its group. Exactly 0 where a group's outcomes are all equal.
 
     Sources: Liu et al. 2025, "Understanding R1-Zero-Like Training" (Dr. GRPO), section 3.2; Hu 2025, "REINFORCE++"
-    (with baseline), which then whitens over the step (the caller's `whiten`, mode "full").
+    (with baseline), which then whitens over the step (the caller's `whiten_`, mode "full").
     """
     return _Group.of(outcomes, groups).centred
 
@@ -126,8 +126,8 @@ WHITEN_DEFAULT: Mapping[str, str] = {
 
 
 @torch.no_grad()
-def whiten(x: Tensor, mode: str = "full", eps: float = 1e-8) -> Tensor:
-    """x [N] shifted and scaled by its own mean and deviation.
+def whiten_(x: Tensor, mode: str = "full", eps: float = 1e-8) -> Tensor:
+    """x [N] shifted and scaled by its own mean and deviation, in place: there is one number for each token of a step.
 
     mode "none": x; "center": x − mean; "full": (x − mean) / sqrt(var + eps), with the population variance.
     Call it on the entire step's tokens, not on a shard, or the result depends on the sharding.
@@ -141,13 +141,13 @@ def whiten(x: Tensor, mode: str = "full", eps: float = 1e-8) -> Tensor:
 
 
 def _standardised(x: Tensor, eps: float) -> Tensor:
-    centred = x - x.mean()
-    return centred.mul_(torch.rsqrt(centred.dot(centred) / len(x) + eps))
+    x.sub_(x.mean())
+    return x.mul_(torch.rsqrt(x.dot(x) / len(x) + eps))
 
 
 _WHITENED: Mapping[str, Callable[[Tensor, float], Tensor]] = {
     "none": lambda x, eps: x,
-    "center": lambda x, eps: x - x.mean(),
+    "center": lambda x, eps: x.sub_(x.mean()),
     "full": _standardised,
 }
 

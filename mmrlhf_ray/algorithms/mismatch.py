@@ -62,10 +62,8 @@ def mismatch_weights(
     sequence_mask: Liu et al. 2025, "When Speed Kills Stability" (sequence masking, with the geometric mean).
     """
     check_tokens(mask, old_logprobs=old_logprobs, rollout_logprobs=rollout_logprobs)
-    if correction not in CORRECTIONS:
-        raise ValueError(f"correction expects one of {sorted(CORRECTIONS)}, got {correction!r}")
     log_ratio = torch.where(mask, old_logprobs - rollout_logprobs, torch.zeros_like(old_logprobs))
-    return CORRECTIONS[correction](log_ratio, mask, low, high) * mask
+    return _named(correction)(log_ratio, mask, low, high) * mask
 
 
 @torch.no_grad()
@@ -74,18 +72,18 @@ def flat_mismatch_weights(
 ) -> Tensor:
     """`mismatch_weights` [N] of flat tokens: both log-probabilities [N], lengths int64 [B] of the rows."""
     check_rows(lengths, old_logprobs=old_logprobs, rollout_logprobs=rollout_logprobs)
-    log_ratio = old_logprobs - rollout_logprobs
-    if correction not in OF_RESPONSES:
-        return mismatch_weights(
-            log_ratio[None], torch.zeros_like(log_ratio)[None], _all(log_ratio[None]), correction, low, high
-        )[0]
-    means = (row_sums(log_ratio, lengths) / lengths)[:, None]  # as good as a response of one token
-    of_rows = mismatch_weights(means, torch.zeros_like(means), _all(means), correction, low, high)
-    return spread(of_rows[:, 0], lengths)
+    log_ratio, of_rows = old_logprobs - rollout_logprobs, correction in OF_RESPONSES
+    if of_rows:
+        log_ratio = row_sums(log_ratio, lengths) / lengths
+    each = log_ratio[:, None]  # to a correction it is a response of one token
+    weights = _named(correction)(each, torch.ones_like(each, dtype=torch.bool), low, high)[:, 0]
+    return spread(weights, lengths) if of_rows else weights
 
 
-def _all(x: Tensor) -> Tensor:
-    return torch.ones_like(x, dtype=torch.bool)
+def _named(correction: str) -> Correction:
+    if correction not in CORRECTIONS:
+        raise ValueError(f"correction expects one of {sorted(CORRECTIONS)}, got {correction!r}")
+    return CORRECTIONS[correction]
 
 
 @torch.no_grad()

@@ -1,7 +1,5 @@
 """Tokens of rows of different lengths in one flat tensor: those of row 0, then those of row 1, and so on."""
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 
@@ -54,13 +52,14 @@ def sums_to_go(x: Tensor, lengths: Tensor, decay: float) -> Tensor:
     where = begin.index_select(0, place).add_(spread(rank, sizes))
     sums = torch.empty_like(x)
     sums[where] = x
-    places = sums.split(reach.tolist())
-    for here, following in reversed(list(pairwise(places))):
-        here[: len(following)].add_(following, alpha=decay)
+    counts = reach.tolist()
+    places = sums.split(counts)
+    for number in range(_PIECE - 2, -1, -1):
+        places[number][: counts[number + 1]].add_(places[number + 1], alpha=decay)
     if len(sizes) > len(lengths):
         after = sums_to_go(places[0][rank], pieces, decay**_PIECE).roll(-1)
         after[last] = 0  # so that only pieces of full size have something after them
         after = after[order]
-        for number, here in enumerate(places):
-            here.add_(after[: len(here)], alpha=decay ** (_PIECE - number))
+        for number, count in enumerate(counts):
+            places[number].add_(after[:count], alpha=decay ** (_PIECE - number))
     return sums.index_select(0, where)

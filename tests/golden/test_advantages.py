@@ -16,7 +16,7 @@ from mmrlhf_ray.algorithms.advantages import (
     reinforce,
     rloo,
     token_rewards,
-    whiten,
+    whiten_,
 )
 from mmrlhf_ray.algorithms.segments import row_sums, spread
 from tests.golden import reference
@@ -101,7 +101,8 @@ def test_gae_in_pieces_matches_the_reference(monkeypatch, piece):
     ("old", "new"),
     [
         ("alpha=decay)", "alpha=1)"),
-        ("reversed(list(pairwise(places)))", "pairwise(places)"),
+        ("range(_PIECE - 2, -1, -1)", "range(_PIECE - 1)"),
+        ("range(_PIECE - 2, -1, -1)", "range(_PIECE - 2, 0, -1)"),
         ("sums.index_select(0, where)", "sums"),
         ("decay**_PIECE", "decay"),
         ("pieces, decay", "pieces.flip(0), decay"),
@@ -271,11 +272,11 @@ def check_whiten(function):
     x = flat(b.rewards, b.mask)
     for given in (("none",), ("center",), ("full",), ()):
         want = reference.whiten(b.rewards.tolist(), b.mask.tolist(), (*given, "full")[0], 1e-8)
-        close(grid(function(x, *given), b.mask), want)
+        close(grid(function(x.clone(), *given), b.mask), want)
 
 
 def test_whiten_matches_the_reference():
-    check_whiten(whiten)
+    check_whiten(whiten_)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_whiten_matches_the_reference():
     ],
 )
 def test_broken_whiten_is_caught(old, new):
-    assert_caught(check_whiten, mutant(whiten, old, new))
+    assert_caught(check_whiten, mutant(whiten_, old, new))
 
 
 @pytest.mark.parametrize(
@@ -302,14 +303,13 @@ def test_broken_whiten_is_caught(old, new):
 )
 def test_broken_whitening_modes_are_caught(monkeypatch, mode, broken):
     monkeypatch.setitem(advantages._WHITENED, mode, broken)
-    assert_caught(check_whiten, whiten)
+    assert_caught(check_whiten, whiten_)
 
 
 def test_whiten_by_hand():
     x = torch.tensor([1.0, 3.0, 5.0], dtype=torch.float64)
-    close(whiten(x, "center"), [-2, 0, 2])
+    close(whiten_(x.clone(), "center"), [-2, 0, 2])
     scale = math.sqrt(8 / 3)
     torch.testing.assert_close(
-        whiten(x), torch.tensor([-2 / scale, 0, 2 / scale], dtype=torch.float64), rtol=1e-8, atol=0
+        whiten_(x), torch.tensor([-2 / scale, 0, 2 / scale], dtype=torch.float64), rtol=1e-8, atol=0
     )
-    assert x.tolist() == [1.0, 3.0, 5.0], "what was given is left alone"

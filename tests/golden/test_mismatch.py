@@ -48,9 +48,9 @@ def test_flat_weights_match_the_reference(correction):
     ("correction", "old", "new"),
     [
         *((c, "old_logprobs - rollout_logprobs", "rollout_logprobs - old_logprobs") for c in ("tis", "sequence_mask")),
-        ("sequence_mask", "not in OF_RESPONSES", "in CORRECTIONS"),
-        ("sequence_mask", " / lengths)", ")"),
-        ("sequence_mask", "of_rows[:, 0]", "of_rows[:, 0].flip(0)"),
+        ("sequence_mask", "row_sums(log_ratio, lengths) / lengths", "row_sums(log_ratio, lengths)"),
+        ("sequence_mask", "spread(weights, lengths)", "spread(weights.flip(0), lengths)"),
+        ("icepop", "low, high)[:, 0]", "low, high)[:, 0].flip(0)"),
     ],
 )
 def test_broken_flat_weights_are_caught(correction, old, new):

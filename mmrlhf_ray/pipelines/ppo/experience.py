@@ -17,7 +17,7 @@ from mmrlhf_ray.algorithms.advantages import (
     gae,
     overlong_penalty,
     token_rewards,
-    whiten,
+    whiten_,
 )
 from mmrlhf_ray.algorithms.aggregation import loss_denominator
 from mmrlhf_ray.algorithms.kl import kl_estimate
@@ -230,7 +230,7 @@ def _per_token(
             flat[there] = TOKEN_ESTIMATORS[name](of_tokens, kept, algorithm.gamma)
     if name in OUTCOME_ESTIMATORS:
         flat = spread(OUTCOME_ESTIMATORS[name](outcomes, groups), tokens.kept)
-    tokens.write(advantages, everything, whiten(flat, algorithm.whiten or WHITEN_DEFAULT[name]))
+    tokens.write(advantages, everything, whiten_(flat, algorithm.whiten or WHITEN_DEFAULT[name]))
     return _Made({"rewards": rewards, "advantages": advantages, "returns": returns}, outcomes)
 
 

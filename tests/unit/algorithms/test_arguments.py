@@ -9,7 +9,7 @@ from mmrlhf_ray.algorithms.advantages import (
     overlong_penalty,
     reinforce,
     token_rewards,
-    whiten,
+    whiten_,
 )
 from mmrlhf_ray.algorithms.aggregation import loss_denominator, token_weights
 from mmrlhf_ray.algorithms.kl import kl_estimate, kl_loss
@@ -38,8 +38,8 @@ CLIP = Clip(0.2, 0.2)
             lambda: flat_mismatch_weights(FLAT, FLAT[:1], LENGTHS, "tis", 0.5, 2),
             r"rollout_logprobs expects shape \[5\]",
         ),
-        (lambda: whiten(FLAT[:0]), "x expects at least one token, got none"),
-        (lambda: whiten(FLAT, "half"), r"mode expects one of \['center', 'full', 'none'\], got 'half'"),
+        (lambda: whiten_(FLAT[:0]), "x expects at least one token, got none"),
+        (lambda: whiten_(FLAT, "half"), r"mode expects one of \['center', 'full', 'none'\], got 'half'"),
         (lambda: token_weights(ON, "mean"), "aggregation expects one of"),
         (lambda: loss_denominator([3], "mean", 8), "aggregation expects one of"),
         (lambda: loss_denominator([0, 0], "token_mean", 8), r"row with at least one token, got \[0, 0\]"),
