@@ -1,5 +1,6 @@
 """check(): is this table what the contract says? Run at the entry of every actor."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,7 +22,8 @@ _PER_TOKEN = (
 def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """Return `table` unchanged, or raise SchemaError.
 
-    Checked: columns and types, nulls, and that per-token lists have the length of `response_token_ids`.
+    Checked: columns and types, nulls, that per-token lists have the length of `response_token_ids`, and that the spans
+    of `versions`, where there are any, cover the response.
     `where` names the entry point in the message.
     """
     name = schema.metadata[b"mmrlhf.table"].decode()
@@ -38,6 +40,8 @@ def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
             raise SchemaError(f"{where}: {name}.{field.name} expects no nulls, row {row} is null")
     if "response_token_ids" in schema.names:
         _check_lengths(table, schema, f"{where}: {name}")
+    if "versions" in schema.names:
+        _check_versions(table, f"{where}: {name}.versions")
     return table
 
 
@@ -54,3 +58,17 @@ def _check_lengths(table: pa.Table, schema: pa.Schema, where: str) -> None:
                 f"{where}.{column} expects {want[row].as_py()} entries as in response_token_ids, "
                 f"row {row} has {got[row].as_py()}"
             )
+
+
+def _check_versions(table: pa.Table, where: str) -> None:
+    spans, tokens = table.column("versions"), pc.list_value_length(table.column("response_token_ids")).to_numpy()
+    flat = pc.list_flatten(spans)
+    first, last = (pc.struct_field(flat, name).to_numpy() for name in ("start", "end"))
+    rows = pc.list_parent_indices(spans).to_numpy()
+    covered = np.bincount(rows, weights=last - first, minlength=len(tokens))
+    known = pc.list_value_length(spans).to_numpy() > 0
+    for row in np.flatnonzero(known & (covered != tokens))[:1]:
+        raise SchemaError(
+            f"{where} expects spans that cover the {tokens[row]} tokens of the response, row {row} has "
+            f"{spans[row].as_py()}"
+        )

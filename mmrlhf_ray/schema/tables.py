@@ -8,7 +8,7 @@ from itertools import chain, combinations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "3"
+SCHEMA_VERSION = "4"
 
 MEDIA_KINDS = ("image", "audio", "video")
 
@@ -24,6 +24,7 @@ MODALITIES = tuple(map(modality_of, chain.from_iterable(combinations(MEDIA_KINDS
 _TOKENS = pa.list_(pa.int32())
 _FLOATS = pa.list_(pa.float32())
 _STRINGS = pa.list_(pa.string())
+_SPANS = pa.list_(pa.struct([("version", pa.int64()), ("start", pa.int32()), ("end", pa.int32())]))
 
 
 def _schema(name: str, *fields: tuple[str, pa.DataType]) -> pa.Schema:
@@ -147,7 +148,8 @@ _ROLLOUT_FIELDS = (
     ("prompt_id", pa.string()),
     ("task", pa.string()),
     ("modality", pa.string()),
-    ("policy_version", pa.int32()),
+    ("policy_version", pa.int32()),  # that sampled the first token
+    ("versions", _SPANS),  # which version sampled tokens [start, end), in order; empty where no policy sampled them
     ("prompt_token_ids", _TOKENS),  # processor-expanded
     ("facts_token_ids", _TOKENS),  # text the reward model reads before the prompt; empty without facts
     ("response_token_ids", _TOKENS),

@@ -76,6 +76,7 @@ def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFact
                 "sample_id": f"{prompt['prompt_id']}#0",
                 "group_id": i,
                 "policy_version": 0,
+                "versions": [],
                 "prompt_token_ids": [1],
                 "facts_token_ids": [],
                 "response_token_ids": ids,

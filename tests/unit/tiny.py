@@ -101,6 +101,7 @@ def rollout_table(rows: Sequence[TokenRow], facts: Sequence[Sequence[int]] | Non
             "task": "t",
             "modality": modality[i],
             "policy_version": 0,
+            "versions": [],
             "prompt_token_ids": list(row.context),
             "facts_token_ids": list(facts[i]) if facts else [],
             "response_token_ids": list(row.response),

@@ -207,6 +207,7 @@ class _Writer:
         shared = {name: prompt[name] for name in ("prompt_id", "task", "modality", "media_ids")} | {
             "group_id": group_id,
             "policy_version": 0,
+            "versions": [],
             "prompt_token_ids": encoded.token_ids,
             "facts_token_ids": encode_facts(self.encoder, asked.facts),
             "finish_reason": "stop",

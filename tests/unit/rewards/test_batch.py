@@ -40,6 +40,7 @@ def rollouts(*prompt_ids):
                 "modality": "text",
                 "group_id": i,
                 "policy_version": 0,
+                "versions": [],
                 "prompt_token_ids": [1],
                 "facts_token_ids": [],
                 "response_token_ids": [2] * (i + 1),

@@ -25,6 +25,7 @@ def rollouts(**changes: list) -> pa.Table:
             "task": "t",
             "modality": "text",
             "policy_version": 0,
+            "versions": [],
             "prompt_token_ids": [1],
             "facts_token_ids": [],
             "response_token_ids": [1] * n,
@@ -98,3 +99,15 @@ def test_so_do_those_of_experience(column: str) -> None:
         values = [0.0, 0.0] if field.name == "score" else [[0.0] * n for n in lengths]
         table = table.append_column(field, pa.array(values, field.type))
     assert f"{column} expects 2 entries as in response_token_ids, row 0 has 1" in message(table, EXPERIENCE)
+
+
+def span(version: int, start: int, end: int) -> dict:
+    return {"version": version, "start": start, "end": end}
+
+
+def test_spans_of_versions_cover_the_response() -> None:
+    check(rollouts(versions=[[span(3, 0, 2)], [span(3, 0, 1), span(4, 1, 3)]]), ROLLOUT, "test")
+    short = rollouts(versions=[[], [span(3, 0, 1), span(4, 1, 2)]])
+    assert "versions expects spans that cover the 3 tokens of the response, row 1 has" in message(short, ROLLOUT)
+    parts = pa.concat_tables([rollouts(), short])
+    assert "versions expects spans that cover the 3 tokens of the response, row 3 has" in message(parts, ROLLOUT)
