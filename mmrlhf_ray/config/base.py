@@ -69,6 +69,8 @@ class EngineConfig(Section):
     """Most tokens (padding and media tokens counted) in one forward pass of one rank."""
     max_padding_share: float = Field(0.05, ge=0, lt=1)
     """Rows join a pass only while at most this share of it is padding; raise it for fewer passes on small models."""
+    shared_prompt: bool = True
+    """Media that several rows of a pass show go through the towers once. Off: every row by itself."""
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
     """Keep optimizer state in host memory (GPU only)."""

@@ -8,6 +8,7 @@ from mmrlhf_ray.models.adapter import (
     read_config,
 )
 from mmrlhf_ray.models.export import ADAPTER_DIR, export_lora, export_model
+from mmrlhf_ray.models.families.clips import CLIPS, ROWS
 from mmrlhf_ray.models.families.registry import adapter_for
 from mmrlhf_ray.models.headed import (
     HeadedModel,
@@ -26,9 +27,11 @@ from mmrlhf_ray.models.tokens import check_same_tokens
 
 __all__ = [
     "ADAPTER_DIR",
+    "CLIPS",
     "HeadedModel",
     "ModelAdapter",
     "ParameterGroup",
+    "ROWS",
     "ScalarHead",
     "SpecialTokens",
     "Weight",

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from mmrlhf_ray.errors import ModelError
+from mmrlhf_ray.models.families.clips import Tower
 
 
 class ModelAdapter(Protocol):
@@ -41,6 +42,10 @@ class ModelAdapter(Protocol):
     def least_sound_s(self) -> float:
         """Seconds that shorter sounds are filled up to with silence; if above 0, all are filled up to a multiple of the
         extractor's hop. For towers that read what is padded too, and so give another answer in other company."""
+
+    @property
+    def towers(self) -> Mapping[str, Tower]:
+        """Feature key that a media tower reads → the tower, where each clip may go through it once per pass."""
 
     @property
     def language_model(self) -> str:

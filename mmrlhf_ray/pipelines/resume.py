@@ -31,7 +31,8 @@ _LENGTH = frozenset({"steps", "epochs", "max_minutes", "stop_at"})
 _APPLIED = (
     *_LENGTH,
     "*optimizer.*",
-    "*.engine.micro_batch_tokens", "*.engine.max_padding_share", "*.engine.gradient_checkpointing",
+    "*.engine.micro_batch_tokens", "*.engine.max_padding_share", "*.engine.shared_prompt",
+    "*.engine.gradient_checkpointing",
     "algorithm.kl_coef", "algorithm.kl_target", "algorithm.kl_horizon", "algorithm.clip_range*", "algorithm.dual_clip",
     "algorithm.value_clip_range", "algorithm.vf_coef", "algorithm.entropy_coef", "algorithm.critic_warmup_steps",
     "algorithm.old_logprobs",

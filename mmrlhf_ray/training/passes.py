@@ -32,6 +32,7 @@ class Passes:
     def __init__(self, model: Forward, encoder: Encoder, device: torch.device):
         self._model = model
         self._device = device
+        self._towers = encoder.adapter.towers
         self._pad_token_id = encoder.eos_token_ids[0]  # never attended to
         self._dummies, self._dummy_features = dummy_rows(encoder, list(encoder.adapter.placeholders))
 
@@ -42,7 +43,8 @@ class Passes:
         for micro_batch in passes:
             real = [rows[i] for i in micro_batch.rows]
             dummies = [self._dummies[kind] for kind in micro_batch.dummies]
-            yield collate(real, dummies, {**features, **self._dummy_features}, self._pad_token_id).to(self._device)
+            known, towers = {**features, **self._dummy_features}, self._towers if micro_batch.shared else ()
+            yield collate(real, dummies, known, self._pad_token_id, towers).to(self._device)
 
     @torch.no_grad()
     def infer(

@@ -90,7 +90,7 @@ class SupervisedWorker:
         )
         self._encoder, self._engine = self._trained.encoder, self._trained.engine
         self._passes = self._trained.passes
-        self._budget = PassBudget(learner.engine.micro_batch_tokens, learner.engine.max_padding_share)
+        self._budget = PassBudget.of(learner.engine)
         self._point_sums: dict[str, float] = {}
         """Of a running reference point, over all steps of training; the same on all ranks."""
 
@@ -228,7 +228,7 @@ class SupervisedWorker:
             owners=owners,
             sequences=[sequence for of_row in by_row for sequence in of_row],
             features=features_from_bytes(table.column("features").to_pylist()),
-            passes=align_passes(expanded, present, self._rank),
+            passes=align_passes(expanded, present, self._rank, self._budget.shared),
         )
 
     def _totals(self, weights: Mapping[str, float]) -> dict[str, float]:

@@ -73,7 +73,7 @@ def launch(cfg: PPOConfig, records: Records, run_dir: Path) -> Iterator[Fleet]:
 
 
 def _start(own: Crew, cfg: PPOConfig, prompts: PromptServer, records: Records) -> Fleet:
-    seconds, answering = cfg.deadlines.start_s, _budget(cfg.learner, cfg.score_micro_batch_tokens)
+    seconds, answering = cfg.deadlines.start_s, PassBudget.of(cfg.learner.engine, cfg.score_micro_batch_tokens)
     generators = start_generators(own, cfg, cfg.policy, cfg.learner.lora)
     models = [reward.model for reward in cfg.model_rewards]
     scorers = start_scorers(own, cfg, models, answering) if models else None
@@ -115,8 +115,4 @@ def _start_learners(
         )
         handles.append(own.spawn(seat, Learner, spec, objective))
     group = ActorGroup(tuple(seat.name for seat in seats), tuple(handles))
-    return Learners(group, _budget(learner, learner.engine.micro_batch_tokens), cfg.deadlines.stage_s)
-
-
-def _budget(learner: LearnerConfig, tokens: int) -> PassBudget:
-    return PassBudget(tokens, learner.engine.max_padding_share)
+    return Learners(group, PassBudget.of(learner.engine), cfg.deadlines.stage_s)

@@ -1,9 +1,11 @@
 """Which rows go through the model together. Every rank gets the same number of passes over the same media towers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heapreplace
 from itertools import zip_longest
+
+from mmrlhf_ray.config.base import EngineConfig
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,13 @@ class PassBudget:
     tokens: int
     """Positions of one rank, padding and media tokens counted."""
     max_padding_share: float = 0.05
+    shared: bool = False
+    """What rows of a pass have in common goes through the model once."""
+
+    @classmethod
+    def of(cls, engine: EngineConfig, tokens: int | None = None) -> "PassBudget":
+        """As `engine` says; `tokens` instead of its own."""
+        return cls(tokens or engine.micro_batch_tokens, engine.max_padding_share, engine.shared_prompt)
 
 
 @dataclass(frozen=True)
@@ -24,6 +33,8 @@ class MicroBatch:
     dummies: tuple[str, ...] = ()
     """Kinds of dummy row to add: media that only other ranks have in this pass, or "text" for an empty pass.
     A media tower that runs on one rank only would leave the others waiting in a ZeRO collective."""
+    shared: bool = False
+    """As `PassBudget.shared`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ def plan_shards(
         everywhere = _union(present)
         for rank in range(n_ranks):
             aligned = _aligned(passes[rank], present[rank], everywhere)
-            plans[rank].append(tuple(_local(p, own[rank]) for p in aligned))
+            plans[rank].append(tuple(_local(p, own[rank], budget) for p in aligned))
     return [Shard(tuple(rows), tuple(plan)) for rows, plan in zip(own, plans, strict=True)]
 
 
@@ -111,13 +122,13 @@ def present_kinds(rows: Sequence[int], kinds: Sequence[frozenset[str]]) -> froze
 
 
 def align_passes(
-    own: Sequence[Sequence[int]], present: Sequence[Sequence[frozenset[str]]], rank: int
+    own: Sequence[Sequence[int]], present: Sequence[Sequence[frozenset[str]]], rank: int, shared: bool = False
 ) -> list[MicroBatch]:
     """One rank's passes, as many as any rank has, with dummies for the media kinds that only others have.
 
     own: the rank's rows, pass by pass. present: of every rank, the media kinds of each of its passes.
     """
-    return _aligned(own, present[rank], _union(present))
+    return [replace(micro_batch, shared=shared) for micro_batch in _aligned(own, present[rank], _union(present))]
 
 
 def _union(present: Sequence[Sequence[frozenset[str]]]) -> list[frozenset[str]]:
@@ -136,10 +147,10 @@ def _aligned(
     return aligned
 
 
-def _local(micro_batch: MicroBatch, own: list[int]) -> MicroBatch:
+def _local(micro_batch: MicroBatch, own: list[int], budget: PassBudget) -> MicroBatch:
     start = len(own)
     own.extend(micro_batch.rows)
-    return MicroBatch(tuple(range(start, len(own))), micro_batch.dummies)
+    return MicroBatch(tuple(range(start, len(own))), micro_batch.dummies, budget.shared)
 
 
 def one_pass_plan(

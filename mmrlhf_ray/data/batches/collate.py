@@ -1,6 +1,6 @@
 """Ragged rows to padded tensors. Nothing else in the project pads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from mmrlhf_ray.data.encoding.encode import Features, after_start
+from mmrlhf_ray.models import CLIPS, ROWS
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,10 @@ def collate(
     dummies: Sequence[TokenRow],
     features: Mapping[str, Features],
     pad_token_id: int,
+    towers: Collection[str] = (),
 ) -> Batch:
-    """Pad on the right. `dummies` are rows that only keep the ranks' media towers in step."""
+    """Pad on the right. `dummies` are rows that only keep the ranks' media towers in step. `towers`: keys of features
+    that hold each clip once."""
     everything = [*rows, *dummies]
     width = max(len(row) for row in everything)
     input_ids = torch.full((len(everything), width), pad_token_id, dtype=torch.long)
@@ -90,7 +93,11 @@ def collate(
     empty = torch.empty(0, dtype=torch.long)
     ends = torch.tensor([i * width + len(row) - 1 for i, row in enumerate(everything)], dtype=torch.long)
     return Batch(
-        inputs={"input_ids": input_ids, "attention_mask": attention_mask, **_media_inputs(everything, features)},
+        inputs={
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            **_media_inputs(everything, features, towers),
+        },
         response_positions=torch.cat([empty, *positions]),
         response_tokens=torch.tensor([t for row in rows for t in row.response], dtype=torch.long),
         last_positions=ends[: len(rows)],
@@ -98,14 +105,26 @@ def collate(
     )
 
 
-def _media_inputs(rows: Sequence[TokenRow], features: Mapping[str, Features]) -> dict[str, Tensor]:
-    parts: dict[str, list[Tensor]] = {}
+def _media_inputs(
+    rows: Sequence[TokenRow], features: Mapping[str, Features], towers: Collection[str]
+) -> dict[str, Tensor]:
+    """The clips' features, one clip after the other as the rows show them; of `towers` each clip once."""
+    shown: dict[str, list[str]] = {}
     for row in rows:
         for media_id in row.media_ids:
-            for key, value in features[media_id].items():
-                # A copy, because Arrow's buffers are read-only and torch would warn on each.
-                parts.setdefault(key, []).append(torch.from_numpy(value.copy()))
-    return {key: torch.cat(_pad_trailing(values)) for key, values in parts.items()}
+            for key in features[media_id]:
+                shown.setdefault(key, []).append(media_id)
+    inputs: dict[str, Tensor] = {}
+    for key, media_ids in shown.items():
+        once = list(dict.fromkeys(media_ids)) if key in towers else media_ids
+        if len(once) < len(media_ids):
+            number = {media_id: i for i, media_id in enumerate(once)}
+            inputs[CLIPS + key] = torch.tensor([number[media_id] for media_id in media_ids])
+            inputs[ROWS + key] = torch.tensor([len(features[media_id][key]) for media_id in once])
+        # A copy, because Arrow's buffers are read-only and torch would warn on each.
+        values = [torch.from_numpy(features[media_id][key].copy()) for media_id in once]
+        inputs[key] = torch.cat(_pad_trailing(values))
+    return inputs
 
 
 def _pad_trailing(values: list[Tensor]) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, ProcessorMixin
 
+from mmrlhf_ray.models.families.clips import Tower, show_clips_once
 from mmrlhf_ray.models.families.positions import Inputs, complete_inputs
 from mmrlhf_ray.models.families.weights import load_weights
 
@@ -41,6 +42,7 @@ class Family:
     sampled_as: Mapping[str, str] = field(default_factory=dict)
     video_metadata: bool = False
     least_sound_s: float = 0.0
+    towers: Mapping[str, Tower] = field(default_factory=dict)
     options: Callable[[ProcessorMixin], dict[str, Any]] = _no_options
     """processor_kwargs()."""
     grids: Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Family:
         model = load_weights(self.model_class, path, dtype, device_map)
         if self.complete is not None:
             complete_inputs(model, self.complete)
+        show_clips_once(model, self.towers)
         return model.eval()
 
     def architecture(self, path: Path) -> PreTrainedModel:

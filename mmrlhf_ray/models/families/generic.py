@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.adapter import load_processor, read_config
+from mmrlhf_ray.models.families.clips import Tower
 from mmrlhf_ray.models.families.positions import IMAGE, VIDEO, Inputs, complete_inputs, token_kinds
 from mmrlhf_ray.models.families.weights import load_weights
 
@@ -41,6 +42,8 @@ class GenericAdapter:
     sampled_as: Mapping[str, str]
     video_metadata: bool = True
     least_sound_s: float = 0.0
+    towers: Mapping[str, Tower] = field(default_factory=dict)
+    """None: how a class hands on what its towers return cannot be inferred."""
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
         model = load_weights(AutoModelForMultimodalLM, path, dtype, device_map)

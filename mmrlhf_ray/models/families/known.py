@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     Gemma3ForConditionalGeneration,
     InternVLForConditionalGeneration,
@@ -17,13 +17,19 @@ from transformers import (
     Qwen3OmniMoeThinkerForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import _get_feat_extract_output_lengths
 
+from mmrlhf_ray.models.families.clips import Tower, repeat_clips, repeat_rows, repeat_sounds
 from mmrlhf_ray.models.families.family import Family, frames_as_given
 from mmrlhf_ray.models.families.positions import IMAGE, VIDEO, Inputs, rotary_positions, token_kinds
 
 _QWEN_GRIDS = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
 _QWEN_IMAGE = ("pixel_values", "image_grid_thw")
 _QWEN_VIDEO = ("pixel_values_videos", "video_grid_thw")
+_QWEN_TOWERS = {
+    "pixel_values": Tower("get_image_features", repeat_clips),
+    "pixel_values_videos": Tower("get_video_features", repeat_clips),
+}
 
 
 # Qwen2.5-VL: text, images and video.
@@ -62,6 +68,7 @@ QWEN2_5_VL = Family(
         "projector": r"model\.visual\.merger\..*",
     },
     video_metadata=True,
+    towers=_QWEN_TOWERS,
     options=frames_as_given,
     grids=_QWEN_GRIDS,
     complete=_number_positions,
@@ -91,6 +98,7 @@ QWEN3_VL = Family(
         "projector": r"model\.visual\.(merger|deepstack_merger_list)\..*",
     },
     video_metadata=True,
+    towers=_QWEN_TOWERS,
     options=frames_as_given,
     grids=_QWEN_GRIDS,
     complete=_mark_images_and_video,
@@ -103,6 +111,16 @@ QWEN3_VL = Family(
 def _sized_frames_as_given(processor: ProcessorMixin) -> dict[str, Any]:
     # The processor class has its own video size, which would take precedence over the directory's.
     return {"videos_kwargs": {"size": dict(processor.video_processor.size), "do_sample_frames": False}}
+
+
+def _after_two_convolutions(owner: nn.Module, frames: Tensor) -> Tensor:
+    lengths: Tensor = owner.audio_tower._get_feat_extract_output_lengths(frames)[1]
+    return lengths
+
+
+def _after_chunks(owner: nn.Module, frames: Tensor) -> Tensor:
+    lengths: Tensor = _get_feat_extract_output_lengths(frames, owner.audio_tower.n_window)
+    return lengths
 
 
 def _single_experts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -136,6 +154,7 @@ QWEN2_5_OMNI = Family(
         "audio_tower": r"audio_tower\.(?!proj\.).*",
         "projector": r"visual\.merger\..*|audio_tower\.proj\..*",
     },
+    towers=_QWEN_TOWERS | {"input_features": Tower("get_audio_features", repeat_sounds(_after_two_convolutions))},
     options=_sized_frames_as_given,
     grids=_QWEN_GRIDS,
     released={"": "thinker."},
@@ -154,6 +173,7 @@ QWEN3_OMNI = Family(
         "projector": r"visual\.(merger|merger_list)\..*|audio_tower\.proj[12]\..*",
     },
     least_sound_s=1.0,  # a chunk of the audio tower
+    towers=_QWEN_TOWERS | {"input_features": Tower("get_audio_features", repeat_sounds(_after_chunks))},
     options=_sized_frames_as_given,
     grids=_QWEN_GRIDS,
     released={"": "thinker."},
@@ -169,6 +189,7 @@ _TOWER_PARTS = {
     "vision_tower": r"model\.vision_tower\..*",
     "projector": r"model\.multi_modal_projector\..*",
 }
+_ROW_TOWER = {"pixel_values": Tower("get_image_features", repeat_rows)}
 _RELEASED = {
     "model.language_model.": "language_model.model.",
     "model.multi_modal_projector.": "multi_modal_projector.",
@@ -195,6 +216,7 @@ GEMMA3 = Family(
     feature_keys={"image": ("pixel_values",)},
     language_model=r"model\.language_model",
     parts=_TOWER_PARTS,
+    towers=_ROW_TOWER,
     options=_images_in_one_piece,
     complete=_mark_images,
     released={"model.vision_tower.": "vision_tower.vision_model.", **_RELEASED},
@@ -222,6 +244,7 @@ INTERNVL = Family(
     feature_keys={"image": ("pixel_values",), "video": ("pixel_values",)},
     language_model=r"model\.language_model",
     parts=_TOWER_PARTS,
+    towers=_ROW_TOWER,
     sampled_as={"video_token": "image_token"},
     options=frames_as_given,
     clip_rows=_crops_and_frames,

@@ -82,7 +82,7 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
             ReferenceRows,
             fn_constructor_kwargs={
                 "model": reference,
-                "budget": PassBudget(cfg.learner.engine.micro_batch_tokens, cfg.learner.engine.max_padding_share),
+                "budget": PassBudget.of(cfg.learner.engine),
                 "device": device_of(workers, cfg.device),
                 "allowed": cfg.sampling.allow_tokens,
             },
