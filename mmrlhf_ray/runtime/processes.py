@@ -7,11 +7,15 @@ driver was killed: Ray's own processes notice that late (its agents after tens o
 Only the standard library is imported, so that the watchdog starts at once and stays small.
 """
 
+import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 MARK = "MMRLHF_SESSION"
@@ -62,6 +66,22 @@ def start_watchdog(mark: str, grace_s: float) -> "subprocess.Popen[bytes]":
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+def end_with_parent() -> None:
+    """From now on kill this process as soon as the one that started it by `multiprocessing` has ended, however that
+    ended. Nothing happens in a process that was started otherwise."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.pid,), daemon=True).start()
+
+
+def _end_after(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended already
+        watch = select.poll()
+        watch.register(os.pidfd_open(pid), select.POLLIN)  # readable once it has ended
+        watch.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _left(mark: str, spare: tuple[int, ...]) -> list[int]:

@@ -16,9 +16,13 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.runtime.processes import end_with_parent
 from mmrlhf_ray.weights.buckets import TensorLayout, unpack
+from mmrlhf_ray.weights.shared import mapped
 
 OBJECT_STORE = "mmrlhf_object_store"
+REFUSED = "weight push: "
+"""Starts the message of every RunError here."""
 _WHY = 200  # characters of vLLM's own message, which may list every parameter
 
 
@@ -31,9 +35,11 @@ class ObjectStoreInitInfo(WeightTransferInitInfo):
 class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
     """One bucket."""
 
-    layout: list[TensorLayout]
-    payload: Any
-    """uint8 array of all tensors, back to back."""
+    layout: list[dict[str, Any]]
+    """TensorLayouts, as dicts: classes do not survive the way into the engine's process."""
+    payload: str
+    """The name by which all tensors, back to back, are mapped (`shared.mapped`)."""
+    nbytes: int
 
 
 class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
@@ -58,7 +64,8 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
         """Raises RunError when the model takes no parameter from some tensor of the bucket."""
-        for name, tensor in unpack(update_info.layout, update_info.payload):
+        layout = [TensorLayout(**item) for item in update_info.layout]
+        for name, tensor in unpack(layout, mapped(update_info.payload, update_info.nbytes)):
             try:
                 loaded = self.model.load_weights([(name, tensor.to(self.device))])
             except (ValueError, KeyError, AssertionError, RuntimeError) as error:  # what vLLM's loaders raise
@@ -69,7 +76,7 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
 
     def _refused(self, name: str, tensor: torch.Tensor, why: str) -> RunError:
         return RunError(
-            f"weight push: the sampler's {type(self.model).__name__} has no place for {name!r} {list(tensor.shape)}; "
+            f"{REFUSED}the sampler's {type(self.model).__name__} has no place for {name!r} {list(tensor.shape)}; "
             "use versions of transformers and vLLM that name this model's weights alike (constraints/), or fix "
             f"checkpoint_name() of its family in mmrlhf_ray/models{why[:_WHY]}"
         )
@@ -80,7 +87,7 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
         silent = {name for name, _ in self.model.named_parameters()} - self._loaded - tied
         if silent:
             raise RunError(
-                f"weight push: the learner sent nothing for {len(silent)} of the sampler's parameters: "
+                f"{REFUSED}the learner sent nothing for {len(silent)} of the sampler's parameters: "
                 f"{', '.join(sorted(silent)[:5])} …; fix checkpoint_name() of the family in mmrlhf_ray/models"
             )
         finalize_layerwise_reload(self.model, self.model_config)
@@ -110,6 +117,8 @@ def _pack_experts(model: torch.nn.Module) -> None:
 
 
 def register() -> None:
-    """Make the engine known to vLLM. vLLM calls this in each of its processes, as the plugin of pyproject.toml."""
+    """Make the engine known to vLLM. vLLM calls this in each of its processes, as the plugin of pyproject.toml; those
+    that it started itself end with the process that started them."""
+    end_with_parent()
     if OBJECT_STORE not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(OBJECT_STORE, ObjectStoreWeightTransferEngine)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import ray
@@ -13,6 +13,8 @@ from mmrlhf_ray.models import ModelAdapter, checkpoint_tensors
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.weights.buckets import TensorLayout, checksums, combine, pack
 
+InFlight = Literal["finish", "keep", "recompute"]
+"""The fate of running responses at a push, see Sampler.start_weight_update()."""
 _IN_FLIGHT = 2
 """Buckets on the way at once: the next one is gathered while the last one is loaded."""
 _SHOWN = 5

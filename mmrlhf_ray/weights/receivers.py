@@ -4,52 +4,87 @@ An adapter is not merged into the weights: in bfloat16 a small update would be l
 sampler would disagree about it.
 """
 
+import asyncio
 import shutil
 import tempfile
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from vllm import LLM
+from torch import Tensor
 from vllm.config.lora import MaxLoRARanks
+from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 from vllm.lora.request import LoRARequest
-from vllm.lora.utils import parse_fine_tuned_lora_name
+from vllm.v1.engine.async_llm import AsyncLLM
 
 from mmrlhf_ray.config.base import LoRAConfig
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.models import ModelAdapter
 from mmrlhf_ray.models.lora import peft_config
 from mmrlhf_ray.weights.buckets import TensorLayout, unpack
+from mmrlhf_ray.weights.lora_layers import WORKER_EXTENSION
+from mmrlhf_ray.weights.object_store import REFUSED
+from mmrlhf_ray.weights.shared import SharedBuffer
 
 
 def adapter_arguments(lora: LoRAConfig) -> dict[str, Any]:
-    """Arguments of an LLM that takes one such adapter."""
+    """Arguments of an engine that takes one such adapter."""
     reserved = min(rank for rank in get_args(MaxLoRARanks) if rank >= lora.rank)
-    return {"enable_lora": True, "max_lora_rank": reserved, "max_loras": 1, "max_cpu_loras": 1}
+    return {
+        "enable_lora": True,
+        "max_lora_rank": reserved,
+        "max_loras": 1,
+        "max_cpu_loras": 1,
+        "worker_extension_cls": WORKER_EXTENSION,
+    }
 
 
 class SessionReceiver:
     """Takes all weights of the model, through a vLLM weight-update session."""
 
     lora_request = None
+    only_finish = False
+    """Whether running requests must be finished before a push."""
 
-    def __init__(self, llm: LLM):
+    def __init__(self, llm: AsyncLLM):
         self._llm = llm
+        self._buffer = SharedBuffer()
+        self._one_at_a_time = asyncio.Lock()
 
-    def start(self) -> None:
-        self._llm.start_weight_update()
+    async def start(self) -> None:
+        await self._llm.start_weight_update()
 
-    def receive(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
+    async def receive(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
         """Raises RunError for a name the model does not have."""
-        self._llm.update_weights({"update_info": {"layout": layout, "payload": payload}})
+        async with self._one_at_a_time:
+            bucket = {
+                "layout": [asdict(item) for item in layout],
+                "payload": self._buffer.put(payload),
+                "nbytes": payload.nbytes,
+            }
+            with _refusals():
+                await self._llm.update_weights(WeightTransferUpdateRequest(update_info=bucket))
 
-    def finish(self, policy_version: int) -> None:
+    async def finish(self, policy_version: int) -> None:
         """Raises RunError for a parameter that got no weight."""
-        self._llm.finish_weight_update(str(policy_version))
+        with _refusals():
+            await self._llm.finish_weight_update(str(policy_version))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Of an error in its process the engine passes on the text alone; ours are raised again as what they were."""
+    try:
+        yield
+    except Exception as error:  # that is what vLLM raises
+        _, ours, why = str(error).partition(REFUSED)
+        if not ours:
+            raise
+        raise RunError(f"{REFUSED}{why}") from error
 
 
 class AdapterReceiver:
@@ -57,7 +92,9 @@ class AdapterReceiver:
     them: that is the only form in which it takes adapters.
     """
 
-    def __init__(self, llm: LLM, adapter: ModelAdapter, lora: LoRAConfig):
+    only_finish = True
+
+    def __init__(self, llm: AsyncLLM, adapter: ModelAdapter, lora: LoRAConfig):
         self._llm, self._adapter, self._lora = llm, adapter, lora
         self._directory = tempfile.TemporaryDirectory(prefix="mmrlhf-adapter-")
         self._tensors: dict[str, Tensor] = {}
@@ -65,22 +102,23 @@ class AdapterReceiver:
         self.lora_request: LoRARequest | None = None
         """For every request; None before the first push, when the adapter changes nothing."""
 
-    def start(self) -> None:
+    async def start(self) -> None:
         self._tensors = {}
 
-    def receive(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
+    async def receive(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
         self._tensors |= dict(unpack(layout, payload))
 
-    def finish(self, policy_version: int) -> None:
+    async def finish(self, policy_version: int) -> None:
         """Raises RunError when names and the sampler's layers do not match one to one."""
-        compare = partial(_compare, names=list(self._tensors), targets=self._lora.target_modules)
-        for homeless, silent in self._llm.apply_model(compare):
+        names_and_targets = (list(self._tensors), list(self._lora.target_modules))
+        for homeless, silent in await self._llm.collective_rpc("adapter_gaps", args=names_and_targets):
             _refuse(homeless, silent)
         path = self._write()
         self._number += 1  # vLLM takes an adapter that has a known number for the one it has
         request = LoRARequest(f"policy-{policy_version}-{self._number}", self._number, str(path))
-        if not self._llm.llm_engine.add_lora(request):
+        if not await self._llm.add_lora(request):
             raise RuntimeError(f"the sampler did not take the adapter of policy version {policy_version}")
+        await self._llm.update_weight_version(str(policy_version))
         self.lora_request = request
 
     def _write(self) -> Path:
@@ -90,23 +128,6 @@ class AdapterReceiver:
         save_file({f"base_model.model.{n}": t for n, t in self._tensors.items()}, path / "adapter_model.safetensors")
         peft_config(self._adapter, self._lora).save_pretrained(str(path))
         return path
-
-
-def _compare(model: nn.Module, names: Iterable[str], targets: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Tensors for which `model` has no layer, and its targeted layers for which there is no tensor. Runs in vLLM's
-    workers. vLLM itself ignores names that it does not know.
-    """
-    manager, mapper = model.lora_manager, getattr(model, "hf_to_vllm_mapper", None)
-    renamer = mapper.get_rename_mapper() if mapper is not None else None
-    layers = set()
-    for fused in manager.modules:
-        parent, _, leaf = fused.rpartition(".")
-        layers |= {f"{parent}.{part}" for part in manager.packed_modules_mapping.get(leaf, [leaf])}
-    got = {name: parse_fine_tuned_lora_name(name, renamer) for name in names}
-    wanted = {layer for layer in layers if any(f".{layer}".endswith(f".{target}") for target in targets)}
-    homeless = [name for name, (layer, _) in got.items() if layer not in layers]
-    silent = {(layer, is_a) for layer in wanted for is_a in (True, False)} - set(got.values())
-    return homeless, sorted(f"{layer}.lora_{'A' if is_a else 'B'}" for layer, is_a in silent)
 
 
 def _refuse(homeless: list[str], silent: list[str]) -> None:

@@ -14,6 +14,7 @@ from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
+from mmrlhf_ray.weights.push import InFlight
 from mmrlhf_ray.workers.crew import (
     Crew,
     crew,
@@ -50,9 +51,10 @@ class Fleet:
         """`ref_logprobs` of each row; nothing blocks."""
         return self.references.ask(rollouts) if self.references else self.policy.reference_logprobs(rollouts)
 
-    def push(self, policy_version: int) -> int:
-        """Policy weights to all generators, proven by names and checksums. Returns the bytes sent to each."""
-        return self.policy.push(self.generators, policy_version, self.bucket_bytes)
+    def push(self, policy_version: int, in_flight: InFlight = "finish") -> int:
+        """Policy weights to all generators, proven by names and checksums. Returns the bytes sent to each. in_flight:
+        the fate of running responses, as in Sampler.start_weight_update()."""
+        return self.policy.push(self.generators, policy_version, self.bucket_bytes, in_flight)
 
     @property
     def learners(self) -> dict[str, Learners]:

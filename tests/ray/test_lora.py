@@ -140,7 +140,7 @@ def _response(stage: Stage) -> dict[str, list[float]]:
 
 def _receive(stage: Stage, tensors: list[tuple[str, torch.Tensor]]) -> None:
     generator = stage.generators.group.handles[0]
-    deadline_get(generator.start_weight_update.remote(), ANSWER_S, "start")
+    deadline_get(generator.start_weight_update.remote("finish"), ANSWER_S, "start")
     deadline_get(generator.receive_bucket.remote(*pack(tensors)), ANSWER_S, "bucket")
     deadline_get(generator.finish_weight_update.remote(9), ANSWER_S, "finish")
 

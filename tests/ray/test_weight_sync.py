@@ -42,11 +42,11 @@ class DamagedLine(Generator):
     def damage_next_bucket(self) -> None:
         self._damage = True
 
-    def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
+    async def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
         if self._damage:
             payload, self._damage = payload.copy(), False
             payload[0] ^= 1
-        super().receive_bucket(layout, payload)
+        await super().receive_bucket(layout, payload)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def test_bytes_that_changed_on_the_way_are_noticed(stage: Stage) -> None:
 
 def test_a_name_the_sampler_does_not_have_is_refused_by_name(stage: Stage) -> None:
     generator = stage.generators.group.handles[0]
-    deadline_get(generator.start_weight_update.remote(), ANSWER_S, "start")
+    deadline_get(generator.start_weight_update.remote("finish"), ANSWER_S, "start")
     layout, payload = pack([("thinker.model.layers.9.mlp.up_proj.weight", torch.zeros(4, 4))])
     with pytest.raises(RunError, match=r"no place for 'thinker\.model\.layers\.9\.mlp\.up_proj\.weight' \[4, 4\]; use"):
         deadline_get(generator.receive_bucket.remote(layout, payload), ANSWER_S, "bucket")
@@ -164,6 +164,6 @@ def test_a_name_the_sampler_does_not_have_is_refused_by_name(stage: Stage) -> No
 
 def test_a_push_that_leaves_something_out_is_refused_by_name(stage: Stage) -> None:
     generator = stage.generators.group.handles[1]
-    deadline_get(generator.start_weight_update.remote(), ANSWER_S, "start")
+    deadline_get(generator.start_weight_update.remote("finish"), ANSWER_S, "start")
     with pytest.raises(RunError, match=r"the learner sent nothing for \d+ of the sampler's parameters: audio_tower\."):
         deadline_get(generator.finish_weight_update.remote(9), ANSWER_S, "finish")

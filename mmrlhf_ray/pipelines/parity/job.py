@@ -1,6 +1,7 @@
 """Do sampler and learner agree on a model? Prompt ids must be equal and log-probabilities close, for every modality,
 with the weights of the directory and with others that are pushed as in a run."""
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,7 +76,6 @@ def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> tuple[P
     """Sample each case's prompts with vLLM and look up the same tokens in the learner's model, both in float32; then
     change the learner's weights, push them, and do it again."""
     longest = max(len(ids) for case in cases for ids in case.prompts.column("prompt_token_ids").to_pylist())
-    model = load_policy(encoder.adapter, model_dir, torch.float32)
     sampler = Sampler(
         ModelConfig(path=str(model_dir)),
         GeneratorConfig(),
@@ -84,15 +84,25 @@ def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> tuple[P
         seed=0,
         encoder=encoder,
     )
-    before = [_compare(encoder, model, sampler, case) for case in cases]
-    _change_weights(model)
-    _push(encoder, model, sampler)
-    return tuple(_after(encoder, model, sampler, case, seen) for case, seen in zip(cases, before, strict=True))
-
-
-def _compare(encoder: Encoder, model: HeadedModel, sampler: Sampler, case: Case) -> _Seen:
     try:
-        rollouts, _ = sampler.generate(case.prompts, case.media, n_samples=_SAMPLES)
+        model = load_policy(encoder.adapter, model_dir, torch.float32)
+        return asyncio.run(_before_and_after(encoder, model, sampler, cases))
+    finally:
+        sampler.close()
+
+
+async def _before_and_after(
+    encoder: Encoder, model: HeadedModel, sampler: Sampler, cases: Sequence[Case]
+) -> tuple[ParityRow, ...]:
+    before = [await _compare(encoder, model, sampler, case) for case in cases]
+    _change_weights(model)
+    await _push(encoder, model, sampler)
+    return tuple([await _after(encoder, model, sampler, case, seen) for case, seen in zip(cases, before, strict=True)])
+
+
+async def _compare(encoder: Encoder, model: HeadedModel, sampler: Sampler, case: Case) -> _Seen:
+    try:
+        rollouts, _ = await sampler.generate(case.prompts, case.media, _SAMPLES, together=True)
     except RunError as refused:
         same = not isinstance(refused, PromptMismatch)
         return _Seen(ParityRow(case.name, same, None, None, None, 0, False, f"{case.name}: {refused}"), None)
@@ -108,12 +118,12 @@ def _compare(encoder: Encoder, model: HeadedModel, sampler: Sampler, case: Case)
     return _Seen(ParityRow(case.name, True, difference, None, influence, len(learned), not detail, detail), rollouts)
 
 
-def _after(encoder: Encoder, model: HeadedModel, sampler: Sampler, case: Case, seen: _Seen) -> ParityRow:
+async def _after(encoder: Encoder, model: HeadedModel, sampler: Sampler, case: Case, seen: _Seen) -> ParityRow:
     """The row with what is found with the pushed weights."""
     if seen.rollouts is None:
         return seen.row
     moved, _ = _worst(seen.rollouts, _logprobs(encoder, model, seen.rollouts, case.features))
-    again = _compare(encoder, model, sampler, case).row
+    again = (await _compare(encoder, model, sampler, case)).row
     detail = seen.row.detail + (f"\nafter a weight push: {again.detail}" if again.detail else "")
     if moved <= VISIBLE:
         detail += f"\n{case.name}: the changed weights move no log-probability by more than {moved:.1e}"
@@ -168,22 +178,24 @@ def _change_weights(model: HeadedModel) -> None:
         parameter.add_(torch.randn(parameter.shape, generator=noise) * spread * _CHANGE)
 
 
-def _push(encoder: Encoder, model: HeadedModel, sampler: Sampler) -> None:
+async def _push(encoder: Encoder, model: HeadedModel, sampler: Sampler) -> None:
     """As a learner's first rank does. Raises RunError when names or bytes differ at the other end."""
-    sampler.start_weight_update()
+    await sampler.start_weight_update()
     groups = ([(w.name, w.value()) for w in group] for group in grouped(merged_weights(model), _BUCKET_BYTES))
-    sent = send(groups, encoder.adapter, _Here(sampler))
-    check_pushed(sent, sampler.finish_weight_update(policy_version=1), "the sampler")
+    here = _Here(sampler, asyncio.get_running_loop())
+    sent = await asyncio.to_thread(send, groups, encoder.adapter, here)
+    check_pushed(sent, await sampler.finish_weight_update(policy_version=1), "the sampler")
 
 
 @dataclass(frozen=True)
 class _Here:
-    """The transport where sampler and learner are one process."""
+    """The transport where sampler and learner are one process: from a thread to the sampler's loop."""
 
     sampler: Sampler
+    loop: asyncio.AbstractEventLoop
 
     def carry(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
-        self.sampler.receive_bucket(layout, payload)
+        asyncio.run_coroutine_threadsafe(self.sampler.receive_bucket(layout, payload), self.loop).result()
 
     def finish(self) -> None:
         """Nothing is on the way."""

@@ -1,6 +1,9 @@
 """The rollout generator: a sampler in a Ray actor, and the driver's way to ask all of them."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -9,16 +12,22 @@ import ray
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.data.batches.ragged import row_lengths
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of
+from mmrlhf_ray.rollout.routing import Routing, group_tokens
 from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import ROLLOUT, check
 from mmrlhf_ray.weights.buckets import TensorLayout
-from mmrlhf_ray.weights.push import Pushed
+from mmrlhf_ray.weights.push import InFlight, Pushed
 from mmrlhf_ray.workers.roles.sampler import Sampler
+
+_Answer = tuple[pa.Table, float]
+"""ROLLOUT, and the seconds it took."""
 
 
 class Generator:
-    """Samples responses. Between start_weight_update() and finish_weight_update() it must not be asked to generate."""
+    """Samples responses; takes many requests at once, also while weights are replaced (an asyncio actor)."""
 
     def __init__(
         self,
@@ -32,37 +41,57 @@ class Generator:
         self._sampler = Sampler(model, config, sampling, data.max_prompt_tokens, seed, lora, data)
 
     @ray.method
-    def heartbeat(self) -> float:
+    async def heartbeat(self) -> float:
         """As Sampler.heartbeat()."""
-        return self._sampler.heartbeat()
+        return await self._sampler.heartbeat()
 
     @ray.method
-    def generate(self, prompts: pa.Table, media: pa.Table, n_samples: int) -> tuple[pa.Table, float]:
+    async def generate(self, prompts: pa.Table, media: pa.Table, n_samples: int, together: bool) -> _Answer:
         """As Sampler.generate()."""
-        return self._sampler.generate(prompts, media, n_samples)
+        return await self._sampler.generate(prompts, media, n_samples, together)
 
     @ray.method
-    def start_weight_update(self) -> None:
+    async def start_weight_update(self, in_flight: InFlight) -> None:
         """As Sampler.start_weight_update()."""
-        self._sampler.start_weight_update()
+        await self._sampler.start_weight_update(in_flight)
 
     @ray.method
-    def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
+    async def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
         """As Sampler.receive_bucket()."""
-        self._sampler.receive_bucket(layout, payload)
+        await self._sampler.receive_bucket(layout, payload)
 
     @ray.method
-    def finish_weight_update(self, policy_version: int) -> Pushed:
+    async def finish_weight_update(self, policy_version: int) -> Pushed:
         """As Sampler.finish_weight_update()."""
-        return self._sampler.finish_weight_update(policy_version)
+        return await self._sampler.finish_weight_update(policy_version)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Groups that a generator is at work on. Wait for `ref` among others with ray.wait(); then Generators.answer()."""
+
+    prompts: Prompts
+    """One row is one group."""
+    ref: "ray.ObjectRef[_Answer]"
+    engine: int
+    """Number of the generator."""
+    tokens: float
+    """What it was counted as (Routing)."""
+    until: float
+    """time.monotonic() by which the answer must be there."""
 
 
 @dataclass(frozen=True)
 class Generators:
-    """The generators; prompts are divided among them."""
+    """The generators. Groups are asked for one by one, each at one generator, or all at once."""
 
     group: ActorGroup[Generator]
     deadline_s: float
+
+    @cached_property
+    def routing(self) -> Routing:
+        """What each generator is at work on."""
+        return Routing(len(self.group))
 
     def wait_ready(self, seconds: float) -> None:
         """Until every engine has sampled a token. Raises what loading raised, DeadlineExceeded."""
@@ -70,23 +99,56 @@ class Generators:
             [handle.heartbeat.remote() for handle in self.group.handles], seconds, "starting the generators"
         )
 
+    def ask(self, prompts: Prompts, n_samples: int, engine: int | None = None) -> Asked:
+        """Ask one generator for `n_samples` responses to each of these prompts (usually one: a group); nothing blocks.
+
+        engine: its number; None = the one with the least to do.
+        """
+        tokens = group_tokens(prompts.table, n_samples, self.routing.response_tokens)
+        engine = self.routing.start(tokens, engine)
+        handle = self.group.handles[engine]
+        ref = handle.generate.remote(prompts.table, prompts.media, n_samples, False)
+        return Asked(prompts, ref, engine, tokens, time.monotonic() + self.deadline_s)
+
+    def answer(self, asked: Asked) -> Rollouts:
+        """The responses, in prompt order; waits for them until the deadline that asking began.
+
+        Raises DeadlineExceeded, what the generator raised, and RoleFailed where it or its engine died. However it
+        ends, the groups no longer count as work of that generator.
+        """
+        name = self.group.names[asked.engine]
+        lengths = np.empty(0)
+        try:
+            left = max(0.0, asked.until - time.monotonic())
+            ((table, seconds),) = deadline_get([asked.ref], left, "generating responses", [name])
+            lengths = row_lengths(check(table, ROLLOUT, name), "response_token_ids")
+        finally:
+            self.routing.finish(asked.engine, asked.tokens, lengths)
+        return rollouts_of(table, asked.prompts.features, seconds, asked.prompts.records)
+
     def generate(self, prompts: Prompts, n_samples: int) -> Rollouts:
-        """`n_samples` responses to each prompt, in prompt order."""
+        """`n_samples` responses to each prompt, in prompt order. The same prompts and weights give the same responses,
+        to the last bit, where nothing else is being sampled."""
         bounds = np.linspace(0, len(prompts.table), len(self.group) + 1).astype(int)
         refs = [
-            handle.generate.remote(prompts.table.slice(first, last - first), prompts.media, n_samples)
+            handle.generate.remote(prompts.table.slice(first, last - first), prompts.media, n_samples, True)
             for handle, first, last in zip(self.group.handles, bounds, bounds[1:], strict=False)
         ]
         answers = self.group.wait(refs, self.deadline_s, "generating responses")
         table = check(pa.concat_tables([t for t, _ in answers]), ROLLOUT, "Generators").combine_chunks()
         return rollouts_of(table, prompts.features, max(seconds for _, seconds in answers), prompts.records)
 
-    def start_weight_update(self) -> None:
-        """Open a push on every generator."""
-        refs = [handle.start_weight_update.remote() for handle in self.group.handles]
+    def start_weight_update(self, in_flight: InFlight = "finish") -> None:
+        """Open a push on every generator; the fate of running responses as in Sampler.start_weight_update()."""
+        refs = [handle.start_weight_update.remote(in_flight) for handle in self.group.handles]
         self.group.wait(refs, self.deadline_s, "starting a weight push")
 
     def finish_weight_update(self, policy_version: int) -> list[Pushed]:
         """Close the push; what each generator holds now."""
         refs = [handle.finish_weight_update.remote(policy_version) for handle in self.group.handles]
         return self.group.wait(refs, self.deadline_s, "finishing a weight push")
+
+
+def one_by_one(prompts: Prompts) -> Sequence[Prompts]:
+    """Each group alone; media, features and records are those of all."""
+    return [replace(prompts, table=prompts.table.slice(row, 1)) for row in range(len(prompts.table))]

@@ -27,7 +27,7 @@ from mmrlhf_ray.training.engine import init_process_group
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.training.passes import train_step
 from mmrlhf_ray.weights.buckets import TensorLayout
-from mmrlhf_ray.weights.push import ObjectStore, Sent, check_pushed, send
+from mmrlhf_ray.weights.push import InFlight, ObjectStore, Sent, check_pushed, send
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.reference import per_token
@@ -242,12 +242,15 @@ class Learners:
         old = gather(parts, [shard.rows for shard in shards]) if parts else None
         return Updated(answers[0].stats, max(answer.seconds for answer in answers), old)
 
-    def push(self, generators: Generators, policy_version: int, bucket_bytes: int) -> int:
-        """Push the weights to all generators and compare. Returns the bytes sent to each.
+    def push(
+        self, generators: Generators, policy_version: int, bucket_bytes: int, in_flight: InFlight = "finish"
+    ) -> int:
+        """Push the weights to all generators and compare. Returns the bytes sent to each. in_flight: the fate of
+        running responses, as in Sampler.start_weight_update().
 
         Raises RunError when a generator's names or checksum differ from the learner's.
         """
-        generators.start_weight_update()
+        generators.start_weight_update(in_flight)
         handles = generators.group.handles
         refs = [rank.push_weights.remote(handles, bucket_bytes, self.deadline_s) for rank in self.group.handles]
         sent = self.group.wait(refs, self.deadline_s, "pushing weights")[0]

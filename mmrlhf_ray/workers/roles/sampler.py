@@ -1,12 +1,15 @@
 """vLLM as a sampler: prompts in, responses with their log-probabilities out, and weights that can be replaced."""
 
-import os
+import asyncio
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
@@ -17,38 +20,29 @@ from mmrlhf_ray.data.encoding.encode import (
     clip_metadata,
     load_encoder,
     media_arguments,
-    processor_kwargs,
 )
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import RoleFailed, RunError
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, ROLLOUT, check
 from mmrlhf_ray.weights.buckets import TensorLayout, checksums, combine
-from mmrlhf_ray.weights.push import Pushed
+from mmrlhf_ray.weights.push import InFlight, Pushed
+from mmrlhf_ray.workers.roles.engine import Request, engine_alive, reads_one_way, start_engine
 
 _SEED_STRIDE = 1_000_003
 """Keeps the seeds of requests of one run apart from those of a run with the next seed."""
+
+_AS_LOADED = "default"
+"""vLLM's name for the version of weights that were never replaced."""
 
 
 class PromptMismatch(RunError):
     """The sampler expanded a prompt differently from the processor: training on it would be wrong."""
 
 
-def _environment(config: GeneratorConfig) -> None:
-    """vLLM reads these when it is imported."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gb))
-    # Actors share the cores; vLLM must not pin its thread to one of them.
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    if config.enforce_eager:
-        # A few operators compile themselves regardless, which costs the first step many seconds.
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-
-
 class Sampler:
-    """Consumes ENCODED_PROMPT and MEDIA tables, returns ROLLOUT tables.
+    """Consumes ENCODED_PROMPT and MEDIA tables, returns ROLLOUT tables. Many generate() calls can run at once; vLLM
+    batches them.
 
-    Between start_weight_update() and finish_weight_update() it must not be asked to generate.
+    Between start_weight_update() and finish_weight_update() nothing is sampled; what is asked for then waits.
     """
 
     def __init__(
@@ -64,81 +58,94 @@ class Sampler:
     ):
         """Decodes media as `data` says. With `lora` the sampler keeps `model`'s weights, and pushes bring an adapter of
         this shape. `encoder`: of `model` and `data`; None = load_encoder()."""
-        _environment(config)
-        from vllm import LLM
-
-        from mmrlhf_ray.weights.object_store import OBJECT_STORE
-        from mmrlhf_ray.weights.receivers import AdapterReceiver, SessionReceiver, adapter_arguments
-
         self._encoder: Encoder = encoder or load_encoder(model.path, data, allowed=sampling.allow_tokens)
         self._written_as = self._encoder.written_as
         self._sampling = sampling
         self._seed = seed
-        self._llm = LLM(
-            model=model.path,
-            dtype=model.dtype,
-            max_model_len=max_prompt_tokens + sampling.max_response_tokens,
-            max_num_seqs=config.max_num_seqs,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            tensor_parallel_size=config.tensor_parallel_size,
-            distributed_executor_backend="uni" if config.tensor_parallel_size == 1 else "mp",
-            enforce_eager=config.enforce_eager,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            weight_transfer_config={"backend": OBJECT_STORE},
-            limit_mm_per_prompt=dict.fromkeys(self._encoder.adapter.placeholders, config.max_media_per_prompt),
-            mm_processor_kwargs=processor_kwargs(self._encoder),
-            seed=seed,
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            **(adapter_arguments(lora) if lora else {}),
-        )
+        self._llm = start_engine(model, config, sampling, max_prompt_tokens, seed, lora, self._encoder)
+        from mmrlhf_ray.weights.receivers import AdapterReceiver, SessionReceiver  # vLLM's settings come before it
+
         self._receiver: AdapterReceiver | SessionReceiver = (
             AdapterReceiver(self._llm, self._encoder.adapter, lora) if lora else SessionReceiver(self._llm)
         )
-        self._sees_one_way = self._llm.llm_engine.model_config.is_mm_prefix_lm and _reads_one_way()
-        self._policy_version = 0
+        self._sees_one_way = reads_one_way(self._llm)
+        self._numbers = itertools.count()
+        self._adding = asyncio.Lock()
+        self._pushing = False
+        self._weights = 0
+        """How often weights have come."""
         self._received: dict[str, str] = {}
 
-    def heartbeat(self) -> float:
+    async def heartbeat(self) -> float:
         """Generate one token; seconds it took. An engine that looks alive but is not fails here."""
         from vllm import SamplingParams
 
         start = time.monotonic()
-        prompt: Any = {"prompt_token_ids": [self._encoder.eos_token_ids[0]]}
-        self._llm.generate(prompt, SamplingParams(max_tokens=1), use_tqdm=False)
+        prompt = {"prompt_token_ids": [self._encoder.eos_token_ids[0]]}
+        async with engine_alive("heartbeat"):
+            await (await self._add(prompt, SamplingParams(max_tokens=1, detokenize=False))).result()
         return time.monotonic() - start
 
-    def generate(self, prompts: pa.Table, media: pa.Table, n_samples: int) -> tuple[pa.Table, float]:
-        """`n_samples` responses to each prompt (rows in prompt order), and the seconds it took.
+    async def generate(
+        self, prompts: pa.Table, media: pa.Table, n_samples: int, together: bool = False
+    ) -> tuple[pa.Table, float]:
+        """`n_samples` responses to each prompt (rows in prompt order), and the seconds it took. Other rows of `media`
+        than those of the prompts are not looked at.
 
-        The same prompts, group ids and weights give the same responses. Raises PromptMismatch when the sampler's
-        expansion of a prompt differs from the processor's; RunError for media that it cannot read as the family does.
+        The same prompts, group ids and weights give the same responses, but for rounding that depends on what else is
+        in the batch. `together`: the engine samples nothing until it has all prompts, so that an idle engine does
+        exactly the same every time.
+
+        Raises PromptMismatch when the sampler's expansion of a prompt differs from the processor's; RunError for media
+        that it cannot read as the family does; RoleFailed when the engine's process has died.
         """
         start = time.monotonic()
         check(prompts, ENCODED_PROMPT, "Sampler.generate")
         check(media, MEDIA, "Sampler.generate")
         rows = prompts.to_pylist()
-        if self._sees_one_way and len(media):
+        if self._sees_one_way and any(row["media_ids"] for row in rows):
             raise RunError(
                 f"the attention of vLLM's CPU build reads an image from left to right; {self._encoder.adapter.family} "
                 "was trained to read it in both directions, so sampler and learner would disagree; use a GPU"
             )
-        requests = _requests(self._encoder, rows, media)
-        params = [self._parameters(n_samples, row["group_id"] * n_samples) for row in rows]
-        order = prefix_order(rows)
-        requests, params = [requests[i] for i in order], [params[i] for i in order]
-        sampled = self._llm.generate(requests, params, lora_request=self._receiver.lora_request, use_tqdm=False)
-        outputs = dict(zip(order, sampled, strict=True))
+        clips = _clips(rows, media)
+        async with engine_alive("generating responses"):
+            # One after the other, so that the decoded media of one prompt are there at a time, and in a fixed order.
+            async with self._adding, self._held() if together else nullcontext():
+                running = {i: await self._ask(rows[i], clips, n_samples) for i in prefix_order(rows)}
+            outputs = await asyncio.gather(*(running[i].result() for i in range(len(rows))))
         samples = []
-        for i, row in enumerate(rows):
-            output = outputs[i]
+        for row, output in zip(rows, outputs, strict=True):
             _check_ids(row, [self._written_as.get(i, i) for i in output.prompt_token_ids])
+            _check_finished(row, output.outputs, n_samples)
             samples += [self._sample(row, k, completion) for k, completion in enumerate(output.outputs)]
         return pa.Table.from_pylist(samples, schema=ROLLOUT), time.monotonic() - start
 
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        """The engine takes requests but samples nothing."""
+        if self._pushing:  # then it is held until the push is over
+            yield
+            return
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        try:
+            yield
+        finally:
+            await self._llm.resume_generation()
+
+    async def _ask(self, row: dict[str, Any], clips: Mapping[str, RawMedia], n_samples: int) -> Request:
+        inputs = await asyncio.to_thread(_request, self._encoder, row, clips)
+        # Caches know blocks and media by these names: what other weights computed is never found.
+        inputs["cache_salt"] = f"weights-{self._weights}"
+        for ids in inputs.get("multi_modal_uuids", {}).values():
+            ids[:] = [f"{media_id}@{self._weights}" for media_id in ids]
+        return await self._add(inputs, self._parameters(n_samples, row["group_id"] * n_samples))
+
+    async def _add(self, prompt: Any, params: Any) -> Request:
+        return await Request.add(self._llm, prompt, params, str(next(self._numbers)), self._receiver.lora_request)
+
     def _parameters(self, n_samples: int, seed: int) -> Any:
-        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         return SamplingParams(
             n=n_samples,
@@ -149,19 +156,25 @@ class Sampler:
             logit_bias=dict.fromkeys(self._encoder.banned_token_ids, -100.0),
             logprobs=0,
             detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             seed=(self._seed * _SEED_STRIDE + seed) % 2**31,
         )
 
     def _sample(self, row: dict[str, Any], number: int, completion: Any) -> dict[str, Any]:
         ids = list(completion.token_ids)
         logprobs = [step[token].logprob for step, token in zip(completion.logprobs, ids, strict=True)]
+        versions = [
+            {"version": 0 if span.version == _AS_LOADED else int(span.version), "start": span.start, "end": span.end}
+            for span in completion.weight_versions
+        ]
         return {
-            "sample_id": f"{row['prompt_id']}@{row['group_id']}/v{self._policy_version}/{number}",
+            "sample_id": f"{row['prompt_id']}@{row['group_id']}/v{versions[0]['version']}/{number}",
             "group_id": row["group_id"],
             "prompt_id": row["prompt_id"],
             "task": row["task"],
             "modality": row["modality"],
-            "policy_version": self._policy_version,
+            "policy_version": versions[0]["version"],
+            "versions": versions,
             "prompt_token_ids": row["prompt_token_ids"],
             "facts_token_ids": row["facts_token_ids"],
             "response_token_ids": ids,
@@ -171,56 +184,70 @@ class Sampler:
             "media_ids": row["media_ids"],
         }
 
-    def start_weight_update(self) -> None:
-        """Open a session; buckets follow."""
-        self._receiver.start()
+    async def start_weight_update(self, in_flight: InFlight = "finish") -> None:
+        """Stop sampling and open a session; buckets follow. in_flight: the fate of running responses.
+
+        `finish`: they are finished first, each by one version. `keep`: they go on afterwards with the new weights, from
+        keys and values that the old ones computed; so do requests that wait for their turn. `recompute`: they go on
+        with keys and values, media included, computed anew. An adapter can only be pushed with `finish`, since vLLM
+        ties a request to the adapter that it started with.
+
+        Raises RunError for an adapter with another mode, RoleFailed.
+        """
+        if self._receiver.only_finish and in_flight != "finish":
+            raise RunError(f"in_flight={in_flight}: an adapter is pushed between requests only; set in_flight: finish")
+        async with engine_alive("weight push"), self._adding:
+            mode = "wait" if in_flight == "finish" and not self._pushing else "keep"
+            # Prefixes, processed and encoded media; vLLM cannot empty these under requests that hold some of them.
+            await self._llm.pause_generation(mode=mode, clear_cache=in_flight != "keep")
+            self._pushing = True
+            self._weights += 1
+            await self._receiver.start()
         self._received = {}
 
-    def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
+    async def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
         """Take one bucket. Raises RunError for a name the model does not have."""
-        self._receiver.receive(layout, payload)
+        async with engine_alive("weight push"):
+            await self._receiver.receive(layout, payload)
         self._received |= checksums(layout, payload)
 
-    def finish_weight_update(self, policy_version: int) -> Pushed:
-        """Close the session and forget everything computed with the old weights. Raises RunError for a weight that
-        did not come, and for an adapter's name that the model does not have."""
-        self._receiver.finish(policy_version)
-        self._llm.reset_mm_cache()
-        self._llm.llm_engine.engine_core.reset_encoder_cache()
-        if not self._llm.reset_prefix_cache():
-            raise RuntimeError("the sampler kept its prefix cache after a weight push: requests are still running")
-        self._policy_version = policy_version
+    async def finish_weight_update(self, policy_version: int) -> Pushed:
+        """Close the session and sample on. Raises RunError for a weight that did not come, and for an adapter's name
+        that the model does not have."""
+        async with engine_alive("weight push"), self._adding:
+            await self._receiver.finish(policy_version)
+            self._pushing = False
+            await self._llm.resume_generation()
         return Pushed(policy_version, combine(self._received), frozenset(self._received))
 
+    def close(self) -> None:
+        """End the engine's process."""
+        self._llm.shutdown()
 
-def _requests(encoder: Encoder, rows: list[dict[str, Any]], media: pa.Table) -> list[dict[str, Any]]:
-    """vLLM inputs: collapsed ids, decoded media, and media ids so that a clip is processed once."""
-    clips = {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in media.to_pylist()}
+
+def _clips(rows: list[dict[str, Any]], media: pa.Table) -> dict[str, RawMedia]:
+    """The clips that these rows show, by id."""
+    shown = pa.array({media_id for row in rows for media_id in row["media_ids"]}, pa.string())
+    own = media.filter(pc.is_in(media.column("media_id"), shown))
+    return {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in own.to_pylist()}
+
+
+def _request(encoder: Encoder, row: dict[str, Any], clips: Mapping[str, RawMedia]) -> dict[str, Any]:
+    """vLLM's input: collapsed ids, decoded media, and media ids so that a clip is processed once."""
+    request: dict[str, Any] = {"prompt_token_ids": row["collapsed_token_ids"]}
     decoded: dict[str, Any] = {}
-    requests = []
-    for row in rows:
-        request: dict[str, Any] = {"prompt_token_ids": row["collapsed_token_ids"]}
-        for media_id in row["media_ids"]:
-            clip = clips[media_id]
-            if media_id not in decoded:
-                decoded[media_id] = media_arguments(encoder, [clip])[clip.kind][0]
-            item = decoded[media_id]
-            if clip.kind == "audio":
-                item = (item, encoder.sampling_rate)
-            elif clip.kind == "video":
-                item = (item.frames, clip_metadata(item))
-            request.setdefault("multi_modal_data", {}).setdefault(clip.kind, []).append(item)
-            request.setdefault("multi_modal_uuids", {}).setdefault(clip.kind, []).append(media_id)
-        requests.append(request)
-    return requests
-
-
-def _reads_one_way() -> bool:
-    """Whether vLLM runs on a device whose attention does not support tokens that attend to later ones."""
-    from vllm.platforms import current_platform
-    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
-
-    return current_platform.is_cpu() and not CPUAttentionBackend.supports_mm_prefix()
+    for media_id in row["media_ids"]:
+        clip = clips[media_id]
+        if media_id not in decoded:
+            decoded[media_id] = media_arguments(encoder, [clip])[clip.kind][0]
+        item = decoded[media_id]
+        if clip.kind == "audio":
+            item = (item, encoder.sampling_rate)
+        elif clip.kind == "video":
+            item = (item.frames, clip_metadata(item))
+        request.setdefault("multi_modal_data", {}).setdefault(clip.kind, []).append(item)
+        request.setdefault("multi_modal_uuids", {}).setdefault(clip.kind, []).append(media_id)
+    return request
 
 
 def prefix_order(rows: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -241,3 +268,12 @@ def _check_ids(row: dict[str, Any], sampler_ids: list[int]) -> None:
         f"processor ({len(processor_ids)}): {processor_ids}\n"
         "Check that both use the same processor files (mmrlhf parity)."
     )
+
+
+def _check_finished(row: dict[str, Any], completions: Sequence[Any], n_samples: int) -> None:
+    reasons = [completion.finish_reason for completion in completions]
+    if len(reasons) != n_samples or not set(reasons) <= {"stop", "length"}:
+        raise RoleFailed(
+            f"prompt {row['prompt_id']}: the sampler gave up some of its {n_samples} responses, which ended with "
+            f"{reasons}; the generator's log says why"
+        )
