@@ -43,7 +43,7 @@ class BadRow:
 def place_of(file: str, row: int) -> str:
     """Where a row stands in its file, for messages."""
     # Editors count the lines of a text file from 1.
-    return f"line {row + 1}" if file.endswith(".jsonl") else f"row {row}"
+    return f"line {row + 1}" if file.endswith((".jsonl", ".ndjson")) else f"row {row}"
 
 
 def bad_rows_error(bad: Sequence[BadRow], headline: str, shown: int = _SHOWN) -> DataError:

@@ -22,6 +22,9 @@ URL_PARTS: Mapping[str, str] = {
 
 _ANSWERS_ARE_TEXT = "answers are text: leave such rows out, or put media into user messages"
 
+_OF_A_TURN = ("role", "content")
+_NOTHING = ("", [], {})
+
 TAG = re.compile(r"<(image|audio|video)>")
 """Where a text shows media, in the formats that have no content parts."""
 
@@ -30,14 +33,14 @@ TAG = re.compile(r"<(image|audio|video)>")
 
 
 def chat_of(value: Any, key: str) -> list[Message]:
-    """A list of messages without the empty keys that data-set libraries fill in. Raises RowError."""
+    """A list of messages without the keys that say nothing, as data-set libraries fill them in. Raises RowError."""
     if not isinstance(value, list) or not value:
         raise RowError(f"{key} is {_came(value)}, expected a non-empty list of messages", f"give messages in {key}")
     messages = []
     for index, message in enumerate(value):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise RowError(f"{key}[{index}] is not a message with a role", 'write {"role": …, "content": …}')
-        present = _present(message)
+        present = {key: item for key, item in _present(message).items() if key in _OF_A_TURN or item not in _NOTHING}
         if isinstance(present.get("content"), list):
             present["content"] = [_present(p) if isinstance(p, Mapping) else p for p in present["content"]]
         messages.append(present)
@@ -51,7 +54,7 @@ def split_answer(messages: Sequence[Message], key: str) -> tuple[list[Message], 
         return list(messages), None
     if len(messages) == 1:
         raise RowError(f"{key} has an answer only", f"put what was asked before it in {key}")
-    return list(messages[:-1]), content_text(last.get("content"), f"{key}[{len(messages) - 1}].content")
+    return list(messages[:-1]), _said(last, f"{key}[{len(messages) - 1}]")
 
 
 def answer_text(value: Any, key: str) -> str:
@@ -65,7 +68,15 @@ def answer_text(value: Any, key: str) -> str:
     (message,) = chat_of(turns, key)
     if message["role"] != "assistant":
         raise RowError(f"{key}[0].role is {message['role']!r}, expected assistant", f"give the answer in {key}")
-    return content_text(message.get("content"), f"{key}[0].content")
+    return _said(message, f"{key}[0]")
+
+
+def _said(answer: Message, where: str) -> str:
+    """Text of the assistant's turn that is an answer. Raises RowError where the turn has more than that."""
+    more = next((key for key in answer if key not in _OF_A_TURN), None)
+    if more is not None:
+        raise RowError(f"{where} has {more}, which is no text of the answer", f"leave out such rows, or {more}")
+    return content_text(answer.get("content"), f"{where}.content")
 
 
 def content_text(content: Any, where: str) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.data.errors import BadRow, RowError
+from mmrlhf_ray.data.errors import BadRow, RowError, place_of
 from mmrlhf_ray.data.media import MediaRow
 from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
 from mmrlhf_ray.data.records.quarantine import Rejected, forget, settle
@@ -275,8 +275,7 @@ def _without_conflicts(rows: Sequence[_Good], schema: pa.Schema, bad: list[_Bad]
         if same_prompt(known.record, row.record, schema):
             good.append((place, row))
             continue
-        where = f"line {known.index + 1}" if known.file.endswith(".jsonl") else f"row {known.index}"
-        where += "" if known.file == row.file else f" of {known.file}"
+        where = place_of(known.file, known.index) + ("" if known.file == row.file else f" of {known.file}")
         error = RowError(f"its prompt_id names another prompt in {where}", "give every prompt its own prompt_id")
         bad.append((place, row.rejected(error)))
     return good

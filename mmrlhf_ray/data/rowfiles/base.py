@@ -1,5 +1,6 @@
 """The interface of every kind of storage: fragments of a few hundred rows, and the rows of a fragment."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,21 @@ def filesystem(path: str) -> tuple[AbstractFileSystem, str]:
         return fsspec.url_to_fs(path)
     except (ValueError, ImportError) as error:
         raise DataError(f"{path} cannot be opened: {error}; give a local path or a URL that fsspec knows") from error
+
+
+def version_of(path: str) -> tuple[int, ...] | None:
+    """Another one once a local file or directory is replaced; None of a remote one, which is taken to stay as it is.
+
+    What is kept of an opened file is kept under both: a process that lives on must not read what was there before.
+    """
+    fs, inside = filesystem(path)
+    if not isinstance(fs, LocalFileSystem):
+        return None
+    try:
+        found = os.stat(inside)
+    except OSError:  # said by whoever opens it
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mmrlhf_ray.config.paths import HUB
-from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS, Fragment, Row, slices
+from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS, Fragment, Row, slices, version_of
 from mmrlhf_ray.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,15 +22,18 @@ class HubRows:
         self._path, self._split = path, split
 
     def fragments(self) -> list[Fragment]:
-        return slices(self._path, len(_dataset(self._path, self._split)), FRAGMENT_ROWS)
+        return slices(self._path, len(self._dataset()), FRAGMENT_ROWS)
 
     def read(self, fragment: Fragment) -> Iterator[tuple[int, Row]]:
-        table = _dataset(self._path, self._split)[fragment.first : fragment.first + fragment.rows]
+        table = self._dataset()[fragment.first : fragment.first + fragment.rows]
         yield from enumerate(table.to_pylist(), start=fragment.first)
+
+    def _dataset(self) -> "Dataset":
+        return _dataset(self._path, self._split, None if self._path.startswith(HUB) else version_of(self._path))
 
 
 @lru_cache(maxsize=4)
-def _dataset(path: str, split: str | None) -> "Dataset":
+def _dataset(path: str, split: str | None, version: tuple[int, ...] | None) -> "Dataset":
     """With the Arrow format, which hands columns out undecoded."""
     from datasets import DatasetDict, load_dataset, load_from_disk  # seconds to import, and few need it
     from datasets.exceptions import DatasetsError

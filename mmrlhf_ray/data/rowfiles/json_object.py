@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS, Fragment, Row, reading, slices
+from mmrlhf_ray.data.rowfiles.base import FRAGMENT_ROWS, Fragment, Row, reading, slices, version_of
 from mmrlhf_ray.errors import DataError
 
 _HOLDERS = {"data", "annotations", "rows", "records", "items", "examples", "samples", "instances", "train", "test"}
@@ -22,10 +22,10 @@ class JSONObject:
         self._file = file
 
     def fragments(self) -> list[Fragment]:
-        return slices(self._file, len(_records(self._file)), FRAGMENT_ROWS)
+        return slices(self._file, len(_records(self._file, version_of(self._file))), FRAGMENT_ROWS)
 
     def read(self, fragment: Fragment) -> Iterator[tuple[int, Row]]:
-        rows = _records(self._file)[fragment.first : fragment.first + fragment.rows]
+        rows = _records(self._file, version_of(self._file))[fragment.first : fragment.first + fragment.rows]
         yield from enumerate(rows, start=fragment.first)
 
 
@@ -35,7 +35,7 @@ def holds_records(value: Any) -> bool:
 
 
 @lru_cache(maxsize=2)
-def _records(file: str) -> _Rows:
+def _records(file: str, version: tuple[int, ...] | None) -> _Rows:
     with reading(file) as raw:
         found = json.loads(raw.read().decode("utf-8-sig"))
     lists = _lists(found)

@@ -7,7 +7,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmrlhf_ray.data.rowfiles.base import FRAGMENT_BYTES, FRAGMENT_ROWS, Fragment, Row, filesystem, slices
+from mmrlhf_ray.data.rowfiles.base import FRAGMENT_BYTES, FRAGMENT_ROWS, Fragment, Row, filesystem, slices, version_of
 from mmrlhf_ray.errors import DataError
 
 _OPEN_FILES = 16
@@ -50,9 +50,13 @@ def _scan(file: str) -> Iterator[Fragment]:
         first += about.num_rows
 
 
-@lru_cache(maxsize=_OPEN_FILES)
 def open_parquet(file: str) -> pq.ParquetFile:
     """The opened file. Raises DataError."""
+    return _parquet(file, version_of(file))
+
+
+@lru_cache(maxsize=_OPEN_FILES)
+def _parquet(file: str, version: tuple[int, ...] | None) -> pq.ParquetFile:
     fs, path = filesystem(file)
     try:
         return pq.ParquetFile(fs.open(path, "rb"), pre_buffer=False)
@@ -71,10 +75,11 @@ class ArrowRows:
         self._files = files
 
     def fragments(self) -> list[Fragment]:
-        return [f for file in self._files for f in slices(file, len(_arrow(file)), _rows_of(_arrow(file)))]
+        tables = {file: open_arrow(file) for file in self._files}
+        return [f for file, table in tables.items() for f in slices(file, len(table), _rows_of(table))]
 
     def read(self, fragment: Fragment) -> Iterator[tuple[int, Row]]:
-        rows = _arrow(fragment.file).slice(fragment.first, fragment.rows)
+        rows = open_arrow(fragment.file).slice(fragment.first, fragment.rows)
         yield from enumerate(rows.to_pylist(), start=fragment.first)
 
 
@@ -83,8 +88,13 @@ def _rows_of(table: pa.Table) -> int:
     return max(1, min(FRAGMENT_ROWS, FRAGMENT_BYTES // bytes_per_row))
 
 
+def open_arrow(file: str) -> pa.Table:
+    """The rows of an Arrow file. Raises DataError."""
+    return _arrow(file, version_of(file))
+
+
 @lru_cache(maxsize=_OPEN_FILES)
-def _arrow(file: str) -> pa.Table:
+def _arrow(file: str, version: tuple[int, ...] | None) -> pa.Table:
     try:
         local = fsspec.open_local(f"simplecache::{file}") if "://" in file else file
         try:

@@ -13,6 +13,8 @@ from mmrlhf_ray.errors import DataError
 from tests.unit.data.formats.example import ASKED, CHAT, ONE, RESPONSES, SEVEN, Row
 from tests.unit.data.formats.examples import EXAMPLES, OVERALL, PAIR
 
+CALLING = ONE[0] | {"tool_calls": [{"id": "1"}]}
+
 
 @pytest.mark.parametrize(
     ("name", "kind", "row", "said"),
@@ -30,6 +32,18 @@ from tests.unit.data.formats.examples import EXAMPLES, OVERALL, PAIR
         ("ms_swift", "PREFERENCE", {"messages": [*CHAT, *ONE]}, "rejected_response is missing"),
         ("ms_swift", "DEMONSTRATION", {"messages": [*CHAT, *ONE], "label": 0}, "label is 0"),
         ("ms_swift", "PROMPT", {"messages": "a"}, "messages is a str"),
+        ("trl", "DEMONSTRATION", {"messages": [*CHAT, CALLING]}, r"messages\[1\] has tool_calls"),
+        ("openai", "DEMONSTRATION", {"messages": [*CHAT, CALLING]}, r"messages\[1\] has tool_calls"),
+        ("ms_swift", "DEMONSTRATION", {"messages": [*CHAT, ONE[0] | {"loss": False}]}, r"messages\[1\] has loss"),
+        (
+            "ms_swift",
+            "PREFERENCE",
+            {"messages": [*CHAT, *ONE], "rejected_messages": [*CHAT, CALLING]},
+            "has tool_calls",
+        ),
+        ("trl", "DEMONSTRATION", {"prompt": CHAT, "completion": [CALLING]}, r"completion\[0\] has tool_calls"),
+        ("trl", "PREFERENCE", {"prompt": CHAT, "chosen": ONE, "rejected": [CALLING]}, r"rejected\[0\] has tool_calls"),
+        ("trl", "PREFERENCE", {"chosen": [*CHAT, CALLING], "rejected": [*CHAT, *ONE]}, r"chosen\[1\] has tool_calls"),
         ("ms_swift", "PROMPT", {"messages": [{"content": "a"}]}, r"messages\[0\] is not a message"),
         ("ms_swift", "PROMPT", {"messages": ONE}, "messages has an answer only"),
         (
@@ -108,6 +122,12 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
     """(container, key) of everything inside."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
     return [place for key in keys for place in ((value, key), *_places(value[key]))]
+
+
+def test_keys_of_an_answer_that_say_nothing_are_left_out() -> None:
+    said = ONE[0] | {"tool_calls": [], "name": "", "refusal": None}
+    row = as_raw_row({"messages": [*CHAT, said]}, format_named("trl"), "DEMONSTRATION")
+    assert row["response"] == as_raw_row({"messages": [*CHAT, *ONE]}, format_named("trl"), "DEMONSTRATION")["response"]
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))

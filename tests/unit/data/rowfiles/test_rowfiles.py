@@ -32,8 +32,8 @@ def parquet(rows=ROWS, **options):
     return sink.getvalue()
 
 
-def arrow(writer):
-    sink, table = io.BytesIO(), pa.Table.from_pylist(ROWS)
+def arrow(writer, rows=ROWS):
+    sink, table = io.BytesIO(), pa.Table.from_pylist(rows)
     with writer(sink, table.schema) as out:
         out.write_table(table, max_chunksize=100)
     return sink.getvalue()
@@ -53,6 +53,8 @@ CONTENTS = {
     "rows.jsonl": lines(),
     "rows.jsonl.gz": gzip.compress(lines()),
     "rows.jsonl.zst": pa.compress(lines(), codec="zstd", asbytes=True),
+    "rows.ndjson": lines(),
+    "rows.ndjson.gz": gzip.compress(lines()),
     "rows.json": json.dumps(ROWS, indent=1).encode(),
     "lines.json": lines(),
     "rows.parquet": parquet(row_group_size=300),
@@ -91,6 +93,27 @@ def test_rows_by_fragments(tmp_path, name, where):
     for fragment in reversed(fragments):  # each by itself, in a reader that has read nothing else
         own = [(n, parsed(row)) for n, row in open_rows(SourceConfig(path=path)).read(fragment)]
         assert own == [(n, ROWS[n]) for n in range(fragment.first, fragment.first + fragment.rows)]
+
+
+def coco(caption):
+    return json.dumps({"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": caption}]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("a.parquet", parquet(row_group_size=7), parquet(row_group_size=300, rows=ROWS[:2])),
+        ("a.arrow", arrow(pa.ipc.new_file), arrow(pa.ipc.new_stream, ROWS[:2])),
+        ("a.json", coco("one"), coco("two")),
+    ],
+)
+def test_a_file_that_is_written_anew_is_read_anew(tmp_path, name, before, after):
+    (tmp_path / name).write_bytes(before)
+    assert all_rows(tmp_path / name)[1]
+    (tmp_path / f"b-{name}").write_bytes(after)
+    wanted = [row for _, _, row in all_rows(tmp_path / f"b-{name}")[1]]
+    (tmp_path / f"b-{name}").replace(tmp_path / name)
+    assert [row for _, _, row in all_rows(tmp_path / name)[1]] == wanted
 
 
 def test_blank_lines_count_as_lines_but_are_no_rows(tmp_path):
