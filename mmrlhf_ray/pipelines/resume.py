@@ -74,10 +74,18 @@ class RunRecord:
     """Key of each model that is loaded → hash of its files."""
     rows: Mapping[str, str] = field(default_factory=dict)
     """Key of records that are learned from → how many there are and their hash."""
+    functions: Mapping[str, str] = field(default_factory=dict)
+    """Key of each function of the user's own → hash of its file."""
 
     def to_dict(self) -> dict[str, Any]:
         """For the manifest; JSON."""
-        return {"job": self.job, "settings": self.settings, "weights": self.weights, "rows": self.rows}
+        return {
+            "job": self.job,
+            "settings": self.settings,
+            "weights": self.weights,
+            "rows": self.rows,
+            "functions": self.functions,
+        }
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,7 @@ def run_record(cfg: RunConfig, rows: Mapping[str, Records | int]) -> RunRecord:
         settings=settings,
         weights={key: weights[use.config.path] for key, use in cfg.models.items()},
         rows={key: _rows(found) for key, found in rows.items() if key != "eval_data"},
+        functions={key: f"sha256 {_sha256(file)[:16]}" for key, file in _functions(settings)},
     )
 
 
@@ -225,7 +234,10 @@ def compare(complete: Complete, record: RunRecord, cfg: RunConfig) -> dict[str, 
             refused.append(f"{key}: its rows are others: {change}")
     if refused:
         raise _other(complete.path, refused)
-    return {key: change for key, change in changed.items() if key not in moved}
+    # A function whose file has changed is most often one that was fixed because it ended the run.
+    functions = manifest.run.get("functions", record.functions)
+    edited = {f"{key}, its file,": change for key, change in differences(functions, record.functions)}
+    return {key: change for key, change in changed.items() if key not in moved} | edited
 
 
 def _as_settings(cfg: RunConfig, manifest: Manifest) -> Mapping[str, Any]:
@@ -267,6 +279,16 @@ def _check_inputs(cfg: RunConfig, run_dir: Path) -> None:
             raise ConfigError(
                 f"{key}.path={use.config.path} is this run's own export, which it will replace; choose another name"
             )
+
+
+def _functions(settings: Any, key: str = "") -> Iterator[tuple[str, Path]]:
+    """Dotted key and file of each function that settings name as `file.py:function`."""
+    settings = _by_name(settings)
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            yield from _functions(value, f"{key}.{name}" if key else name)
+    elif isinstance(settings, str) and (file := Path(settings.rpartition(":")[0])).suffix == ".py" and file.is_file():
+        yield key, file
 
 
 def _previous(run_dir: Path, name: str) -> Path:

@@ -23,7 +23,7 @@ URL_PARTS: Mapping[str, str] = {
 _ANSWERS_ARE_TEXT = "answers are text: leave such rows out, or put media into user messages"
 
 _OF_A_TURN = ("role", "content")
-_NOTHING = ("", [], {})
+_NOTHING: tuple[Any, ...] = ("", [], {})
 
 TAG = re.compile(r"<(image|audio|video)>")
 """Where a text shows media, in the formats that have no content parts."""

@@ -20,7 +20,7 @@ _SKIP_BYTES = 1 << 20
 
 
 class JSONFiles:
-    """`.json`, `.jsonl` and `.ndjson` files. Each is read as it is laid out: a record per line, one list, one object."""
+    """`.json`, `.jsonl`, `.ndjson` files. Each is read as it is laid out: a record per line, one list, one object."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = files

@@ -116,6 +116,21 @@ def test_the_same_run_continues(tmp_path: Path, model: Path) -> None:
     assert not found.finished
 
 
+def test_a_function_whose_file_has_changed_is_said(
+    tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def f(prompts, completions):\n    return [0.0] * len(prompts)\n")
+    cfg = ppo(tmp_path, **{"rewards.0.function": f"{file}:f"})
+    checkpoint(cfg)
+    assert start(cfg).changed == {}
+    file.write_text("def f(prompts, completions):\n    return [1.0] * len(prompts)\n")
+    with caplog.at_level(logging.WARNING):
+        assert start(cfg).step == 4
+    (line,) = [line for line in caplog.messages if "rewards.exact.function, its file, was " in line]
+    assert line.endswith(": applied from here on")
+
+
 PPO_REFUSED: dict[str, Any] = {
     "seed": 7,
     "data.path": "/elsewhere/rows.jsonl",
