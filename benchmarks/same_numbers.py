@@ -10,7 +10,8 @@ that they export must be the same before and after.
 
 BEFORE and AFTER are checkouts, as `git worktree add` makes them. The first run makes the material, the second reads the
 same bytes. Both need one machine with the same packages: another CPU or torch rounds differently. `compare` exits 0
-only if everything is equal. A run takes five minutes on two cores.
+only if everything is equal. `--engine '{"shared_prompt": false}'` sets keys that only one of the checkouts has. A run
+takes five minutes on two cores.
 """
 
 import argparse
@@ -178,8 +179,9 @@ def data(material: Path, name: str, **keys: Any) -> dict[str, Any]:
     return {"path": str(material / name), "max_prompt_tokens": 64} | keys
 
 
-def run(checkout: Path, out: Path, material: Path) -> None:
-    """All jobs, one after the other, into `out/<job>`, with the hashes of `model/`, or of `module/` of discrete."""
+def run(checkout: Path, out: Path, material: Path, engine: dict[str, Any]) -> None:
+    """All jobs, one after the other, into `out/<job>`, with the hashes of `model/`, or of `module/` of discrete.
+    `engine`: more keys of each learner's engine."""
     if (out / HASHES).exists():
         sys.exit(f"{out}: there is a run in it; choose another directory")
     env = environment(checkout, out)
@@ -190,6 +192,8 @@ def run(checkout: Path, out: Path, material: Path) -> None:
         draft.rename(material)
     (out / HASHES).write_text(json.dumps(hashes(material, "**/*"), indent=1))
     for job in (*training_jobs(checkout, out, material), *online_jobs(out, material), discrete_job(out, material)):
+        for learner in (job[role] for role in ("learner", "critic") if role in job):
+            learner["engine"] = learner["engine"] | engine
         name, began = job["name"], time.monotonic()
         file, log = out / f"{name}.yaml", out / f"{name}.log"
         file.write_text(yaml.safe_dump(job, sort_keys=False))
@@ -236,6 +240,7 @@ def main() -> None:
     parser.add_argument("first", type=Path, help="the checkout, or what to compare")
     parser.add_argument("second", type=Path, help="directory to write to, or what to compare with")
     parser.add_argument("--material", type=Path, help="of `run`: made if absent; default: material in its directory")
+    parser.add_argument("--engine", type=json.loads, default={}, help="of `run`: more keys of `engine`, as JSON")
     given = parser.parse_args()
     first, second = given.first.resolve(), given.second.resolve()
     if given.command == "compare":
@@ -243,7 +248,7 @@ def main() -> None:
     if given.command == "material":
         make_material(first, second)
     else:
-        run(first, second, (given.material or second / "material").resolve())
+        run(first, second, (given.material or second / "material").resolve(), given.engine)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ class EngineConfig(Section):
     max_padding_share: float = Field(0.05, ge=0, lt=1)
     """Rows join a pass only while at most this share of it is padding; raise it for fewer passes on small models."""
     shared_prompt: bool = True
-    """Media that several rows of a pass show go through the towers once. Off: every row by itself."""
+    """A prompt with several responses goes through the model once per pass, a clip of several prompts through its
+    tower, and rows are laid end to end, which leaves little padding. Off, or for a family without it (docs/models.md):
+    every response in a row of its own with its prompt and media."""
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
     """Keep optimizer state in host memory (GPU only)."""

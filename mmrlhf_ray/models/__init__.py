@@ -10,6 +10,7 @@ from mmrlhf_ray.models.adapter import (
 from mmrlhf_ray.models.export import ADAPTER_DIR, export_lora, export_model
 from mmrlhf_ray.models.families.clips import CLIPS, ROWS
 from mmrlhf_ray.models.families.registry import adapter_for
+from mmrlhf_ray.models.families.shared import PART, PLACE, PLAIN_IDS, PLAIN_MASK, PROMPT
 from mmrlhf_ray.models.headed import (
     HeadedModel,
     check_speaks,
@@ -30,6 +31,11 @@ __all__ = [
     "CLIPS",
     "HeadedModel",
     "ModelAdapter",
+    "PART",
+    "PLACE",
+    "PLAIN_IDS",
+    "PLAIN_MASK",
+    "PROMPT",
     "ParameterGroup",
     "ROWS",
     "ScalarHead",

@@ -12,6 +12,7 @@ from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
 from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.families.clips import Tower
+from mmrlhf_ray.models.families.shared import SharedRows
 
 
 class ModelAdapter(Protocol):
@@ -46,6 +47,10 @@ class ModelAdapter(Protocol):
     @property
     def towers(self) -> Mapping[str, Tower]:
         """Feature key that a media tower reads → the tower, where each clip may go through it once per pass."""
+
+    @property
+    def shared_rows(self) -> SharedRows | None:
+        """How responses can stand behind one prompt; None = only in rows of their own."""
 
     @property
     def language_model(self) -> str:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 
+import numpy as np
 import pyarrow as pa
 import ray
 
+from mmrlhf_ray.data.batches.batching import Prompts as SharedPrompts
 from mmrlhf_ray.data.batches.batching import media_kinds
 from mmrlhf_ray.data.batches.ragged import row_lengths
 
@@ -58,9 +60,12 @@ class Rollouts:
     @cached_property
     def lengths(self) -> list[int]:
         """Tokens of each row without facts: prompt (media included) and response."""
-        prompts, responses = (row_lengths(self.table, name) for name in ("prompt_token_ids", "response_token_ids"))
-        lengths: list[int] = (prompts + responses).tolist()
+        lengths: list[int] = (self._prompt_lengths + row_lengths(self.table, "response_token_ids")).tolist()
         return lengths
+
+    @cached_property
+    def _prompt_lengths(self) -> np.ndarray:
+        return row_lengths(self.table, "prompt_token_ids")
 
     @cached_property
     def kinds(self) -> list[frozenset[str]]:
@@ -74,6 +79,11 @@ class Rollouts:
         """Tokens of each row's facts, which reward models read beyond prompt and response."""
         lengths: list[int] = row_lengths(self.table, "facts_token_ids").tolist()
         return lengths
+
+    def shared(self, *, with_facts: bool = False) -> SharedPrompts:
+        """The prompts that the rows have in common, facts counted where they are read."""
+        facts = np.array(self.facts, np.int64) if with_facts else 0
+        return SharedPrompts(self.table.column("group_id").to_pylist(), (self._prompt_lengths + facts).tolist())
 
     def select(self, rows: Sequence[int]) -> "Rollouts":
         """These rows only, in this order."""

@@ -11,6 +11,7 @@ from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
 from mmrlhf_ray.data.batches.batching import MicroBatch
 from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
 from mmrlhf_ray.data.batches.dummy import dummy_rows
+from mmrlhf_ray.data.batches.lines import collate_lines
 from mmrlhf_ray.data.encoding.encode import Encoder, Features
 from mmrlhf_ray.models import HeadedModel
 from mmrlhf_ray.training.engine import TrainEngine
@@ -43,8 +44,12 @@ class Passes:
         for micro_batch in passes:
             real = [rows[i] for i in micro_batch.rows]
             dummies = [self._dummies[kind] for kind in micro_batch.dummies]
-            known, towers = {**features, **self._dummy_features}, self._towers if micro_batch.shared else ()
-            yield collate(real, dummies, known, self._pad_token_id, towers).to(self._device)
+            known = {**features, **self._dummy_features}
+            if micro_batch.lines is None:
+                batch = collate(real, dummies, known, self._pad_token_id)
+            else:
+                batch = collate_lines(real, micro_batch.lines, dummies, known, self._pad_token_id, self._towers)
+            yield batch.to(self._device)
 
     @torch.no_grad()
     def infer(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from mmrlhf_ray.data.batches.batching import (
     PassBudget,
     align_passes,
     check_lengths,
+    fill_lines,
     fill_passes,
+    in_lines,
     media_kinds,
     present_kinds,
 )
@@ -90,7 +92,7 @@ class SupervisedWorker:
         )
         self._encoder, self._engine = self._trained.encoder, self._trained.engine
         self._passes = self._trained.passes
-        self._budget = PassBudget.of(learner.engine)
+        self._budget = PassBudget.of(learner.engine, [self._encoder.adapter])
         self._point_sums: dict[str, float] = {}
         """Of a running reference point, over all steps of training; the same on all ranks."""
 
@@ -211,24 +213,20 @@ class SupervisedWorker:
         self._trained.export(self._plan.run_dir / "model", self._plan.task.layout)
 
     def _lay_out(self, table: pa.Table) -> _Work:
-        """Rows are never split: the sequences of a row share a pass. A collective."""
+        """This rank's rows in passes, as many as any rank has. A collective."""
         columns = [table.column(n).to_pylist() for n in ("context_token_ids", "responses_token_ids", "media_ids")]
         by_row = [[TokenRow(context, r, media) for r in rs] for context, rs, media in zip(*columns, strict=True)]
-        lengths = [len(of_row) * max(map(len, of_row)) for of_row in by_row]
-        check_lengths(lengths, self._budget)
         kinds = [media_kinds(m) for m in table.column("modality").to_pylist()]
-        own = fill_passes(range(len(table)), lengths, self._budget)
-        present: list[Any] = [None] * self._world_size
-        dist.all_gather_object(present, [present_kinds(p, kinds) for p in own])
         owners = [row for row, of_row in enumerate(by_row) for _ in of_row]
-        first = [0, *accumulate(map(len, by_row))]
-        expanded = [[s for row in p for s in range(first[row], first[row + 1])] for p in own]
+        own = _passes(by_row, self._budget)
+        present: list[Any] = [None] * self._world_size
+        dist.all_gather_object(present, [present_kinds([owners[s] for s in p.rows], kinds) for p in own])
         return _Work(
             rows=table.drop_columns(["features"]),
             owners=owners,
             sequences=[sequence for of_row in by_row for sequence in of_row],
             features=features_from_bytes(table.column("features").to_pylist()),
-            passes=align_passes(expanded, present, self._rank, self._budget.shared),
+            passes=align_passes(own, present, self._rank),
         )
 
     def _totals(self, weights: Mapping[str, float]) -> dict[str, float]:
@@ -241,6 +239,20 @@ class SupervisedWorker:
     def _report(self, stats: Stats) -> dict[str, float]:
         merged = self._engine.merge_over_ranks(stats)
         return self._plan.task.metrics({k: float(v) for k, v in merged.items()})
+
+
+def _passes(by_row: Sequence[Sequence[TokenRow]], budget: PassBudget) -> list[MicroBatch]:
+    """Passes of sequences. Rows are never split: the sequences of a row share a pass. Raises ValueError for a row that
+    is larger than a pass."""
+    pieces = [range(first, last) for first, last in pairwise([0, *accumulate(map(len, by_row))])]
+    if budget.shared:
+        tokens = [len(of_row[0].context) + sum(len(s.response) for s in of_row) for of_row in by_row]
+        check_lengths(tokens, budget)
+        return [in_lines(lines, pieces) for lines in fill_lines(range(len(pieces)), tokens, budget)]
+    padded = [len(of_row) * max(map(len, of_row)) for of_row in by_row]
+    check_lengths(padded, budget)
+    passes = fill_passes(range(len(pieces)), padded, budget)
+    return [MicroBatch(tuple(s for row in p.rows for s in pieces[row])) for p in passes]
 
 
 def _of_sequences(loss: PassLoss, work: _Work) -> LossFunction:

@@ -3,7 +3,7 @@
 The driver holds token-level tables; media, features and weights go from actor to actor by reference.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from mmrlhf_ray.config import LearnerConfig, ModelConfig, PPOConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
@@ -75,14 +76,16 @@ def launch(cfg: PPOConfig, records: Records, run_dir: Path) -> Iterator[Fleet]:
 
 
 def _start(own: Crew, cfg: PPOConfig, prompts: PromptServer, records: Records) -> Fleet:
-    seconds, answering = cfg.deadlines.start_s, PassBudget.of(cfg.learner.engine, cfg.score_micro_batch_tokens)
+    seconds, answering = cfg.deadlines.start_s, cfg.score_micro_batch_tokens
     generators = start_generators(own, cfg, cfg.policy, cfg.learner.lora)
     models = [reward.model for reward in cfg.model_rewards]
-    scorers = start_scorers(own, cfg, models, answering) if models else None
+    scorers = start_scorers(own, cfg, models, _budget(cfg.learner, models, answering)) if models else None
     functions = start_functions(own, cfg, records.records) if cfg.function_rewards else None
     references = None
     if cfg.learner.lora is None:
-        references = start_references(own, cfg, cfg.reference or cfg.policy, cfg.sampling.temperature, answering)
+        reference = cfg.reference or cfg.policy
+        budget = _budget(cfg.learner, [reference], answering)
+        references = start_references(own, cfg, reference, cfg.sampling.temperature, budget)
     policy_objective = PolicyObjective(cfg.algorithm, cfg.sampling.temperature)
     policy = _start_learners(own, cfg, "policy", cfg.policy, cfg.learner, policy_objective)
     critic = None
@@ -117,4 +120,8 @@ def _start_learners(
         )
         handles.append(own.spawn(seat, Learner, spec, objective))
     group = ActorGroup(tuple(seat.name for seat in seats), tuple(handles))
-    return Learners(group, PassBudget.of(learner.engine), cfg.deadlines.stage_s)
+    return Learners(group, _budget(learner, [model]), cfg.deadlines.stage_s)
+
+
+def _budget(learner: LearnerConfig, models: Sequence[ModelConfig], tokens: int | None = None) -> PassBudget:
+    return PassBudget.of(learner.engine, [adapter_for(Path(model.path)) for model in models], tokens)

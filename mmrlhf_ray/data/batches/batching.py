@@ -1,11 +1,12 @@
 """Which rows go through the model together. Every rank gets the same number of passes over the same media towers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapreplace
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 from mmrlhf_ray.config.base import EngineConfig
+from mmrlhf_ray.models import ModelAdapter
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,28 @@ class PassBudget:
     """Positions of one rank, padding and media tokens counted."""
     max_padding_share: float = 0.05
     shared: bool = False
-    """What rows of a pass have in common goes through the model once."""
+    """Rows are laid in lines, where a prompt that several have in common stands once."""
 
     @classmethod
-    def of(cls, engine: EngineConfig, tokens: int | None = None) -> "PassBudget":
-        """As `engine` says; `tokens` instead of its own."""
-        return cls(tokens or engine.micro_batch_tokens, engine.max_padding_share, engine.shared_prompt)
+    def of(cls, engine: EngineConfig, adapters: Iterable[ModelAdapter], tokens: int | None = None) -> "PassBudget":
+        """As `engine` says, for models of these families; `tokens` instead of its own."""
+        shared = engine.shared_prompt and all(adapter.shared_rows is not None for adapter in adapters)
+        return cls(tokens or engine.micro_batch_tokens, engine.max_padding_share, shared)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What rows have in common."""
+
+    groups: Sequence[int]
+    """Of each row; rows of one group have the same prompt."""
+    tokens: Sequence[int]
+    """Of each row's prompt, media tokens counted."""
+
+    def cost(self, rows: Sequence[int], lengths: Sequence[int]) -> int:
+        """Tokens of rows in one line, a group's prompt counted once."""
+        prompts = {self.groups[row]: self.tokens[row] for row in rows}
+        return sum(prompts.values()) + sum(lengths[row] - self.tokens[row] for row in rows)
 
 
 @dataclass(frozen=True)
@@ -33,8 +50,8 @@ class MicroBatch:
     dummies: tuple[str, ...] = ()
     """Kinds of dummy row to add: media that only other ranks have in this pass, or "text" for an empty pass.
     A media tower that runs on one rank only would leave the others waiting in a ZeRO collective."""
-    shared: bool = False
-    """As `PassBudget.shared`."""
+    lines: tuple[int, ...] | None = None
+    """The line of each row; None = every row is a line by itself, with its own prompt."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +74,64 @@ def plan_shards(
     steps: Sequence[Sequence[int]],
     n_ranks: int,
     budget: PassBudget,
+    prompts: Prompts | None = None,
 ) -> list[Shard]:
     """Divide rows among ranks and passes.
 
     lengths: tokens of each row, media tokens counted. kinds: media kinds of each row. steps: the rows of each
-    optimizer step.
+    optimizer step. prompts: what the rows have in common, for a budget that is shared; None = nothing.
 
     Raises ValueError for a row that is longer than a whole pass.
     """
     check_lengths(lengths, budget)
     own: list[list[int]] = [[] for _ in range(n_ranks)]
     plans: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(n_ranks)]
+    known = prompts or Prompts(range(len(lengths)), [0] * len(lengths))
     for step in steps:
-        passes = [fill_passes(share, lengths, budget) for share in _balance(step, lengths, n_ranks)]
-        present = [[present_kinds(rows, kinds) for rows in of_rank] for of_rank in passes]
+        if budget.shared:
+            passes = _in_lines(step, lengths, known, n_ranks, budget)
+        else:
+            passes = [fill_passes(share, lengths, budget) for share in _balance(step, lengths, n_ranks)]
+        present = [[present_kinds(p.rows, kinds) for p in of_rank] for of_rank in passes]
         everywhere = _union(present)
         for rank in range(n_ranks):
             aligned = _aligned(passes[rank], present[rank], everywhere)
-            plans[rank].append(tuple(_local(p, own[rank], budget) for p in aligned))
+            plans[rank].append(tuple(_local(p, own[rank]) for p in aligned))
     return [Shard(tuple(rows), tuple(plan)) for rows, plan in zip(own, plans, strict=True)]
+
+
+def _in_lines(
+    step: Sequence[int], lengths: Sequence[int], prompts: Prompts, n_ranks: int, budget: PassBudget
+) -> list[list[MicroBatch]]:
+    """Of each rank. Groups stay together unless one is too large for a rank's share or for a pass."""
+    pieces = _pieces(step, lengths, prompts, n_ranks, budget)
+    costs = [prompts.cost(piece, lengths) for piece in pieces]
+    shares = _balance(range(len(pieces)), costs, n_ranks)
+    return [[in_lines(lines, pieces) for lines in fill_lines(share, costs, budget)] for share in shares]
+
+
+def _pieces(
+    step: Sequence[int], lengths: Sequence[int], prompts: Prompts, n_ranks: int, budget: PassBudget
+) -> list[list[int]]:
+    """The rows of each group, in as many pieces as make a good share of a rank and fit into a pass."""
+    groups: dict[int, list[int]] = {}
+    for row in step:
+        groups.setdefault(prompts.groups[row], []).append(row)
+    share = sum(prompts.cost(rows, lengths) for rows in groups.values()) / n_ranks
+    pieces: list[list[int]] = []
+    for rows in groups.values():
+        count = min(len(rows), max(1, round(prompts.cost(rows, lengths) / share)))
+        cut = _cut(rows, count)
+        while any(prompts.cost(piece, lengths) > budget.tokens for piece in cut):
+            count += 1
+            cut = _cut(rows, count)
+        pieces += cut
+    return pieces
+
+
+def _cut(rows: Sequence[int], count: int) -> list[list[int]]:
+    ends = [len(rows) * i // count for i in range(count + 1)]
+    return [list(rows[first:last]) for first, last in pairwise(ends)]
 
 
 def _balance(rows: Sequence[int], lengths: Sequence[int], n_ranks: int) -> list[list[int]]:
@@ -99,7 +155,7 @@ def check_lengths(lengths: Sequence[int], budget: PassBudget) -> None:
         )
 
 
-def fill_passes(rows: Sequence[int], lengths: Sequence[int], budget: PassBudget) -> list[list[int]]:
+def fill_passes(rows: Sequence[int], lengths: Sequence[int], budget: PassBudget) -> list[MicroBatch]:
     """Rows of like length together, longest first, while the budget holds."""
     passes: list[list[int]] = []
     used = 0
@@ -113,7 +169,38 @@ def fill_passes(rows: Sequence[int], lengths: Sequence[int], budget: PassBudget)
                 continue
         passes.append([row])
         used = lengths[row]
-    return passes
+    return [MicroBatch(tuple(rows)) for rows in passes]
+
+
+def fill_lines(pieces: Sequence[int], costs: Sequence[int], budget: PassBudget) -> list[list[list[int]]]:
+    """The pieces of each line of each pass: pieces of like size together, longest first, while the budget holds."""
+    passes: list[list[int]] = []
+    used, most = 0, budget.tokens * (1.0 - budget.max_padding_share)
+    for piece in sorted(pieces, key=lambda p: (-costs[p], p)):
+        if passes and used + costs[piece] <= most:
+            passes[-1].append(piece)
+            used += costs[piece]
+        else:
+            passes.append([piece])
+            used = costs[piece]
+    return [_lines(own, costs, budget.max_padding_share) for own in passes]
+
+
+def _lines(pieces: Sequence[int], costs: Sequence[int], max_padding_share: float) -> list[list[int]]:
+    """The most lines, and so the shortest, that leave little padding: attention costs a line's length squared."""
+    tokens, count = sum(costs[p] for p in pieces), len(pieces)
+    while True:
+        lines = _balance(pieces, costs, count)
+        positions = count * max(sum(costs[p] for p in line) for line in lines)
+        if count == 1 or positions - tokens <= max_padding_share * positions:
+            return lines
+        count = max(1, count * 3 // 4)
+
+
+def in_lines(lines: Sequence[Sequence[int]], pieces: Sequence[Sequence[int]]) -> MicroBatch:
+    """A pass of these lines of pieces, which are rows."""
+    placed = [(row, number) for number, line in enumerate(lines) for piece in line for row in pieces[piece]]
+    return MicroBatch(tuple(row for row, _ in placed), lines=tuple(line for _, line in placed))
 
 
 def present_kinds(rows: Sequence[int], kinds: Sequence[frozenset[str]]) -> frozenset[str]:
@@ -121,14 +208,12 @@ def present_kinds(rows: Sequence[int], kinds: Sequence[frozenset[str]]) -> froze
     return frozenset[str]().union(*(kinds[row] for row in rows))
 
 
-def align_passes(
-    own: Sequence[Sequence[int]], present: Sequence[Sequence[frozenset[str]]], rank: int, shared: bool = False
-) -> list[MicroBatch]:
+def align_passes(own: Sequence[MicroBatch], present: Sequence[Sequence[frozenset[str]]], rank: int) -> list[MicroBatch]:
     """One rank's passes, as many as any rank has, with dummies for the media kinds that only others have.
 
-    own: the rank's rows, pass by pass. present: of every rank, the media kinds of each of its passes.
+    own: the rank's passes without dummies. present: of every rank, the media kinds of each of its passes.
     """
-    return [replace(micro_batch, shared=shared) for micro_batch in _aligned(own, present[rank], _union(present))]
+    return _aligned(own, present[rank], _union(present))
 
 
 def _union(present: Sequence[Sequence[frozenset[str]]]) -> list[frozenset[str]]:
@@ -137,27 +222,32 @@ def _union(present: Sequence[Sequence[frozenset[str]]]) -> list[frozenset[str]]:
 
 
 def _aligned(
-    own: Sequence[Sequence[int]], present: Sequence[frozenset[str]], everywhere: Sequence[frozenset[str]]
+    own: Sequence[MicroBatch], present: Sequence[frozenset[str]], everywhere: Sequence[frozenset[str]]
 ) -> list[MicroBatch]:
     aligned = []
     for number, kinds in enumerate(everywhere):
-        rows = tuple(own[number]) if number < len(own) else ()
-        dummies = tuple(sorted(kinds - present[number])) if number < len(present) else tuple(sorted(kinds))
-        aligned.append(MicroBatch(rows, dummies if rows or dummies else ("text",)))
+        if number < len(own):
+            aligned.append(replace(own[number], dummies=tuple(sorted(kinds - present[number]))))
+        else:
+            aligned.append(MicroBatch((), tuple(sorted(kinds)) or ("text",)))
     return aligned
 
 
-def _local(micro_batch: MicroBatch, own: list[int], budget: PassBudget) -> MicroBatch:
+def _local(micro_batch: MicroBatch, own: list[int]) -> MicroBatch:
     start = len(own)
     own.extend(micro_batch.rows)
-    return MicroBatch(tuple(range(start, len(own))), micro_batch.dummies, budget.shared)
+    return replace(micro_batch, rows=tuple(range(start, len(own))))
 
 
 def one_pass_plan(
-    lengths: Sequence[int], kinds: Sequence[frozenset[str]], n_ranks: int, budget: PassBudget
+    lengths: Sequence[int],
+    kinds: Sequence[frozenset[str]],
+    n_ranks: int,
+    budget: PassBudget,
+    prompts: Prompts | None = None,
 ) -> list[Shard]:
     """plan_shards() for work without optimizer steps: every row once."""
-    return plan_shards(lengths, kinds, [range(len(lengths))], n_ranks, budget)
+    return plan_shards(lengths, kinds, [range(len(lengths))], n_ranks, budget, prompts)
 
 
 def media_kinds(modality: str) -> frozenset[str]:
@@ -165,13 +255,17 @@ def media_kinds(modality: str) -> frozenset[str]:
     return frozenset(modality.split("+")) - {"text"}
 
 
-def padding_share(shards: Sequence[Shard], lengths: Sequence[int]) -> float:
-    """Share of the positions that go through the model which are padding."""
+def padding_share(shards: Sequence[Shard], lengths: Sequence[int], prompts: Prompts | None = None) -> float:
+    """Share of the positions that go through the model which are padding. `prompts`: as of plan_shards()."""
+    known = prompts or Prompts(range(len(lengths)), [0] * len(lengths))
     padded = real = 0
     for shard in shards:
-        for step in shard.steps:
-            for micro_batch in step:
-                tokens = [lengths[shard.rows[row]] for row in micro_batch.rows]
-                padded += max(tokens, default=0) * len(tokens)
-                real += sum(tokens)
+        for micro_batch in (micro_batch for step in shard.steps for micro_batch in step):
+            rows = [shard.rows[row] for row in micro_batch.rows]
+            lines: dict[int, list[int]] = {}
+            for row, line in zip(rows, micro_batch.lines or range(len(rows)), strict=True):
+                lines.setdefault(line, []).append(row)
+            tokens = [known.cost(line, lengths) for line in lines.values()]
+            padded += max(tokens, default=0) * len(tokens)
+            real += sum(tokens)
     return 1.0 - real / padded if padded else 0.0

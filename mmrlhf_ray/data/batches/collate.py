@@ -96,7 +96,7 @@ def collate(
         inputs={
             "input_ids": input_ids,
             "attention_mask": attention_mask,
-            **_media_inputs(everything, features, towers),
+            **media_inputs(everything, features, towers),
         },
         response_positions=torch.cat([empty, *positions]),
         response_tokens=torch.tensor([t for row in rows for t in row.response], dtype=torch.long),
@@ -105,7 +105,7 @@ def collate(
     )
 
 
-def _media_inputs(
+def media_inputs(
     rows: Sequence[TokenRow], features: Mapping[str, Features], towers: Collection[str]
 ) -> dict[str, Tensor]:
     """The clips' features, one clip after the other as the rows show them; of `towers` each clip once."""

@@ -72,7 +72,7 @@ def repeat_sounds(lengths: Callable[[nn.Module, Tensor], Tensor]) -> Repeat:
 
 def show_clips_once(model: PreTrainedModel, towers: Mapping[str, Tower]) -> None:
     """From now on `model` also takes inputs in which each clip is there once: CLIPS and ROWS say where it is shown."""
-    owner, seen = model.base_model, dict[str, Seen]()
+    owner, seen, running = model.base_model, dict[str, Seen](), set[str]()
 
     def hook(module: PreTrainedModel, arguments: tuple[Any, ...], inputs: Inputs) -> tuple[tuple[Any, ...], Inputs]:
         seen.clear()
@@ -83,15 +83,22 @@ def show_clips_once(model: PreTrainedModel, towers: Mapping[str, Tower]) -> None
         return arguments, {name: value for name, value in inputs.items() if name not in taken}
 
     for key, tower in towers.items():
-        setattr(owner, tower.method, _once(owner, key, tower, seen))
+        setattr(owner, tower.method, _once(owner, key, tower, seen, running))
     model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
-def _once(owner: nn.Module, key: str, tower: Tower, seen: Mapping[str, Seen]) -> Callable[..., Any]:
-    run = getattr(owner, tower.method)
+def _once(owner: nn.Module, key: str, tower: Tower, seen: Mapping[str, Seen], running: set[str]) -> Callable[..., Any]:
+    method = getattr(owner, tower.method)
+
+    def run(*given: Any, **named: Any) -> Any:
+        running.add(key)
+        try:
+            return method(*given, **named)
+        finally:
+            running.discard(key)
 
     def once(*given: Any, **named: Any) -> Any:
-        if key not in seen:
+        if running or key not in seen:  # a class may run one kind of media through another's method
             return run(*given, **named)
         clips = seen[key]
         described: list[Tensor] = []

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from mmrlhf_ray.models.families.clips import Tower, show_clips_once
 from mmrlhf_ray.models.families.positions import Inputs, complete_inputs
+from mmrlhf_ray.models.families.shared import SharedRows, take_lines
 from mmrlhf_ray.models.families.weights import load_weights
 
 
@@ -43,6 +44,7 @@ class Family:
     video_metadata: bool = False
     least_sound_s: float = 0.0
     towers: Mapping[str, Tower] = field(default_factory=dict)
+    shared_rows: SharedRows | None = None
     options: Callable[[ProcessorMixin], dict[str, Any]] = _no_options
     """processor_kwargs()."""
     grids: Mapping[str, str] = field(default_factory=dict)
@@ -59,7 +61,9 @@ class Family:
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
         model = load_weights(self.model_class, path, dtype, device_map)
-        if self.complete is not None:
+        if self.shared_rows is not None:
+            take_lines(model, self.shared_rows, self.complete)
+        elif self.complete is not None:
             complete_inputs(model, self.complete)
         show_clips_once(model, self.towers)
         return model.eval()

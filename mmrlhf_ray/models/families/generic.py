@@ -17,6 +17,7 @@ from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.adapter import load_processor, read_config
 from mmrlhf_ray.models.families.clips import Tower
 from mmrlhf_ray.models.families.positions import IMAGE, VIDEO, Inputs, complete_inputs, token_kinds
+from mmrlhf_ray.models.families.shared import SharedRows
 from mmrlhf_ray.models.families.weights import load_weights
 
 _COMPONENTS = {"image": "image_processor", "audio": "feature_extractor", "video": "video_processor"}
@@ -44,6 +45,8 @@ class GenericAdapter:
     least_sound_s: float = 0.0
     towers: Mapping[str, Tower] = field(default_factory=dict)
     """None: how a class hands on what its towers return cannot be inferred."""
+    shared_rows: SharedRows | None = None
+    """Nor can how it numbers and masks what it reads."""
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
         model = load_weights(AutoModelForMultimodalLM, path, dtype, device_map)

@@ -21,7 +21,8 @@ from transformers.models.qwen3_omni_moe.modeling_qwen3_omni_moe import _get_feat
 
 from mmrlhf_ray.models.families.clips import Tower, repeat_clips, repeat_rows, repeat_sounds
 from mmrlhf_ray.models.families.family import Family, frames_as_given
-from mmrlhf_ray.models.families.positions import IMAGE, VIDEO, Inputs, rotary_positions, token_kinds
+from mmrlhf_ray.models.families.positions import IMAGE, VIDEO, Inputs, rotary_positions, runs, token_kinds
+from mmrlhf_ray.models.families.shared import SharedRows
 
 _QWEN_GRIDS = {"pixel_values": "image_grid_thw", "pixel_values_videos": "video_grid_thw"}
 _QWEN_IMAGE = ("pixel_values", "image_grid_thw")
@@ -69,6 +70,7 @@ QWEN2_5_VL = Family(
     },
     video_metadata=True,
     towers=_QWEN_TOWERS,
+    shared_rows=SharedRows(lambda model, inputs: _number_positions(model, inputs)["position_ids"]),
     options=frames_as_given,
     grids=_QWEN_GRIDS,
     complete=_number_positions,
@@ -86,6 +88,19 @@ def _mark_images_and_video(model: PreTrainedModel, inputs: Inputs) -> Inputs:
     return {"mm_token_type_ids": token_kinds(inputs["input_ids"], kinds)}
 
 
+def _own_positions(model: PreTrainedModel, inputs: Inputs, **given: Any) -> Tensor | None:
+    """As the class itself numbers plain rows."""
+    shared = {name: inputs.get(name) for name in ("image_grid_thw", "video_grid_thw", "input_ids", "attention_mask")}
+    positions: Tensor | None = model.base_model.compute_3d_position_ids(
+        inputs_embeds=None, past_key_values=None, **shared, **given
+    )
+    return positions
+
+
+def _positions_of_marked(model: PreTrainedModel, inputs: Inputs) -> Tensor | None:
+    return _own_positions(model, inputs, **_mark_images_and_video(model, inputs))
+
+
 QWEN3_VL = Family(
     family="qwen3_vl",
     model_class=Qwen3VLForConditionalGeneration,
@@ -99,6 +114,7 @@ QWEN3_VL = Family(
     },
     video_metadata=True,
     towers=_QWEN_TOWERS,
+    shared_rows=SharedRows(_positions_of_marked),
     options=frames_as_given,
     grids=_QWEN_GRIDS,
     complete=_mark_images_and_video,
@@ -135,6 +151,16 @@ def _single_experts(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
             yield f"{owner}.{number}.{piece}.weight", weight.clone()  # files need separate tensors
 
 
+def _positions_with_sounds(model: PreTrainedModel, inputs: Inputs) -> Tensor | None:
+    mask = inputs.get("feature_attention_mask")
+    return _own_positions(
+        model,
+        inputs,
+        audio_feature_lengths=None if mask is None else mask.sum(1),
+        video_second_per_grid=inputs.get("video_second_per_grid"),
+    )
+
+
 _OMNI_PLACEHOLDERS = {"image": "image_token", "audio": "audio_token", "video": "video_token"}
 _OMNI_FEATURES = {
     "image": _QWEN_IMAGE,
@@ -155,6 +181,7 @@ QWEN2_5_OMNI = Family(
         "projector": r"visual\.merger\..*|audio_tower\.proj\..*",
     },
     towers=_QWEN_TOWERS | {"input_features": Tower("get_audio_features", repeat_sounds(_after_two_convolutions))},
+    shared_rows=SharedRows(_positions_with_sounds),
     options=_sized_frames_as_given,
     grids=_QWEN_GRIDS,
     released={"": "thinker."},
@@ -174,6 +201,7 @@ QWEN3_OMNI = Family(
     },
     least_sound_s=1.0,  # a chunk of the audio tower
     towers=_QWEN_TOWERS | {"input_features": Tower("get_audio_features", repeat_sounds(_after_chunks))},
+    shared_rows=SharedRows(_positions_with_sounds),
     options=_sized_frames_as_given,
     grids=_QWEN_GRIDS,
     released={"": "thinker."},
@@ -203,6 +231,10 @@ def _mark_images(model: PreTrainedModel, inputs: Inputs) -> Inputs:
     return {"token_type_ids": token_kinds(inputs["input_ids"], {model.config.image_token_id: IMAGE})}
 
 
+def _images_both_ways(model: PreTrainedModel, token_ids: Tensor) -> Tensor:
+    return runs(token_ids == model.config.image_token_id)
+
+
 def _images_in_one_piece(processor: ProcessorMixin) -> dict[str, Any]:
     # Crops of an image would make its tokens depend on its shape, and the sampler says that it attends to them
     # otherwise than the model was trained to.
@@ -217,6 +249,7 @@ GEMMA3 = Family(
     language_model=r"model\.language_model",
     parts=_TOWER_PARTS,
     towers=_ROW_TOWER,
+    shared_rows=SharedRows(both_ways=_images_both_ways),
     options=_images_in_one_piece,
     complete=_mark_images,
     released={"model.vision_tower.": "vision_tower.vision_model.", **_RELEASED},
@@ -245,6 +278,7 @@ INTERNVL = Family(
     language_model=r"model\.language_model",
     parts=_TOWER_PARTS,
     towers=_ROW_TOWER,
+    shared_rows=SharedRows(),
     sampled_as={"video_token": "image_token"},
     options=frames_as_given,
     clip_rows=_crops_and_frames,

@@ -29,6 +29,12 @@ def token_kinds(token_ids: Tensor, kinds: Mapping[int, int]) -> Tensor:
     return out
 
 
+def runs(chosen: Tensor) -> Tensor:
+    """[B, L] of the number of the run of chosen positions in its row, −1 for positions that are not chosen."""
+    starts = chosen & ~torch.nn.functional.pad(chosen, (1, -1))
+    return torch.where(chosen, starts.long().cumsum(1) - 1, -1)
+
+
 def rotary_positions(
     kinds: Tensor, attention_mask: Tensor, grids: Mapping[int, Iterator[tuple[int, int, int, float]]]
 ) -> Tensor:

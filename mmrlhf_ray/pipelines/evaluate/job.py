@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 
 from mmrlhf_ray.algorithms.statistics import mean_interval, win_tie_loss
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig
+from mmrlhf_ray.config.base import EngineConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.pipelines.responses import SWAPPED, response_table
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
@@ -104,20 +106,26 @@ def _policies(cfg: EvaluateConfig) -> dict[str, ModelConfig]:
     return {"policy": cfg.policy} | ({"baseline": cfg.baseline} if cfg.baseline else {})
 
 
+def _budget(cfg: EvaluateConfig, models: Sequence[ModelConfig]) -> PassBudget:
+    adapters = [adapter_for(Path(model.path)) for model in models]
+    return PassBudget.of(EngineConfig(), adapters, cfg.score_micro_batch_tokens)
+
+
 def _answers(
     cfg: EvaluateConfig, policies: dict[str, ModelConfig], records: Records, run_dir: Path
 ) -> Iterator[Judged]:
-    seconds, budget = cfg.deadlines.start_s, PassBudget(cfg.score_micro_batch_tokens)
+    seconds = cfg.deadlines.start_s
     with crew(cfg, cfg.roles) as own:
         prompts, count = start_encoder(own, cfg, records, run_dir)
         models = [reward.model for reward in cfg.model_rewards]
-        scorers = start_scorers(own, cfg, models, budget) if models else None
+        scorers = start_scorers(own, cfg, models, _budget(cfg, models)) if models else None
         functions = start_functions(own, cfg, records.records) if cfg.function_rewards else None
         if functions:
             functions.wait_ready(seconds)
         rewards = Rewards(scorers, cfg.model_rewards, functions)
         references = None
         if cfg.kl_reference:
+            budget = _budget(cfg, [cfg.kl_reference])
             references = start_references(own, cfg, cfg.kl_reference, cfg.sampling.temperature, budget)
         text = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
         for label, model in policies.items():

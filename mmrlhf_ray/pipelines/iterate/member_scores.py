@@ -10,10 +10,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmrlhf_ray.config import EvaluateConfig
+from mmrlhf_ray.config.base import EngineConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.encoding.encode import encode_response, load_encoder
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.planning.preflight import check_reward_model
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of
 from mmrlhf_ray.runtime.progress import Progress
@@ -64,7 +66,9 @@ def _ask(
 ) -> dict[int, NDArray[np.float32]]:
     assert cfg.reward_model is not None
     prompts, count = start_encoder(own, cfg, records, run_dir)
-    scorers = start_scorers(own, cfg, [cfg.reward_model], PassBudget(cfg.score_micro_batch_tokens))
+    adapter = adapter_for(Path(cfg.reward_model.path))
+    budget = PassBudget.of(EngineConfig(), [adapter], cfg.score_micro_batch_tokens)
+    scorers = start_scorers(own, cfg, [cfg.reward_model], budget)
     scorers.wait_ready(cfg.deadlines.start_s)
     encoder = load_encoder(cfg.policy.path)
     token_ids = [encode_response(encoder, said.text) for said in responses]

@@ -291,11 +291,11 @@ def shard_by_tokens(
     max_response_tokens: int,
 ) -> Plan:
     """Divide the rows of each optimizer step among the ranks, so that each has about as many tokens."""
-    lengths = rollouts.lengths
-    shards = plan_shards(lengths, rollouts.kinds, steps, len(group.group), group.budget)
+    lengths, prompts = rollouts.lengths, rollouts.shared()
+    shards = plan_shards(lengths, rollouts.kinds, steps, len(group.group), group.budget, prompts)
     tokens = _Tokens.of(experience).kept
     denominators = [loss_denominator(tokens[step].tolist(), aggregation, max_response_tokens) for step in steps]
-    return Plan(shards, denominators, padding_share(shards, lengths))
+    return Plan(shards, denominators, padding_share(shards, lengths, prompts))
 
 
 def mini_batches(rows: int, count: int, epochs: int, rng: np.random.Generator) -> list[list[int]]:

@@ -16,6 +16,7 @@ from ray.util.annotations import RayDeprecationWarning
 from mmrlhf_ray.config.base import DeadlineConfig, ModelConfig, TrainJobConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.errors import DeadlineExceeded
+from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.waits import in_background, role_error
 from mmrlhf_ray.schema import TRAINING_ROW
@@ -82,7 +83,7 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
             ReferenceRows,
             fn_constructor_kwargs={
                 "model": reference,
-                "budget": PassBudget.of(cfg.learner.engine),
+                "budget": PassBudget.of(cfg.learner.engine, [adapter_for(Path(reference.path))]),
                 "device": device_of(workers, cfg.device),
                 "allowed": cfg.sampling.allow_tokens,
             },

@@ -37,4 +37,4 @@ def divide(rollouts: Rollouts, actors: int, budget: PassBudget, *, with_facts: b
     lengths = rollouts.lengths
     if with_facts:
         lengths = [tokens + facts for tokens, facts in zip(lengths, rollouts.facts, strict=True)]
-    return one_pass_plan(lengths, rollouts.kinds, actors, budget)
+    return one_pass_plan(lengths, rollouts.kinds, actors, budget, rollouts.shared(with_facts=with_facts))

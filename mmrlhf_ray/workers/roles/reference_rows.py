@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from mmrlhf_ray.config.base import ModelConfig
-from mmrlhf_ray.data.batches.batching import PassBudget, media_kinds, one_pass_plan
+from mmrlhf_ray.data.batches.batching import PassBudget, Prompts, media_kinds, one_pass_plan
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.batches.ragged import Ragged, gather, offsets_of
 from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
@@ -26,12 +26,16 @@ class ReferenceRows:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """log p of every token of every response, row by row."""
         check(batch, TRAINING_ROW, "ReferenceRows")
-        sequences, kinds, sizes = [], [], []
-        for row in batch.select(["context_token_ids", "responses_token_ids", "media_ids", "modality"]).to_pylist():
+        sequences, kinds, sizes, owners = [], [], [], []
+        for number, row in enumerate(
+            batch.select(["context_token_ids", "responses_token_ids", "media_ids", "modality"]).to_pylist()
+        ):
             sequences += [TokenRow(row["context_token_ids"], r, row["media_ids"]) for r in row["responses_token_ids"]]
             kinds += [media_kinds(row["modality"])] * len(row["responses_token_ids"])
             sizes.append(len(row["responses_token_ids"]))
-        (shard,) = one_pass_plan(list(map(len, sequences)), kinds, 1, self._budget)
+            owners += [number] * sizes[-1]
+        prompts = Prompts(owners, [len(sequence.context) for sequence in sequences])
+        (shard,) = one_pass_plan(list(map(len, sequences)), kinds, 1, self._budget, prompts)
         features = features_from_bytes(batch.column("features").to_pylist())
         ordered = [sequences[i] for i in shard.rows]
         found = self._passes.per_token(ordered, features, shard.steps[0], self._read)

@@ -71,9 +71,9 @@ def test_values_and_gradients_are_those_of_every_place(family_encoder: Encoder, 
 
 def test_kinds_of_media_do_not_mix(family_encoder: Encoder, family_policy: HeadedModel) -> None:
     of_kinds = [clip(kind, 2) for kind in kinds(family_encoder)]
-    shown: list[list[RawMedia]] = [of_kinds, [], of_kinds[::-1], of_kinds[:1]]
+    shown: list[list[RawMedia]] = [of_kinds, [], of_kinds[::-1], of_kinds[:1], [clip("image", 3), of_kinds[-1]]]
     token = len(family_encoder.tokenizer) - 20
-    rows, features = token_rows(family_encoder, shown, [[token + i, token + 5] for i in range(4)])
+    rows, features = token_rows(family_encoder, shown, [[token + i, token + 5] for i in range(5)])
     towers = family_encoder.adapter.towers
     same(family_policy, collate(rows, [], features, 0), collate(rows, [], features, 0, towers))
 

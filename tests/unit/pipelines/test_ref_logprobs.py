@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import torch
 
 from mmrlhf_ray.algorithms.logprobs import token_logprobs
@@ -24,10 +25,11 @@ from tests.unit.training.rows import NUMBERS, media_rows
 NOBODY = [[0.0] * len(of_row) for of_row in NUMBERS]
 
 
-def test_every_token_of_every_response(vl: Path, vl_encoder: Encoder) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_token_of_every_response(vl: Path, vl_encoder: Encoder, shared: bool) -> None:
     rows = media_rows(vl_encoder, NUMBERS, NOBODY)
     # In passes of a few rows, whose order is not the table's.
-    answers = ReferenceRows(ModelConfig(path=str(vl)), PassBudget(200, 0.3), "cpu")(rows)
+    answers = ReferenceRows(ModelConfig(path=str(vl)), PassBudget(200, 0.3, shared), "cpu")(rows)
     assert answers.column("row").to_pylist() == [0, 1, 2, 3, 4]
     alone = Passes(Inference(load_policy(vl_encoder.adapter, vl, torch.float32)), load_encoder(vl), torch.device("cpu"))
     banned = torch.tensor(vl_encoder.banned_token_ids)

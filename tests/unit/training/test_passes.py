@@ -1,5 +1,6 @@
 """How rows are cut into passes changes no number, in inference and in training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,13 @@ from tests.unit.tiny import mixed_rows
 
 CPU = torch.device("cpu")
 ONE = [MicroBatch((0, 1, 2, 3, 4))]
+LINES = [MicroBatch((0, 1, 2, 3, 4), lines=(0, 1, 0, 1, 1))]
+MANY_LINES = [
+    MicroBatch((2,), ("audio", "video"), (0,)),
+    MicroBatch((), ("text",)),
+    MicroBatch((4, 0), (), (0, 0)),
+    MicroBatch((3, 1), ("image",), (0, 1)),
+]
 MANY = [
     MicroBatch((2,), ("audio", "video")),
     MicroBatch((), ("text",)),
@@ -35,7 +43,7 @@ def read(output: Tensor, batch: Batch) -> Tensor:
 def passes_for(encoder: Encoder, passes: list[MicroBatch]) -> list[MicroBatch]:
     """Without dummies of kinds that the family lacks."""
     known = {"text", *encoder.adapter.placeholders}
-    return [MicroBatch(m.rows, tuple(k for k in m.dummies if k in known)) for m in passes]
+    return [replace(m, dummies=tuple(k for k in m.dummies if k in known)) for m in passes]
 
 
 def test_inference_does_not_depend_on_the_cut(encoder: Encoder, policy: HeadedModel) -> None:
@@ -49,11 +57,12 @@ def test_inference_does_not_depend_on_the_cut(encoder: Encoder, policy: HeadedMo
             found |= dict(zip(micro_batch.rows, parts, strict=True))
         return found
 
-    whole, cut = by_row(ONE), by_row(MANY)
-    assert sorted(whole) == sorted(cut) == list(range(5))
-    for row, values in whole.items():
-        assert len(values) == len(rows[row].response)
-        torch.testing.assert_close(cut[row], values, atol=2e-5, rtol=1e-5)
+    whole = by_row(ONE)
+    for cut in (by_row(passes) for passes in (MANY, LINES, MANY_LINES)):
+        assert sorted(whole) == sorted(cut) == list(range(5))
+        for row, values in whole.items():
+            assert len(values) == len(rows[row].response)
+            torch.testing.assert_close(cut[row], values, atol=2e-5, rtol=1e-5)
 
 
 def test_reading_at_the_last_token(encoder: Encoder, policy: HeadedModel) -> None:
@@ -81,8 +90,10 @@ def nll(output: Tensor, batch: Batch, _: object) -> tuple[Tensor, Stats]:
     return sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool), denominator=15)
 
 
-@pytest.mark.parametrize("stage", [0, 2])
-def test_a_step_does_not_depend_on_the_cut(process_group: None, omni: Path, omni_encoder: Encoder, stage: int) -> None:
+@pytest.mark.parametrize(("stage", "other"), [(0, MANY), (2, MANY), (0, LINES), (2, MANY_LINES)])
+def test_a_step_does_not_depend_on_the_cut(
+    process_group: None, omni: Path, omni_encoder: Encoder, stage: int, other: list[MicroBatch]
+) -> None:
     rows, features = mixed_rows(omni_encoder)
 
     def step(passes: list[MicroBatch]) -> tuple[dict[str, Tensor], Stats, float]:
@@ -95,7 +106,7 @@ def test_a_step_does_not_depend_on_the_cut(process_group: None, omni: Path, omni
 
     start = {n: p.detach() for n, p in load_policy(omni_encoder.adapter, omni, torch.float32).named_parameters()}
     whole, stats, norm = step(ONE)
-    cut, cut_stats, cut_norm = step(MANY)
+    cut, cut_stats, cut_norm = step(other)
     assert float(stats["tokens"]) == sum(len(row.response) for row in rows)
     assert cut_stats.keys() == stats.keys()
     for key, value in stats.items():

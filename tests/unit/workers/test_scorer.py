@@ -1,5 +1,6 @@
 """Several reward models over the same rollouts: score and uncertainty of each, in order."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from mmrlhf_ray.config import ModelConfig
-from mmrlhf_ray.data.batches.batching import PassBudget, media_kinds, one_pass_plan
+from mmrlhf_ray.data.batches.batching import PassBudget, Prompts, media_kinds, one_pass_plan
 from mmrlhf_ray.data.batches.collate import collate
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.data.encoding.features import features_table
@@ -32,18 +33,24 @@ def reward_models(omni_encoder: Encoder, omni: Path, tmp_path_factory: pytest.Te
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_every_model_scores_every_row(ranks: int, omni_encoder: Encoder, reward_models: list[ModelConfig]) -> None:
-    rows, features = mixed_rows(omni_encoder)
-    modality = ["+".join(sorted({m.kind for m in shown})) or "text" for shown in mixed_media(omni_encoder)]
-    facts = [[20] * (i % 3) for i in range(len(rows))]
-    rollouts = rollout_table(rows, facts, modality=modality)
+@pytest.mark.parametrize(("ranks", "shared"), [(1, False), (2, False), (1, True), (2, True)])
+def test_every_model_scores_every_row(
+    ranks: int, shared: bool, omni_encoder: Encoder, reward_models: list[ModelConfig]
+) -> None:
+    prompts, features = mixed_rows(omni_encoder)
+    groups = [0, 0, 1, 2, 2, 2, 3, 4]
+    rows = [replace(prompts[g], response=prompts[g].response[i % 2 :] * (1 + i % 3)) for i, g in enumerate(groups)]
+    shown = mixed_media(omni_encoder)
+    modality = ["+".join(sorted({m.kind for m in shown[group]})) or "text" for group in groups]
+    facts = [[20] * (group % 3) for group in groups]
+    rollouts = rollout_table(rows, facts, modality=modality, group_id=groups)
     scorer = Scorer(reward_models, "cpu")
     scorer.ready()
     lengths, kinds = [len(r) + len(f) for r, f in zip(rows, facts, strict=True)], [media_kinds(m) for m in modality]
     got = np.full((len(rows), 4), np.nan, np.float32)
     members = np.full((len(rows), 4), np.nan, np.float32)
-    for shard in one_pass_plan(lengths, kinds, ranks, PassBudget(200)):
+    common = Prompts(groups, [len(row.context) + len(read) for row, read in zip(rows, facts, strict=True)])
+    for shard in one_pass_plan(lengths, kinds, ranks, PassBudget(200, shared=shared), common):
         answers, seconds = scorer.score(rollouts, features_table(features), shard)
         assert seconds > 0
         assert all(answer.dtype == np.float32 and answer.shape == (4,) for answer in answers)

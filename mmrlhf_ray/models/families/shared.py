@@ -1,0 +1,90 @@
+"""Lines in which several responses stand behind one prompt, for classes of transformers that know plain rows only.
+
+A line is [prompt | response 1 | response 2 | … | next prompt | …]. A response sees its prompt and itself, and its
+positions go on from the end of its prompt, so that every token gets what a plain row [prompt | response] would give it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from mmrlhf_ray.models.families.positions import Inputs
+
+PROMPT, PART, PLACE = "line_prompt", "line_part", "line_place"
+"""Inputs [lines, width] next to `input_ids`: the number of the prompt, −1 where there is padding; 0 in the prompt, from
+1 on in its responses; and the place that the token would have in a plain row."""
+PLAIN_IDS, PLAIN_MASK = "plain_ids", "plain_mask"
+"""Inputs [prompts, longest]: each prompt with its longest response as a plain row, and where it has tokens."""
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """How a class numbers and masks plain rows, so that the same can be said of lines."""
+
+    positions: Callable[[PreTrainedModel, Inputs], Tensor | None] = lambda model, inputs: None
+    """Position ids […, B, L] from (model, inputs of plain rows); None = counted from left to right."""
+    both_ways: Callable[[PreTrainedModel, Tensor], Tensor] | None = None
+    """Of token ids [lines, width]: a number for each run of tokens that see each other in both directions, −1 for all
+    other tokens."""
+
+
+def take_lines(
+    model: PreTrainedModel, shared: SharedRows, complete: Callable[[PreTrainedModel, Inputs], Inputs] | None
+) -> None:
+    """From now on `model` also takes lines, which PROMPT, PART, PLACE, PLAIN_IDS and PLAIN_MASK describe. Plain rows
+    get what `complete` makes of them."""
+
+    def hook(module: PreTrainedModel, arguments: tuple[Any, ...], inputs: Inputs) -> tuple[tuple[Any, ...], Inputs]:
+        if PROMPT not in inputs:
+            return arguments, inputs | (complete(module, inputs) if complete else {})
+        prompt, part, place, plain_ids, plain_mask = (
+            inputs.pop(name) for name in (PROMPT, PART, PLACE, PLAIN_IDS, PLAIN_MASK)
+        )
+        plain = shared.positions(module, inputs | {"input_ids": plain_ids, "attention_mask": plain_mask})
+        positions = place if plain is None else plain[..., prompt.clamp(min=0), place]
+        both = shared.both_ways(module, inputs["input_ids"]) if shared.both_ways else None
+        return arguments, inputs | {
+            "position_ids": positions,
+            "attention_mask": _masks(module, prompt, part, place, both),
+        }
+
+    model.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _masks(
+    model: PreTrainedModel, prompt: Tensor, part: Tensor, place: Tensor, both: Tensor | None
+) -> Tensor | dict[str, Tensor]:
+    """The positions that each position of a line sees, [lines, 1, width, width]; by kind of layer where some layers
+    have a window."""
+    config = model.config.get_text_config()
+
+    def pairs(values: Tensor) -> tuple[Tensor, Tensor]:
+        return values[:, :, None], values[:, None, :]
+
+    (own, others), (part_here, part_there), (here, there) = pairs(prompt), pairs(part), pairs(place)
+    row = (own == others) & ((part_there == 0) | (part_there == part_here))
+    seen = row & (there <= here)
+    if both is not None:
+        run, other_run = pairs(both)
+        seen |= row & (run == other_run) & (run >= 0)
+    whole = _as_attention(model, seen)
+    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+        return whole
+    return {
+        "full_attention": whole,
+        "sliding_attention": _as_attention(model, seen & (there > here - config.sliding_window)),
+    }
+
+
+def _as_attention(model: PreTrainedModel, seen: Tensor) -> Tensor:
+    """In the form that the model's attention takes."""
+    seen = seen[:, None]
+    if model.config.get_text_config()._attn_implementation != "eager":
+        return seen
+    return torch.zeros(seen.shape, dtype=model.dtype, device=seen.device).masked_fill(
+        ~seen, torch.finfo(model.dtype).min
+    )

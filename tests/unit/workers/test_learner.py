@@ -1,0 +1,77 @@
+"""A learner's update and answers are the same whether responses share their prompt or not."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from mmrlhf_ray.config import LearnerConfig, ModelConfig
+from mmrlhf_ray.config.algorithm import AlgorithmConfig
+from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.data.batches.batching import PassBudget, Prompts, Shard, media_kinds, plan_shards
+from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.data.encoding.features import features_table
+from mmrlhf_ray.schema import EXPERIENCE
+from mmrlhf_ray.training.build import build_trained
+from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
+from mmrlhf_ray.workers.roles.learner import Learner, LearnerSpec
+from tests.unit.tiny import mixed_media, mixed_rows, rollout_table
+from tests.unit.training.conftest import process_group as process_group  # one rank, as the learner's own
+
+GROUPS = [0, 0, 0, 1, 2, 2, 2, 2, 3, 4, 4]
+ALGORITHM = AlgorithmConfig(kl_in="loss", kl_estimator="k3", kl_coef=0.1, entropy_coef=0.01)
+
+
+@pytest.mark.parametrize("objective", [PolicyObjective(ALGORITHM, 0.7), CriticObjective(ALGORITHM)])
+def test_shared_prompts_change_no_number(
+    process_group: None, omni: Path, omni_encoder: Encoder, objective: Objective
+) -> None:
+    prompts, features = mixed_rows(omni_encoder)
+    rng = np.random.default_rng(0)
+    rows = [type(prompts[g])(prompts[g].context, prompts[g].response * (1 + i % 3), prompts[g].media_ids)
+            for i, g in enumerate(GROUPS)]  # fmt: skip
+    modality = ["+".join(sorted({m.kind for m in mixed_media(omni_encoder)[g]})) or "text" for g in GROUPS]
+    table = rollout_table(rows, modality=modality, group_id=GROUPS)
+    numbers = [rng.normal(-1.0, 0.3, len(row.response)).astype(np.float32).tolist() for row in rows]
+    for name in EXPERIENCE.names[len(table.schema.names) :]:
+        column = [1.0] * len(rows) if name == "score" else numbers
+        table = table.append_column(EXPERIENCE.field(name), pa.array(column, EXPERIENCE.field(name).type))
+    lengths, kinds = list(map(len, rows)), [media_kinds(m) for m in modality]
+    common = Prompts(GROUPS, [len(row.context) for row in rows])
+    order = rng.permutation(len(rows)).tolist()
+
+    def learned(shared: bool) -> tuple[list[np.ndarray], dict[str, float], list[np.ndarray]]:
+        engine = EngineConfig(zero_stage=0, shared_prompt=shared)
+        spec = LearnerSpec(
+            ModelConfig(path=str(omni)), LearnerConfig(engine=engine, optimizer=OptimizerConfig(lr=0.1, eps=1.0)), 2,
+            0, 1, "cpu",
+        )  # fmt: skip
+        learner = Learner(spec, objective)
+        learner._trained = build_trained(
+            objective, spec.model, spec.learner, optimizer_steps=2, seed=0, device=torch.device("cpu")
+        )
+        budget = PassBudget.of(engine, [omni_encoder.adapter], tokens=150)
+
+        def planned(steps: list[list[int]]) -> Shard:
+            (shard,) = plan_shards(lengths, kinds, steps, 1, budget, common)
+            return shard
+
+        def answers() -> list[np.ndarray]:
+            shard = planned([list(range(len(rows)))])
+            assert all((m.lines is not None) == shared for m in shard.steps[0])
+            found = learner.infer(table.select(rollout_table(rows).schema.names), features_table(features), shard)[0]
+            return [row for _, row in sorted(zip(shard.rows, found, strict=True), key=lambda pair: pair[0])]
+
+        before = answers()
+        updated = learner.update(
+            table, features_table(features), planned([order[:6], order[6:]]), [20.0, 15.0], kl_coef=0.1
+        )
+        return before, updated.stats, answers()
+
+    plain, shared = learned(False), learned(True)
+    for was, now in ((plain[0], shared[0]), (plain[2], shared[2])):
+        np.testing.assert_allclose(np.concatenate(now), np.concatenate(was), atol=1e-5)
+    assert float(np.abs(np.concatenate(plain[2]) - np.concatenate(plain[0])).max()) > 1e-3, "it learned something"
+    assert shared[1] == pytest.approx(plain[1], rel=1e-4, abs=1e-5)
