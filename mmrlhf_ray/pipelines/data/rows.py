@@ -3,27 +3,28 @@
 import hashlib
 import json
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.formats import KINDS, Format, Kind, as_raw_row
+from mmrlhf_ray.data.formats.fits import shape_of
 from mmrlhf_ray.data.media.decode_pool import DecodePool, DecodeSettings, decode_pool
 from mmrlhf_ray.data.records.columns import object_of
 from mmrlhf_ray.data.records.quarantine import Rejected
 from mmrlhf_ray.data.records.rows import Source, open_sources
 from mmrlhf_ray.data.records.store import FileStore, LoadedRow
-from mmrlhf_ray.data.rowfiles import Row, open_rows
+from mmrlhf_ray.data.rowfiles import open_rows
 from mmrlhf_ray.data.validate import build_record, conversation, identity_keys
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import TABLES
 
 _LOOKED_AT = 64
+"""Rows of one shape that are looked at to see what they can be read as."""
 _BATCH_ROWS = 64
 _BATCH_BYTES = 32 << 20
 _ANSWERS: dict[Kind, tuple[str, ...]] = {
@@ -43,7 +44,7 @@ class OpenData:
     kind: Kind
     """The kind of record that its rows are read as."""
     possible: tuple[Kind, ...]
-    """The kinds that they could be read as, judging by the first of them."""
+    """The kinds that half of them could be read as."""
     store: FileStore
 
 
@@ -65,8 +66,8 @@ class Stages:
 def open_data(config: DataConfig, kind: Kind | None = None, among: frozenset[Kind] = frozenset(KINDS)) -> OpenData:
     """Open the one data set of `config`.
 
-    Without `kind`, its rows are the richest records of `among` that half of the first ones can be read as; or, rather
-    than prompts, those that half of them have answers for, so that it comes out what is wrong with these. Raises
+    Without `kind`, its rows are the richest records of `among` that half of them can be read as; or, rather than
+    prompts, those that half of them have answers for, so that it comes out what is wrong with these. Raises
     DataError as open_sources(), and where the format holds no such records.
     """
     (source,) = open_sources(config)
@@ -78,7 +79,7 @@ def open_data(config: DataConfig, kind: Kind | None = None, among: frozenset[Kin
     if chosen is None:
         found = ", ".join(k.lower() for k in possible) or "none"
         wanted = ", ".join(k.lower() for k in KINDS if k in among)
-        raise DataError(f"{config.path}: the first rows can be read as {found}, expected one of {wanted}")
+        raise DataError(f"{config.path}: its rows can be read as {found}, expected one of {wanted}")
     store = FileStore(config, TABLES[chosen], (source,), seed=0, training=False)
     return OpenData(config, source, chosen, possible, store)
 
@@ -103,23 +104,45 @@ def short_hash(*texts: str) -> int:
 
 def _kinds(source: Source) -> tuple[tuple[Kind, ...], tuple[Kind, ...]]:
     """(the kinds that the rows can be read as; these and those that they have faulty answers for, by preference)."""
-    found = [row for _, row in islice(open_rows(source.config).read(source.fragments[0]), _LOOKED_AT)]
     form = source.form
-    prompts = [(row, raw) for row in found if (raw := _raw_or_none(row, source, "PROMPT")) is not None]
-    kinds = [kind for kind in _ANSWERS if kind in form.reads and prompts]
+    found = [
+        (weight, row, raw)
+        for weight, row in _examples(source)
+        if (raw := _raw_or_none(row, form, "PROMPT")) is not None
+    ]
+    kinds = [kind for kind in _ANSWERS if kind in form.reads and found]
 
-    def half(found: Iterable[bool]) -> bool:
-        return 2 * sum(found) >= len(prompts)
+    def half(answers: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]) -> bool:
+        return 2 * sum(w for w, row, raw in found if answers(row, raw)) >= sum(w for w, _, _ in found)
 
-    readable = tuple(k for k in kinds if half(_raw_or_none(row, source, k) is not None for row, _ in prompts))
-    answered = tuple(k for k in kinds if k not in readable and half(_answers(raw, form, k) for _, raw in prompts))
+    readable = tuple(k for k in kinds if half(lambda row, _, k=k: _raw_or_none(row, form, k) is not None))
+    answered = tuple(k for k in kinds if k not in readable and half(lambda _, raw, k=k: _answers(raw, form, k)))
     return (*readable, "PROMPT"), (*readable, *answered, "PROMPT")
 
 
-def _raw_or_none(row: Row, source: Source, kind: Kind) -> dict[str, Any] | None:
+def _examples(source: Source) -> Iterator[tuple[float, Mapping[str, Any]]]:
+    """(how many rows it stands for, a row) of the first rows of each shape that the data set has."""
+    counts: Counter[Hashable] = Counter()
+    first: dict[Hashable, list[Mapping[str, Any]]] = defaultdict(list)
+    rows = open_rows(source.config)
+    for fragment in source.fragments:
+        for _, stored in rows.read(fragment):
+            try:
+                row = object_of(stored, source.config.columns)
+            except RowError:
+                continue
+            shape = shape_of(row)
+            counts[shape] += 1
+            if len(first[shape]) < _LOOKED_AT:
+                first[shape].append(row)
+    for shape, examples in first.items():
+        yield from ((counts[shape] / len(examples), row) for row in examples)
+
+
+def _raw_or_none(row: Mapping[str, Any], form: Format, kind: Kind) -> dict[str, Any] | None:
     """The raw row of one that can be read as a record of `kind`, its media aside."""
     try:
-        raw = as_raw_row(object_of(row, source.config.columns), source.form, kind)
+        raw = as_raw_row(row, form, kind)
         shown = {key: value for key, value in raw.items() if key != "modality"}  # nothing is looked up here
         build_record(shown, TABLES[kind], conversation(raw)[0], [])
     except RowError:

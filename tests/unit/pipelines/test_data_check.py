@@ -136,6 +136,29 @@ def test_the_richest_records_are_told(folder: Path, row: dict[str, object], kind
 
 
 @pytest.mark.parametrize(
+    ("first", "later", "kind"),
+    [
+        ({"prompt": "a"}, {"prompt": "b", "response": "c"}, "DEMONSTRATION"),
+        ({"prompt": "a", "response": "b"}, {"prompt": "b", "chosen": "c", "rejected": "d"}, "PREFERENCE"),
+        ({"prompt": "a", "chosen": "b", "rejected": "b"}, {"prompt": "b", "chosen": "c", "rejected": "d"}, "PREFERENCE"),
+        ({"prompt": "b", "chosen": "c", "rejected": "d"}, {"prompt": "a", "response": "b"}, "DEMONSTRATION"),
+    ],
+)
+def test_all_rows_say_which_records_they_are(
+    folder: Path, first: dict[str, object], later: dict[str, object], kind: str
+) -> None:
+    rows = [first] * 64 + [later | {"prompt": f"later {number}"} for number in range(200)]
+    assert open_data(write_rows(folder, rows)).kind == kind
+
+
+def test_faulty_rows_that_come_first_do_not_hide_the_richest_records(folder: Path) -> None:
+    def row(*scores: int) -> dict[str, object]:
+        return {"instruction": "a", "completions": [{"response": str(s), "overall_score": s} for s in scores]}
+
+    assert open_data(write_rows(folder, [row(1, 1), *[row(1, 2)] * 100])).kind == "RANKING"
+
+
+@pytest.mark.parametrize(
     ("row", "kind", "reason"),
     [
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "preferences", "chosen and rejected are the same text"),
@@ -196,7 +219,7 @@ def test_a_kind_that_the_format_lacks(folder: Path) -> None:
     row = {"data_source": "a", "prompt": [{"role": "user", "content": "b"}]}
     with pytest.raises(DataError, match="verl rows hold no rankings; expected one of prompt"):
         open_data(write_rows(folder, [row]), "RANKING")
-    with pytest.raises(DataError, match="the first rows can be read as prompt, expected one of ranking"):
+    with pytest.raises(DataError, match="its rows can be read as prompt, expected one of ranking"):
         open_data(write_rows(folder, [row]), None, frozenset({"RANKING"}))
 
 
