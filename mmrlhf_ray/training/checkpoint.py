@@ -1,6 +1,7 @@
 """Checkpoints on disk: written aside, published by one rename, trusted only when every file matches its hash."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -81,12 +82,16 @@ def staged(run_dir: Path, step: int) -> Iterator[Path]:
 
 
 def publish(staged: Path, manifest: Manifest, keep: int) -> Path:
-    """Hash the files, write the manifest, rename. Only the newest `keep` checkpoints stay."""
+    """Hash the files, write the manifest, rename; each is on the disk before the next, so that a power cut cannot leave
+    a checkpoint by its name alone. Only the newest `keep` checkpoints stay."""
     files = {str(f.relative_to(staged)): _sha256(f) for f in sorted(staged.rglob("*")) if f.is_file()}
     (staged / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=2))
+    for path in (*staged.rglob("*"), staged):
+        _sync(path)
     final = staged.with_name(f"step-{manifest.step:08d}")
     _remove(final)
     staged.rename(final)
+    _sync(final.parent)
     published = sorted(p for p in _steps(final.parent) if (p / MANIFEST).is_file())
     # Later ones are of a past that this run has left, by resuming from an earlier checkpoint.
     kept = [path for path in published if path <= final][-keep:]
@@ -177,6 +182,15 @@ def _mismatch(path: Path, files: Mapping[str, str]) -> str | None:
 
 def _steps(directory: Path) -> list[Path]:
     return sorted(path for path in directory.glob("step-*") if path.is_dir())
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content, or a directory's entries, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sha256(path: Path) -> str:

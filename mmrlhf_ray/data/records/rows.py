@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from mmrlhf_ray.data.records.quarantine import Rejected
 from mmrlhf_ray.data.records.sound_track import with_sound_tracks
 from mmrlhf_ray.data.records.sources import DerivedMedia, FileMedia
 from mmrlhf_ray.data.records.text_hooks import TextHookRunner
-from mmrlhf_ray.data.rowfiles import MEDIA_FILE, Fragment, Row, RowFile, open_rows
-from mmrlhf_ray.data.rowfiles.base import Unreadable, filesystem
+from mmrlhf_ray.data.rowfiles import MEDIA_FILE, Fragment, Row, RowFile, open_rows, row_files
+from mmrlhf_ray.data.rowfiles.base import Unreadable, filesystem, version_of
 from mmrlhf_ray.data.rowfiles.tables import ParquetRows
 from mmrlhf_ray.data.validate import Shown, build_record, conversation
 from mmrlhf_ray.errors import DataError
+
+_LOOKED_OVER = 16
+"""Data sets whose format a process keeps in mind."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,22 @@ class ReadRow:
 
 
 def open_sources(config: DataConfig) -> tuple[Source, ...]:
-    """Every data set of the mixture. Raises DataError for one that cannot be read, has no rows, or fits no format."""
-    return tuple(_open(source) for source in config.mixture)
+    """Every data set of the mixture; one whose files are as they were is looked over once in a process.
+
+    Raises DataError for one that cannot be read, has no rows, or fits no format.
+    """
+    return tuple(_open(source.model_dump_json(), _versions(source.path)) for source in config.mixture)
 
 
-def _open(config: SourceConfig) -> Source:
+def _versions(path: str) -> tuple[object, ...]:
+    """Others once a file of a data set is replaced."""
+    return tuple((file, version_of(file)) for file in (path, *row_files(path)))
+
+
+@lru_cache(maxsize=_LOOKED_OVER)
+def _open(described: str, versions: tuple[object, ...]) -> Source:
+    """`described`: its SourceConfig as JSON."""
+    config = SourceConfig.model_validate_json(described)
     rows = open_rows(config)
     fragments = tuple(rows.fragments())
     if not fragments:

@@ -14,7 +14,7 @@ from mmrlhf_ray.data.rowfiles.tar_rows import TarRows
 from mmrlhf_ray.data.rowfiles.text_tables import TextTables
 from mmrlhf_ray.errors import DataError
 
-__all__ = ["MEDIA_FILE", "RECORDS_FILE", "Fragment", "Row", "RowFile", "open_rows", "record_files"]
+__all__ = ["MEDIA_FILE", "RECORDS_FILE", "Fragment", "Row", "RowFile", "open_rows", "record_files", "row_files"]
 
 RECORDS_FILE = "records.parquet"
 MEDIA_FILE = "media.parquet"
@@ -47,14 +47,19 @@ _KINDS: Mapping[str, Callable[[Sequence[str]], RowFile]] = {
 
 def open_rows(source: SourceConfig) -> RowFile:
     """The data set that `source.path` names. Raises DataError where there is none, or of an unknown kind."""
-    if source.path.startswith(HUB) or _is_saved(source.path):
+    files = row_files(source.path)
+    if not files:
         return HubRows(source.path, source.split)
-    files = record_files(source.path)
     _refuse_pointers(files)
     kinds = {_suffix(file) for file in files}
     if len(kinds) > 1:
         raise DataError(f"{source.path} holds {sorted(kinds)}; name the files of one kind by a pattern")
     return _KINDS[kinds.pop()](files)
+
+
+def row_files(path: str) -> list[str]:
+    """record_files(); none of what the `datasets` library keeps."""
+    return [] if path.startswith(HUB) or _is_saved(path) else record_files(path)
 
 
 def record_files(path: str) -> list[str]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from mmrlhf_ray.config.paths import HUB
 from mmrlhf_ray.errors import DataError
 
 FRAGMENT_ROWS = 256
@@ -75,6 +76,8 @@ def version_of(path: str) -> tuple[int, ...] | None:
 
     What is kept of an opened file is kept under both: a process that lives on must not read what was there before.
     """
+    if path.startswith(HUB):
+        return None
     fs, inside = filesystem(path)
     if not isinstance(fs, LocalFileSystem):
         return None

@@ -29,7 +29,7 @@ class HubRows:
         yield from enumerate(table.to_pylist(), start=fragment.first)
 
     def _dataset(self) -> "Dataset":
-        return _dataset(self._path, self._split, None if self._path.startswith(HUB) else version_of(self._path))
+        return _dataset(self._path, self._split, version_of(self._path))
 
 
 @lru_cache(maxsize=4)

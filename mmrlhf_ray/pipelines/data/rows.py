@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,11 +112,11 @@ def _kinds(source: Source) -> tuple[tuple[Kind, ...], tuple[Kind, ...]]:
     ]
     kinds = [kind for kind in _ANSWERS if kind in form.reads and found]
 
-    def half(answers: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]) -> bool:
-        return 2 * sum(w for w, row, raw in found if answers(row, raw)) >= sum(w for w, _, _ in found)
+    def half(fit: Iterable[bool]) -> bool:
+        return 2 * sum(w for (w, _, _), fits in zip(found, fit, strict=True) if fits) >= sum(w for w, _, _ in found)
 
-    readable = tuple(k for k in kinds if half(lambda row, _, k=k: _raw_or_none(row, form, k) is not None))
-    answered = tuple(k for k in kinds if k not in readable and half(lambda _, raw, k=k: _answers(raw, form, k)))
+    readable = tuple(k for k in kinds if half(_raw_or_none(row, form, k) is not None for _, row, _ in found))
+    answered = tuple(k for k in kinds if k not in readable and half(_answers(raw, form, k) for _, _, raw in found))
     return (*readable, "PROMPT"), (*readable, *answered, "PROMPT")
 
 

@@ -140,7 +140,11 @@ def test_the_richest_records_are_told(folder: Path, row: dict[str, object], kind
     [
         ({"prompt": "a"}, {"prompt": "b", "response": "c"}, "DEMONSTRATION"),
         ({"prompt": "a", "response": "b"}, {"prompt": "b", "chosen": "c", "rejected": "d"}, "PREFERENCE"),
-        ({"prompt": "a", "chosen": "b", "rejected": "b"}, {"prompt": "b", "chosen": "c", "rejected": "d"}, "PREFERENCE"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "b"},
+            {"prompt": "b", "chosen": "c", "rejected": "d"},
+            "PREFERENCE",
+        ),
         ({"prompt": "b", "chosen": "c", "rejected": "d"}, {"prompt": "a", "response": "b"}, "DEMONSTRATION"),
     ],
 )

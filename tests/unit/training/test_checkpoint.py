@@ -1,6 +1,7 @@
 """Nobody resumes from half a checkpoint."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,21 @@ def test_what_is_published_comes_back(tmp_path: Path) -> None:
     assert found.manifest.model_copy(update={"files": {}}) == manifest(3)
     assert set(found.manifest.files) == {"policy/weights", "state"}
     assert not found.passed_over
+
+
+def test_all_of_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, before, after = os.fsync, set[str](), set[str]()
+    final = tmp_path / "checkpoints" / "step-00000003"
+
+    def fsync(handle: int) -> None:
+        (after if final.exists() else before).add(os.readlink(f"/proc/self/fd/{handle}"))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = write(tmp_path, 3)
+    partial = str(staging_path(tmp_path, 3))
+    assert before == {partial, *(str(p).replace(str(path), partial) for p in path.rglob("*"))}
+    assert after == {str(path.parent)}
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
