@@ -35,6 +35,7 @@ from mmrlhf_ray.models import (
     read_config,
     scalar_head_file,
 )
+from mmrlhf_ray.planning.lengths import check_lengths
 from mmrlhf_ray.planning.memory import check_learners, context_tokens
 from mmrlhf_ray.planning.placement import check_consistent, check_fits, reservations, this_machine
 from mmrlhf_ray.rewards.batch import extras_columns
@@ -75,6 +76,7 @@ def preflight(cfg: RunConfig, directory: AbstractContextManager[Path], *, dry: b
         _check_stage(job, dry)
     with directory as run_dir:
         records = read_all(cfg, run_dir, missing)
+        _check_lengths(cfg, records)
         for rewards, key in _rewards(cfg):
             check_rewards(rewards, extras_columns(records[key].records) if key in records else None)
         yield Checked(run_dir, records, tuple(missing or ()))
@@ -225,6 +227,17 @@ def read_all(cfg: RunConfig, run_dir: Path, missing: list[str] | None = None) ->
         if key == "data" and isinstance(cfg, TrainJobConfig):
             check_warmup(cfg, len(read[key].records))
     return read
+
+
+def _check_lengths(cfg: RunConfig, records: Mapping[str, Records]) -> None:
+    """Raise DataError for rows that are too long for the model that reads them."""
+    path = next((Path(use.config.path) for use in cfg.models.values()), None)
+    if path is None or not path.is_dir() or isinstance(cfg, IterateConfig):  # a loop's jobs check their own
+        return
+    encoder = load_encoder(path, allowed=_allowed(cfg))
+    most = context_tokens(path)
+    for key, read in records.items():
+        check_lengths(encoder, read, cfg.records[key].data, most)
 
 
 def _is_here(path: str) -> bool:

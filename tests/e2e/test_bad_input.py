@@ -101,7 +101,7 @@ def test_a_prompt_that_is_longer_than_the_context(here: Here, ppo_job: Path, tmp
 def test_a_demonstration_that_is_longer_than_the_context(
     here: Here, model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """Found by a Ray Data worker, told by the driver."""
+    """Its text alone is too long, which is seen before Ray starts."""
     rows = pq.read_table(data_dir / "demonstrations" / "records.parquet").to_pylist()
     text = next(row for row in rows if row["modality"] == "text")
     long = {"messages": [{"role": "user", "content": "is 3 even or odd ? " * 20}], "response": "answer : odd"}

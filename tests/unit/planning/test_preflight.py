@@ -272,6 +272,26 @@ def test_a_spill_directory_must_be_one_and_a_dry_run_does_not_touch_it(world: di
     assert "Nothing was started" in dry_run(cfg)
 
 
+@pytest.mark.parametrize(
+    ("row", "changes", "reason"),
+    [
+        ({"prompt": "is 3 even or odd ? " * 40, "response": "even"}, [], "more than data.max_prompt_tokens=64"),
+        ({"prompt": "is 3 even ?", "response": "is 3 even or odd ? " * 100}, [], "tokens without media, more than the"),
+    ],
+)
+def test_a_row_that_is_too_long_is_named_before_anything_starts(
+    row: dict[str, str], changes: list[str], reason: str, world: dict[str, str], tmp_path: Path
+) -> None:
+    rows = [{"prompt": "is 1 even ?", "response": "odd"}, row, {"prompt": "is 2 even ?", "response": "even " * 20}]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = f"data.path={tmp_path / 'long.jsonl'}"
+    with pytest.raises(DataError, match=reason) as refused:
+        dry_run(job(SFTConfig, world, path, "batch_size=2", *changes))
+    assert "long.jsonl, line 2" in str(refused.value)
+    assert "1 of 3 rows cannot be used" in str(refused.value)
+    dry_run(job(SFTConfig, world, path, "batch_size=2", "data.on_bad_row=quarantine", *changes))
+
+
 def test_a_dry_run_sets_no_row_aside(world: dict[str, str], tmp_path: Path) -> None:
     rows = [{"prompt_id": f"p{i}", "prompt": "is 3 even or odd ?"} for i in range(3)]
     rows += [{"prompt_id": "no prompt"}]
