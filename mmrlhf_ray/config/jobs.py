@@ -205,6 +205,9 @@ class GeneratorConfig(Section):
     max_num_seqs: PositiveInt = 128
     cpu_kv_cache_gb: PositiveInt = 1
     enforce_eager: bool = True
+    block_size: PositiveInt | None = None
+    """Tokens in a block of the sampler's cache: a group's prompt is computed once for as much of it as fills blocks.
+    `null` = 32 on CPUs (vLLM's own 128 there is longer than most prompts), vLLM's choice on GPUs."""
     bucket_mb: PositiveInt = 256
     """Most bytes of weights in flight at once."""
     max_media_per_prompt: PositiveInt = 16

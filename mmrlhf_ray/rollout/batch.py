@@ -11,6 +11,7 @@ from itertools import chain
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from mmrlhf_ray.data.batches.batching import Prompts as SharedPrompts
@@ -98,6 +99,12 @@ def rollouts_of(
 ) -> Rollouts:
     """A ROLLOUT table, put into the object store."""
     return Rollouts(table, ray.put(table), features, seconds, prompts)
+
+
+def own_media(prompts: pa.Table, media: pa.Table) -> pa.Table:
+    """The MEDIA that these ENCODED_PROMPT rows show."""
+    shown = pc.unique(pc.list_flatten(prompts.column("media_ids")))
+    return media.filter(pc.is_in(media.column("media_id"), shown))
 
 
 def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:

@@ -72,8 +72,13 @@ def end_with_parent() -> None:
     """From now on kill this process as soon as the one that started it by `multiprocessing` has ended, however that
     ended. Nothing happens in a process that was started otherwise."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent.pid,), daemon=True).start()
+    if parent is not None and parent.pid is not None:
+        end_with(parent.pid)
+
+
+def end_with(pid: int) -> None:
+    """From now on kill this process as soon as that other one has ended."""
+    threading.Thread(target=_end_after, args=(pid,), daemon=True).start()
 
 
 def _end_after(pid: int) -> None:

@@ -1,25 +1,14 @@
-"""Weights on the way: tensors packed back to back in one buffer, with checksums."""
+"""Weights on the way: tensors packed back to back in one buffer."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmrlhf_ray.weights.layout import TensorLayout
+
 _DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16)}
-
-
-@dataclass(frozen=True)
-class TensorLayout:
-    """Where one tensor lies in a buffer."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
 
 
 def pack(tensors: Sequence[tuple[str, Tensor]]) -> tuple[list[TensorLayout], np.ndarray]:
@@ -38,16 +27,3 @@ def unpack(layout: Sequence[TensorLayout], payload: np.ndarray) -> Iterator[tupl
     for item in layout:
         part = payload[item.offset : item.offset + item.nbytes].copy()
         yield item.name, torch.from_numpy(part).view(_DTYPES[item.dtype]).reshape(item.shape)
-
-
-def checksums(layout: Sequence[TensorLayout], payload: np.ndarray) -> dict[str, str]:
-    """name → digest of the tensor's bytes."""
-    return {
-        item.name: hashlib.blake2b(payload[item.offset : item.offset + item.nbytes].data, digest_size=8).hexdigest()
-        for item in layout
-    }
-
-
-def combine(sums: dict[str, str]) -> str:
-    """One digest for an entire model: of names and digests in name order."""
-    return hashlib.blake2b("".join(f"{n}={sums[n]};" for n in sorted(sums)).encode(), digest_size=16).hexdigest()

@@ -17,8 +17,9 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.runtime.processes import end_with_parent
-from mmrlhf_ray.weights.buckets import TensorLayout, unpack
-from mmrlhf_ray.weights.shared import mapped
+from mmrlhf_ray.weights.buckets import unpack
+from mmrlhf_ray.weights.layout import TensorLayout
+from mmrlhf_ray.weights.shared import SharedBucket
 
 OBJECT_STORE = "mmrlhf_object_store"
 REFUSED = "weight push: "
@@ -37,8 +38,8 @@ class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
 
     layout: list[dict[str, Any]]
     """TensorLayouts, as dicts: classes do not survive the way into the engine's process."""
-    payload: str
-    """The name by which all tensors, back to back, are mapped (`shared.mapped`)."""
+    name: str
+    """As in SharedBucket."""
     nbytes: int
 
 
@@ -65,7 +66,7 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
         """Raises RunError when the model takes no parameter from some tensor of the bucket."""
         layout = [TensorLayout(**item) for item in update_info.layout]
-        for name, tensor in unpack(layout, mapped(update_info.payload, update_info.nbytes)):
+        for name, tensor in unpack(layout, SharedBucket(layout, update_info.name, update_info.nbytes).payload()):
             try:
                 loaded = self.model.load_weights([(name, tensor.to(self.device))])
             except (ValueError, KeyError, AssertionError, RuntimeError) as error:  # what vLLM's loaders raise

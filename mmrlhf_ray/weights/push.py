@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import ray
@@ -11,10 +11,9 @@ from torch import Tensor
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.models import ModelAdapter, checkpoint_tensors
 from mmrlhf_ray.runtime.waits import deadline_get
-from mmrlhf_ray.weights.buckets import TensorLayout, checksums, combine, pack
+from mmrlhf_ray.weights.buckets import pack
+from mmrlhf_ray.weights.layout import Pushed, TensorLayout, checksums, combine
 
-InFlight = Literal["finish", "keep", "recompute"]
-"""The fate of running responses at a push, see Sampler.start_weight_update()."""
 _IN_FLIGHT = 2
 """Buckets on the way at once: the next one is gathered while the last one is loaded."""
 _SHOWN = 5
@@ -27,15 +26,6 @@ class Sent:
     checksum: str
     names: frozenset[str]
     nbytes: int
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """The state of a generator after a push."""
-
-    policy_version: int
-    checksum: str
-    names: frozenset[str]
 
 
 class Transport(Protocol):

@@ -4,7 +4,6 @@ An adapter is not merged into the weights: in bfloat16 a small update would be l
 sampler would disagree about it.
 """
 
-import asyncio
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 from vllm.config.lora import MaxLoRARanks
@@ -25,10 +23,10 @@ from mmrlhf_ray.config.base import LoRAConfig
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.models import ModelAdapter
 from mmrlhf_ray.models.lora import peft_config
-from mmrlhf_ray.weights.buckets import TensorLayout, unpack
+from mmrlhf_ray.weights.buckets import unpack
 from mmrlhf_ray.weights.lora_layers import WORKER_EXTENSION
 from mmrlhf_ray.weights.object_store import REFUSED
-from mmrlhf_ray.weights.shared import SharedBuffer
+from mmrlhf_ray.weights.shared import SharedBucket
 
 
 def adapter_arguments(lora: LoRAConfig) -> dict[str, Any]:
@@ -52,22 +50,14 @@ class SessionReceiver:
 
     def __init__(self, llm: AsyncLLM):
         self._llm = llm
-        self._buffer = SharedBuffer()
-        self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
         await self._llm.start_weight_update()
 
-    async def receive(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
+    async def receive(self, bucket: SharedBucket) -> None:
         """Raises RunError for a name the model does not have."""
-        async with self._one_at_a_time:
-            bucket = {
-                "layout": [asdict(item) for item in layout],
-                "payload": self._buffer.put(payload),
-                "nbytes": payload.nbytes,
-            }
-            with _refusals():
-                await self._llm.update_weights(WeightTransferUpdateRequest(update_info=bucket))
+        with _refusals():
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=asdict(bucket)))
 
     async def finish(self, policy_version: int) -> None:
         """Raises RunError for a parameter that got no weight."""
@@ -105,8 +95,8 @@ class AdapterReceiver:
     async def start(self) -> None:
         self._tensors = {}
 
-    async def receive(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
-        self._tensors |= dict(unpack(layout, payload))
+    async def receive(self, bucket: SharedBucket) -> None:
+        self._tensors |= dict(unpack(bucket.layout, bucket.payload()))
 
     async def finish(self, policy_version: int) -> None:
         """Raises RunError when names and the sampler's layers do not match one to one."""

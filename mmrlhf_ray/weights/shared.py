@@ -2,8 +2,25 @@
 
 import mmap
 import os
+from dataclasses import dataclass
 
 import numpy as np
+
+from mmrlhf_ray.weights.layout import TensorLayout
+
+
+@dataclass(frozen=True)
+class SharedBucket:
+    """Tensors in a SharedBuffer."""
+
+    layout: list[TensorLayout]
+    name: str
+    """Of the memory that they lie in, back to back; see SharedBuffer.put()."""
+    nbytes: int
+
+    def payload(self) -> np.ndarray:
+        """The bytes, read-only, uint8 [nbytes]. They change when the next bucket comes."""
+        return np.memmap(self.name, np.uint8, mode="r", shape=(self.nbytes,))
 
 
 class SharedBuffer:
@@ -13,8 +30,8 @@ class SharedBuffer:
         self._file = os.memfd_create("mmrlhf-bucket")
         self._size = 0
 
-    def put(self, payload: np.ndarray) -> str:
-        """Replace what is there by these bytes. Returns the name to map them by, good until the next put()."""
+    def put(self, layout: list[TensorLayout], payload: np.ndarray) -> SharedBucket:
+        """Replace what is there by these bytes."""
         if payload.nbytes > self._size:
             os.ftruncate(self._file, payload.nbytes)
             self._size = payload.nbytes
@@ -22,12 +39,7 @@ class SharedBuffer:
             target = np.frombuffer(memory, np.uint8)
             target[: payload.nbytes] = payload
             del target  # a map cannot be closed while an array looks at it
-        return f"/proc/{os.getpid()}/fd/{self._file}"
+        return SharedBucket(layout, f"/proc/{os.getpid()}/fd/{self._file}", payload.nbytes)
 
     def close(self) -> None:
         os.close(self._file)
-
-
-def mapped(name: str, nbytes: int) -> np.ndarray:
-    """The first bytes of another process's SharedBuffer, read-only: they change with its next put()."""
-    return np.memmap(name, np.uint8, mode="r", shape=(nbytes,))

@@ -15,7 +15,7 @@ from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
-from mmrlhf_ray.weights.push import InFlight
+from mmrlhf_ray.weights.layout import InFlight
 from mmrlhf_ray.workers.crew import (
     Crew,
     crew,

@@ -1,13 +1,16 @@
 """Weights from a ZeRO-3 group to two vLLM generators: what arrives, what it changes, and what is refused."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
+from ray.actor import ActorProxy
 
 from mmrlhf_ray.config import (
     AlgorithmConfig,
@@ -17,12 +20,14 @@ from mmrlhf_ray.config import (
     ModelConfig,
     SamplingConfig,
 )
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import RoleFailed, RunError
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats
+from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.training.objectives import PolicyObjective
-from mmrlhf_ray.weights.buckets import TensorLayout, pack
+from mmrlhf_ray.weights.buckets import pack
+from mmrlhf_ray.weights.layout import TensorLayout
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.learner import Learners
 from tests.ray.support import ANSWER_S, encoded_prompts, end, start_generators, start_learners
@@ -167,3 +172,35 @@ def test_a_push_that_leaves_something_out_is_refused_by_name(stage: Stage) -> No
     deadline_get(generator.start_weight_update.remote("finish"), ANSWER_S, "start")
     with pytest.raises(RunError, match=r"the learner sent nothing for \d+ of the sampler's parameters: audio_tower\."):
         deadline_get(generator.finish_weight_update.remote(9), ANSWER_S, "finish")
+
+
+def _family(generator: ActorProxy[Generator]) -> list[psutil.Process]:
+    """The generator's process, and those that it started, the engine among them."""
+    pid = deadline_get(generator.__ray_call__.remote(lambda self: os.getpid()), ANSWER_S, "pid")
+    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+
+
+def _engine(family: list[psutil.Process]) -> psutil.Process:
+    (engine,) = (process for process in family if "EngineCore" in process.name())
+    return engine
+
+
+def test_an_engine_that_dies_fails_its_requests_at_once_and_by_name(stage: Stage) -> None:
+    """The push of a test above was refused, so that this engine holds its requests back."""
+    alone = Generators(ActorGroup(("generator-0",), stage.generators.group.handles[:1]), ANSWER_S)
+    asked = alone.ask(stage.prompts, 4)
+    assert alone.routing.load[0] > 0
+    _engine(_family(alone.group.handles[0])).kill()
+    with pytest.raises(RoleFailed, match="the sampler's engine process died"):
+        alone.answer(asked)
+    assert alone.routing.load == (0.0,)
+    with pytest.raises(RoleFailed, match="the sampler's engine process died"):
+        alone.wait_ready(ANSWER_S)
+
+
+def test_sampler_and_engine_end_with_their_generator_however_that_ends(stage: Stage) -> None:
+    generator, *others = _family(stage.generators.group.handles[1])
+    assert _engine(others).is_running()
+    generator.kill()
+    _, alive = psutil.wait_procs(others, timeout=ANSWER_S)
+    assert not alive

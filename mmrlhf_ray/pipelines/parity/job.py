@@ -21,8 +21,9 @@ from mmrlhf_ray.pipelines.parity.cases import Case, left_out, make_cases
 from mmrlhf_ray.pipelines.parity.report import print_verdict
 from mmrlhf_ray.planning.preflight import check_models
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
-from mmrlhf_ray.weights.buckets import TensorLayout
+from mmrlhf_ray.weights.layout import TensorLayout
 from mmrlhf_ray.weights.push import check_pushed, send
+from mmrlhf_ray.weights.shared import SharedBuffer
 from mmrlhf_ray.workers.roles.sampler import PromptMismatch, Sampler
 
 TOLERANCE = 1e-4
@@ -182,7 +183,7 @@ async def _push(encoder: Encoder, model: HeadedModel, sampler: Sampler) -> None:
     """As a learner's first rank does. Raises RunError when names or bytes differ at the other end."""
     await sampler.start_weight_update()
     groups = ([(w.name, w.value()) for w in group] for group in grouped(merged_weights(model), _BUCKET_BYTES))
-    here = _Here(sampler, asyncio.get_running_loop())
+    here = _Here(sampler, asyncio.get_running_loop(), SharedBuffer())
     sent = await asyncio.to_thread(send, groups, encoder.adapter, here)
     check_pushed(sent, await sampler.finish_weight_update(policy_version=1), "the sampler")
 
@@ -193,9 +194,11 @@ class _Here:
 
     sampler: Sampler
     loop: asyncio.AbstractEventLoop
+    buffer: SharedBuffer
 
     def carry(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
-        asyncio.run_coroutine_threadsafe(self.sampler.receive_bucket(layout, payload), self.loop).result()
+        bucket = self.buffer.put(layout, payload)
+        asyncio.run_coroutine_threadsafe(self.sampler.receive_bucket(bucket), self.loop).result()
 
     def finish(self) -> None:
         """Nothing is on the way."""

@@ -4,17 +4,31 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.encoding.encode import Encoder, processor_kwargs
 from mmrlhf_ray.errors import RoleFailed
 
+if TYPE_CHECKING:
+    from vllm.lora.request import LoRARequest
+    from vllm.outputs import RequestOutput
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import RequestOutputCollector
+
+StartMethod = Literal["fork", "spawn"]
+"""How the engine's process is started. `fork` saves it all imports; it needs a process in which nothing has computed in
+parallel. vLLM spawns regardless where CUDA is in use, and in a worker of Ray."""
+_CPU_BLOCK = 32
+"""Tokens; the least that vLLM's attention on CPUs takes."""
+
 
 def _environment(config: GeneratorConfig) -> None:
     """vLLM reads these when it is imported, its engine's process when it starts."""
-    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    # On CPUs: the worker in the engine's process, not in a third one. AsyncLLM has the engine in its own regardless.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gb))
     # Actors share the cores; vLLM must not pin its thread to one of them.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -33,38 +47,42 @@ def start_engine(
     seed: int,
     lora: LoRAConfig | None,
     encoder: Encoder,
-) -> Any:
+    start_method: StartMethod,
+) -> "AsyncLLM":
     """An AsyncLLM whose engine has loaded `model`. The engine's process ends with this one, however that ends."""
     _environment(config)
     from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.platforms import current_platform
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from mmrlhf_ray.weights.object_store import OBJECT_STORE
     from mmrlhf_ray.weights.receivers import adapter_arguments
 
-    return AsyncLLM.from_engine_args(
-        AsyncEngineArgs(
-            model=model.path,
-            dtype=model.dtype,
-            max_model_len=max_prompt_tokens + sampling.max_response_tokens,
-            max_num_seqs=config.max_num_seqs,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            tensor_parallel_size=config.tensor_parallel_size,
-            distributed_executor_backend="uni" if config.tensor_parallel_size == 1 else "mp",
-            enforce_eager=config.enforce_eager,
-            enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs",
-            weight_transfer_config={"backend": OBJECT_STORE},
-            limit_mm_per_prompt=dict.fromkeys(encoder.adapter.placeholders, config.max_media_per_prompt),
-            mm_processor_kwargs=processor_kwargs(encoder),
-            seed=seed,
-            disable_log_stats=True,
-            **(adapter_arguments(lora) if lora else {}),
-        )
+    arguments = AsyncEngineArgs(
+        model=model.path,
+        dtype=model.dtype,
+        max_model_len=max_prompt_tokens + sampling.max_response_tokens,
+        max_num_seqs=config.max_num_seqs,
+        gpu_memory_utilization=config.gpu_memory_utilization,
+        tensor_parallel_size=config.tensor_parallel_size,
+        distributed_executor_backend="uni" if config.tensor_parallel_size == 1 else "mp",
+        enforce_eager=config.enforce_eager,
+        block_size=config.block_size or (_CPU_BLOCK if current_platform.is_cpu() else None),
+        enable_prefix_caching=True,
+        logprobs_mode="processed_logprobs",
+        weight_transfer_config={"backend": OBJECT_STORE},
+        limit_mm_per_prompt=dict.fromkeys(encoder.adapter.placeholders, config.max_media_per_prompt),
+        mm_processor_kwargs=processor_kwargs(encoder),
+        seed=seed,
+        disable_log_stats=True,
+        **(adapter_arguments(lora) if lora else {}),
     )
+    vllm_config = arguments.create_engine_config()
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = start_method  # the line above wants `spawn` on CPUs
+    return AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
 
 
-def reads_one_way(llm: Any) -> bool:
+def reads_one_way(llm: "AsyncLLM") -> bool:
     """Whether the model wants tokens of media to attend to later ones, on a device whose attention cannot do that."""
     from vllm.platforms import current_platform
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
@@ -90,15 +108,22 @@ async def engine_alive(what: str) -> AsyncIterator[None]:
 class Request:
     """One request on its way through the engine."""
 
-    def __init__(self, llm: Any, collector: Any):
+    def __init__(self, llm: "AsyncLLM", collector: "RequestOutputCollector"):
         self._llm, self._collector = llm, collector
 
     @classmethod
-    async def add(cls, llm: Any, prompt: Any, params: Any, request_id: str, lora_request: Any) -> "Request":
+    async def add(
+        cls,
+        llm: "AsyncLLM",
+        prompt: dict[str, Any],
+        params: "SamplingParams",
+        request_id: str,
+        lora_request: "LoRARequest | None",
+    ) -> "Request":
         """Returns when the engine has it. Raises what vLLM raises for a prompt that it does not take."""
         return cls(llm, await llm.add_request(request_id, prompt, params, lora_request=lora_request))
 
-    async def result(self) -> Any:
+    async def result(self) -> "RequestOutput":
         """The finished RequestOutput. A caller that is cancelled takes its request back."""
         try:
             output = await self._collector.get()

@@ -1,5 +1,6 @@
-"""The rollout generator: a sampler in a Ray actor, and the driver's way to ask all of them."""
+"""The rollout generator: a Ray actor with a sampler, and the driver's way to ask all of them."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +14,22 @@ from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.batches.ragged import row_lengths
-from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of
+from mmrlhf_ray.rollout.batch import Prompts, Rollouts, own_media, rollouts_of
 from mmrlhf_ray.rollout.routing import Routing, group_tokens
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import ROLLOUT, check
-from mmrlhf_ray.weights.buckets import TensorLayout
-from mmrlhf_ray.weights.push import InFlight, Pushed
-from mmrlhf_ray.workers.roles.sampler import Sampler
+from mmrlhf_ray.weights.layout import InFlight, Pushed, TensorLayout
+from mmrlhf_ray.weights.shared import SharedBuffer
+from mmrlhf_ray.workers.roles.sampler_process import (
+    FinishWeightUpdate,
+    Generate,
+    Heartbeat,
+    ReceiveBucket,
+    SamplerProcess,
+    SamplerSpec,
+    StartWeightUpdate,
+)
 
 _Answer = tuple[pa.Table, float]
 """ROLLOUT, and the seconds it took."""
@@ -38,32 +47,35 @@ class Generator:
         seed: int,
         lora: LoRAConfig | None = None,
     ):
-        self._sampler = Sampler(model, config, sampling, data.max_prompt_tokens, seed, lora, data)
+        self._sampler = SamplerProcess(SamplerSpec(model, config, sampling, data.max_prompt_tokens, seed, lora, data))
+        self._bucket = SharedBuffer()
+        self._one_bucket = asyncio.Lock()
 
     @ray.method
     async def heartbeat(self) -> float:
         """As Sampler.heartbeat()."""
-        return await self._sampler.heartbeat()
+        return await self._sampler.ask(Heartbeat())
 
     @ray.method
     async def generate(self, prompts: pa.Table, media: pa.Table, n_samples: int, together: bool) -> _Answer:
         """As Sampler.generate()."""
-        return await self._sampler.generate(prompts, media, n_samples, together)
+        return await self._sampler.ask(Generate(prompts, own_media(prompts, media), n_samples, together))
 
     @ray.method
     async def start_weight_update(self, in_flight: InFlight) -> None:
         """As Sampler.start_weight_update()."""
-        await self._sampler.start_weight_update(in_flight)
+        await self._sampler.ask(StartWeightUpdate(in_flight))
 
     @ray.method
     async def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
         """As Sampler.receive_bucket()."""
-        await self._sampler.receive_bucket(layout, payload)
+        async with self._one_bucket:
+            await self._sampler.ask(ReceiveBucket(self._bucket.put(layout, payload)))
 
     @ray.method
     async def finish_weight_update(self, policy_version: int) -> Pushed:
         """As Sampler.finish_weight_update()."""
-        return await self._sampler.finish_weight_update(policy_version)
+        return await self._sampler.ask(FinishWeightUpdate(policy_version))
 
 
 @dataclass(frozen=True)

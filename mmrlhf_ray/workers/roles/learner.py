@@ -26,8 +26,8 @@ from mmrlhf_ray.training.build import Trained, build_trained
 from mmrlhf_ray.training.engine import init_process_group
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.training.passes import train_step
-from mmrlhf_ray.weights.buckets import TensorLayout
-from mmrlhf_ray.weights.push import InFlight, ObjectStore, Sent, check_pushed, send
+from mmrlhf_ray.weights.layout import InFlight, TensorLayout
+from mmrlhf_ray.weights.push import ObjectStore, Sent, check_pushed, send
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.reference import per_token

@@ -5,11 +5,9 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
@@ -23,10 +21,16 @@ from mmrlhf_ray.data.encoding.encode import (
 )
 from mmrlhf_ray.errors import RoleFailed, RunError
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, ROLLOUT, check
-from mmrlhf_ray.weights.buckets import TensorLayout, checksums, combine
-from mmrlhf_ray.weights.push import InFlight, Pushed
-from mmrlhf_ray.workers.roles.engine import Request, engine_alive, reads_one_way, start_engine
+from mmrlhf_ray.weights.layout import InFlight, Pushed, checksums, combine
+from mmrlhf_ray.weights.shared import SharedBucket
+from mmrlhf_ray.workers.roles.engine import Request, StartMethod, engine_alive, reads_one_way, start_engine
 
+if TYPE_CHECKING:
+    from vllm.outputs import CompletionOutput
+    from vllm.sampling_params import SamplingParams
+
+Row = Mapping[str, Any]
+"""Of ENCODED_PROMPT."""
 _SEED_STRIDE = 1_000_003
 """Keeps the seeds of requests of one run apart from those of a run with the next seed."""
 
@@ -55,6 +59,7 @@ class Sampler:
         lora: LoRAConfig | None = None,
         data: DataConfig | None = None,
         encoder: Encoder | None = None,
+        start_method: StartMethod = "spawn",
     ):
         """Decodes media as `data` says. With `lora` the sampler keeps `model`'s weights, and pushes bring an adapter of
         this shape. `encoder`: of `model` and `data`; None = load_encoder()."""
@@ -62,7 +67,7 @@ class Sampler:
         self._written_as = self._encoder.written_as
         self._sampling = sampling
         self._seed = seed
-        self._llm = start_engine(model, config, sampling, max_prompt_tokens, seed, lora, self._encoder)
+        self._llm = start_engine(model, config, sampling, max_prompt_tokens, seed, lora, self._encoder, start_method)
         from mmrlhf_ray.weights.receivers import AdapterReceiver, SessionReceiver  # vLLM's settings come before it
 
         self._receiver: AdapterReceiver | SessionReceiver = (
@@ -89,8 +94,7 @@ class Sampler:
     async def generate(
         self, prompts: pa.Table, media: pa.Table, n_samples: int, together: bool = False
     ) -> tuple[pa.Table, float]:
-        """`n_samples` responses to each prompt (rows in prompt order), and the seconds it took. Other rows of `media`
-        than those of the prompts are not looked at.
+        """`n_samples` responses to each prompt (rows in prompt order), and the seconds it took.
 
         The same prompts, group ids and weights give the same responses, but for rounding that depends on what else is
         in the batch. `together`: the engine samples nothing until it has all prompts, so that an idle engine does
@@ -133,34 +137,19 @@ class Sampler:
         finally:
             await self._llm.resume_generation()
 
-    async def _ask(self, row: dict[str, Any], clips: Mapping[str, RawMedia], n_samples: int) -> Request:
-        inputs = await asyncio.to_thread(_request, self._encoder, row, clips)
+    async def _ask(self, row: Row, clips: Mapping[str, RawMedia], n_samples: int) -> Request:
+        inputs = await asyncio.to_thread(vllm_input, self._encoder, row, clips)
         # Caches know blocks and media by these names: what other weights computed is never found.
         inputs["cache_salt"] = f"weights-{self._weights}"
         for ids in inputs.get("multi_modal_uuids", {}).values():
             ids[:] = [f"{media_id}@{self._weights}" for media_id in ids]
-        return await self._add(inputs, self._parameters(n_samples, row["group_id"] * n_samples))
+        seed = self._seed * _SEED_STRIDE + row["group_id"] * n_samples
+        return await self._add(inputs, sampling_parameters(self._encoder, self._sampling, n_samples, seed))
 
-    async def _add(self, prompt: Any, params: Any) -> Request:
+    async def _add(self, prompt: dict[str, Any], params: "SamplingParams") -> Request:
         return await Request.add(self._llm, prompt, params, str(next(self._numbers)), self._receiver.lora_request)
 
-    def _parameters(self, n_samples: int, seed: int) -> Any:
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-        return SamplingParams(
-            n=n_samples,
-            temperature=self._sampling.temperature,
-            top_p=self._sampling.top_p,
-            max_tokens=self._sampling.max_response_tokens,
-            stop_token_ids=list(self._encoder.eos_token_ids),
-            logit_bias=dict.fromkeys(self._encoder.banned_token_ids, -100.0),
-            logprobs=0,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            seed=(self._seed * _SEED_STRIDE + seed) % 2**31,
-        )
-
-    def _sample(self, row: dict[str, Any], number: int, completion: Any) -> dict[str, Any]:
+    def _sample(self, row: Row, number: int, completion: "CompletionOutput") -> dict[str, Any]:
         ids = list(completion.token_ids)
         logprobs = [step[token].logprob for step, token in zip(completion.logprobs, ids, strict=True)]
         versions = [
@@ -205,11 +194,12 @@ class Sampler:
             await self._receiver.start()
         self._received = {}
 
-    async def receive_bucket(self, layout: list[TensorLayout], payload: np.ndarray) -> None:
-        """Take one bucket. Raises RunError for a name the model does not have."""
+    async def receive_bucket(self, bucket: SharedBucket) -> None:
+        """Take one bucket; the next may only be put in its place when this has returned. Raises RunError for a name the
+        model does not have."""
         async with engine_alive("weight push"):
-            await self._receiver.receive(layout, payload)
-        self._received |= checksums(layout, payload)
+            await self._receiver.receive(bucket)
+        self._received |= checksums(bucket.layout, bucket.payload())
 
     async def finish_weight_update(self, policy_version: int) -> Pushed:
         """Close the session and sample on. Raises RunError for a weight that did not come, and for an adapter's name
@@ -225,17 +215,34 @@ class Sampler:
         self._llm.shutdown()
 
 
-def _clips(rows: list[dict[str, Any]], media: pa.Table) -> dict[str, RawMedia]:
+def _clips(rows: list[Row], media: pa.Table) -> dict[str, RawMedia]:
     """The clips that these rows show, by id."""
-    shown = pa.array({media_id for row in rows for media_id in row["media_ids"]}, pa.string())
-    own = media.filter(pc.is_in(media.column("media_id"), shown))
-    return {r["media_id"]: RawMedia(r["media_id"], r["kind"], r["data"]) for r in own.to_pylist()}
+    shown = {media_id for row in rows for media_id in row["media_ids"]}
+    return {r["media_id"]: RawMedia.of(r) for r in media.to_pylist() if r["media_id"] in shown}
 
 
-def _request(encoder: Encoder, row: dict[str, Any], clips: Mapping[str, RawMedia]) -> dict[str, Any]:
+def sampling_parameters(encoder: Encoder, sampling: SamplingConfig, n_samples: int, seed: int) -> "SamplingParams":
+    """vLLM's, of one group; responses get `seed` and those after it."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    return SamplingParams(
+        n=n_samples,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_response_tokens,
+        stop_token_ids=list(encoder.eos_token_ids),
+        logit_bias=dict.fromkeys(encoder.banned_token_ids, -100.0),
+        logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        seed=seed % 2**31,
+    )
+
+
+def vllm_input(encoder: Encoder, row: Row, clips: Mapping[str, RawMedia]) -> dict[str, Any]:
     """vLLM's input: collapsed ids, decoded media, and media ids so that a clip is processed once."""
     request: dict[str, Any] = {"prompt_token_ids": row["collapsed_token_ids"]}
-    decoded: dict[str, Any] = {}
+    decoded = {}
     for media_id in row["media_ids"]:
         clip = clips[media_id]
         if media_id not in decoded:
@@ -250,13 +257,13 @@ def _request(encoder: Encoder, row: dict[str, Any], clips: Mapping[str, RawMedia
     return request
 
 
-def prefix_order(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+def prefix_order(rows: Sequence[Row]) -> list[int]:
     """Numbers of ENCODED_PROMPT rows so that those that begin alike stand together, same media first, then same text:
     what one has filled in the prefix cache is then still there for the next."""
     return sorted(range(len(rows)), key=lambda i: (rows[i]["media_ids"], rows[i]["collapsed_token_ids"], i))
 
 
-def _check_ids(row: dict[str, Any], sampler_ids: list[int]) -> None:
+def _check_ids(row: Row, sampler_ids: list[int]) -> None:
     processor_ids = row["prompt_token_ids"]
     if sampler_ids == processor_ids:
         return
@@ -270,7 +277,7 @@ def _check_ids(row: dict[str, Any], sampler_ids: list[int]) -> None:
     )
 
 
-def _check_finished(row: dict[str, Any], completions: Sequence[Any], n_samples: int) -> None:
+def _check_finished(row: Row, completions: Sequence["CompletionOutput"], n_samples: int) -> None:
     reasons = [completion.finish_reason for completion in completions]
     if len(reasons) != n_samples or not set(reasons) <= {"stop", "length"}:
         raise RoleFailed(

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.weights.buckets import checksums, combine, pack, unpack
+from mmrlhf_ray.weights.buckets import pack, unpack
+from mmrlhf_ray.weights.layout import checksums, combine
 
 
 def tensors() -> list[tuple[str, Tensor]]:

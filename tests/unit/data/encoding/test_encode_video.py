@@ -16,7 +16,7 @@ from mmrlhf_ray.data.encoding.encode import (
 )
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions
 from mmrlhf_ray.data.encoding.training_rows import _encoder as encoder_of_rows
-from mmrlhf_ray.workers.roles.sampler import _request
+from mmrlhf_ray.workers.roles.sampler import vllm_input
 from tests.unit.tiny import encode, picture, raw
 
 CLIP = raw("video", 1)  # 4 frames, 4 a second
@@ -67,7 +67,7 @@ def test_a_family_with_one_rate_for_all_clips_is_told_the_configured_one(omni_en
 def test_the_sampler_gets_the_same_frames_and_times(vl_encoder, video):
     encoder = sampling(vl_encoder, **video)
     row = {"collapsed_token_ids": [1], "media_ids": [CLIP.media_id]}
-    request = _request(encoder, row, {CLIP.media_id: CLIP})
+    request = vllm_input(encoder, row, {CLIP.media_id: CLIP})
     ((frames, told),) = request["multi_modal_data"]["video"]
     given = processor_arguments(encoder, [CLIP])
     assert np.array_equal(frames, given["videos"][0])

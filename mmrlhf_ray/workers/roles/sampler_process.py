@@ -1,0 +1,235 @@
+"""A sampler in a process of its own, asked from a generator's.
+
+vLLM and its engine are two processes anyway. In a worker of Ray vLLM cannot fork the engine, and all that both import
+would be imported twice; in this one it can, and the generator's own process imports next to nothing.
+
+What is asked is a value that says what to do with the sampler. Pickled requests and answers pass through a socket, each
+after its length; many can be on their way.
+"""
+
+import asyncio
+import itertools
+import os
+import pickle
+import socket
+import struct
+import subprocess
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
+from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.errors import KnownError, RoleFailed, first_line
+from mmrlhf_ray.runtime.processes import end_with
+from mmrlhf_ray.weights.layout import InFlight, Pushed
+from mmrlhf_ray.weights.shared import SharedBucket
+
+if TYPE_CHECKING:
+    from mmrlhf_ray.workers.roles.sampler import Sampler
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+_LENGTH = struct.Struct("<Q")
+_BUFFERED = 16 << 20
+"""Bytes that are read ahead."""
+_END_S = 1.0
+
+
+class Request(Protocol[R_co]):
+    """What the sampler is to do."""
+
+    async def of(self, sampler: "Sampler") -> R_co: ...
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    async def of(self, sampler: "Sampler") -> float:
+        return await sampler.heartbeat()
+
+
+@dataclass(frozen=True)
+class Generate:
+    prompts: pa.Table
+    media: pa.Table
+    n_samples: int
+    together: bool
+
+    async def of(self, sampler: "Sampler") -> tuple[pa.Table, float]:
+        return await sampler.generate(self.prompts, self.media, self.n_samples, self.together)
+
+
+@dataclass(frozen=True)
+class StartWeightUpdate:
+    in_flight: InFlight
+
+    async def of(self, sampler: "Sampler") -> None:
+        await sampler.start_weight_update(self.in_flight)
+
+
+@dataclass(frozen=True)
+class ReceiveBucket:
+    bucket: SharedBucket
+
+    async def of(self, sampler: "Sampler") -> None:
+        await sampler.receive_bucket(self.bucket)
+
+
+@dataclass(frozen=True)
+class FinishWeightUpdate:
+    policy_version: int
+
+    async def of(self, sampler: "Sampler") -> Pushed:
+        return await sampler.finish_weight_update(self.policy_version)
+
+
+@dataclass(frozen=True)
+class SamplerSpec:
+    """The sampler to make; fields as in Sampler()."""
+
+    model: ModelConfig
+    config: GeneratorConfig
+    sampling: SamplingConfig
+    max_prompt_tokens: int
+    seed: int
+    lora: LoRAConfig | None
+    data: DataConfig
+
+    def make(self) -> "Sampler":
+        from mmrlhf_ray.workers.roles.sampler import Sampler
+
+        return Sampler(
+            self.model,
+            self.config,
+            self.sampling,
+            self.max_prompt_tokens,
+            self.seed,
+            self.lora,
+            self.data,
+            start_method="fork",
+        )
+
+
+class SamplerProcess:
+    """Starts the process and asks it. It ends with this one, and its engine with it, however this one ends."""
+
+    def __init__(self, spec: SamplerSpec):
+        """Returns when the sampler has loaded its model. Raises what it raised."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"],
+                pass_fds=[theirs.fileno()],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        self._socket = ours
+        ours.sendall(_framed(spec))
+        with ours.makefile("rb") as stream:
+            head = stream.read(_LENGTH.size)
+            if not head:
+                raise RoleFailed(f"the sampler's process ended as it started ({self._ended()})")
+            failed, answer = pickle.loads(stream.read(*_LENGTH.unpack(head)))
+        if failed:
+            raise answer
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._connecting = asyncio.Lock()
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    async def ask(self, request: Request[R]) -> R:
+        """What the sampler answers. Raises what it raises, RoleFailed where its process has died."""
+        async with self._connecting:
+            if self._writer is None:
+                reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=_BUFFERED)
+                self._reading = asyncio.create_task(self._read(reader))
+        if self._reading is None or self._reading.done():
+            raise self._died()
+        number = next(self._numbers)
+        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._writer.write(_framed((number, request)))
+        result: R = await answer
+        return result
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while True:
+                number, failed, answer = await _received(reader)
+                waiting = self._waiting.pop(number)
+                if failed:
+                    waiting.set_exception(answer)
+                else:
+                    waiting.set_result(answer)
+        except (asyncio.IncompleteReadError, ConnectionError):  # it has ended
+            for waiting in self._waiting.values():
+                waiting.set_exception(self._died())
+            self._waiting.clear()
+
+    def _died(self) -> RoleFailed:
+        return RoleFailed(f"the sampler's process died ({self._ended()}); the generator's log has its last words")
+
+    def _ended(self) -> str:
+        try:
+            return f"exit status {self._process.wait(timeout=_END_S)}"
+        except subprocess.TimeoutExpired:
+            return "it closed its socket"
+
+
+def serve(file: int) -> None:
+    """Be the process: make the sampler, say so, and answer until the other end closes the socket or is gone."""
+    end_with(os.getppid())
+    os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))  # the engine with this one
+    connection = socket.socket(fileno=file)
+    with connection.makefile("rb") as stream:
+        spec: SamplerSpec = pickle.loads(stream.read(*_LENGTH.unpack(stream.read(_LENGTH.size))))
+    try:
+        sampler = spec.make()
+    except Exception as error:  # noqa: BLE001  passed on
+        connection.sendall(_framed((True, _portable(error))))
+        return
+    connection.sendall(_framed((False, None)))
+    asyncio.run(_serve(connection, sampler))
+    os._exit(0)  # its engine sees that and ends
+
+
+async def _serve(connection: socket.socket, sampler: "Sampler") -> None:
+    reader, writer = await asyncio.open_connection(sock=connection, limit=_BUFFERED)
+    tasks = set()
+    while True:
+        try:
+            number, request = await _received(reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        task = asyncio.create_task(_answer(writer, number, request, sampler))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+
+async def _answer(writer: asyncio.StreamWriter, number: int, request: Request[object], sampler: "Sampler") -> None:
+    try:
+        answer = (number, False, await request.of(sampler))
+    except Exception as error:  # noqa: BLE001  passed on
+        answer = (number, True, _portable(error))
+    writer.write(_framed(answer))
+
+
+def _portable(error: Exception) -> Exception:
+    """An exception that can be unpickled without what raised it; the trace is in the log."""
+    if isinstance(error, KnownError):
+        return error
+    traceback.print_exception(error)
+    return RuntimeError(f"{type(error).__name__}: {first_line(error)}")
+
+
+def _framed(value: object) -> bytes:
+    data = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(data)) + data
+
+
+async def _received(reader: asyncio.StreamReader) -> Any:
+    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    return pickle.loads(await reader.readexactly(length))
