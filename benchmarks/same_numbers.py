@@ -34,7 +34,7 @@ import yaml
 
 STEPS = {"sft": 10, "reward-model": 10, "dpo": 5, "ppo": 5, "grpo": 5, "discrete": 3}
 HASHES = "sha256.json"
-TIMING = re.compile(r"(^|[_/ ])(time|seconds|ms)([_/ ]|$)|per_second")
+TIMING = re.compile(r"(^|[_/ ])(time|seconds|ms|idle)([_/ ]|$)|per_second")
 """Names of metrics that measure time, which is never the same twice."""
 DEMONSTRATIONS, PROMPTS, HELDOUT, PROMPTS_PER_STEP = 312, 78, 26, 13
 # Each prompt is drawn once at most: what becomes of one that a step draws twice is not what is compared here.

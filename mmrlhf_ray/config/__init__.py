@@ -59,6 +59,7 @@ from mmrlhf_ray.config.rewards import (
     RewardComponent,
 )
 from mmrlhf_ray.config.section import Section
+from mmrlhf_ray.config.stream import StreamConfig
 
 __all__ = [
     "AlgorithmConfig",
@@ -113,6 +114,7 @@ __all__ = [
     "SamplingConfig",
     "Section",
     "SourceConfig",
+    "StreamConfig",
     "TextHooks",
     "TrainJobConfig",
     "VideoAugment",

@@ -28,8 +28,6 @@ class MismatchConfig(Section):
 class DynamicSamplingConfig(Section):
     """Prompts whose responses all score alike teach nothing; others are sampled in their place (DAPO)."""
 
-    max_rounds: PositiveInt = 4
-    """Rounds of sampling in one step; what is still missing then makes the step smaller."""
     min_spread: NonNegativeFloat = 0.0
     """Highest minus lowest score of a prompt's responses must be more than this; use > 0 with model rewards."""
 

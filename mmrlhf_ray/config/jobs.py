@@ -24,6 +24,7 @@ from mmrlhf_ray.config.base import (
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
 from mmrlhf_ray.config.section import Section
+from mmrlhf_ray.config.stream import StreamConfig
 
 
 def _refuse_facts(cfg: TrainJobConfig) -> None:
@@ -281,6 +282,7 @@ class PPOConfig(RewardedConfig):
     data: DataConfig
     steps: PositiveInt = 100
     algorithm: AlgorithmConfig = AlgorithmConfig()
+    stream: StreamConfig = StreamConfig()
     sampling: SamplingConfig = SamplingConfig()
     generator: GeneratorConfig = GeneratorConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -380,6 +382,7 @@ class PPOConfig(RewardedConfig):
             raise ValueError("rewards is empty: give a reward, or a `reference` to distil from and a kl_coef above 0")
         if a.dynamic_sampling and all(isinstance(r, FluencyReward) for r in self.rewards):
             raise ValueError("algorithm.dynamic_sampling needs a reward other than fluency, which always differs")
+        self.stream.check_algorithm(a, adapter=self.learner.lora is not None)
         if self.reference is not None and self.learner.lora is not None:
             raise ValueError("learner.lora makes the adapter-less policy the reference; leave `reference` out")
         if a.overlong and a.overlong.buffer_tokens >= self.sampling.max_response_tokens:

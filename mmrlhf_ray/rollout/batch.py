@@ -4,8 +4,8 @@ The driver holds token-level tables. Media and features stay in the object store
 reference.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain
 
@@ -30,6 +30,14 @@ class TakeStats:
     """The same with each clip counted once."""
     processor_calls: int
 
+    @classmethod
+    def sum(cls, parts: Iterable["TakeStats"]) -> "TakeStats":
+        """Of several batches together."""
+        total = cls(0.0, 0, 0, 0)
+        for part in parts:
+            total = cls(*(getattr(total, f.name) + getattr(part, f.name) for f in fields(cls)))
+        return total
+
 
 @dataclass(frozen=True)
 class Prompts:
@@ -41,7 +49,11 @@ class Prompts:
     features: "ray.ObjectRef[pa.Table]"
     stats: TakeStats
     records: tuple["ray.ObjectRef[pa.Table]", ...] = ()
-    """PROMPT of these prompts, for those who score by text."""
+    """PROMPT of these prompts, for those who score by text. Like media and features, it may hold more than these."""
+
+    def slice(self, first: int, count: int) -> "Prompts":
+        """`count` prompts from the `first` on; what they cost is counted with the whole."""
+        return replace(self, table=self.table.slice(first, count), stats=TakeStats.sum([]))
 
 
 @dataclass(frozen=True)
@@ -107,15 +119,34 @@ def own_media(prompts: pa.Table, media: pa.Table) -> pa.Table:
     return media.filter(pc.is_in(media.column("media_id"), shown))
 
 
+def concat_prompts(parts: Sequence[Prompts]) -> Prompts:
+    """Prompts of several batches as one; media and features are joined where they lie, not in the driver."""
+    if len(parts) == 1:
+        return parts[0]
+    return Prompts(
+        pa.concat_tables([part.table for part in parts]).combine_chunks(),
+        _joined([part.media for part in parts]),
+        _joined([part.features for part in parts]),
+        TakeStats.sum(part.stats for part in parts),
+        tuple(dict.fromkeys(chain.from_iterable(part.records for part in parts))),
+    )
+
+
 def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
-    """Rows of several rounds as one; features are joined where they lie, not in the driver."""
+    """Responses of several batches as one; features are joined where they lie."""
+    if len(parts) == 1:
+        return parts[0]
     table = pa.concat_tables([part.table for part in parts]).combine_chunks()
-    features = _join_features.remote(*(part.features for part in parts))
-    prompts = tuple(chain.from_iterable(part.prompts for part in parts))
-    return rollouts_of(table, features, sum(part.seconds for part in parts), prompts)
+    records = tuple(dict.fromkeys(chain.from_iterable(part.prompts for part in parts)))
+    return rollouts_of(table, _joined([part.features for part in parts]), sum(p.seconds for p in parts), records)
+
+
+def _joined(tables: Sequence["ray.ObjectRef[pa.Table]"]) -> "ray.ObjectRef[pa.Table]":
+    own = list(dict.fromkeys(tables))
+    return own[0] if len(own) == 1 else _join.remote(*own)
 
 
 @ray.remote(num_cpus=0)
-def _join_features(*tables: pa.Table) -> pa.Table:
-    """FEATURES of several rounds; a clip that was shown in two of them comes twice, which readers do not mind."""
+def _join(*tables: pa.Table) -> pa.Table:
+    """MEDIA or FEATURES of several batches; a clip that two of them show comes twice, which readers do not mind."""
     return pa.concat_tables(tables)

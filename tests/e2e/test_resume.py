@@ -49,4 +49,5 @@ def test_a_killed_run_resumes_where_its_checkpoint_is(submitted: Submitted, ppo_
 
 def _learnt(row: dict[str, float]) -> dict[str, float]:
     """What does not depend on the time of day."""
-    return {name: value for name, value in row.items() if name != "time" and not name.startswith("seconds_")}
+    of_time = ("seconds_", "idle_", "tokens_per_second_")
+    return {name: value for name, value in row.items() if name != "time" and not name.startswith(of_time)}

@@ -75,7 +75,7 @@ def nothing_is_left() -> bool:
 
 
 def sampled(fleet: Fleet) -> list[list[int]]:
-    rollouts = fleet.generators.generate(fleet.prompts.take(0, 4), 2)
+    rollouts = fleet.generators.generate(fleet.prompts.take(range(4)), 2)
     scores, _ = fleet.rewards.ask(rollouts).result()
     assert len(scores["reward_model"].values) == 8
     return rollouts.table.column("response_token_ids").to_pylist()
@@ -106,7 +106,7 @@ def test_an_exception_in_the_middle_leaves_nothing_behind(cfg: PPOConfig, tmp_pa
 def give_up(cfg: PPOConfig, records: Records, run_dir: Path) -> None:
     with launch(cfg, records, run_dir) as fleet:
         impatient = replace(fleet.generators, deadline_s=0.01)
-        impatient.generate(fleet.prompts.take(0, 4), 2)
+        impatient.generate(fleet.prompts.take(range(4)), 2)
 
 
 def test_a_fleet_that_cannot_start_leaves_nothing_behind(cfg: PPOConfig, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def test_every_clip_crosses_once(
     put = ray.put
     monkeypatch.setattr(ray, "put", lambda value: crossed.append(put(value)) or crossed[-1])
 
-    prompts = server.take(0, PROMPTS)
+    prompts = server.take(range(PROMPTS))
     rollouts = generators.generate(prompts, SAMPLES)
     # What the generator returned was put once more for the other roles.
     crossed += [prompts.media, prompts.features, *prompts.records, rollouts.ref]

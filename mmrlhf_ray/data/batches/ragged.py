@@ -32,6 +32,12 @@ class Ragged:
         values = np.concatenate([np.empty(0, dtype), *rows]).astype(dtype, copy=False)
         return cls(values, offsets_of([len(row) for row in rows]))
 
+    @classmethod
+    def concat(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The rows of several one after the other."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        return cls(np.concatenate([part.values for part in parts]), offsets_of(lengths))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

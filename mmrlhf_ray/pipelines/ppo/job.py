@@ -13,6 +13,7 @@ from mmrlhf_ray.disk import writing
 from mmrlhf_ray.pipelines.ppo.experience import Experience
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import ppo_step
+from mmrlhf_ray.pipelines.ppo.stream import Stream
 from mmrlhf_ray.pipelines.responses import response_table
 from mmrlhf_ray.pipelines.resume import RunRecord, Start, begin, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
@@ -64,13 +65,14 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
 
 def _train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
     state = _restore(cfg, fleet, start)
+    stream = Stream(fleet, cfg, state, start.step)
     encoder = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
     with (
         MetricsWriter(run_dir, "ppo", resume_step=start.resume_step) as writer,
         Progress("PPO", cfg.steps, "step", start=start.step) as progress,
     ):
         for number in range(start.step, cfg.steps):
-            step = ppo_step(number, fleet, cfg, state)
+            step = ppo_step(fleet, stream, cfg, state)
             state = step.state
             for warning in step.warnings:
                 progress.note(f"step {number}: {warning}")

@@ -8,14 +8,15 @@ from mmrlhf_ray.algorithms.kl import AdaptiveKL
 from mmrlhf_ray.algorithms.statistics import RunningMoments
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.rewards.mixture import MixtureState
+from mmrlhf_ray.rollout.ledger import Consumed
 
 
 @dataclass(frozen=True)
 class DriverState:
     """All that a step changes besides the weights."""
 
-    cursor: int
-    """Prompts taken so far."""
+    consumed: Consumed
+    """The prompts that are used up."""
     kl: AdaptiveKL
     mixture: MixtureState
     """Running normalisation of reward components, multipliers of costs."""
@@ -25,12 +26,12 @@ class DriverState:
     @classmethod
     def start(cls, cfg: PPOConfig) -> "DriverState":
         a = cfg.algorithm
-        return cls(0, AdaptiveKL(a.kl_coef, a.kl_target, a.kl_horizon), MixtureState.start(cfg.rewards), {})
+        return cls(Consumed(), AdaptiveKL(a.kl_coef, a.kl_target, a.kl_horizon), MixtureState.start(cfg.rewards), {})
 
     def to_dict(self) -> dict[str, Any]:
         """For checkpoints; JSON."""
         return {
-            "cursor": self.cursor,
+            "consumed": self.consumed.to_dict(),
             "kl": self.kl.to_dict(),
             "mixture": self.mixture.to_dict(),
             "moments": {key: value.to_dict() for key, value in self.moments.items()},
@@ -53,4 +54,6 @@ class DriverState:
                 now = replace(now, integral=was.integral, excess=excess)
             multipliers[name] = now
         moments = {key: RunningMoments.from_dict(value) for key, value in state["moments"].items()}
-        return cls(state["cursor"], kl, replace(mixture, multipliers=multipliers), moments)
+        # Earlier versions drew prompts in turn and wrote down how many.
+        consumed = Consumed.from_dict(state["consumed"]) if "consumed" in state else Consumed(state["cursor"])
+        return cls(consumed, kl, replace(mixture, multipliers=multipliers), moments)

@@ -1,4 +1,4 @@
-"""One online step, the algorithm on one screen: sample, ask every role, make experience, learn, push."""
+"""One online step, the algorithm on one screen: take a batch from the stream, make experience, learn, push."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 import ray
 
-from mmrlhf_ray.config import AlgorithmConfig, FluencyReward, PPOConfig
+from mmrlhf_ray.config import AlgorithmConfig, PPOConfig
 from mmrlhf_ray.config.algorithm import GROUPED
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.errors import RunError
@@ -21,11 +21,13 @@ from mmrlhf_ray.pipelines.ppo.experience import (
     shard_by_tokens,
     with_old_logprobs,
 )
-from mmrlhf_ray.pipelines.ppo.sampling import Sampled, sample
+from mmrlhf_ray.pipelines.ppo.judged import Judged, ask_learners, old_logprobs_from
 from mmrlhf_ray.pipelines.ppo.state import DriverState
+from mmrlhf_ray.pipelines.ppo.step_metrics import critic_metrics, policy_metrics, rates, stream_metrics
+from mmrlhf_ray.pipelines.ppo.stream import Stream
+from mmrlhf_ray.pipelines.ppo.verdicts import all_scores
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import mix
-from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.rollout.groups import in_company
 from mmrlhf_ray.workers.fleet import Fleet
@@ -43,31 +45,24 @@ class Step:
     warnings: tuple[str, ...]
 
 
-def ppo_step(step: int, fleet: Fleet, cfg: PPOConfig, state: DriverState) -> Step:
-    """One step: sample, ask every role, learn, push."""
-    started, clock = time.monotonic(), _Clock()
-    sampled = sample(fleet, cfg, state)
-    rollouts = sampled.rollouts
-    reference = fleet.ask_reference(rollouts)  # four fan-outs, scores are on their way already
-    source = _source(step, cfg)
-    policy = fleet.policy.infer(rollouts) if source == "learner" else None
-    critic = fleet.critic.infer(rollouts) if fleet.critic else None
-    scores = clock.noted("score", sampled.scores())
-    ref_logprobs = clock.noted("reference", reference.result())
-    old_logprobs = clock.noted("old_logprobs", policy.result() if policy else (_served(rollouts, source), 0.0))
-    values = clock.noted("values", critic.result() if critic else (None, 0.0))
+def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -> Step:
+    """One step: take a batch, make experience, learn, push."""
+    started, clock, step = time.monotonic(), _Clock(), stream.version
+    batch = stream.take(state.mixture)
+    judged, rollouts = batch.judged, batch.judged.rollouts
+    answered = _answered(fleet, stream, cfg, judged, clock)
 
-    mixed = mix(cfg.rewards, scores | _fluency(cfg, ref_logprobs), Rows.of(rollouts.table), state.mixture)
-    answers = Answers(mixed.scores, ref_logprobs, old_logprobs, values, sampler_serves=source == "sampler")
+    mixed = mix(cfg.rewards, all_scores(cfg, judged), Rows.of(rollouts.table), state.mixture)
+    answers = replace(answered, scores=mixed.scores)
     rollouts, answers = drop_rows(rollouts, answers, comparable(rollouts, mixed.keep, cfg.algorithm))
     longest = cfg.sampling.max_response_tokens
     experience = make_experience(rollouts, answers, state.kl.kl_coef, cfg.algorithm, longest, state.moments)
     _gate(step, experience, cfg)
-    learned, own_old_logprobs = _learn(step, fleet, cfg, rollouts, experience, state.kl.kl_coef)
+    learned, own_old_logprobs = _learn(fleet, stream, cfg, rollouts, experience, state.kl.kl_coef)
     if own_old_logprobs is not None:
         experience = with_old_logprobs(experience, own_old_logprobs, cfg.algorithm)
     pushing = time.monotonic()
-    pushed = fleet.push(policy_version=step + 1)
+    pushed = stream.push()
 
     clock.noted("push", (None, time.monotonic() - pushing))
     clock.noted("step", (None, time.monotonic() - started))
@@ -75,16 +70,33 @@ def ppo_step(step: int, fleet: Fleet, cfg: PPOConfig, state: DriverState) -> Ste
         "weight_bytes": float(pushed),
         "kl_coef": state.kl.kl_coef,
         "responses": float(len(rollouts.table)),
-        "without_score": float(sampled.without_score + mixed.keep.count(False)),
+        "without_score": float(batch.passed.without_score),
     }
-    metrics = experience.metrics | mixed.metrics | learned | _sampling_metrics(sampled) | clock.seconds | counts
+    metrics = experience.metrics | mixed.metrics | learned | stream_metrics(batch) | clock.seconds | counts
+    metrics |= rates(metrics, cfg.roles)
     state = DriverState(
-        cursor=sampled.cursor,
+        consumed=stream.consumed,
         kl=state.kl.update(experience.metrics["kl"], len(rollouts.table)),
         mixture=mixed.state,
         moments=experience.moments,
     )
-    return Step(experience, state, metrics, (*sampled.warnings, *mixed.warnings))
+    return Step(experience, state, metrics, tuple(batch.passed.warnings))
+
+
+def _answered(fleet: Fleet, stream: Stream, cfg: PPOConfig, judged: Judged, clock: "_Clock") -> Answers:
+    """What the roles say per token; what was not asked for with the scores is asked for now. Scores are to come."""
+    tokens, rollouts, source = dict(judged.tokens), judged.rollouts, old_logprobs_from(stream.version, cfg)
+    for name in ("old_logprobs", "values"):
+        clock.noted(name, (None, 0.0))
+    for name, seconds in judged.seconds.items():
+        clock.noted("reference" if name == "ref_logprobs" else name, (None, seconds))
+    if not tokens.keys() & {"old_logprobs", "values"}:
+        asked = ask_learners(fleet, cfg, rollouts, stream.version)
+        stream.tend([ref for pending in asked.values() for ref in pending.refs])
+        tokens |= {name: clock.noted(name, pending.result()) for name, pending in asked.items()}
+    sampled = Ragged.of_column(rollouts.table.column("rollout_logprobs")) if source == "sampler" else None
+    old = tokens.get("old_logprobs", sampled)
+    return Answers((), tokens["ref_logprobs"], old, tokens.get("values"), sampler_serves=source == "sampler")
 
 
 class _Clock:
@@ -97,34 +109,6 @@ class _Clock:
         """The answer alone; its seconds become the metric `seconds_<stage>`."""
         value, self.seconds[f"seconds_{stage}"] = answer
         return value
-
-
-def _sampling_metrics(sampled: Sampled) -> dict[str, float]:
-    return {
-        "seconds_encode": sampled.encoding.seconds,
-        "seconds_generate": sampled.rollouts.seconds,
-        "media_bytes": float(sampled.encoding.media_bytes),
-        "media_bytes_unique": float(sampled.encoding.media_bytes_unique),
-        "processor_calls": float(sampled.encoding.processor_calls),
-        "sampling_rounds": float(sampled.rounds),
-    }
-
-
-def _fluency(cfg: PPOConfig, ref_logprobs: Ragged) -> dict[str, ComponentScores]:
-    """Mean log p under the reference, for components that ask for it."""
-    asked = [reward.name for reward in cfg.rewards if isinstance(reward, FluencyReward)]
-    return {name: ComponentScores.of(ref_logprobs.means().tolist()) for name in asked}
-
-
-def _source(step: int, cfg: PPOConfig) -> str:
-    """Who gives `old_logprobs`: `learner`, `update` or `sampler`."""
-    lora = cfg.learner.lora
-    return cfg.algorithm.old_logprobs_from(step, lora.dropout if lora else 0.0)
-
-
-def _served(rollouts: Rollouts, source: str) -> Ragged | None:
-    """`old_logprobs` without a pass of their own: the sampler's, or None where the update will give them."""
-    return Ragged.of_column(rollouts.table.column("rollout_logprobs")) if source == "sampler" else None
 
 
 def comparable(rollouts: Rollouts, keep: Sequence[bool], algorithm: AlgorithmConfig) -> list[bool]:
@@ -167,10 +151,10 @@ def _gate(step: int, experience: Experience, cfg: PPOConfig) -> None:
 
 
 def _learn(
-    step: int, fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, experience: Experience, kl_coef: float
+    fleet: Fleet, stream: Stream, cfg: PPOConfig, rollouts: Rollouts, experience: Experience, kl_coef: float
 ) -> tuple[dict[str, float], Ragged | None]:
     """Optimizer steps of critic and policy, side by side; and `old_logprobs` where the update gives them."""
-    a, longest = cfg.algorithm, cfg.sampling.max_response_tokens
+    a, longest, step = cfg.algorithm, cfg.sampling.max_response_tokens, stream.version
     rng = np.random.default_rng((cfg.seed, step))
     count = a.prompts_per_step * a.n_samples_per_prompt // a.mini_batch_size
     steps = mini_batches(len(experience.table), count, a.ppo_epochs, rng)
@@ -179,37 +163,19 @@ def _learn(
     if step >= a.critic_warmup_steps:
         learning["policy"] = a.aggregation
     plans, started, metrics = {}, {}, {}
-    reports: dict[str, Callable[[Mapping[str, float]], dict[str, float]]] = {"critic": _critic_metrics}
+    reports: dict[str, Callable[[Mapping[str, float]], dict[str, float]]] = {"critic": critic_metrics}
     for role, aggregation in learning.items():
         group = fleet.learners[role]
         plans[role] = plan = shard_by_tokens(experience.table, rollouts, group, steps, aggregation, longest)
-        own = role == "policy" and _source(step, cfg) == "update"
+        own = role == "policy" and old_logprobs_from(step, cfg) == "update"
         started[role] = group.update(table, rollouts.features, plan.shards, plan.denominators, kl_coef, own)
         metrics["padding_share"] = plan.padding_share
         if role == "policy":
-            reports[role] = partial(_policy_metrics, denominator=sum(plan.denominators))
+            reports[role] = partial(policy_metrics, denominator=sum(plan.denominators))
+    stream.tend([ref for refs in started.values() for ref in refs])
     old_logprobs = None
     for role, refs in started.items():
         done = fleet.learners[role].finish_update(refs, plans[role].shards)
         metrics |= reports[role](done.stats) | {f"seconds_{role}_update": done.seconds}
         old_logprobs = old_logprobs if done.old_logprobs is None else done.old_logprobs
     return metrics, old_logprobs
-
-
-def _policy_metrics(stats: Mapping[str, float], denominator: float) -> dict[str, float]:
-    """Losses as they were minimised; the rest per token."""
-    losses = {name: stats[name] / denominator for name in ("policy_loss", "kl_loss") if name in stats}
-    means = {name: stats[name] / stats["tokens"] for name in ("clip_fraction", "approx_kl", "ratio")}
-    rates = {name: rate for name, rate in stats.items() if name == "lr" or name.startswith("lr_")}
-    return losses | means | rates | {"ratio_max": stats["ratio_max"], "grad_norm": stats["grad_norm"]}
-
-
-def _critic_metrics(stats: Mapping[str, float]) -> dict[str, float]:
-    tokens = stats["value_tokens"]
-    variance = stats["return_square"] / tokens - (stats["return"] / tokens) ** 2
-    return {
-        "value_loss": stats["value_loss"] / tokens,
-        "value_clip_fraction": stats["value_clip_fraction"] / tokens,
-        "explained_variance": 1.0 - stats["value_error"] / tokens / max(variance, 1e-12),
-        "critic_grad_norm": stats["grad_norm"],
-    }

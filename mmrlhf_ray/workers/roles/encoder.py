@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,9 @@ from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT, check
 
 _Served = tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]
 """ENCODED_PROMPT, MEDIA, FEATURES, PROMPT."""
+_Table: TypeAlias = "ray.ObjectRef[pa.Table]"
+_Parts = tuple[_Table, _Table, _Table, _Table, "ray.ObjectRef[TakeStats]"]
+"""References to what _Served holds."""
 _SUBSTITUTES = 100
 """Rows that are tried in place of a bad one."""
 
@@ -51,7 +54,7 @@ class _Encoded:
 
 
 class PromptEncoder:
-    """Serves prompts by position. The same seed and position give the same prompts, so a cursor is all that resuming
+    """Serves prompts by position. The same seed and position give the same prompt, so positions are all that resuming
     needs."""
 
     def __init__(
@@ -88,17 +91,17 @@ class PromptEncoder:
         return self._store.rows
 
     @ray.method(num_returns=5)
-    def take(self, cursor: int, n: int) -> _Served:
-        """Prompts `cursor` … `cursor + n − 1` of an endless sequence of seeded shuffles of all prompts.
+    def take(self, positions: Sequence[int]) -> _Served:
+        """The prompts at these positions of an endless sequence of seeded shuffles of all prompts.
 
         A bad row that turns up only now is dealt with as `data.on_bad_row` says; in its place comes another, drawn
         for that position, so that all other positions stay what they are. Returns ENCODED_PROMPT and PROMPT in that
         order, and MEDIA and FEATURES with each clip once. Raises DataError.
         """
         start, misses = time.monotonic(), self._cache.misses
-        rows = [self._at(position) for position in range(cursor, cursor + n)]
+        rows = [self._at(position) for position in positions]
         _refuse_conflicts([encoded.row for encoded in rows])
-        return self._serve(list(enumerate(rows, cursor)), start, misses)
+        return self._serve(list(zip(positions, rows, strict=True)), start, misses)
 
     @ray.method(num_returns=5)
     def slice(self, first: int, last: int) -> _Served:
@@ -206,20 +209,42 @@ class PromptServer:
         (count,) = self.group.wait([self._encoder.check_prompts.remote()], seconds, "checking prompts")
         return count
 
-    def take(self, cursor: int, n: int) -> Prompts:
-        """The next `n` prompts from `cursor` on."""
-        return self._fetch(self._encoder.take.remote(cursor, n))
+    def ask(self, positions: Sequence[int]) -> "PendingPrompts":
+        """The prompts at these positions; nothing blocks."""
+        return self._pending(self._encoder.take.remote(list(positions)), len(positions))
+
+    def take(self, positions: Sequence[int]) -> Prompts:
+        """The prompts at these positions."""
+        return self.ask(positions).result()
 
     def slice(self, first: int, last: int) -> Prompts:
         """Prompts first … last − 1 in file order."""
-        return self._fetch(self._encoder.slice.remote(first, last))
+        return self._pending(self._encoder.slice.remote(first, last), last - first).result()
 
     @property
     def _encoder(self) -> ActorProxy[PromptEncoder]:
         return self.group.handles[0]
 
-    def _fetch(self, served: "ray.ObjectRef[_Served]") -> Prompts:
+    def _pending(self, served: "ray.ObjectRef[_Served]", count: int) -> "PendingPrompts":
         # With num_returns=5 Ray gives a reference for each part, which its types do not say.
-        table, media, features, records, stats = cast(list["ray.ObjectRef[Any]"], served)
-        got = deadline_get([table, stats], self.deadline_s, "encoding prompts", self.group.names * 2)
-        return Prompts(check(got[0], ENCODED_PROMPT, "PromptServer"), media, features, got[1], (records,))
+        return PendingPrompts(*cast(_Parts, served), count, self.group.names, self.deadline_s)
+
+
+@dataclass(frozen=True)
+class PendingPrompts:
+    """Prompts that are being encoded."""
+
+    table: "ray.ObjectRef[pa.Table]"
+    media: "ray.ObjectRef[pa.Table]"
+    features: "ray.ObjectRef[pa.Table]"
+    records: "ray.ObjectRef[pa.Table]"
+    stats: "ray.ObjectRef[TakeStats]"
+    count: int
+    names: tuple[str, ...]
+    deadline_s: float
+
+    def result(self) -> Prompts:
+        """The prompts. Raises DataError for those that cannot be used, DeadlineExceeded."""
+        (table,) = deadline_get([self.table], self.deadline_s, "encoding prompts", self.names)
+        (stats,) = deadline_get([self.stats], self.deadline_s, "encoding prompts", self.names)
+        return Prompts(check(table, ENCODED_PROMPT, "PromptServer"), self.media, self.features, stats, (self.records,))

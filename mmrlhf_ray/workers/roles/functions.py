@@ -16,7 +16,7 @@ from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import PROMPT, ROLLOUT, check
-from mmrlhf_ray.workers.roles.answers import Pending
+from mmrlhf_ray.workers.roles.answers import Answer, Pending
 from mmrlhf_ray.workers.roles.scorer import Scorers
 
 Computed = tuple[dict[str, ComponentScores], float]
@@ -117,6 +117,17 @@ class PendingScores:
     models: Pending | None
     """Each row (score, uncertainty) of one model after the other."""
     functions: "ray.ObjectRef[Computed] | None"
+
+    @property
+    def refs(self) -> list["ray.ObjectRef[Answer] | ray.ObjectRef[Computed]"]:
+        """What must be there for result() not to block."""
+        return [*(self.models.refs if self.models else ()), *([self.functions] if self.functions else ())]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the actors that were asked."""
+        functions = self.rewards.functions
+        return [*(self.models.names if self.models else ()), *(functions.group.names if functions else ())]
 
     def result(self) -> Computed:
         """Component → scores of all rows, and the seconds of the slowest actor."""

@@ -20,6 +20,7 @@ JOBS: dict[type[RunConfig], dict[str, Any]] = {
     EvaluateConfig: {"policy": MODEL, "data": DATA},
 }
 GRPO = {"advantage_estimator": "grpo", "n_samples_per_prompt": 4}
+CORRECTED = {"algorithm": {"mismatch": {"correction": "tis"}}}
 REWARD = {"name": "r", "kind": "function", "function": "length"}
 
 
@@ -51,6 +52,16 @@ def optimizer(**keys: Any) -> dict[str, Any]:
         (PPOConfig, {"learner": optimizer(betas=(0.9, -0.1))}, "greater than or equal to 0"),
         (PPOConfig, {"sampling": {"temperature": 0}}, "temperature=0 is greedy: a policy learns from responses that"),
         (PPOConfig, {"sampling": {"temperature": 0.005}}, "temperature=0.005: the sampler raises what is below 0.01"),
+        (PPOConfig, {"stream": {"max_staleness": 1}},
+         "stream.max_staleness=1 trains on what older weights .* set algorithm.mismatch.correction to tis, icepop"),
+        (PPOConfig, {"stream": {"in_flight": "finish"}}, "in_flight=finish has no effect with max_staleness=0"),
+        (PPOConfig, CORRECTED | {"stream": {"max_staleness": 1, "deterministic": True}}, "deterministic=true with"),
+        (PPOConfig, {"stream": {"max_running": 5}}, "max_running=5 has no effect where a step"),
+        (PPOConfig, CORRECTED | {"stream": {"max_staleness": 1, "max_running": 128}}, "no more than 128 groups"),
+        (PPOConfig, CORRECTED | {"stream": {"max_staleness": 1}, "learner": {"lora": {}}},
+         "stream.in_flight=keep cannot be done with learner.lora"),
+        (PPOConfig, {"stream": {"oversample": 1.5}}, "stream.oversample=1.5 has no use without algorithm.dynamic_samp"),
+        (PPOConfig, {"stream": {"oversample": 0.5}}, "greater than or equal to 1"),
         (SFTConfig, {"learner": optimizer(warmup_steps=20)}, "warmup_steps=20 is not below the 20 optimizer steps"),
         (SFTConfig, {"learner": optimizer(betas=(0.9, 1.0))}, "less than 1"),
         (SFTConfig, {"eval_every_steps": 5}, "eval_every_steps=5 has no effect without eval_data"),
@@ -80,6 +91,11 @@ def test_refused(kind: type[RunConfig], changes: dict[str, Any], message: str) -
         (PPOConfig, {"learner": optimizer(warmup_steps=19, betas=(0.0, 0.999))}),
         (PPOConfig, {"algorithm": {"ppo_epochs": 2}, "learner": optimizer(warmup_steps=39)}),
         (PPOConfig, {"sampling": {"temperature": 0.01}}),
+        (PPOConfig, {"algorithm": GRPO | {"dynamic_sampling": {}}, "stream": {"oversample": 1.5}}),
+        (PPOConfig, CORRECTED | {"stream": {"max_staleness": 1, "max_running": 127, "in_flight": "recompute"}}),
+        (PPOConfig, CORRECTED | {"stream": {"max_staleness": 2, "in_flight": "finish"}, "learner": {"lora": {}}}),
+        (PPOConfig, {"stream": {"deterministic": False, "max_running": 8}}),
+        (PPOConfig, {"stream": {"deterministic": True}}),
         (SFTConfig, {"learner": optimizer(warmup_steps=19), "eval_data": DATA, "eval_every_steps": 5}),
         (EvaluateConfig, {"sampling": {"temperature": 0}, "baseline": MODEL}),
         (EvaluateConfig, {"sampling": {"top_p": 0.9}, "baseline": MODEL}),

@@ -73,7 +73,6 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         "algorithm.clip_range": 0.2,
         "algorithm.clip_range_high": 0.28,
         "algorithm.critic_warmup_steps": 0,
-        "algorithm.dynamic_sampling.max_rounds": 3,
         "algorithm.dynamic_sampling.min_spread": 0.3,
         "algorithm.kl_coef": 0.0,
         "algorithm.kl_horizon": 10000.0,

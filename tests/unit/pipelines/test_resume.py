@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmrlhf_ray.errors import ConfigError, RunError
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.resume import Start, begin, check_length, differences, finish, run_record
 from mmrlhf_ray.rewards.mixture import MixtureState
+from mmrlhf_ray.rollout.ledger import Consumed
 from mmrlhf_ray.schema import MEDIA
 from mmrlhf_ray.training.checkpoint import Manifest, publish, stage
 
@@ -372,9 +374,13 @@ def test_the_drivers_state_continues_under_the_settings_of_now(tmp_path: Path) -
     was = ppo(tmp_path)
     began = DriverState.start(was)
     cost = began.mixture.multipliers["harm"].update(2.0)
-    state = DriverState(16, began.kl.update(3.0, 100), MixtureState(began.mixture.moments, {"harm": cost}), {})
+    state = DriverState(
+        Consumed(18, (16, 3)), began.kl.update(3.0, 100), MixtureState(began.mixture.moments, {"harm": cost}), {}
+    )
     saved = json.loads(json.dumps(state.to_dict()))
     assert resumed(was, was, saved) == state, "nothing changed: to the bit"
+    earlier = {key: value for key, value in saved.items() if key != "consumed"} | {"cursor": 16}
+    assert resumed(was, was, earlier) == replace(state, consumed=Consumed(16)), "as an earlier version wrote it"
 
     now = resumed(ppo(tmp_path, **{"algorithm.kl_target": 9.0, "algorithm.kl_horizon": 8.0}), was, saved)
     assert (now.kl.kl_coef, now.kl.kl_target, now.kl.kl_horizon) == (state.kl.kl_coef, 9.0, 8.0)

@@ -54,7 +54,7 @@ def server(omni: Path, tmp_path: Path, rows: list[dict[str, Any]] | None = None,
 
 
 def taken(encoder: PromptEncoder, cursor: int, n: int) -> list[str]:
-    return encoder.take(cursor, n)[0].column("prompt_id").to_pylist()
+    return encoder.take(range(cursor, cursor + n))[0].column("prompt_id").to_pylist()
 
 
 def test_every_epoch_is_all_prompts_in_an_order_of_its_own(omni: Path, tmp_path: Path) -> None:
@@ -78,17 +78,20 @@ def test_prompts_with_more_media_than_the_sampler_takes_are_set_aside(omni: Path
             assert encoder.check_prompts() == most - 1
 
 
-def test_the_cursor_is_all_that_resuming_needs(omni: Path, tmp_path: Path) -> None:
+def test_positions_are_all_that_resuming_needs(omni: Path, tmp_path: Path) -> None:
     straight = taken(server(omni, tmp_path), 0, 18)
     resumed = server(omni, tmp_path)
     # Batches of another size, and across the end of an epoch, read the same sequence.
     assert taken(resumed, 5, 6) == straight[5:11]
     assert taken(resumed, 11, 7) == straight[11:18]
     assert taken(resumed, 0, 5) == straight[:5]
+    prompts, *_ = resumed.take([9, 2, 17])
+    assert prompts.column("prompt_id").to_pylist() == [straight[9], straight[2], straight[17]]
+    assert prompts.column("group_id").to_pylist() == [9, 2, 17]
 
 
 def test_a_group_is_a_position_so_a_prompt_drawn_twice_is_two_groups(omni: Path, tmp_path: Path) -> None:
-    prompts, *_ = server(omni, tmp_path).take(COUNT - 2, COUNT + 4)
+    prompts, *_ = server(omni, tmp_path).take(range(COUNT - 2, 2 * COUNT + 2))
     names, groups = (prompts.column(column).to_pylist() for column in ("prompt_id", "group_id"))
     assert len(set(names)) < len(names)
     assert groups == list(range(COUNT - 2, 2 * COUNT + 2))

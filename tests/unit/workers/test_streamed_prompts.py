@@ -42,7 +42,7 @@ def server(omni: Path, tmp_path: Path, file: Path, **changes: Any) -> PromptEnco
 
 
 def taken(encoder: PromptEncoder, cursor: int, n: int) -> list[str]:
-    table, media, features, _, stats = encoder.take(cursor, n)
+    table, media, features, _, stats = encoder.take(range(cursor, cursor + n))
     check(table, ENCODED_PROMPT, "test")
     assert stats.processor_calls <= n
     assert stats.media_bytes <= 1.1 * stats.media_bytes_unique
@@ -73,13 +73,13 @@ def test_same_prompts_as_when_they_are_held(omni: Path, tmp_path: Path) -> None:
     data = DataConfig(path=str(file), max_prompt_tokens=64)
     held = PromptEncoder(str(omni), data, read_records(data, PROMPT, tmp_path / "run"), tmp_path / "run", 0)
     held.check_prompts()
-    by_id = [{row["prompt_id"]: row for row in e.take(0, COUNT)[0].to_pylist()} for e in (streamed, held)]
+    by_id = [{row["prompt_id"]: row for row in e.take(range(COUNT))[0].to_pylist()} for e in (streamed, held)]
     assert by_id[0] == by_id[1]
 
 
 def test_the_records_of_what_was_taken(omni: Path, tmp_path: Path) -> None:
     encoder = server(omni, tmp_path, rows_file(tmp_path), check_rows=1)
-    table, _, _, records, _ = encoder.take(4, 6)
+    table, _, _, records, _ = encoder.take(range(4, 10))
     ids = table.column("prompt_id").to_pylist()
     assert check(records, PROMPT, "test").column("prompt_id").to_pylist() == ids
     assert [f"p{json.loads(extras)['gold']}" for extras in records.column("extras").to_pylist()] == ids
@@ -116,7 +116,7 @@ def test_a_bad_row_that_turns_up_stops_the_run(omni: Path, tmp_path: Path) -> No
     with pytest.raises(
         DataError, match=rf"rows.jsonl: a row cannot be used .*\n.*line {late + 1} \(p{late}\): prompt is"
     ):
-        encoder.take(30, 1)
+        encoder.take([30])
     with pytest.raises(DataError, match=rf"1 of {COUNT} rows cannot be used"):
         server(omni, tmp_path, file)
 
@@ -130,9 +130,9 @@ def test_nothing_but_bad_rows_is_an_error(omni: Path, tmp_path: Path) -> None:
 def test_a_small_cache_costs_no_second_call(omni: Path, tmp_path: Path) -> None:
     file = rows_file(tmp_path)
     encoder = server(omni, tmp_path, file, check_rows=1, encoder_cache_mb=1, spill_dir=str(tmp_path / "spill"))
-    first = encoder.take(0, COUNT)[4].processor_calls
+    first = encoder.take(range(COUNT))[4].processor_calls
     assert first <= COUNT
-    assert encoder.take(COUNT, COUNT)[4].processor_calls == 0, "spilled, or still in memory"
+    assert encoder.take(range(COUNT, 2 * COUNT))[4].processor_calls == 0, "spilled, or still in memory"
 
 
 def test_one_name_for_two_prompts_of_a_batch(omni: Path, tmp_path: Path) -> None:
@@ -140,12 +140,12 @@ def test_one_name_for_two_prompts_of_a_batch(omni: Path, tmp_path: Path) -> None
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     encoder = server(omni, tmp_path, tmp_path / "rows.jsonl", check_rows=1)
     with pytest.raises(DataError, match=r"prompt_id 'same' names another prompt in .*; give every prompt its own"):
-        encoder.take(0, 8)
+        encoder.take(range(8))
 
 
 def test_long_prompts_lose_text_where_asked(omni: Path, tmp_path: Path) -> None:
     file = rows_file(tmp_path, long=frozenset({5}))
     encoder = server(omni, tmp_path, file, over_long="truncate_text")
-    rows = {row["prompt_id"]: row for row in encoder.take(0, COUNT)[0].to_pylist()}
+    rows = {row["prompt_id"]: row for row in encoder.take(range(COUNT))[0].to_pylist()}
     assert len(rows) == COUNT
     assert 50 < len(rows["p5"]["prompt_token_ids"]) <= 64

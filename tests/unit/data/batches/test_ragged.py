@@ -17,6 +17,11 @@ def of(rows: list[list[float]]) -> Ragged:
     return Ragged.of_rows([np.array(row, np.float32) for row in rows])
 
 
+def test_rows_of_several_come_one_after_the_other() -> None:
+    parts = [[[1.0, 2.0], []], [[3.0]], [[], [4.0, 5.0]]]
+    assert lists(Ragged.concat([of(part) for part in parts])) == [row for part in parts for row in part]
+
+
 def test_rows_sums_and_means() -> None:
     ragged = of(ROWS)
     assert lists(ragged) == ROWS

@@ -1,0 +1,171 @@
+"""A fleet without models: the driver's side of every role is the real one, and behind it an actor answers at once, or
+after as long as a test wants. For what is about time and order, which models would only slow down."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from mmrlhf_ray.config import ModelReward, PPOConfig
+from mmrlhf_ray.data.batches.batching import PassBudget, Shard
+from mmrlhf_ray.data.batches.ragged import Ragged
+from mmrlhf_ray.rollout.batch import TakeStats
+from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.schema import ENCODED_PROMPT, FEATURES, MEDIA, PROMPT, ROLLOUT, check
+from mmrlhf_ray.weights.push import Pushed, Sent
+from mmrlhf_ray.workers.fleet import Fleet
+from mmrlhf_ray.workers.roles.answers import Answer
+from mmrlhf_ray.workers.roles.encoder import PromptServer
+from mmrlhf_ray.workers.roles.functions import Rewards
+from mmrlhf_ray.workers.roles.generator import Generators
+from mmrlhf_ray.workers.roles.learner import Learners, Updated
+from mmrlhf_ray.workers.roles.reference import References
+from mmrlhf_ray.workers.roles.scorer import Scorers
+
+PROMPTS = 40
+"""Different ones; a position beyond shows one again."""
+
+
+class Light:
+    """Every role of a run in one actor: it samples responses of one to four tokens, and answers for the rest."""
+
+    def __init__(self) -> None:
+        self._times, self._version, self._running = Times(), 0, 0
+        self._updates: list[list[tuple[int, int]]] = []
+
+    async def reset(self, times: "Times") -> None:
+        """As if it had just started."""
+        self._times, self._version, self._updates = times, 0, []
+
+    async def updates(self) -> list[list[tuple[int, int]]]:
+        """Of each update: position of each group, and the version that sampled it."""
+        return self._updates
+
+    async def generate(
+        self, prompts: pa.Table, media: pa.Table, n_samples: int, together: bool
+    ) -> tuple[pa.Table, float]:
+        """As Generator's; takes up to ten times as long for some positions than for others."""
+        self._running += 1
+        rows = [self._row(row, k) for row in prompts.to_pylist() for k in range(n_samples)]
+        dice = np.random.default_rng(rows[0]["group_id"]).random() if rows else 0.0
+        await asyncio.sleep(self._times.generate_s * (0.2 + 1.8 * dice**4))
+        self._running -= 1
+        return pa.Table.from_pylist(rows, schema=ROLLOUT), self._times.generate_s
+
+    def _row(self, prompt: dict[str, Any], number: int) -> dict[str, Any]:
+        shared = ("group_id", "prompt_id", "task", "modality", "prompt_token_ids", "facts_token_ids", "media_ids")
+        tokens, version = 1 + (prompt["group_id"] + number) % 4, self._version
+        return {name: prompt[name] for name in shared} | {
+            "sample_id": f"{prompt['group_id']}/{number}",
+            "policy_version": version,
+            "versions": [{"version": version, "start": 0, "end": tokens}],
+            "response_token_ids": [number] * tokens,
+            "response_mask": [True] * tokens,
+            "rollout_logprobs": [-1.0] * tokens,
+            "finish_reason": "stop",
+        }
+
+    async def start_weight_update(self, in_flight: str) -> None:
+        """As Generator's: waits for what is running where `in_flight` is `finish`."""
+        while in_flight == "finish" and self._running:
+            await asyncio.sleep(0.001)
+
+    async def finish_weight_update(self, policy_version: int) -> Pushed:
+        """As Generator's."""
+        self._version = policy_version
+        return Pushed(policy_version, "", frozenset())
+
+    @ray.method(num_returns=5)
+    async def take(self, positions: Sequence[int]) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]:
+        """As PromptEncoder's."""
+        rows = [
+            {"group_id": p, "prompt_id": f"p{p % PROMPTS}", "task": "t", "modality": "text",
+             "prompt_token_ids": [7, p % PROMPTS], "collapsed_token_ids": [7], "facts_token_ids": [], "media_ids": []}
+            for p in positions
+        ]  # fmt: skip
+        table = pa.Table.from_pylist(rows, schema=ENCODED_PROMPT)
+        return table, MEDIA.empty_table(), FEATURES.empty_table(), PROMPT.empty_table(), TakeStats(0.0, 1, 1, 0)
+
+    async def score(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+        """As Scorer's: some groups score alike, some have no score."""
+        rows = check(rollouts, ROLLOUT, "score").take(list(shard.rows)).to_pylist()
+        return Ragged.of_rows([np.array([self._score(row), 0.0]) for row in rows]), 0.0
+
+    def _score(self, row: dict[str, Any]) -> float:
+        times = self._times
+        if times.unscored_every and row["group_id"] % times.unscored_every == times.unscored_every - 1:
+            return float("nan")
+        if times.alike_every and row["group_id"] % times.alike_every == 0:
+            return 0.5
+        return float(row["response_token_ids"][0])
+
+    async def logprobs(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+        """As Reference's."""
+        return Ragged.of_column(rollouts.take(list(shard.rows)).column("rollout_logprobs")), 0.0
+
+    async def infer(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+        """As Learner's."""
+        return await self.logprobs(rollouts, features, shard)
+
+    async def update(self, experience: pa.Table, features: pa.Table, shard: Shard, *settings: Any) -> Updated:
+        """As Learner's; notes positions and versions of the groups."""
+        pairs = zip(*(experience.column(name).to_pylist() for name in ("group_id", "policy_version")), strict=True)
+        self._updates.append(list(dict.fromkeys(pairs)))
+        await asyncio.sleep(self._times.update_s)
+        names = ("policy_loss", "tokens", "clip_fraction", "approx_kl", "ratio", "ratio_max", "grad_norm")
+        return Updated(dict.fromkeys(names, 1.0), self._times.update_s, None)
+
+    async def push_weights(self, generators: Sequence[Any], bucket_bytes: int, deadline_s: float) -> Sent:
+        """As Learner's."""
+        return Sent("", frozenset(), 1)
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long things take, and what comes of groups."""
+
+    generate_s: float = 0.0
+    update_s: float = 0.0
+    alike_every: int = 0
+    """Every this many groups score alike; 0 = none does."""
+    unscored_every: int = 0
+    """Every this many groups have no score."""
+
+
+def configuration(**keys: Any) -> PPOConfig:
+    """Of a GRPO run of four groups a step, with a correction."""
+    algorithm = {"advantage_estimator": "grpo", "prompts_per_step": 4, "n_samples_per_prompt": 2, "mini_batch_size": 8,
+                 "mismatch": {"correction": "tis"}}  # fmt: skip
+    reward = {"name": "r", "kind": "model", "model": {"path": "none"}, "on_missing": "drop"}
+    return PPOConfig.model_validate(
+        {
+            "name": "light",
+            "policy": {"path": "none"},
+            "data": {"path": "none"},
+            "rewards": [reward],
+            "deadlines": {"stage_s": 60.0},
+            **keys,
+            "algorithm": algorithm | keys.get("algorithm", {}),
+        }
+    )
+
+
+def light_fleet(light: Any, cfg: PPOConfig, times: Times) -> Fleet:
+    """A fleet all of whose roles are `light`, an actor that is as if it had just started; with two generators."""
+    ray.get(light.reset.remote(times))
+    group, budget = ActorGroup(("light-0",), (light,)), PassBudget(4096)
+    models = tuple(reward for reward in cfg.rewards if isinstance(reward, ModelReward))
+    deadline_s = cfg.deadlines.stage_s
+    return Fleet(
+        prompts=PromptServer(group, deadline_s),
+        generators=Generators(ActorGroup(("generator-0", "generator-1"), (light, light)), deadline_s),
+        rewards=Rewards(Scorers(group, budget, deadline_s), models, None),
+        references=References(group, budget, deadline_s),
+        policy=Learners(group, budget, deadline_s),
+        critic=None,
+        bucket_bytes=1,
+    )

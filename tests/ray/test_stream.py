@@ -1,0 +1,136 @@
+"""The stream of a run, with real actors that answer without models: which groups are trained on, when, and once."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from mmrlhf_ray.config import PPOConfig
+from mmrlhf_ray.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.pipelines.ppo.state import DriverState
+from mmrlhf_ray.pipelines.ppo.step import Step, ppo_step
+from mmrlhf_ray.pipelines.ppo.stream import Stream
+from mmrlhf_ray.runtime.session import SessionInfo
+from tests.ray.light_fleet import Light, Times, configuration, light_fleet
+
+
+@pytest.fixture(scope="module")
+def light(session: SessionInfo) -> Iterator[Any]:
+    """An actor that all fleets here are made of."""
+    handle = ray.remote(Light).options(num_cpus=0, max_concurrency=1000).remote()
+    yield handle
+    ray.kill(handle)
+
+
+def run(light: Any, cfg: PPOConfig, **times: Any) -> tuple[list[Step], list[list[tuple[int, int]]]]:
+    """All steps, and of each update the groups: position and version that sampled it."""
+    fleet, state, steps = light_fleet(light, cfg, Times(**times)), DriverState.start(cfg), []
+    stream = Stream(fleet, cfg, state, 0)
+    for _ in range(cfg.steps):
+        steps.append(ppo_step(fleet, stream, cfg, state))
+        state = steps[-1].state
+    return steps, ray.get(light.updates.remote())
+
+
+def positions(updates: list[list[tuple[int, int]]]) -> list[list[int]]:
+    return [[position for position, _ in update] for update in updates]
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_in_turns_each_step_trains_on_its_own_prompts(light: Any, deterministic: bool) -> None:
+    cfg = configuration(steps=5, stream={"deterministic": deterministic})
+    steps, updates = run(light, cfg, generate_s=0.02)
+    assert positions(updates) == [list(range(4 * n, 4 * n + 4)) for n in range(5)]
+    for number, (step, update) in enumerate(zip(steps, updates, strict=True)):
+        assert {version for _, version in update} == {number}
+        assert step.metrics["staleness_max"] == 0.0
+        assert step.metrics["responses"] == 8.0
+    assert steps[-1].state.consumed.next == 20, "nothing is drawn beyond the end"
+
+
+@pytest.mark.parametrize(("max_staleness", "in_flight"), [(1, "keep"), (2, "finish")])
+def test_nothing_older_than_allowed_is_trained_and_nothing_twice(
+    light: Any, max_staleness: int, in_flight: str
+) -> None:
+    cfg = configuration(steps=20, stream={"max_staleness": max_staleness, "in_flight": in_flight})
+    steps, updates = run(light, cfg, generate_s=0.05, update_s=0.03)
+    trained = [position for update in positions(updates) for position in update]
+    assert sorted(trained) == list(range(80))
+    ages = Counter(number - version for number, update in enumerate(updates) for _, version in update)
+    assert max(ages) == max_staleness
+    assert min(ages) >= 0
+    shares = [sum(s.metrics.get(f"staleness_{age}", 0.0) for s in steps) for age in range(max_staleness + 1)]
+    assert [round(share * 4) for share in shares] == [ages[age] for age in range(max_staleness + 1)]
+    assert all(step.metrics["seconds_draw_to_train_p99"] >= step.metrics["seconds_draw_to_train_p50"] for step in steps)
+    assert all(step.metrics["dropped_stale"] == 0.0 for step in steps)
+
+
+def test_learning_and_sampling_go_on_at_the_same_time(light: Any) -> None:
+    """What a step takes out of the buffer was sampled while the steps before it learned."""
+    cfg = configuration(steps=10, stream={"max_staleness": 1})
+    steps, _ = run(light, cfg, generate_s=0.1, update_s=0.2)
+    waited = [step.metrics["seconds_draw_to_train_p50"] for step in steps[2:]]
+    assert min(waited) > 0.15, "asked for before the update of the step before was over"
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_what_teaches_nothing_is_replaced_exactly(light: Any, deterministic: bool) -> None:
+    cfg = configuration(
+        steps=6, algorithm={"dynamic_sampling": {}}, stream={"deterministic": deterministic, "oversample": 1.5}
+    )
+    steps, updates = run(light, cfg, alike_every=3, unscored_every=5)
+    trained = [position for update in positions(updates) for position in update]
+    assert all(len(update) == 4 for update in updates)
+    assert len(set(trained)) == len(trained)
+    assert all(position % 3 and position % 5 != 4 for position in trained)
+    left = sum(step.metrics[f"dropped_{why}"] for step in steps for why in ("filtered", "missing_score"))
+    used_up = set(range(steps[-1].state.consumed.next)) - set(steps[-1].state.consumed.unfinished)
+    assert used_up == set(trained) | {p for p in used_up if p % 3 == 0 or p % 5 == 4}, "none is lost"
+    assert left <= len(used_up) - len(trained), "what is left out while the last step learns is in no metric"
+    if deterministic:
+        assert left == len(used_up) - len(trained)
+        assert positions(run(light, cfg, alike_every=3, unscored_every=5)[1]) == positions(updates)
+
+
+def test_where_nothing_can_be_learned_the_run_ends_and_says_so(light: Any) -> None:
+    cfg = configuration(steps=2, algorithm={"dynamic_sampling": {}}, stream={"max_dropped": 2})
+    with pytest.raises(
+        RunError, match=r"12 groups were left out for one step of 4 \(filtered: 12\), more than stream.m"
+    ):
+        run(light, cfg, alike_every=1)
+    with pytest.raises(RunError, match="no score for any of the step's first 4 prompts\nreward 'r' "):
+        run(light, configuration(steps=2), unscored_every=1)
+
+
+def test_random_kills_of_the_driver_train_every_group_once(light: Any) -> None:
+    """tests/unit/rollout/test_ledger.py does the same for 200 steps on a simulated clock."""
+    max_staleness = 2
+    cfg = configuration(steps=60, algorithm={"dynamic_sampling": {}}, stream={"max_staleness": max_staleness})
+    every, rng, trained, kills, done = 5, np.random.default_rng(3), [], 0, 0
+    saved, fleet = DriverState.start(cfg), light_fleet(light, cfg, Times(generate_s=0.005, alike_every=4))
+    while done < cfg.steps:
+        fleet.push(done)  # a new driver brings the generators to its checkpoint's weights
+        state, stream, dies_after = saved, Stream(fleet, cfg, saved, done), int(rng.integers(1, 15))
+        before = len(ray.get(light.updates.remote())) - done
+        for step in range(done, min(done + dies_after, cfg.steps)):
+            state = ppo_step(fleet, stream, cfg, state).state
+            assert len(state.consumed.unfinished) <= (max_staleness + 2) * 4, "no burst; a batch ahead is encoded"
+            if (step + 1) % every == 0 or step + 1 == cfg.steps:
+                trained += ray.get(light.updates.remote())[before + done :]
+                saved, done = state, step + 1
+        kills += 1
+    assert kills > 5
+    flat = [position for update in positions(trained) for position in update]
+    assert len(flat) == len(set(flat)) == 240
+    used_up = set(range(saved.consumed.next)) - set(saved.consumed.unfinished)
+    assert used_up - set(flat) == {position for position in used_up if position % 4 == 0}
+    assert all(0 <= number - version <= max_staleness for number, update in enumerate(trained) for _, version in update)
+
+
+def test_who_is_silent_is_named(light: Any) -> None:
+    cfg = configuration(steps=1, stream={"deterministic": False}, deadlines={"stage_s": 1.0})
+    with pytest.raises(DeadlineExceeded, match=r"nothing came for 1 s from generator-0, generator-1; raise deadlines"):
+        run(light, cfg, generate_s=30.0)
