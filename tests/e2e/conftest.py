@@ -67,7 +67,7 @@ def ppo_job(model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path_fa
     directory = tmp_path_factory.mktemp("job")
     _with_bad_rows(data_dir / "prompts_train", directory / "prompts")
     small, pair = {"num_cpus": 0.2}, {"num_cpus": 0.2, "replicas": 2}
-    learner = {"engine": {"zero_stage": 2, "max_padding_share": 0.3}, "optimizer": {"lr": 2e-4}}
+    learner = {"engine": {"zero_stage": 2}, "optimizer": {"lr": 2e-4}}
     job: dict[str, Any] = {
         "job": "ppo",
         "name": "run",
