@@ -4,6 +4,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A frozen, closed part of a configuration: unknown keys are errors."""
+    """A frozen, closed part of a configuration: unknown keys are errors.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    Validators are built at the first use: an actor is handed its parts made, and would build those of all jobs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

@@ -7,12 +7,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import transformers.utils
 from torch import Tensor
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from mmrlhf_ray.errors import ModelError
-from mmrlhf_ray.models.families.clips import Tower
-from mmrlhf_ray.models.families.shared import SharedRows
+# transformers imports scikit-learn and SciPy where they are installed, for assisted generation and for the losses of
+# object detection: nothing of ours, and a sixth of the time that a role takes to start. It must be told before that.
+transformers.utils.is_sklearn_available = transformers.utils.is_scipy_available = lambda: False
+
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin  # noqa: E402
+
+from mmrlhf_ray.errors import ModelError  # noqa: E402
+from mmrlhf_ray.models.families.clips import Tower  # noqa: E402
+from mmrlhf_ray.models.families.shared import SharedRows  # noqa: E402
 
 
 class ModelAdapter(Protocol):

@@ -4,16 +4,19 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from mmrlhf_ray.config.base import LoRAConfig
 from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.adapter import ModelAdapter
 from mmrlhf_ray.models.headed import HeadedModel
+
+if TYPE_CHECKING:  # peft takes a while to import, and most roles have no adapter
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
 
 _ADAPTER = "default"
 """The name that peft gives an unnamed adapter."""
@@ -48,6 +51,8 @@ def add_lora(model: HeadedModel, adapter: ModelAdapter, config: LoRAConfig, *, t
 
     Raises ModelError for a target that is not a linear layer of the language model.
     """
+    from peft import inject_adapter_in_model
+
     check_targets(model.backbone, adapter, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -55,8 +60,10 @@ def add_lora(model: HeadedModel, adapter: ModelAdapter, config: LoRAConfig, *, t
     model.head.requires_grad_(train_head)
 
 
-def peft_config(adapter: ModelAdapter, config: LoRAConfig, base: str | None = None) -> LoraConfig:
+def peft_config(adapter: ModelAdapter, config: LoRAConfig, base: str | None = None) -> "LoraConfig":
     """The same adapter as a configuration of peft. `base`: directory of the model that it belongs to."""
+    from peft import LoraConfig
+
     return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # peft only divides it
@@ -136,5 +143,9 @@ def _is_lora(name: str) -> bool:
     return ".lora_A." in name or ".lora_B." in name
 
 
-def _layers(model: nn.Module) -> dict[str, LoraLayer]:
+def _layers(model: nn.Module) -> "dict[str, LoraLayer]":
+    if not any(_is_lora(name) for name, _ in model.named_parameters()):
+        return {}
+    from peft.tuners.lora import LoraLayer
+
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}

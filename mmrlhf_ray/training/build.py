@@ -1,4 +1,4 @@
-"""One way to build a model: one that a group of ranks trains, with what gets it out again, or one that only answers."""
+"""One way to build a model that a group of ranks trains, with what gets it out again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,10 @@ from mmrlhf_ray.models import (
     export_lora,
     export_model,
     freeze_parts,
-    load_policy,
     parameter_groups,
 )
 from mmrlhf_ray.training.engine import TrainEngine, partitioned_loading
-from mmrlhf_ray.training.logprobs import ResponseLogprobs
-from mmrlhf_ray.training.passes import Inference, Passes, device_map
+from mmrlhf_ray.training.passes import Passes
 
 
 class Trainable(Protocol):
@@ -97,13 +95,3 @@ def build_trained(
     engine = TrainEngine(loaded, learner.engine, learner.optimizer, optimizer_steps, dtype, device, groups)
     engine.train(False)
     return Trained(encoder, engine, Passes(engine, encoder, device), Path(model.path), scalar, learner.lora)
-
-
-def frozen_policy(
-    model: ModelConfig, temperature: float, device: str, allowed: Sequence[str] = ()
-) -> tuple[Passes, ResponseLogprobs]:
-    """The policy in `model.path`, which only answers, and what reads its log-probabilities. `allowed`: as of
-    load_encoder(). Raises ModelError."""
-    encoder = load_encoder(model.path, allowed=allowed)
-    policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.dtype), device_map(device))
-    return Passes(Inference(policy), encoder, torch.device(device)), ResponseLogprobs(encoder, temperature)

@@ -1,11 +1,17 @@
-"""Log-probabilities of the response tokens of a pass."""
+"""Log-probabilities of the response tokens of a pass, and a frozen policy that they are asked of."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mmrlhf_ray.algorithms.logprobs import token_logprobs, token_logprobs_and_entropy
+from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.data.batches.collate import Batch
-from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
+from mmrlhf_ray.models import load_policy
+from mmrlhf_ray.training.passes import Inference, Passes, device_map
 
 
 class ResponseLogprobs:
@@ -27,3 +33,13 @@ class ResponseLogprobs:
     def _banned_on(self, device: torch.device) -> Tensor:
         self._banned = self._banned.to(device)
         return self._banned
+
+
+def frozen_policy(
+    model: ModelConfig, temperature: float, device: str, allowed: Sequence[str] = ()
+) -> tuple[Passes, ResponseLogprobs]:
+    """The policy in `model.path`, which only answers, and what reads its log-probabilities. `allowed`: as of
+    load_encoder(). Raises ModelError."""
+    encoder = load_encoder(model.path, allowed=allowed)
+    policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.dtype), device_map(device))
+    return Passes(Inference(policy), encoder, torch.device(device)), ResponseLogprobs(encoder, temperature)

@@ -14,13 +14,18 @@ from mmrlhf_ray.data.batches.dummy import dummy_rows
 from mmrlhf_ray.data.batches.lines import collate_lines
 from mmrlhf_ray.data.encoding.encode import Encoder, Features
 from mmrlhf_ray.models import HeadedModel
-from mmrlhf_ray.training.engine import TrainEngine
 
 
 class Forward(Protocol):
     """A model that can be run: a TrainEngine, or a HeadedModel that only answers."""
 
     def forward(self, select: Tensor, **inputs: Tensor) -> Tensor: ...
+
+
+class Learning(Forward, Protocol):
+    """A model that learns: a TrainEngine. Those who only answer need not import DeepSpeed."""
+
+    def backward(self, loss: Tensor, *, last: bool) -> None: ...
 
 
 LossFunction = Callable[[Tensor, Batch, Sequence[int]], tuple[Tensor, Stats]]
@@ -84,7 +89,7 @@ class Passes:
 
 
 def train_step(
-    engine: TrainEngine,
+    engine: Learning,
     passes: Passes,
     rows: Sequence[TokenRow],
     features: Mapping[str, Features],

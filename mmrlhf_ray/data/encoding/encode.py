@@ -5,16 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import ProcessorMixin
 
 from mmrlhf_ray.config.base import MostMedia
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.media import Clip, MediaRow
 from mmrlhf_ray.data.media.decode_pool import DecodeSettings, decode_pool
 from mmrlhf_ray.models import ModelAdapter, SpecialTokens, adapter_for, load_processor, special_tokens
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 Features = dict[str, np.ndarray]
 
@@ -54,7 +56,7 @@ class Encoder:
     """A model family's processor with what is needed to use it."""
 
     adapter: ModelAdapter
-    processor: ProcessorMixin
+    processor: "ProcessorMixin"
     special: SpecialTokens
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
 

@@ -16,7 +16,7 @@ from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import ROLLOUT, check
-from mmrlhf_ray.training.build import frozen_policy
+from mmrlhf_ray.training.logprobs import frozen_policy
 from mmrlhf_ray.training.passes import Passes
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 

@@ -10,7 +10,7 @@ from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.batches.ragged import Ragged, gather, offsets_of
 from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
 from mmrlhf_ray.schema import TRAINING_ROW, check
-from mmrlhf_ray.training.build import frozen_policy
+from mmrlhf_ray.training.logprobs import frozen_policy
 
 REF_LOGPROBS = pa.schema([TRAINING_ROW.field("row"), TRAINING_ROW.field("ref_logprobs")])
 """The schema of its answers."""
