@@ -53,6 +53,9 @@ except OSError:
     sys.exit(mismatch)
 """
 
+_PATIENCE_S = 900.0
+"""For a Python that imports all of the stack: a minute on a cold disk, many on a crowded machine."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -323,5 +326,11 @@ def _version(distribution: str) -> str | None:
 
 
 def _python(code: str) -> "subprocess.CompletedProcess[str]":
-    """Run `code` in a fresh interpreter of this environment."""
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    """Run `code` in a fresh interpreter of this environment. One that is silent for too long has failed."""
+    command = [sys.executable, "-c", code]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(
+            command, 1, "", f"no answer within {_PATIENCE_S:.0f} s: is the machine busy?"
+        )

@@ -79,6 +79,12 @@ def test_fix_closes_a_token_that_others_can_read(monkeypatch: pytest.MonkeyPatch
     assert doctor.check_ray_token().status == "ok"
 
 
+def test_imports_without_an_end_are_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_PATIENCE_S", 0.0)
+    found = doctor.check_imports()
+    assert (found.status, found.found) == ("fail", "no answer within 0 s: is the machine busy?")
+
+
 def test_authentication_turned_off_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert doctor.check_ray_token().status == "warn"
