@@ -1,9 +1,13 @@
-"""Model directories, written once per session."""
+"""Model directories, written once per session, and a learner group of one rank."""
 
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.demo.families import FAMILIES
@@ -67,3 +71,17 @@ def family_encoder(family_dir: Path) -> Encoder:
 def family_policy(family_dir: Path, family_encoder: Encoder) -> HeadedModel:
     """The model that goes with `family_encoder`."""
     return load_policy(family_encoder.adapter, family_dir, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def process_group() -> Iterator[None]:
+    """gloo with one rank; the environment is as before afterwards."""
+    from mmrlhf_ray.training.engine import init_process_group  # DeepSpeed, which few tests need
+
+    before = dict(os.environ)
+    listener = socket.create_server(("127.0.0.1", 0))
+    init_process_group(0, 1, "127.0.0.1", listener.getsockname()[1], torch.device("cpu"), listener)
+    yield
+    dist.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)

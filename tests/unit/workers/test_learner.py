@@ -19,7 +19,6 @@ from mmrlhf_ray.training.build import build_trained
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
 from mmrlhf_ray.workers.roles.learner import Learner, LearnerSpec
 from tests.unit.tiny import mixed_media, mixed_rows, rollout_table
-from tests.unit.training.conftest import process_group as process_group  # one rank, as the learner's own
 
 GROUPS = [0, 0, 0, 1, 2, 2, 2, 2, 3, 4, 4]
 ALGORITHM = AlgorithmConfig(kl_in="loss", kl_estimator="k3", kl_coef=0.1, entropy_coef=0.01)
