@@ -125,7 +125,10 @@ class Stream:
 
     def _flow(self) -> None:
         """Start all that can be started; nothing waits, but for a step whose groups are sampled together."""
-        self._admit_together() if self._in_turns else self._admit()
+        if self._in_turns:
+            self._admit_together()
+        else:
+            self._admit()
         if self._sampled and len(self._judging) < _JUDGED_AT_ONCE:
             rollouts, self._sampled = concat_rollouts(self._sampled), []
             self._judging.append(ask_judges(self._fleet, self._cfg, rollouts, self.version))
