@@ -68,6 +68,8 @@ def start_engine(
         distributed_executor_backend="uni" if config.tensor_parallel_size == 1 else "mp",
         enforce_eager=config.enforce_eager,
         block_size=config.block_size or (_CPU_BLOCK if current_platform.is_cpu() else None),
+        # A prompt of which a pass takes only a part winds back its request's dice, which those of CPUs cannot.
+        enable_chunked_prefill=False if current_platform.is_cpu() else None,
         enable_prefix_caching=True,
         logprobs_mode="processed_logprobs",
         weight_transfer_config={"backend": OBJECT_STORE},
