@@ -8,6 +8,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,9 +70,21 @@ def build(seconds: float = _BUILD_S) -> None:
         return
     directory = Path(_get_build_directory(_NAME, verbose=False))
     until = time.monotonic() + seconds
-    with _alone(directory.with_name(f"{_NAME}.building"), until):
+    with _alone(directory.with_name(f"{_NAME}.building"), until), _own_ninja():
         _wait_for_others(directory / _LOCK, until)
         builder.load(verbose=False)
+
+
+@contextmanager
+def _own_ninja() -> Iterator[None]:
+    """This environment's `ninja` is found first: one of another version compiles anew what this one has compiled, and
+    the other way round, whenever some processes find one and some the other."""
+    before = os.environ.get("PATH", os.defpath)
+    os.environ["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), before))
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 @contextmanager

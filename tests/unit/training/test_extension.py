@@ -1,5 +1,6 @@
 """Nobody waits for a compiler that is gone; whoever compiles is waited for, but not forever."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def test_one_process_at_a_time(directory: Path) -> None:
         pytest.fail("two at a time")
     with extension._alone(path, 0.0):
         pass
+
+
+def test_all_processes_find_one_ninja(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "ninja"
+    other.write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert shutil.which("ninja") == str(other)
+    with extension._own_ninja():
+        assert shutil.which("ninja") == str(Path(sys.executable).with_name("ninja"))
+    assert shutil.which("ninja") == str(other)
 
 
 def test_doctor_knows_what_is_there(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
