@@ -95,7 +95,7 @@ def start(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> Runn
     return Running(process, mark)
 
 
-def mmrlhf(*arguments: str, cwd: Path, timeout_s: float = 180.0) -> Finished:
+def mmrlhf(*arguments: str, cwd: Path, timeout_s: float = 600.0) -> Finished:
     """Run the command to its end."""
     return start(*arguments, cwd=cwd).finish(timeout_s)
 

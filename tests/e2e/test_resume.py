@@ -21,7 +21,7 @@ def test_a_killed_run_resumes_where_its_checkpoint_is(submitted: Submitted, ppo_
     run_dir = tmp_path / "run"
     arguments = ["ppo", str(ppo_job), f"output_dir={tmp_path}"]
     killed = start(*arguments, cwd=tmp_path)
-    until = time.monotonic() + 240
+    until = time.monotonic() + 900
     while not any(row["step"] == KILL_AFTER_STEP for row in read_metrics(run_dir)):
         assert killed.process.poll() is None, killed.process.communicate()
         assert time.monotonic() < until
@@ -36,7 +36,7 @@ def test_a_killed_run_resumes_where_its_checkpoint_is(submitted: Submitted, ppo_
     before = read_metrics(run_dir)
     assert not (run_dir / "model").exists()
 
-    resumed = mmrlhf(*arguments, "--resume", cwd=tmp_path, timeout_s=600)
+    resumed = mmrlhf(*arguments, "--resume", cwd=tmp_path, timeout_s=900)
     assert resumed.returncode == 0, resumed.err
     after = read_metrics(run_dir)
     assert [row["step"] for row in after] == list(range(STEPS))
