@@ -69,13 +69,13 @@ def local_cluster(extra: Mapping[str, str] | None = None) -> Iterator[Cluster]:
             yield Cluster(*urls, token, directory)
         finally:
             head.send_signal(signal.SIGTERM)
-            head.wait(timeout=60)
+            head.wait(timeout=300)
             left = processes.end_marked(mark, 30)
         assert left == []
 
 
 def _wait_until_started(head: "subprocess.Popen[bytes]", log: Path) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while "Ray runtime started" not in log.read_text():
         assert head.poll() is None, log.read_text()
         assert time.monotonic() < until, log.read_text()
