@@ -97,6 +97,6 @@ def test_missing_scores_costs_and_refilled_prompts_in_one_run_that_resumes(
 
 
 def _learnt(row: dict[str, float]) -> dict[str, float]:
-    """What depends neither on the time of day nor on what is in caches."""
-    of_time = ("seconds_", "idle_", "tokens_per_second_")
-    return {n: v for n, v in row.items() if n not in ("time", "processor_calls") and not n.startswith(of_time)}
+    """What depends neither on the time of day, nor on caches, nor on which prompts were encoded together."""
+    other = ("time", "processor_calls", "media_bytes", "seconds_", "idle_", "tokens_per_second_")
+    return {name: value for name, value in row.items() if not name.startswith(other)}
