@@ -20,7 +20,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from mmrlhf_ray.data.batches.batching import MicroBatch, PassBudget, Prompts, one_pass_plan, padding_share
+from mmrlhf_ray.data.batches.batching import MicroBatch, PassBudget, SharedPrompts, one_pass_plan, padding_share
 from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
 from mmrlhf_ray.data.batches.lines import collate_lines
 from mmrlhf_ray.data.encoding.encode import Encoder, Features, RawMedia, encode_prompt, load_encoder
@@ -43,8 +43,8 @@ class Work:
     groups: list[int]
 
     @property
-    def prompts(self) -> Prompts:
-        return Prompts(self.groups, [len(row.context) for row in self.rows])
+    def prompts(self) -> SharedPrompts:
+        return SharedPrompts(self.groups, [len(row.context) for row in self.rows])
 
     def plan(self, *, shared: bool, padding: float) -> tuple[tuple[MicroBatch, ...], float]:
         """The passes of one rank, and the share of their positions that is padding."""

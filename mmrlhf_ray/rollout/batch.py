@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from mmrlhf_ray.data.batches.batching import Prompts as SharedPrompts
-from mmrlhf_ray.data.batches.batching import media_kinds
+from mmrlhf_ray.data.batches.batching import SharedPrompts, media_kinds
 from mmrlhf_ray.data.batches.ragged import row_lengths
 
 

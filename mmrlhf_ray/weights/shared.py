@@ -40,6 +40,3 @@ class SharedBuffer:
             target[: payload.nbytes] = payload
             del target  # a map cannot be closed while an array looks at it
         return SharedBucket(layout, f"/proc/{os.getpid()}/fd/{self._file}", payload.nbytes)
-
-    def close(self) -> None:
-        os.close(self._file)

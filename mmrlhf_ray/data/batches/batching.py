@@ -27,7 +27,7 @@ class PassBudget:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class SharedPrompts:
     """What rows have in common."""
 
     groups: Sequence[int]
@@ -74,7 +74,7 @@ def plan_shards(
     steps: Sequence[Sequence[int]],
     n_ranks: int,
     budget: PassBudget,
-    prompts: Prompts | None = None,
+    prompts: SharedPrompts | None = None,
 ) -> list[Shard]:
     """Divide rows among ranks and passes.
 
@@ -86,7 +86,7 @@ def plan_shards(
     check_lengths(lengths, budget)
     own: list[list[int]] = [[] for _ in range(n_ranks)]
     plans: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(n_ranks)]
-    known = prompts or Prompts(range(len(lengths)), [0] * len(lengths))
+    known = prompts or SharedPrompts(range(len(lengths)), [0] * len(lengths))
     for step in steps:
         if budget.shared:
             passes = _in_lines(step, lengths, known, n_ranks, budget)
@@ -101,7 +101,7 @@ def plan_shards(
 
 
 def _in_lines(
-    step: Sequence[int], lengths: Sequence[int], prompts: Prompts, n_ranks: int, budget: PassBudget
+    step: Sequence[int], lengths: Sequence[int], prompts: SharedPrompts, n_ranks: int, budget: PassBudget
 ) -> list[list[MicroBatch]]:
     """Of each rank. Groups stay together unless one is too large for a rank's share or for a pass."""
     pieces = _pieces(step, lengths, prompts, n_ranks, budget)
@@ -111,7 +111,7 @@ def _in_lines(
 
 
 def _pieces(
-    step: Sequence[int], lengths: Sequence[int], prompts: Prompts, n_ranks: int, budget: PassBudget
+    step: Sequence[int], lengths: Sequence[int], prompts: SharedPrompts, n_ranks: int, budget: PassBudget
 ) -> list[list[int]]:
     """The rows of each group, in as many pieces as make a good share of a rank and fit into a pass."""
     groups: dict[int, list[int]] = {}
@@ -244,7 +244,7 @@ def one_pass_plan(
     kinds: Sequence[frozenset[str]],
     n_ranks: int,
     budget: PassBudget,
-    prompts: Prompts | None = None,
+    prompts: SharedPrompts | None = None,
 ) -> list[Shard]:
     """plan_shards() for work without optimizer steps: every row once."""
     return plan_shards(lengths, kinds, [range(len(lengths))], n_ranks, budget, prompts)
@@ -255,9 +255,9 @@ def media_kinds(modality: str) -> frozenset[str]:
     return frozenset(modality.split("+")) - {"text"}
 
 
-def padding_share(shards: Sequence[Shard], lengths: Sequence[int], prompts: Prompts | None = None) -> float:
+def padding_share(shards: Sequence[Shard], lengths: Sequence[int], prompts: SharedPrompts | None = None) -> float:
     """Share of the positions that go through the model which are padding. `prompts`: as of plan_shards()."""
-    known = prompts or Prompts(range(len(lengths)), [0] * len(lengths))
+    known = prompts or SharedPrompts(range(len(lengths)), [0] * len(lengths))
     padded = real = 0
     for shard in shards:
         for micro_batch in (micro_batch for step in shard.steps for micro_batch in step):

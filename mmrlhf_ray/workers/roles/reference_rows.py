@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from mmrlhf_ray.config.base import ModelConfig
-from mmrlhf_ray.data.batches.batching import PassBudget, Prompts, media_kinds, one_pass_plan
+from mmrlhf_ray.data.batches.batching import PassBudget, SharedPrompts, media_kinds, one_pass_plan
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.batches.ragged import Ragged, gather, offsets_of
 from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
@@ -34,7 +34,7 @@ class ReferenceRows:
             kinds += [media_kinds(row["modality"])] * len(row["responses_token_ids"])
             sizes.append(len(row["responses_token_ids"]))
             owners += [number] * sizes[-1]
-        prompts = Prompts(owners, [len(sequence.context) for sequence in sequences])
+        prompts = SharedPrompts(owners, [len(sequence.context) for sequence in sequences])
         (shard,) = one_pass_plan(list(map(len, sequences)), kinds, 1, self._budget, prompts)
         features = features_from_bytes(batch.column("features").to_pylist())
         ordered = [sequences[i] for i in shard.rows]

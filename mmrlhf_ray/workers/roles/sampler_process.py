@@ -40,7 +40,7 @@ _BUFFERED = 16 << 20
 _END_S = 1.0
 
 
-class Request(Protocol[R_co]):
+class Command(Protocol[R_co]):
     """What the sampler is to do."""
 
     async def of(self, sampler: "Sampler") -> R_co: ...
@@ -141,7 +141,7 @@ class SamplerProcess:
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
 
-    async def ask(self, request: Request[R]) -> R:
+    async def ask(self, request: Command[R]) -> R:
         """What the sampler answers. Raises what it raises, RoleFailed where its process has died."""
         async with self._connecting:
             if self._writer is None:
@@ -209,7 +209,7 @@ async def _serve(connection: socket.socket, sampler: "Sampler") -> None:
         task.add_done_callback(tasks.discard)
 
 
-async def _answer(writer: asyncio.StreamWriter, number: int, request: Request[object], sampler: "Sampler") -> None:
+async def _answer(writer: asyncio.StreamWriter, number: int, request: Command[object], sampler: "Sampler") -> None:
     try:
         answer = (number, False, await request.of(sampler))
     except Exception as error:  # noqa: BLE001  passed on

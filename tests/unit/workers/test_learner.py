@@ -11,7 +11,7 @@ import torch
 from mmrlhf_ray.config import LearnerConfig, ModelConfig
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
-from mmrlhf_ray.data.batches.batching import PassBudget, Prompts, Shard, media_kinds, plan_shards
+from mmrlhf_ray.data.batches.batching import PassBudget, Shard, SharedPrompts, media_kinds, plan_shards
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.data.encoding.features import features_table
 from mmrlhf_ray.schema import EXPERIENCE
@@ -51,7 +51,7 @@ def test_shared_prompts_change_no_number(
         column = [1.0] * len(rows) if name == "score" else numbers
         table = table.append_column(EXPERIENCE.field(name), pa.array(column, EXPERIENCE.field(name).type))
     lengths, kinds = list(map(len, rows)), [media_kinds(m) for m in modality]
-    common = Prompts(GROUPS, [len(row.context) for row in rows])
+    common = SharedPrompts(GROUPS, [len(row.context) for row in rows])
     order = rng.permutation(len(rows)).tolist()
 
     def learned(shared: bool) -> tuple[list[np.ndarray], dict[str, float], list[np.ndarray]]:

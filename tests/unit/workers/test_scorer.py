@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmrlhf_ray.config import ModelConfig
-from mmrlhf_ray.data.batches.batching import PassBudget, Prompts, media_kinds, one_pass_plan
+from mmrlhf_ray.data.batches.batching import PassBudget, SharedPrompts, media_kinds, one_pass_plan
 from mmrlhf_ray.data.batches.collate import collate
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.data.encoding.features import features_table
@@ -49,7 +49,7 @@ def test_every_model_scores_every_row(
     lengths, kinds = [len(r) + len(f) for r, f in zip(rows, facts, strict=True)], [media_kinds(m) for m in modality]
     got = np.full((len(rows), 4), np.nan, np.float32)
     members = np.full((len(rows), 4), np.nan, np.float32)
-    common = Prompts(groups, [len(row.context) + len(read) for row, read in zip(rows, facts, strict=True)])
+    common = SharedPrompts(groups, [len(row.context) + len(read) for row, read in zip(rows, facts, strict=True)])
     for shard in one_pass_plan(lengths, kinds, ranks, PassBudget(200, shared=shared), common):
         answers, seconds = scorer.score(rollouts, features_table(features), shard)
         assert seconds > 0

@@ -10,7 +10,7 @@ NOT_FOR_LEARNERS = ("peft", "sklearn", "vllm")
 
 def _imported(roles: tuple[str, ...], packages: tuple[str, ...]) -> str:
     imports = "".join(f"import mmrlhf_ray.workers.roles.{role}\n" for role in roles)
-    code = f"{imports}import sys\nprint(*({packages!r} & sys.modules.keys()))".replace(repr(packages), str({*packages}))
+    code = f"{imports}import sys\nprint(*({set(packages)!r} & sys.modules.keys()))"
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 

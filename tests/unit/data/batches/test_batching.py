@@ -8,8 +8,8 @@ import pytest
 from mmrlhf_ray.data.batches.batching import (
     MicroBatch,
     PassBudget,
-    Prompts,
     Shard,
+    SharedPrompts,
     align_passes,
     check_lengths,
     fill_lines,
@@ -32,7 +32,7 @@ class Workload:
         self.lengths = [rng.choice([rng.randint(1, 20), rng.randint(50, 100)]) for _ in range(rng.randint(1, 60))]
         groups = sorted(rng.randint(0, len(self.lengths) // 3) for _ in self.lengths)
         shortest = {g: min(n for n, own in zip(self.lengths, groups, strict=True) if own == g) for g in groups}
-        self.prompts = Prompts(groups, [shortest[group] for group in groups])
+        self.prompts = SharedPrompts(groups, [shortest[group] for group in groups])
         self.kinds = [frozenset(rng.sample(KINDS, rng.choice([0, 0, 1, 1, 2]))) for _ in self.lengths]
         self.n_ranks = rng.randint(1, 5)
         self.budget = PassBudget(rng.randint(100, 400), rng.choice([0.0, 0.05, 0.3]), shared)
@@ -143,7 +143,7 @@ def test_a_group_is_cut_only_where_it_is_too_large(shared: list[Workload]) -> No
 
 
 def test_prompts_in_common_save_tokens() -> None:
-    lengths, prompts = [110] * 8, Prompts([0] * 4 + [1] * 4, [100] * 8)
+    lengths, prompts = [110] * 8, SharedPrompts([0] * 4 + [1] * 4, [100] * 8)
     (shard,) = one_pass_plan(lengths, [frozenset()] * 8, 1, PassBudget(1000, shared=True), prompts)
     assert shard.steps == ((MicroBatch(tuple(range(8)), lines=(0,) * 4 + (1,) * 4),),)
     (plain,) = one_pass_plan(lengths, [frozenset()] * 8, 1, PassBudget(300), prompts)
