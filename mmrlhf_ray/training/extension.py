@@ -1,10 +1,12 @@
-"""DeepSpeed's extension for CPUs: compiled once for a machine and user, and nobody waits for a compiler that is gone.
+"""DeepSpeed's extension for CPUs: compiled once for an environment, and nobody waits for a compiler that is gone.
 
-torch marks a compile by a file that stays when the compiling process is killed, and then waits for it forever.
+torch marks a compile by a file that stays when the compiling process is killed, and then waits for it forever. It keeps
+one build for all environments of a Python, and compiles anew whenever another one's paths are in it: each has its own.
 Run as a script, this builds the extension.
 """
 
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -25,19 +27,20 @@ _POLL_S = 0.2
 
 def built() -> bool:
     """Whether it is there, as far as can be told without importing torch."""
-    return any(_directories(f"{_NAME}.so"))
+    return (_root() / _NAME / f"{_NAME}.so").exists()
 
 
 def stale_locks() -> list[Path]:
     """Marks of compiles whose process is gone."""
-    return [lock for lock in _directories(_LOCK) if not _holder(lock)]
+    lock = _root() / _NAME / _LOCK
+    return [lock] if lock.exists() and not _holder(lock) else []
 
 
 def build_here() -> None:
     """Build it in a process of its own where it is not there, saying so. Raises RunFailed where it cannot be built."""
     if built():
         return
-    print("compiling DeepSpeed's extension for CPUs, once for this machine (1 to 3 minutes)", file=sys.stderr)
+    print("compiling DeepSpeed's extension for CPUs, once for this environment (1 to 3 minutes)", file=sys.stderr)
     command = [sys.executable, "-P", "-m", __name__]
     try:
         done = subprocess.run(
@@ -68,6 +71,7 @@ def build(seconds: float = _BUILD_S) -> None:
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is None:
         return
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(_root())
     directory = Path(_get_build_directory(_NAME, verbose=False))
     until = time.monotonic() + seconds
     with _alone(directory.with_name(f"{_NAME}.building"), until), _own_ninja():
@@ -135,12 +139,13 @@ def _holder(path: Path) -> int | None:
     return None
 
 
-def _directories(file: str) -> Iterator[Path]:
-    """That file in the directories that torch would compile into for this Python."""
-    given = os.environ.get("TORCH_EXTENSIONS_DIR")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "torch_extensions"
-    tag = f"py{sys.version_info.major}{sys.version_info.minor}{sys.abiflags}_*"
-    yield from (Path(given).glob(f"{_NAME}/{file}") if given else cache.glob(f"{tag}/{_NAME}/{file}"))
+def _root() -> Path:
+    """Where this environment's extensions are compiled."""
+    if given := os.environ.get("TORCH_EXTENSIONS_DIR"):
+        return Path(given)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
+    return cache / "torch_extensions" / f"py{sys.version_info.major}{sys.version_info.minor}_{environment}"
 
 
 if __name__ == "__main__":

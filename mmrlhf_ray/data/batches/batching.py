@@ -4,9 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from heapq import heapreplace
 from itertools import pairwise, zip_longest
+from typing import TYPE_CHECKING
 
 from mmrlhf_ray.config.base import EngineConfig
-from mmrlhf_ray.models import ModelAdapter
+
+if TYPE_CHECKING:  # generators read this module, and no model
+    from mmrlhf_ray.models import ModelAdapter
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class PassBudget:
     """Rows are laid in lines, where a prompt that several have in common stands once."""
 
     @classmethod
-    def of(cls, engine: EngineConfig, adapters: Iterable[ModelAdapter], tokens: int | None = None) -> "PassBudget":
+    def of(cls, engine: EngineConfig, adapters: "Iterable[ModelAdapter]", tokens: int | None = None) -> "PassBudget":
         """As `engine` says, for models of these families; `tokens` instead of its own."""
         shared = engine.shared_prompt and all(adapter.shared_rows is not None for adapter in adapters)
         return cls(tokens or engine.micro_batch_tokens, engine.max_padding_share, shared)

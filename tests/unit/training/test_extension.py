@@ -71,12 +71,12 @@ def test_doctor_knows_what_is_there(directory: Path, monkeypatch: pytest.MonkeyP
     assert doctor.check_extension().status == "ok"
 
 
-def test_other_pythons_extensions_are_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environments_do_not_compile_over_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    tag = f"py{sys.version_info.major}{sys.version_info.minor}"
-    for name, there in (("py27_cpu", False), (f"{tag}_cpu", True)):
-        file = tmp_path / "torch_extensions" / name / "deepspeed_shm_comm" / "deepspeed_shm_comm.so"
-        file.parent.mkdir(parents=True)
-        file.touch()
-        assert extension.built() is there
+    file = extension._root() / "deepspeed_shm_comm" / "deepspeed_shm_comm.so"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert extension.built()
+    monkeypatch.setattr(sys, "prefix", "/another/environment")
+    assert not extension.built()

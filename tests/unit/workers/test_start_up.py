@@ -5,6 +5,7 @@ import sys
 
 ANSWERING = ("encoder", "functions", "generator", "reference", "scorer")
 NOT_FOR_THEM = ("deepspeed", "peft", "sklearn", "vllm")
+NOT_FOR_GENERATORS = (*NOT_FOR_THEM, "torch", "transformers")
 NOT_FOR_LEARNERS = ("peft", "sklearn", "vllm")
 
 
@@ -16,6 +17,10 @@ def _imported(roles: tuple[str, ...], packages: tuple[str, ...]) -> str:
 
 def test_roles_that_answer_import_no_trainer_and_no_engine() -> None:
     assert _imported(ANSWERING, NOT_FOR_THEM) == ""
+
+
+def test_generators_import_no_model() -> None:
+    assert _imported(("generator",), NOT_FOR_GENERATORS) == ""
 
 
 def test_learners_import_deepspeed_alone() -> None:
