@@ -14,6 +14,7 @@ command -v ray > /dev/null || { echo "ray not found: run \`make setup\` first" >
 export RAY_AUTH_MODE=token
 export RAY_USAGE_STATS_ENABLED=0
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export RAY_worker_niceness="${RAY_worker_niceness:-0}" # Ray's 15 starves a run alongside anything else on the machine
 umask 077
 ray get-auth-token --generate > /dev/null 2>&1
 

@@ -18,9 +18,9 @@ PATIENCE_S = 180.0
 
 @pytest.fixture(scope="package")
 def session() -> Iterator[SessionInfo]:
-    """A private Ray of two CPUs, which publishes its metrics every second."""
+    """A private Ray of two CPUs, which publishes its metrics every five seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_metrics_report_interval_ms", "1000")
+        patch.setenv("RAY_metrics_report_interval_ms", "5000")
         with ray_session(num_cpus=2) as info:
             yield info
 

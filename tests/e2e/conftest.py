@@ -102,7 +102,7 @@ def ppo_job(model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path_fa
 @pytest.fixture(scope="session")
 def submitted(ppo_job: Path) -> Submitted:
     """The job on a cluster with token authentication, watched until it ends."""
-    with local_cluster({"RAY_metrics_report_interval_ms": "1000"}) as cluster:
+    with local_cluster({"RAY_metrics_report_interval_ms": "5000"}) as cluster:
         running = start(
             *("submit", ppo_job.name, "--address", cluster.url),
             cwd=ppo_job.parent,
@@ -114,7 +114,7 @@ def submitted(ppo_job: Path) -> Submitted:
         while running.process.poll() is None and time.monotonic() < until:
             actors |= _alive_actors(cluster)
             gauges |= _gauges(cluster)
-            time.sleep(0.5)
+            time.sleep(3.0)
         return Submitted(ppo_job.parent / "runs" / "run", running.finish(10.0), actors, gauges)
 
 
