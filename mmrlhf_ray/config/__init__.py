@@ -35,18 +35,9 @@ from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, LoginLimits
 from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
-from mmrlhf_ray.config.jobs import (
-    CriticConfig,
-    GeneratorConfig,
-    Placement,
-    PPOConfig,
-    PreferenceConfig,
-    RewardModelConfig,
-    SamplingConfig,
-    SFTConfig,
-)
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
 from mmrlhf_ray.config.load import JobKind, load_config, read_job_kind, save_config
+from mmrlhf_ray.config.online import CriticConfig, GeneratorConfig, Placement, PPOConfig, SamplingConfig
 from mmrlhf_ray.config.problems import dotted_keys
 from mmrlhf_ray.config.rewards import (
     CostConfig,
@@ -60,6 +51,7 @@ from mmrlhf_ray.config.rewards import (
 )
 from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.config.stream import StreamConfig
+from mmrlhf_ray.config.supervised import PreferenceConfig, RewardModelConfig, SFTConfig
 
 __all__ = [
     "AlgorithmConfig",

@@ -19,17 +19,11 @@ from pydantic import (
 from mmrlhf_ray.config.base import Longest, ModelConfig, ModelUse, RecordsUse, Resources, RunConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.feedback import FeedbackConfig
-from mmrlhf_ray.config.jobs import (
-    GeneratorConfig,
-    Placement,
-    PPOConfig,
-    PreferenceConfig,
-    RewardModelConfig,
-    SamplingConfig,
-)
+from mmrlhf_ray.config.online import GeneratorConfig, Placement, PPOConfig, SamplingConfig
 from mmrlhf_ray.config.problems import problem
 from mmrlhf_ray.config.rewards import FunctionReward, JudgeReward, RemoteReward
 from mmrlhf_ray.config.section import Section
+from mmrlhf_ray.config.supervised import PreferenceConfig, RewardModelConfig
 
 TextReward = Annotated[FunctionReward | RemoteReward | JudgeReward, Field(discriminator="kind")]
 """A reward that is computed from text, without a model of ours."""

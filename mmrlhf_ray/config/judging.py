@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mmrlhf_ray.config.base import AllowedTokens, Longest, ModelConfig, ModelUse, RecordsUse, Resources
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.config.jobs import GeneratorConfig, Placement, RewardedConfig, SamplingConfig, longest
+from mmrlhf_ray.config.online import GeneratorConfig, Placement, RewardedConfig, SamplingConfig, longest
 from mmrlhf_ray.config.rewards import FluencyReward, ModelReward, Reward
 
 

@@ -14,16 +14,12 @@ from pydantic import BaseModel, ValidationError
 from mmrlhf_ray.config.base import RunConfig
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.iterate import IterateConfig
-from mmrlhf_ray.config.jobs import (
-    PPOConfig,
-    PreferenceConfig,
-    RewardModelConfig,
-    SFTConfig,
-)
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
+from mmrlhf_ray.config.online import PPOConfig
 from mmrlhf_ray.config.paths import ROOT
 from mmrlhf_ray.config.problems import problem, untagged
 from mmrlhf_ray.config.source import Source, read_source
+from mmrlhf_ray.config.supervised import PreferenceConfig, RewardModelConfig, SFTConfig
 from mmrlhf_ray.errors import ConfigError
 
 C = TypeVar("C", bound=BaseModel)

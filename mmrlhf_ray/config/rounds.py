@@ -7,8 +7,9 @@ from typing import Any
 from mmrlhf_ray.config.base import MODEL_DIR, ModelConfig, RunConfig
 from mmrlhf_ray.config.data import DataConfig, TextHooks
 from mmrlhf_ray.config.iterate import IterateConfig
-from mmrlhf_ray.config.jobs import PPOConfig, PreferenceConfig, RewardModelConfig, SamplingConfig
 from mmrlhf_ray.config.judging import EvaluateConfig
+from mmrlhf_ray.config.online import PPOConfig, SamplingConfig
+from mmrlhf_ray.config.supervised import PreferenceConfig, RewardModelConfig
 
 REWARD_NAME = "reward_model"
 _SEEDS = 1000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mmrlhf_ray.config import DiscreteConfig, EvaluateConfig, PPOConfig, Resources, RunConfig
 from mmrlhf_ray.errors import ConfigError, PlacementError
 
-_WITHOUT_MODEL = ("encoder", "functions")
+_WITHOUT_MODEL = ("encoder", "eval_encoder", "functions")
 LEARNERS: Mapping[str, str] = {"policy": "learner", "critic": "critic"}
 """Learner role → the section of the configuration that says how it learns."""
 _PLACEMENT = "placement."

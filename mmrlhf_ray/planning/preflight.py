@@ -19,7 +19,7 @@ from mmrlhf_ray.config import (
     TrainJobConfig,
 )
 from mmrlhf_ray.config.base import ModelUse, MostMedia, RecordsUse
-from mmrlhf_ray.config.jobs import RewardedConfig
+from mmrlhf_ray.config.online import RewardedConfig
 from mmrlhf_ray.config.paths import HUB
 from mmrlhf_ray.config.rounds import first_round
 from mmrlhf_ray.data.encoding.cache import check_spill_dir
@@ -304,3 +304,5 @@ def _rewards(cfg: RunConfig) -> Iterator[tuple[Sequence[Reward], str]]:
                 yield job.rewards, "prompts"
     elif isinstance(cfg, RewardedConfig):
         yield cfg.rewards, "data"
+        if "eval_data" in cfg.records:
+            yield cfg.rewards, "eval_data"

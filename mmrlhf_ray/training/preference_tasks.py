@@ -24,7 +24,7 @@ from mmrlhf_ray.algorithms.preference_loss import (
     simpo_loss,
 )
 from mmrlhf_ray.algorithms.statistics import Stats
-from mmrlhf_ray.config.jobs import PreferenceConfig
+from mmrlhf_ray.config.supervised import PreferenceConfig
 from mmrlhf_ray.data.batches.collate import Batch
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, load_policy

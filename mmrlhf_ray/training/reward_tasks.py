@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmrlhf_ray.algorithms.losses import bradley_terry_loss, ensemble_weights, plackett_luce_loss, rating_loss
 from mmrlhf_ray.algorithms.statistics import Stats
-from mmrlhf_ray.config.jobs import RewardModelConfig
+from mmrlhf_ray.config.supervised import RewardModelConfig
 from mmrlhf_ray.data.batches.collate import Batch
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, ScalarHead, load_scalar

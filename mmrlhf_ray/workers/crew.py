@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 import pyarrow as pa
 import ray
@@ -140,22 +140,26 @@ def _learning(cfg: RunConfig) -> set[str]:
 
 
 def start_encoder(
-    own: Crew, cfg: PPOConfig | EvaluateConfig, records: Records, run_dir: Path
-) -> tuple[PromptServer, int]:
-    """Start the encoder and have it check the prompts; returns how many can be used. Raises DataError."""
+    own: Crew,
+    cfg: PPOConfig | EvaluateConfig,
+    records: Records,
+    run_dir: Path,
+    role: Literal["encoder", "eval_encoder"] = "encoder",
+    key: Literal["data", "eval_data"] = "data",
+) -> PromptServer:
+    """Start the encoder of the prompts that `key` names. Its check_prompts() must come before the rest."""
     group = own.start(
-        "encoder",
+        role,
         PromptEncoder,
         model_path=cfg.policy.path,
-        data=cfg.data,
+        data=cfg.records[key].data,
         records=records,
         quarantine_to=run_dir,
         seed=cfg.seed,
         allowed=cfg.sampling.allow_tokens,
         most_media=cfg.generator.most_media,
     )
-    prompts = PromptServer(group, cfg.deadlines.stage_s)
-    return prompts, prompts.check_prompts(cfg.deadlines.start_s)
+    return PromptServer(group, cfg.deadlines.stage_s)
 
 
 def start_generators(

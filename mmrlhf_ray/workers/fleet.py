@@ -3,7 +3,7 @@
 The driver holds token-level tables; media, features and weights go from actor to actor by reference.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,14 @@ from mmrlhf_ray.workers.roles.reference import References
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """Prompts that nothing is learned from."""
+
+    prompts: PromptServer
+    count: int
+
+
+@dataclass(frozen=True)
 class Fleet:
     """All roles of an online run."""
 
@@ -45,6 +53,8 @@ class Fleet:
     """None where the policy itself, without its adapter, is the reference."""
     policy: Learners
     critic: Learners | None
+    held_out: HeldOut | None
+    """None where the policy is not evaluated while it learns."""
     bucket_bytes: int
     """Most bytes of weights in one bucket of a push."""
 
@@ -64,18 +74,23 @@ class Fleet:
 
 
 @contextmanager
-def launch(cfg: PPOConfig, records: Records, run_dir: Path) -> Iterator[Fleet]:
-    """Reserve all seats, start the encoder (which checks the prompts), then all others; wait until all answer.
+def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Iterator[Fleet]:
+    """Reserve all seats, start the encoders (which check the prompts), then all others; wait until all answer.
 
     At the end of the block, however it comes, actors, placement group and names are given back. Raises DataError for
     prompts that cannot be used, PlacementError, and what a role raised while it started.
     """
     with crew(cfg, cfg.roles) as own:
-        prompts, _ = start_encoder(own, cfg, records, run_dir)
-        yield _start(own, cfg, prompts, records)
+        prompts = start_encoder(own, cfg, records["data"], run_dir)
+        held_out = None
+        if cfg.eval_data is not None:
+            held_out = start_encoder(own, cfg, records["eval_data"], run_dir, "eval_encoder", "eval_data")
+        prompts.check_prompts(cfg.deadlines.start_s)
+        checked = HeldOut(held_out, held_out.check_prompts(cfg.deadlines.start_s)) if held_out else None
+        yield _start(own, cfg, prompts, checked, records["data"])
 
 
-def _start(own: Crew, cfg: PPOConfig, prompts: PromptServer, records: Records) -> Fleet:
+def _start(own: Crew, cfg: PPOConfig, prompts: PromptServer, held_out: HeldOut | None, records: Records) -> Fleet:
     seconds, answering = cfg.deadlines.start_s, cfg.score_micro_batch_tokens
     generators = start_generators(own, cfg, cfg.policy, cfg.learner.lora)
     models = [reward.model for reward in cfg.model_rewards]
@@ -98,7 +113,7 @@ def _start(own: Crew, cfg: PPOConfig, prompts: PromptServer, records: Records) -
     for group, refs in joining:
         group.wait_joined(refs, seconds)
     rewards = Rewards(scorers, cfg.model_rewards, functions)
-    return Fleet(prompts, generators, rewards, references, policy, critic, cfg.generator.bucket_mb << 20)
+    return Fleet(prompts, generators, rewards, references, policy, critic, held_out, cfg.generator.bucket_mb << 20)
 
 
 def _start_learners(

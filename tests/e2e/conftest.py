@@ -90,7 +90,8 @@ def ppo_job(model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path_fa
         "generator": {"max_num_seqs": 32},
         "placement": {
             **dict.fromkeys(("generator", "scorer", "functions", "reference", "encoder"), small),
-            **dict.fromkeys(("policy", "critic"), pair),
+            "policy": pair,
+            "critic": {"num_cpus": 0.2, "replicas": 1},
         },
         "checkpoint": {"every_steps": 2},
         "deadlines": {"placement_s": 60, "start_s": 600, "stage_s": 300},

@@ -1,6 +1,5 @@
-"""A run without a critic: groups, refilled prompts, several rewards, a cost, missing scores; and its resumption."""
+"""A run without a critic: groups, refilled prompts, several rewards, a cost, missing scores."""
 
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from mmrlhf_ray.runtime.metrics import read_metrics
 from tests.e2e.support import Here
 
 STEPS = 4
-CLOSE = 1e-6
 REWARDS = """
 def unsure(data_source, solution_str, ground_truth, extra_info):
     if data_source == "text_parity":
@@ -62,9 +60,7 @@ def job(ppo_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "job.yaml"
 
 
-def test_missing_scores_costs_and_refilled_prompts_in_one_run_that_resumes(
-    here: Here, job: Path, tmp_path: Path
-) -> None:
+def test_missing_scores_costs_and_refilled_prompts_in_one_run(here: Here, job: Path, tmp_path: Path) -> None:
     finished = here("ppo", str(job), cwd=tmp_path)
     assert finished.returncode == 0, finished.err
     assert "unsure" in finished.err
@@ -85,18 +81,3 @@ def test_missing_scores_costs_and_refilled_prompts_in_one_run_that_resumes(
     for before, after in pairwise(rows):
         moved = after["lagrange_words"] - before["lagrange_words"]
         assert moved == pytest.approx(0.05 * (before["cost_words"] - 3.0), abs=1e-6) or after["lagrange_words"] == 0.0
-
-    # Without the last checkpoint there is that of step 2: the steps after it are made again, and come out the same.
-    shutil.rmtree(job.parent / "run" / "checkpoints" / f"step-{STEPS:08d}")
-    resumed = here("ppo", str(job), "--resume", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.err
-    again = read_metrics(job.parent / "run")
-    assert again[2]["time"] > rows[-1]["time"]
-    for one, other in zip(rows, again, strict=True):
-        assert _learnt(other) == pytest.approx(_learnt(one), rel=CLOSE, abs=CLOSE), one["step"]
-
-
-def _learnt(row: dict[str, float]) -> dict[str, float]:
-    """What depends neither on the time of day, nor on caches, nor on which prompts were encoded together."""
-    other = ("time", "processor_calls", "media_bytes", "seconds_", "idle_", "tokens_per_second_")
-    return {name: value for name, value in row.items() if not name.startswith(other)}

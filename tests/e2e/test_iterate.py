@@ -60,9 +60,14 @@ def job(model_dir: Path, data_dir: Path, directory: Path) -> str:
         "train": {
             "ppo": {
                 "steps": 1,
-                "algorithm": {"prompts_per_step": 13, "n_samples_per_prompt": 2, "mini_batch_size": 26},
+                "algorithm": {
+                    "advantage_estimator": "grpo",
+                    "kl_in": "loss",
+                    "prompts_per_step": 13,
+                    "n_samples_per_prompt": 2,
+                    "mini_batch_size": 26,
+                },
                 "learner": learner,
-                "critic": learner,
             }
         },
         "evaluate": {
@@ -74,7 +79,7 @@ def job(model_dir: Path, data_dir: Path, directory: Path) -> str:
         "generator": {"max_num_seqs": 32},
         "placement": {
             **dict.fromkeys(("generator", "scorer", "functions", "reference", "encoder"), small),
-            **dict.fromkeys(("policy", "critic"), one),
+            "policy": one,
         },
         "deadlines": {"placement_s": 60, "start_s": 600, "stage_s": 300},
     }

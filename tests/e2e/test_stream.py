@@ -14,7 +14,9 @@ STEPS = 5
 pytestmark = pytest.mark.e2e
 
 
-def test_a_policy_learns_from_what_was_sampled_while_it_learned(here: Here, ppo_job: Path, tmp_path: Path) -> None:
+def test_a_policy_learns_from_what_was_sampled_while_it_learned(
+    here: Here, ppo_job: Path, data_dir: Path, tmp_path: Path
+) -> None:
     values = yaml.safe_load(ppo_job.read_text())
     del values["critic"], values["placement"]["critic"]
     values["placement"]["policy"]["replicas"] = 1
@@ -28,6 +30,9 @@ def test_a_policy_learns_from_what_was_sampled_while_it_learned(here: Here, ppo_
         "n_samples_per_prompt": 2,
         "mini_batch_size": 12,
     }
+    held_out = values["data"] | {"path": str(data_dir / "prompts_heldout")}
+    values |= {"eval_data": held_out, "eval_every_steps": 3}
+    values["placement"]["eval_encoder"] = {"num_cpus": 0.2}
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(values))
     finished = here("ppo", str(tmp_path / "job.yaml"), cwd=tmp_path)
     assert finished.returncode == 0, finished.err
@@ -38,5 +43,10 @@ def test_a_policy_learns_from_what_was_sampled_while_it_learned(here: Here, ppo_
     staleness = [row["staleness_max"] for row in rows]
     assert staleness[0] == 0.0
     assert max(staleness) == 1.0
+    assert [row["step"] for row in rows if "eval_score" in row] == [2, 4]
+    for row in (rows[2], rows[4]):
+        assert row["eval_score_low"] < row["eval_score"] == row["eval_reward_reward_model"] < row["eval_score_high"]
+        assert abs(row["eval_kl"]) < 1.0 < row["eval_response_tokens"] <= 8
+    assert rows[2]["eval_score"] != rows[4]["eval_score"], "the policy has learned meanwhile"
     shown = [pq.read_table(file).num_rows for file in sorted((tmp_path / "run" / "rollouts").glob("*.parquet"))]
     assert shown == [12] * STEPS

@@ -22,7 +22,6 @@ ACTORS = {
     "policy-0": "Learner",
     "policy-1": "Learner",
     "critic-0": "Learner",
-    "critic-1": "Learner",
 }
 
 pytestmark = pytest.mark.e2e

@@ -17,7 +17,7 @@ from mmrlhf_ray.rollout.batch import TakeStats
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import ENCODED_PROMPT, FEATURES, MEDIA, PROMPT, ROLLOUT, check
 from mmrlhf_ray.weights.push import Pushed, Sent
-from mmrlhf_ray.workers.fleet import Fleet
+from mmrlhf_ray.workers.fleet import Fleet, HeldOut
 from mmrlhf_ray.workers.roles.answers import Answer
 from mmrlhf_ray.workers.roles.encoder import PromptServer
 from mmrlhf_ray.workers.roles.functions import Rewards
@@ -28,6 +28,7 @@ from mmrlhf_ray.workers.roles.scorer import Scorers
 
 PROMPTS = 40
 """Different ones; a position beyond shows one again."""
+HELD_OUT = 150
 
 
 class Light:
@@ -36,14 +37,19 @@ class Light:
     def __init__(self) -> None:
         self._times, self._version, self._running = Times(), 0, 0
         self._updates: list[list[tuple[int, int]]] = []
+        self._evaluated: list[tuple[str, int]] = []
 
     async def reset(self, times: "Times") -> None:
         """As if it had just started."""
-        self._times, self._version, self._updates = times, 0, []
+        self._times, self._version, self._updates, self._evaluated = times, 0, [], []
 
     async def updates(self) -> list[list[tuple[int, int]]]:
         """Of each update: position of each group, and the version that sampled it."""
         return self._updates
+
+    async def evaluated(self) -> list[tuple[str, int]]:
+        """Held-out prompts that were answered, and the version that did."""
+        return self._evaluated
 
     async def generate(
         self, prompts: pa.Table, media: pa.Table, n_samples: int, together: bool
@@ -54,6 +60,7 @@ class Light:
         dice = np.random.default_rng(rows[0]["group_id"]).random() if rows else 0.0
         await asyncio.sleep(self._times.generate_s * (0.2 + 1.8 * dice**4))
         self._running -= 1
+        self._evaluated += [(row["prompt_id"], self._version) for row in rows if row["prompt_id"].startswith("held")]
         return pa.Table.from_pylist(rows, schema=ROLLOUT), self._times.generate_s
 
     def _row(self, prompt: dict[str, Any], number: int) -> dict[str, Any]:
@@ -82,13 +89,12 @@ class Light:
     @ray.method(num_returns=5)
     async def take(self, positions: Sequence[int]) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]:
         """As PromptEncoder's."""
-        rows = [
-            {"group_id": p, "prompt_id": f"p{p % PROMPTS}", "task": "t", "modality": "text",
-             "prompt_token_ids": [7, p % PROMPTS], "collapsed_token_ids": [7], "facts_token_ids": [], "media_ids": []}
-            for p in positions
-        ]  # fmt: skip
-        table = pa.Table.from_pylist(rows, schema=ENCODED_PROMPT)
-        return table, MEDIA.empty_table(), FEATURES.empty_table(), PROMPT.empty_table(), TakeStats(0.0, 1, 1, 0)
+        return _served({p: f"p{p % PROMPTS}" for p in positions})
+
+    @ray.method(num_returns=5)
+    async def slice(self, first: int, last: int) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]:
+        """As PromptEncoder's, of held-out prompts."""
+        return _served({n: f"held{n}" for n in range(first, last)})
 
     async def score(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
         """As Scorer's: some groups score alike, some have no score."""
@@ -122,6 +128,16 @@ class Light:
     async def push_weights(self, generators: Sequence[Any], bucket_bytes: int, deadline_s: float) -> Sent:
         """As Learner's."""
         return Sent("", frozenset(), 1)
+
+
+def _served(names: dict[int, str]) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]:
+    rows = [
+        {"group_id": p, "prompt_id": name, "task": "t", "modality": "text", "prompt_token_ids": [7, p % PROMPTS],
+         "collapsed_token_ids": [7], "facts_token_ids": [], "media_ids": []}
+        for p, name in names.items()
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows, schema=ENCODED_PROMPT)
+    return table, MEDIA.empty_table(), FEATURES.empty_table(), PROMPT.empty_table(), TakeStats(0.0, 1, 1, 0)
 
 
 @dataclass(frozen=True)
@@ -167,5 +183,6 @@ def light_fleet(light: Any, cfg: PPOConfig, times: Times) -> Fleet:
         references=References(group, budget, deadline_s),
         policy=Learners(group, budget, deadline_s),
         critic=None,
+        held_out=HeldOut(PromptServer(group, deadline_s), HELD_OUT) if cfg.eval_data else None,
         bucket_bytes=1,
     )

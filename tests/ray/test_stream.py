@@ -10,11 +10,12 @@ import ray
 
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.pipelines.ppo.evaluation import evaluate
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import Step, ppo_step
 from mmrlhf_ray.pipelines.ppo.stream import Stream
 from mmrlhf_ray.runtime.session import SessionInfo
-from tests.ray.light_fleet import Light, Times, configuration, light_fleet
+from tests.ray.light_fleet import HELD_OUT, Light, Times, configuration, light_fleet
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,38 @@ def test_random_kills_of_the_driver_train_every_group_once(light: Any) -> None:
     used_up = set(range(saved.consumed.next)) - set(saved.consumed.unfinished)
     assert used_up - set(flat) == {position for position in used_up if position % 4 == 0}
     assert all(0 <= number - version <= max_staleness for number, update in enumerate(trained) for _, version in update)
+
+
+@pytest.mark.parametrize("stream", [{}, {"deterministic": False}, {"max_staleness": 1}])
+def test_a_policy_is_evaluated_as_it_is_and_learns_as_if_it_were_not(light: Any, stream: dict[str, Any]) -> None:
+    cfg = configuration(steps=4, stream=stream, eval_data={"path": "none"}, eval_every_steps=3)
+    assert [done for done in range(1, 5) if cfg.evaluates_after(done)] == [3, 4]
+    fleet, state = light_fleet(light, cfg, Times(generate_s=0.005)), DriverState.start(cfg)
+    flow = Stream(fleet, cfg, state, 0)
+    for done in range(1, 5):
+        state = ppo_step(fleet, flow, cfg, state).state
+        if cfg.evaluates_after(done):
+            found = evaluate(fleet, flow, cfg)
+            # Its responses to a prompt score 0 and 1 and so on; of each prompt here the first alone is asked for.
+            assert found["eval_score"] == found["eval_reward_r"] == 0.0
+            assert (found["eval_kl"], found["eval_response_tokens"]) == (
+                0.0,
+                np.mean([1 + n % 4 for n in range(HELD_OUT)]),
+            )
+    asked = [(f"held{n}", version) for version in (3, 4) for n in range(HELD_OUT)]
+    assert sorted(ray.get(light.evaluated.remote())) == sorted(asked)
+    trained = [position for update in positions(ray.get(light.updates.remote())) for position in update]
+    assert sorted(trained) == list(range(16))
+
+
+def test_a_prompts_responses_count_as_one_in_an_evaluation(light: Any) -> None:
+    cfg = configuration(steps=1, eval_data={"path": "none"}, eval_samples_per_prompt=2)
+    fleet, state = light_fleet(light, cfg, Times(unscored_every=10)), DriverState.start(cfg)
+    flow = Stream(fleet, cfg, state, 0)
+    ppo_step(fleet, flow, cfg, state)
+    found = evaluate(fleet, flow, cfg)
+    assert found["eval_score"] == found["eval_score_low"] == found["eval_score_high"] == 0.5
+    assert found["eval_missing_r"] == 0.1
 
 
 def test_who_is_silent_is_named(light: Any) -> None:

@@ -116,7 +116,8 @@ def _answers(
 ) -> Iterator[Judged]:
     seconds = cfg.deadlines.start_s
     with crew(cfg, cfg.roles) as own:
-        prompts, count = start_encoder(own, cfg, records, run_dir)
+        prompts = start_encoder(own, cfg, records, run_dir)
+        count = prompts.check_prompts(seconds)
         models = [reward.model for reward in cfg.model_rewards]
         scorers = start_scorers(own, cfg, models, _budget(cfg, models)) if models else None
         functions = start_functions(own, cfg, records.records) if cfg.function_rewards else None

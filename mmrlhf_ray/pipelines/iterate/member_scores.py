@@ -65,7 +65,8 @@ def _ask(
     run_dir: Path,
 ) -> dict[int, NDArray[np.float32]]:
     assert cfg.reward_model is not None
-    prompts, count = start_encoder(own, cfg, records, run_dir)
+    prompts = start_encoder(own, cfg, records, run_dir)
+    count = prompts.check_prompts(cfg.deadlines.start_s)
     adapter = adapter_for(Path(cfg.reward_model.path))
     budget = PassBudget.of(EngineConfig(), [adapter], cfg.score_micro_batch_tokens)
     scorers = start_scorers(own, cfg, [cfg.reward_model], budget)

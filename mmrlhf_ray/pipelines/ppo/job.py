@@ -10,6 +10,7 @@ from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.config.base import MODEL_DIR
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.disk import writing
+from mmrlhf_ray.pipelines.ppo.evaluation import evaluate
 from mmrlhf_ray.pipelines.ppo.experience import Experience
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import ppo_step
@@ -26,7 +27,7 @@ from mmrlhf_ray.workers.crew import compile_here
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
 ROLLOUTS_DIR = "rollouts"
-_SHOWN = ("score", "kl", "response_tokens")
+_SHOWN = ("score", "kl", "response_tokens", "eval_score")
 
 
 def write_rollouts(run_dir: Path, step: int, encoder: Encoder, experience: Experience, most: int) -> None:
@@ -53,7 +54,7 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
         with ray_session() as session:
             check_cluster(cfg, session)
             compile_here(cfg, session)
-            with launch(cfg, checked.records["data"], run_dir) as fleet:
+            with launch(cfg, checked.records, run_dir) as fleet:
                 if not resume:
                     discard(run_dir)
                     shutil.rmtree(run_dir / ROLLOUTS_DIR, ignore_errors=True)
@@ -77,8 +78,11 @@ def _train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
             for warning in step.warnings:
                 progress.note(f"step {number}: {warning}")
             write_rollouts(run_dir, number, encoder, step.experience, cfg.rollouts_logged)
-            writer.log(number, step.metrics)
-            shown = {name: step.metrics[name] for name in _SHOWN}
+            metrics = step.metrics
+            if cfg.evaluates_after(number + 1):
+                metrics = metrics | evaluate(fleet, stream, cfg)
+            writer.log(number, metrics)
+            shown = {name: metrics[name] for name in _SHOWN if name in metrics}
             progress.update(number + 1, len(step.experience.table), **shown)
             if (number + 1) % cfg.checkpoint.every_steps == 0 or number + 1 == cfg.steps:
                 _save(cfg, fleet, run_dir, number + 1, state, start.record)

@@ -1,7 +1,7 @@
 """Responses with all that was said of them: while they are being judged, as groups in the buffer, and as a batch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -70,7 +70,7 @@ def batch_of(groups: Sequence[Group]) -> Judged:
     for part in parts:
         starts[id(part)] = count
         count += len(part.rollouts.table)
-    joined = _concat(parts)
+    joined = concat_judged(parts)
     rows = [starts[id(group.judged)] + row for group in groups for row in group.rows]
     if rows == list(range(count)):
         return joined
@@ -82,7 +82,8 @@ def batch_of(groups: Sequence[Group]) -> Judged:
     )
 
 
-def _concat(parts: Sequence[Judged]) -> Judged:
+def concat_judged(parts: Sequence[Judged]) -> Judged:
+    """Responses of several calls as one; seconds are summed."""
     first = parts[0]
     if len(parts) == 1:
         return first
@@ -100,11 +101,15 @@ def ask_judges(fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, step: int) -> J
     What hangs on the learners' weights can where these stay as they are until the batch is trained on, and is asked for
     where all groups are.
     """
-    scores = fleet.rewards.ask(rollouts)
-    tokens = {"ref_logprobs": fleet.ask_reference(rollouts)}
+    judging = ask_scores(fleet, rollouts)
     if cfg.stream.max_staleness == 0 and cfg.algorithm.dynamic_sampling is None:
-        tokens |= ask_learners(fleet, cfg, rollouts, step)
-    return Judging(rollouts, scores, tokens)
+        return replace(judging, tokens={**judging.tokens, **ask_learners(fleet, cfg, rollouts, step)})
+    return judging
+
+
+def ask_scores(fleet: Fleet, rollouts: Rollouts) -> Judging:
+    """Ask rewards and reference; nothing blocks."""
+    return Judging(rollouts, fleet.rewards.ask(rollouts), {"ref_logprobs": fleet.ask_reference(rollouts)})
 
 
 def ask_learners(fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, step: int) -> dict[str, Pending]:

@@ -46,7 +46,7 @@ def stream_metrics(batch: Batch) -> dict[str, float]:
 def rates(metrics: Mapping[str, float], roles: Collection[str]) -> dict[str, float]:
     """Share of the step in which each role had nothing to do, and tokens per second of sampling and of learning."""
     found = {}
-    for role in roles:
+    for role in (role for role in roles if role in _BUSY):  # the others are at work between steps
         busy = sum(metrics.get(f"seconds_{stage}", 0.0) for stage in _BUSY[role])
         found[f"idle_{role}"] = max(0.0, 1.0 - busy / metrics["seconds_step"])
     learned = metrics["response_tokens"] * metrics["responses"]

@@ -17,7 +17,7 @@ from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.verdicts import check_left, mixed_for_verdict, verdicts
 from mmrlhf_ray.rewards.mixture import MixtureState
 from mmrlhf_ray.rollout.admission import admissible
-from mmrlhf_ray.rollout.batch import Rollouts, TakeStats, concat_rollouts
+from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats, concat_rollouts
 from mmrlhf_ray.rollout.buffer import Buffer, Leave
 from mmrlhf_ray.rollout.busy import Busy
 from mmrlhf_ray.rollout.ledger import Consumed, Ledger
@@ -114,6 +114,15 @@ class Stream:
             there = self._wait(waiting)
             waiting = [ref for ref in waiting if ref not in there]
             self._flow()
+
+    def sample(self, prompts: Prompts, n_samples: int) -> Rollouts:
+        """Responses that are not learned from, by the policy as it is; the stream flows meanwhile."""
+        generators = self._fleet.generators
+        if self._in_turns:
+            return generators.generate(prompts, n_samples)
+        asked = [generators.ask(prompt, n_samples) for prompt in one_by_one(prompts)]
+        self.tend([group.ref for group in asked])
+        return concat_rollouts([generators.answer(group) for group in asked])
 
     def push(self) -> int:
         """The policy's weights to all generators, as the next version. Returns the bytes sent to each."""

@@ -217,9 +217,13 @@ class PromptServer:
         """The prompts at these positions."""
         return self.ask(positions).result()
 
+    def ask_slice(self, first: int, last: int) -> "PendingPrompts":
+        """Prompts first … last − 1 in file order; nothing blocks."""
+        return self._pending(self._encoder.slice.remote(first, last), last - first)
+
     def slice(self, first: int, last: int) -> Prompts:
         """Prompts first … last − 1 in file order."""
-        return self._pending(self._encoder.slice.remote(first, last), last - first).result()
+        return self.ask_slice(first, last).result()
 
     @property
     def _encoder(self) -> ActorProxy[PromptEncoder]:

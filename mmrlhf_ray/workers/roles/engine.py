@@ -2,12 +2,13 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
-from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.encoding.encode import Encoder, processor_kwargs
 from mmrlhf_ray.errors import RoleFailed
 
@@ -25,8 +26,8 @@ _CPU_BLOCK = 32
 """Tokens; the least that vLLM's attention on CPUs takes."""
 
 
-def _environment(config: GeneratorConfig) -> None:
-    """vLLM reads these when it is imported, its engine's process when it starts."""
+def _before_vllm(config: GeneratorConfig) -> None:
+    """vLLM reads these settings when it is imported, its engine's process when it starts."""
     # On CPUs: the worker in the engine's process, not in a third one. AsyncLLM has the engine in its own regardless.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_cache_gb))
@@ -37,6 +38,19 @@ def _environment(config: GeneratorConfig) -> None:
     if config.enforce_eager:
         # A few operators compile themselves regardless, which costs the first step many seconds.
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Who imports the module in the block takes it for not installed, unless it has been imported before."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # as the import system has it
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def start_engine(
@@ -50,10 +64,13 @@ def start_engine(
     start_method: StartMethod,
 ) -> "AsyncLLM":
     """An AsyncLLM whose engine has loaded `model`. The engine's process ends with this one, however that ends."""
-    _environment(config)
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.platforms import current_platform
-    from vllm.v1.engine.async_llm import AsyncLLM
+    _before_vllm(config)
+    # vLLM has a use for it where sounds are not of the model's rate, as they all are here: a fifth of what this process
+    # would import.
+    with _without("scipy.signal"):
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.platforms import current_platform
+        from vllm.v1.engine.async_llm import AsyncLLM
 
     from mmrlhf_ray.weights.object_store import OBJECT_STORE
     from mmrlhf_ray.weights.receivers import adapter_arguments

@@ -12,7 +12,7 @@ import ray
 
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.batches.ragged import row_lengths
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, own_media, rollouts_of
 from mmrlhf_ray.rollout.routing import Routing, group_tokens

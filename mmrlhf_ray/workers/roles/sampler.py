@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.encoding.encode import (
     Encoder,
     RawMedia,

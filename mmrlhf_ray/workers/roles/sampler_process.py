@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.config.jobs import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.errors import KnownError, RoleFailed, first_line
 from mmrlhf_ray.runtime.processes import end_with
 from mmrlhf_ray.weights.layout import InFlight, Pushed

@@ -1,4 +1,4 @@
-"""The configuration of each job that trains."""
+"""The configuration of online training, and what other jobs that sample and score responses share with it."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -19,141 +19,11 @@ from mmrlhf_ray.config.base import (
     Resources,
     RolePlacement,
     RunConfig,
-    TrainJobConfig,
 )
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
 from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.config.stream import StreamConfig
-
-
-def _refuse_facts(cfg: TrainJobConfig) -> None:
-    for key, data in (("data", cfg.data), ("eval_data", cfg.eval_data)):
-        if data is not None and data.facts_column is not None:
-            raise ValueError(
-                f"{key}.facts_column={data.facts_column} is for reward models; a policy never sees facts, leave it out"
-            )
-
-
-class SFTConfig(TrainJobConfig):
-    """Supervised fine-tuning on DEMONSTRATION records."""
-
-    feedback_coef: NonNegativeFloat = 0.0
-    """λ of L′ = L + λH: how much rows with feedback ±1 count next to demonstrations; at 0 they count nothing."""
-
-    @property
-    def table(self) -> Literal["DEMONSTRATION"]:
-        return "DEMONSTRATION"
-
-    @model_validator(mode="after")
-    def _without_facts(self) -> "SFTConfig":
-        _refuse_facts(self)
-        return self
-
-
-class RewardModelConfig(TrainJobConfig):
-    """A reward model on PREFERENCE (bradley_terry) or RANKING records (plackett_luce, rating)."""
-
-    objective: Literal["bradley_terry", "plackett_luce", "rating"] = "bradley_terry"
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    margin_coef: NonNegativeFloat = 0.0
-    """How far apart scores must be, times the record's `margin` (bradley_terry)."""
-    center_coef: NonNegativeFloat = 0.0
-    """Weight of (r_chosen + r_rejected)², which keeps scores near zero (Eisenstein et al. 2023)."""
-    aspects: dict[str, float] = Field(default_factory=dict)
-    """Aspect of the ratings → its weight in the score; each gets its own head (rating)."""
-    ensemble: PositiveInt = 1
-    """Heads that each learn from their own resampling of the rows; their spread is the uncertainty."""
-
-    @property
-    def table(self) -> Literal["PREFERENCE", "RANKING"]:
-        return "PREFERENCE" if self.objective == "bradley_terry" else "RANKING"
-
-    @property
-    def models(self) -> Mapping[str, ModelUse]:
-        return {"model": ModelUse(self.model, any_head=True)}
-
-    @property
-    def trained(self) -> Mapping[str, LearnerUse]:
-        return {"learner": LearnerUse(self.model, self.learner, scalar=True)}
-
-    @model_validator(mode="after")
-    def _fits_objective(self) -> "RewardModelConfig":
-        if (self.objective == "rating") != bool(self.aspects):
-            raise ValueError(
-                f"aspects belong to objective=rating; got objective={self.objective}, aspects={self.aspects}"
-            )
-        for key in ("label_smoothing", "margin_coef", "center_coef"):
-            if self.objective != "bradley_terry" and getattr(self, key):
-                raise ValueError(f"{key} belongs to objective=bradley_terry, not {self.objective}; leave it out")
-        return self
-
-
-_WITH_REFERENCE = frozenset({"dpo", "ipo", "kto", "bco", "mpo"})
-"""Objectives that compare with a reference, whose log-probabilities are computed before training."""
-
-
-class PreferenceConfig(TrainJobConfig):
-    """Direct preference training of a policy, without a reward model."""
-
-    objective: Literal["dpo", "ipo", "kto", "orpo", "simpo", "bco", "mpo"] = "dpo"
-    reference: ModelConfig | None = None
-    """`null` = `model` at the start of training. orpo and simpo use no reference."""
-    beta: PositiveFloat = 0.1
-    """Inverse temperature of the implicit reward; the weight of the odds ratio in orpo."""
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Share of labels believed wrong (cDPO)."""
-    simpo_margin: NonNegativeFloat = 0.5
-    """γ of SimPO."""
-    sft_coef: NonNegativeFloat = 0.0
-    """Weight of the chosen response's mean negative log-likelihood (dpo, ipo, simpo)."""
-    desirable_weight: PositiveFloat = 1.0
-    undesirable_weight: PositiveFloat = 1.0
-    """λ_D and λ_U of KTO."""
-    mpo_weights: tuple[float, float, float] = (0.8, 0.2, 1.0)
-    """Of DPO, BCO and SFT in mpo."""
-    changed_token_weight: PositiveFloat | None = None
-    """dpo: tokens that differ between chosen and rejected count this much, common ones 1 (RLHF-V); `null` = sums."""
-    margin_scale: NonNegativeFloat = 0.0
-    """dpo: β grows with the record's margin m to β·(1 + margin_scale·(1 − exp(−margin_rate·m))) (MM-RLHF)."""
-    margin_rate: PositiveFloat = 1.0
-    unpaired: bool = False
-    """kto, bco: read DEMONSTRATION records with feedback ±1 instead of PREFERENCE records."""
-
-    @property
-    def table(self) -> Literal["DEMONSTRATION", "PREFERENCE"]:
-        return "DEMONSTRATION" if self.unpaired else "PREFERENCE"
-
-    @property
-    def models(self) -> Mapping[str, ModelUse]:
-        return {"model": ModelUse(self.model)} | ({"reference": ModelUse(self.reference)} if self.reference else {})
-
-    @property
-    def held_for(self) -> str | None:
-        return f"objective={self.objective}" if self.objective in _WITH_REFERENCE else None
-
-    @model_validator(mode="after")
-    def _fits_objective(self) -> "PreferenceConfig":
-        _refuse_facts(self)
-        given = self.model_fields_set
-        belongs = {
-            "label_smoothing": {"dpo"},
-            "simpo_margin": {"simpo"},
-            "sft_coef": {"dpo", "ipo", "simpo"},
-            "desirable_weight": {"kto"},
-            "undesirable_weight": {"kto"},
-            "mpo_weights": {"mpo"},
-            "changed_token_weight": {"dpo"},
-            "margin_scale": {"dpo"},
-            "unpaired": {"kto", "bco"},
-            "reference": _WITH_REFERENCE,
-        }
-        for key, objectives in belongs.items():
-            default = type(self).model_fields[key].default
-            if key in given and getattr(self, key) != default and self.objective not in objectives:
-                raise ValueError(f"{key} belongs to objective {' or '.join(sorted(objectives))}, not {self.objective}")
-        return self
-
 
 LOWEST_TEMPERATURE = 0.01
 """The sampler takes every temperature below this, except 0, for this one."""
@@ -231,6 +101,8 @@ class Placement(Section):
     policy: LearnerPlacement = LearnerPlacement()
     critic: LearnerPlacement = LearnerPlacement()
     encoder: Resources = Resources()
+    eval_encoder: Resources = Resources()
+    """Of the prompts that a policy is evaluated on during training."""
 
     def of(self, *roles: str) -> dict[str, Resources]:
         """Role → what its actors reserve."""
@@ -290,6 +162,11 @@ class PPOConfig(RewardedConfig):
     score_micro_batch_tokens: PositiveInt = 8192
     """Most tokens in one forward pass of a scorer or reference server."""
     placement: Placement = Placement()
+    eval_data: DataConfig | None = None
+    """Prompts that the policy is evaluated on while it learns; nothing is learned from them."""
+    eval_every_steps: PositiveInt | None = None
+    """Evaluate on `eval_data` after every this many steps; `null` = at the end only."""
+    eval_samples_per_prompt: PositiveInt = 1
     rollouts_logged: int = Field(64, ge=0)
     """Responses of each step that are written to `<run>/rollouts`."""
     parity_gate: PositiveFloat = 1e-4
@@ -299,6 +176,7 @@ class PPOConfig(RewardedConfig):
     def roles(self) -> Mapping[str, Resources]:
         has = {
             "encoder": True,
+            "eval_encoder": self.eval_data is not None,
             "generator": True,
             "scorer": bool(self.model_rewards),
             "functions": bool(self.function_rewards),
@@ -329,7 +207,11 @@ class PPOConfig(RewardedConfig):
     @property
     def records(self) -> Mapping[str, RecordsUse]:
         batch = ("algorithm.prompts_per_step", self.algorithm.prompts_per_step)
-        return {"data": RecordsUse(self.data, "PROMPT", batch, most_media=self.generator.most_media)}
+        most = self.generator.most_media
+        found = {"data": RecordsUse(self.data, "PROMPT", batch, most_media=most)}
+        if self.eval_data is not None:
+            found["eval_data"] = RecordsUse(self.eval_data, "PROMPT", None, "evaluation during training", most)
+        return found
 
     @property
     def critic_model(self) -> ModelConfig:
@@ -359,6 +241,32 @@ class PPOConfig(RewardedConfig):
                 optimizer.refuse_long_warmup(
                     self.optimizer_steps(role), section, f"the {role}, with steps={self.steps}"
                 )
+
+    def evaluates_after(self, done: int) -> bool:
+        """Whether an evaluation follows the step that is number `done`, counted from 1."""
+        if self.eval_data is None:
+            return False
+        return done == self.steps or (self.eval_every_steps is not None and done % self.eval_every_steps == 0)
+
+    @model_validator(mode="after")
+    def _can_evaluate(self) -> "PPOConfig":
+        own, other = self.data, self.eval_data
+        if other is None:
+            for key in ("eval_every_steps", "eval_samples_per_prompt"):
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} has no effect without eval_data; give it, or leave both out")
+            return self
+        if other.max_prompt_tokens > own.max_prompt_tokens:
+            raise ValueError(
+                f"eval_data.max_prompt_tokens={other.max_prompt_tokens} is above data.max_prompt_tokens="
+                f"{own.max_prompt_tokens}, which the generators make room for; lower it or raise that"
+            )
+        for key in ("limits", "video", "decode"):
+            if getattr(other, key) != getattr(own, key):
+                raise ValueError(
+                    f"eval_data.{key} differs from data.{key}, by which the generators decode media; make them the same"
+                )
+        return self
 
     @model_validator(mode="after")
     def _agrees(self) -> "PPOConfig":

@@ -1,0 +1,136 @@
+"""The configuration of supervised training: SFT, reward models, preferences."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from mmrlhf_ray.config.base import LearnerUse, ModelConfig, ModelUse, TrainJobConfig
+
+
+def _refuse_facts(cfg: TrainJobConfig) -> None:
+    for key, data in (("data", cfg.data), ("eval_data", cfg.eval_data)):
+        if data is not None and data.facts_column is not None:
+            raise ValueError(
+                f"{key}.facts_column={data.facts_column} is for reward models; a policy never sees facts, leave it out"
+            )
+
+
+class SFTConfig(TrainJobConfig):
+    """Supervised fine-tuning on DEMONSTRATION records."""
+
+    feedback_coef: NonNegativeFloat = 0.0
+    """λ of L′ = L + λH: how much rows with feedback ±1 count next to demonstrations; at 0 they count nothing."""
+
+    @property
+    def table(self) -> Literal["DEMONSTRATION"]:
+        return "DEMONSTRATION"
+
+    @model_validator(mode="after")
+    def _without_facts(self) -> "SFTConfig":
+        _refuse_facts(self)
+        return self
+
+
+class RewardModelConfig(TrainJobConfig):
+    """A reward model on PREFERENCE (bradley_terry) or RANKING records (plackett_luce, rating)."""
+
+    objective: Literal["bradley_terry", "plackett_luce", "rating"] = "bradley_terry"
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    margin_coef: NonNegativeFloat = 0.0
+    """How far apart scores must be, times the record's `margin` (bradley_terry)."""
+    center_coef: NonNegativeFloat = 0.0
+    """Weight of (r_chosen + r_rejected)², which keeps scores near zero (Eisenstein et al. 2023)."""
+    aspects: dict[str, float] = Field(default_factory=dict)
+    """Aspect of the ratings → its weight in the score; each gets its own head (rating)."""
+    ensemble: PositiveInt = 1
+    """Heads that each learn from their own resampling of the rows; their spread is the uncertainty."""
+
+    @property
+    def table(self) -> Literal["PREFERENCE", "RANKING"]:
+        return "PREFERENCE" if self.objective == "bradley_terry" else "RANKING"
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        return {"model": ModelUse(self.model, any_head=True)}
+
+    @property
+    def trained(self) -> Mapping[str, LearnerUse]:
+        return {"learner": LearnerUse(self.model, self.learner, scalar=True)}
+
+    @model_validator(mode="after")
+    def _fits_objective(self) -> "RewardModelConfig":
+        if (self.objective == "rating") != bool(self.aspects):
+            raise ValueError(
+                f"aspects belong to objective=rating; got objective={self.objective}, aspects={self.aspects}"
+            )
+        for key in ("label_smoothing", "margin_coef", "center_coef"):
+            if self.objective != "bradley_terry" and getattr(self, key):
+                raise ValueError(f"{key} belongs to objective=bradley_terry, not {self.objective}; leave it out")
+        return self
+
+
+_WITH_REFERENCE = frozenset({"dpo", "ipo", "kto", "bco", "mpo"})
+"""Objectives that compare with a reference, whose log-probabilities are computed before training."""
+
+
+class PreferenceConfig(TrainJobConfig):
+    """Direct preference training of a policy, without a reward model."""
+
+    objective: Literal["dpo", "ipo", "kto", "orpo", "simpo", "bco", "mpo"] = "dpo"
+    reference: ModelConfig | None = None
+    """`null` = `model` at the start of training. orpo and simpo use no reference."""
+    beta: PositiveFloat = 0.1
+    """Inverse temperature of the implicit reward; the weight of the odds ratio in orpo."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of labels believed wrong (cDPO)."""
+    simpo_margin: NonNegativeFloat = 0.5
+    """γ of SimPO."""
+    sft_coef: NonNegativeFloat = 0.0
+    """Weight of the chosen response's mean negative log-likelihood (dpo, ipo, simpo)."""
+    desirable_weight: PositiveFloat = 1.0
+    undesirable_weight: PositiveFloat = 1.0
+    """λ_D and λ_U of KTO."""
+    mpo_weights: tuple[float, float, float] = (0.8, 0.2, 1.0)
+    """Of DPO, BCO and SFT in mpo."""
+    changed_token_weight: PositiveFloat | None = None
+    """dpo: tokens that differ between chosen and rejected count this much, common ones 1 (RLHF-V); `null` = sums."""
+    margin_scale: NonNegativeFloat = 0.0
+    """dpo: β grows with the record's margin m to β·(1 + margin_scale·(1 − exp(−margin_rate·m))) (MM-RLHF)."""
+    margin_rate: PositiveFloat = 1.0
+    unpaired: bool = False
+    """kto, bco: read DEMONSTRATION records with feedback ±1 instead of PREFERENCE records."""
+
+    @property
+    def table(self) -> Literal["DEMONSTRATION", "PREFERENCE"]:
+        return "DEMONSTRATION" if self.unpaired else "PREFERENCE"
+
+    @property
+    def models(self) -> Mapping[str, ModelUse]:
+        return {"model": ModelUse(self.model)} | ({"reference": ModelUse(self.reference)} if self.reference else {})
+
+    @property
+    def held_for(self) -> str | None:
+        return f"objective={self.objective}" if self.objective in _WITH_REFERENCE else None
+
+    @model_validator(mode="after")
+    def _fits_objective(self) -> "PreferenceConfig":
+        _refuse_facts(self)
+        given = self.model_fields_set
+        belongs = {
+            "label_smoothing": {"dpo"},
+            "simpo_margin": {"simpo"},
+            "sft_coef": {"dpo", "ipo", "simpo"},
+            "desirable_weight": {"kto"},
+            "undesirable_weight": {"kto"},
+            "mpo_weights": {"mpo"},
+            "changed_token_weight": {"dpo"},
+            "margin_scale": {"dpo"},
+            "unpaired": {"kto", "bco"},
+            "reference": _WITH_REFERENCE,
+        }
+        for key, objectives in belongs.items():
+            default = type(self).model_fields[key].default
+            if key in given and getattr(self, key) != default and self.objective not in objectives:
+                raise ValueError(f"{key} belongs to objective {' or '.join(sorted(objectives))}, not {self.objective}")
+        return self

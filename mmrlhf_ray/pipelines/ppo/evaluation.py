@@ -1,0 +1,62 @@
+"""How good the policy is on held-out prompts while it learns: by the same generators, judges and reference."""
+
+import time
+from collections.abc import Iterator
+from statistics import fmean
+
+import numpy as np
+
+from mmrlhf_ray.algorithms.statistics import mean_interval
+from mmrlhf_ray.config import PPOConfig
+from mmrlhf_ray.data.batches.ragged import Ragged, row_lengths
+from mmrlhf_ray.pipelines.ppo.judged import Judged, ask_scores, concat_judged
+from mmrlhf_ray.pipelines.ppo.stream import Stream
+from mmrlhf_ray.pipelines.ppo.verdicts import all_scores
+from mmrlhf_ray.rewards.batch import Rows
+from mmrlhf_ray.rewards.mixture import Mixed, MixtureState, mix
+from mmrlhf_ray.rollout.groups import group_rows
+from mmrlhf_ray.workers.fleet import Fleet, HeldOut
+
+_PROMPTS_PER_CALL = 128
+
+
+def evaluate(fleet: Fleet, stream: Stream, cfg: PPOConfig) -> dict[str, float]:
+    """Metrics of the present policy on all of `eval_data`: `eval_score` with the bounds of its 95 % interval, `eval_kl`
+    to the reference (nats a response), `eval_response_tokens`, and each component's mean `eval_reward_<name>`.
+
+    The score is the rewards' mixture without `normalise`, costs at their first multiplier, so that evaluations of one
+    run can be compared. Raises RunError for a missing score as `on_missing` says, and what a role raised.
+    """
+    if fleet.held_out is None:
+        raise ValueError("evaluate() without eval_data")
+    started = time.monotonic()
+    judged = concat_judged(list(_judged(fleet, fleet.held_out, stream, cfg)))
+    rewards = [reward.model_copy(update={"normalise": False}) for reward in cfg.rewards]
+    table = judged.rollouts.table
+    mixed = mix(rewards, all_scores(cfg, judged), Rows.of(table), MixtureState.start(rewards))
+    kl = Ragged.of_column(table.column("rollout_logprobs")).sums() - judged.tokens["ref_logprobs"].sums()
+    metrics = {name: value for name, value in mixed.metrics.items() if not name.startswith("lagrange_")} | {
+        "kl": float(np.mean(kl)),
+        "response_tokens": float(row_lengths(table, "response_token_ids").mean()),
+    }
+    if scores := list(_by_prompt(judged, mixed)):
+        interval = mean_interval(scores)
+        metrics |= {"score": interval.estimate, "score_low": interval.low, "score_high": interval.high}
+    return {f"eval_{name}": value for name, value in metrics.items()} | {"seconds_eval": time.monotonic() - started}
+
+
+def _by_prompt(judged: Judged, mixed: Mixed) -> Iterator[float]:
+    """Mean score of each prompt that has one: its responses are not independent of each other."""
+    for rows in group_rows(judged.rollouts.table).values():
+        if kept := [mixed.scores[row] for row in rows if mixed.keep[row]]:
+            yield fmean(kept)
+
+
+def _judged(fleet: Fleet, held_out: HeldOut, stream: Stream, cfg: PPOConfig) -> Iterator[Judged]:
+    """Responses to the prompts, part by part, with scores and reference."""
+    for first in range(0, held_out.count, _PROMPTS_PER_CALL):
+        encoding = held_out.prompts.ask_slice(first, min(first + _PROMPTS_PER_CALL, held_out.count))
+        stream.tend([encoding.table])
+        judging = ask_scores(fleet, stream.sample(encoding.result(), cfg.eval_samples_per_prompt))
+        stream.tend(judging.refs)
+        yield judging.result()
