@@ -11,9 +11,13 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules that use their directory's `session` come last in it (tests/shared_ray.py)."""
+    """Modules that use their directory's `session` come last in it (tests/shared_ray.py). With `--dist loadgroup` a
+    file's tests stay in one process, and all that look at the same submitted run in one as well."""
     shared = {item.path for item in items if "session" in getattr(item, "fixturenames", ())}
     directories = {directory: i for i, directory in enumerate(dict.fromkeys(item.path.parent for item in items))}
+    for item in items:
+        group = "submitted" if "submitted" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: (directories[item.path.parent], item.path in shared))
 
 

@@ -146,7 +146,7 @@ class RolePlacement(Resources):
     """How many actors of a role there are; `num_cpus`, `num_gpus` are for each."""
 
     replicas: PositiveInt = 1
-    """Generators, scorers or reference servers; for learners: data-parallel ranks."""
+    """Generators, scorers, reference servers or encoders; for learners: data-parallel ranks."""
 
     @property
     def actors(self) -> int:

@@ -100,8 +100,9 @@ class Placement(Section):
     reference: RolePlacement = RolePlacement()
     policy: LearnerPlacement = LearnerPlacement()
     critic: LearnerPlacement = LearnerPlacement()
-    encoder: Resources = Resources()
-    eval_encoder: Resources = Resources()
+    encoder: RolePlacement = RolePlacement()
+    """Each replica holds all prompts and encodes its share of them, its decoding workers beside it."""
+    eval_encoder: RolePlacement = RolePlacement()
     """Of the prompts that a policy is evaluated on during training."""
 
     def of(self, *roles: str) -> dict[str, Resources]:

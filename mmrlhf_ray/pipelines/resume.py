@@ -44,6 +44,7 @@ _APPLIED = (
     "checkpoint.*", "deadlines.*", "device", "generator.*", "score_micro_batch_tokens", "sweep*",
     "placement.strategy", "*.num_cpus", "*.num_gpus",
     "placement.generator.replicas", "placement.scorer.replicas", "placement.reference.replicas",
+    "placement.encoder.replicas", "placement.eval_encoder.replicas",
     "*data.decode.*", "*data.encoder_cache_mb", "*data.spill_*", "*data.stream_workers", "*data.check_rows",
     "*data.remote.*",
 )  # fmt: skip

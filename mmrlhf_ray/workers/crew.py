@@ -29,7 +29,7 @@ from mmrlhf_ray.planning.placement import reservations
 from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.training.extension import build_here
-from mmrlhf_ray.workers.roles.encoder import PromptEncoder, PromptServer
+from mmrlhf_ray.workers.roles.encoder import PromptEncoder
 from mmrlhf_ray.workers.roles.functions import Functions, RewardFunctions
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.reference import Reference, References
@@ -139,16 +139,16 @@ def _learning(cfg: RunConfig) -> set[str]:
     return {"policy", "critic", "workers"} & set(cfg.roles) if cfg.trained else set()
 
 
-def start_encoder(
+def start_encoders(
     own: Crew,
     cfg: PPOConfig | EvaluateConfig,
     records: Records,
     run_dir: Path,
     role: Literal["encoder", "eval_encoder"] = "encoder",
     key: Literal["data", "eval_data"] = "data",
-) -> PromptServer:
-    """Start the encoder of the prompts that `key` names. Its check_prompts() must come before the rest."""
-    group = own.start(
+) -> ActorGroup[PromptEncoder]:
+    """Start the encoders of the prompts that `key` names. PromptServer.check() must come before the rest."""
+    return own.start(
         role,
         PromptEncoder,
         model_path=cfg.policy.path,
@@ -159,7 +159,6 @@ def start_encoder(
         allowed=cfg.sampling.allow_tokens,
         most_media=cfg.generator.most_media,
     )
-    return PromptServer(group, cfg.deadlines.stage_s)
 
 
 def start_generators(

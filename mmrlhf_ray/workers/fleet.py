@@ -20,26 +20,18 @@ from mmrlhf_ray.workers.crew import (
     Crew,
     crew,
     device_of,
-    start_encoder,
+    start_encoders,
     start_functions,
     start_generators,
     start_references,
     start_scorers,
 )
 from mmrlhf_ray.workers.roles.answers import Pending
-from mmrlhf_ray.workers.roles.encoder import PromptServer
 from mmrlhf_ray.workers.roles.functions import Rewards
 from mmrlhf_ray.workers.roles.generator import Generators
 from mmrlhf_ray.workers.roles.learner import Learner, Learners, LearnerSpec
+from mmrlhf_ray.workers.roles.prompts import PromptServer
 from mmrlhf_ray.workers.roles.reference import References
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Prompts that nothing is learned from."""
-
-    prompts: PromptServer
-    count: int
 
 
 @dataclass(frozen=True)
@@ -53,8 +45,8 @@ class Fleet:
     """None where the policy itself, without its adapter, is the reference."""
     policy: Learners
     critic: Learners | None
-    held_out: HeldOut | None
-    """None where the policy is not evaluated while it learns."""
+    held_out: PromptServer | None
+    """Prompts of `eval_data`; None where the policy is not evaluated while it learns."""
     bucket_bytes: int
     """Most bytes of weights in one bucket of a push."""
 
@@ -81,16 +73,14 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
     prompts that cannot be used, PlacementError, and what a role raised while it started.
     """
     with crew(cfg, cfg.roles) as own:
-        prompts = start_encoder(own, cfg, records["data"], run_dir)
-        held_out = None
+        encoders = [start_encoders(own, cfg, records["data"], run_dir)]
         if cfg.eval_data is not None:
-            held_out = start_encoder(own, cfg, records["eval_data"], run_dir, "eval_encoder", "eval_data")
-        prompts.check_prompts(cfg.deadlines.start_s)
-        checked = HeldOut(held_out, held_out.check_prompts(cfg.deadlines.start_s)) if held_out else None
-        yield _start(own, cfg, prompts, checked, records["data"])
+            encoders.append(start_encoders(own, cfg, records["eval_data"], run_dir, "eval_encoder", "eval_data"))
+        prompts, *held_out = (PromptServer.check(e, cfg.deadlines.stage_s, cfg.deadlines.start_s) for e in encoders)
+        yield _start(own, cfg, prompts, held_out[0] if held_out else None, records["data"])
 
 
-def _start(own: Crew, cfg: PPOConfig, prompts: PromptServer, held_out: HeldOut | None, records: Records) -> Fleet:
+def _start(own: Crew, cfg: PPOConfig, prompts: PromptServer, held_out: PromptServer | None, records: Records) -> Fleet:
     seconds, answering = cfg.deadlines.start_s, cfg.score_micro_batch_tokens
     generators = start_generators(own, cfg, cfg.policy, cfg.learner.lora)
     models = [reward.model for reward in cfg.model_rewards]

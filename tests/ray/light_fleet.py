@@ -13,16 +13,18 @@ import ray
 from mmrlhf_ray.config import ModelReward, PPOConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.ragged import Ragged
+from mmrlhf_ray.data.records.order import Order
+from mmrlhf_ray.data.records.shares import Shares
 from mmrlhf_ray.rollout.batch import TakeStats
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import ENCODED_PROMPT, FEATURES, MEDIA, PROMPT, ROLLOUT, check
 from mmrlhf_ray.weights.push import Pushed, Sent
-from mmrlhf_ray.workers.fleet import Fleet, HeldOut
+from mmrlhf_ray.workers.fleet import Fleet
 from mmrlhf_ray.workers.roles.answers import Answer
-from mmrlhf_ray.workers.roles.encoder import PromptServer
 from mmrlhf_ray.workers.roles.functions import Rewards
 from mmrlhf_ray.workers.roles.generator import Generators
 from mmrlhf_ray.workers.roles.learner import Learners, Updated
+from mmrlhf_ray.workers.roles.prompts import PromptServer
 from mmrlhf_ray.workers.roles.reference import References
 from mmrlhf_ray.workers.roles.scorer import Scorers
 
@@ -170,6 +172,10 @@ def configuration(**keys: Any) -> PPOConfig:
     )
 
 
+def _shares(rows: int) -> Shares:
+    return Shares(Order(((rows,),), (1.0,), seed=0), 1, None)
+
+
 def light_fleet(light: Any, cfg: PPOConfig, times: Times) -> Fleet:
     """A fleet all of whose roles are `light`, an actor that is as if it had just started; with two generators."""
     ray.get(light.reset.remote(times))
@@ -177,12 +183,12 @@ def light_fleet(light: Any, cfg: PPOConfig, times: Times) -> Fleet:
     models = tuple(reward for reward in cfg.rewards if isinstance(reward, ModelReward))
     deadline_s = cfg.deadlines.stage_s
     return Fleet(
-        prompts=PromptServer(group, deadline_s),
+        prompts=PromptServer(group, deadline_s, _shares(PROMPTS)),
         generators=Generators(ActorGroup(("generator-0", "generator-1"), (light, light)), deadline_s),
         rewards=Rewards(Scorers(group, budget, deadline_s), models, None),
         references=References(group, budget, deadline_s),
         policy=Learners(group, budget, deadline_s),
         critic=None,
-        held_out=HeldOut(PromptServer(group, deadline_s), HELD_OUT) if cfg.eval_data else None,
+        held_out=PromptServer(group, deadline_s, _shares(HELD_OUT)) if cfg.eval_data else None,
         bucket_bytes=1,
     )

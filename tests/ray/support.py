@@ -15,6 +15,7 @@ from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
 from mmrlhf_ray.workers.roles.generator import Generators
 from mmrlhf_ray.workers.roles.learner import Learner, Learners, LearnerSpec
+from tests.prompts import check_prompts
 
 START_S = 400.0
 ANSWER_S = 300.0
@@ -23,7 +24,7 @@ ANSWER_S = 300.0
 def encoded_prompts(model_dir: Path, config: DataConfig, scratch: Path) -> tuple[pa.Table, pa.Table, pa.Table]:
     """All usable prompts as ENCODED_PROMPT, with their MEDIA and FEATURES."""
     encoder = PromptEncoder(str(model_dir), config, read_records(config, PROMPT, scratch), scratch, seed=0)
-    prompts, media, features, _, _ = encoder.slice(0, encoder.check_prompts())
+    prompts, media, features, _, _ = encoder.slice(0, check_prompts(encoder))
     return prompts, media, features
 
 

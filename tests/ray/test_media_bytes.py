@@ -15,8 +15,9 @@ from mmrlhf_ray.config import DataConfig, ModelConfig, SamplingConfig
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import PROMPT
-from mmrlhf_ray.workers.roles.encoder import PromptEncoder, PromptServer
+from mmrlhf_ray.workers.roles.encoder import PromptEncoder
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
+from mmrlhf_ray.workers.roles.prompts import PromptServer
 from tests.ray.support import ANSWER_S, START_S, end, start_generators
 
 PROMPTS, SAMPLES = 8, 8
@@ -50,8 +51,7 @@ def test_every_clip_crosses_once(
     records = read_records(config, PROMPT, tmp_path)
     encoder = ray.remote(PromptEncoder).options(num_cpus=0).remote(str(model_dir), config, records, tmp_path, 0)
     group = ActorGroup(("encoder-0",), (encoder,))
-    server = PromptServer(group, ANSWER_S)
-    server.check_prompts(START_S)
+    server = PromptServer.check(group, ANSWER_S, START_S)
     crossed: list[ray.ObjectRef] = []
     put = ray.put
     monkeypatch.setattr(ray, "put", lambda value: crossed.append(put(value)) or crossed[-1])

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from mmrlhf_ray.config.data import DataConfig
@@ -18,6 +19,7 @@ from mmrlhf_ray.data.media.augment import augment
 from mmrlhf_ray.data.records.order import WINDOW, Order, Place
 from mmrlhf_ray.data.records.quarantine import Rejected
 from mmrlhf_ray.data.records.rows import ReadRow, Source, SourceReader, name_of
+from mmrlhf_ray.data.records.shares import Shares, owner_of
 from mmrlhf_ray.data.rowfiles import Row
 from mmrlhf_ray.errors import DataError
 
@@ -60,9 +62,13 @@ class RowStore(Protocol):
         fails."""
         ...
 
-    def first(self, count: int) -> Iterator[LoadedRow | Rejected]:
-        """The rows that are checked before the start: those that come first in the files where all are held, and else
-        those that are served first."""
+    def first(self, count: int, reader: int = 0, readers: int = 1) -> Iterator[tuple[int, LoadedRow | Rejected]]:
+        """The rows that are checked before the start, with their numbers: those that come first in the files where all
+        are held, and else those that are served first. Only those of one reader, if there are several."""
+        ...
+
+    def shares(self, readers: int) -> Shares:
+        """Whose rows are whose."""
         ...
 
     def without(self, numbers: Collection[int]) -> "RowStore":
@@ -97,8 +103,12 @@ class HeldStore:
         place = self._order.place(position)
         return self._by_source[place.source][place.row]
 
-    def first(self, count: int) -> Iterator[LoadedRow]:
-        return self.slice(0, count)
+    def first(self, count: int, reader: int = 0, readers: int = 1) -> Iterator[tuple[int, LoadedRow]]:
+        return ((n, row) for n, row in enumerate(self.slice(0, count)) if _owner(row, readers) == reader)
+
+    def shares(self, readers: int) -> Shares:
+        owners = tuple(np.array([_owner(row, readers) for row in own], np.int32) for own in self._by_source)
+        return Shares(self._order, readers, owners)
 
     def without(self, numbers: Collection[int]) -> "HeldStore":
         kept = [number for number in range(len(self._rows)) if number not in numbers]
@@ -141,8 +151,12 @@ class FileStore:
             return row.rejected(_row_error(error))
         return LoadedRow(replace(row.read, record=dict(record)), tuple(media))
 
-    def first(self, count: int) -> Iterator[LoadedRow | Rejected]:
-        return map(self.load, range(count))
+    def first(self, count: int, reader: int = 0, readers: int = 1) -> Iterator[tuple[int, LoadedRow | Rejected]]:
+        shares = self.shares(readers)
+        return ((position, self.load(position)) for position in range(count) if shares.of(position) == reader)
+
+    def shares(self, readers: int) -> Shares:
+        return Shares(self.order, readers, None)
 
     def without(self, numbers: Collection[int]) -> "FileStore":
         return self
@@ -182,6 +196,10 @@ def order_of(sources: tuple[Source, ...], seed: int, *, shuffle: bool = True) ->
     """The sequence in which the rows of a mixture are read."""
     sizes = tuple(tuple(fragment.rows for fragment in source.fragments) for source in sources)
     return Order(sizes, tuple(source.config.weight for source in sources), seed, shuffle)
+
+
+def _owner(row: LoadedRow, readers: int) -> int:
+    return owner_of(row.record["media_ids"], row.record["prompt_id"], readers)
 
 
 def _row_error(error: ValueError) -> RowError:

@@ -32,7 +32,7 @@ from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT, RESPONSE
 from mmrlhf_ray.workers.crew import (
     crew,
-    start_encoder,
+    start_encoders,
     start_functions,
     start_generators,
     start_references,
@@ -40,6 +40,7 @@ from mmrlhf_ray.workers.crew import (
 )
 from mmrlhf_ray.workers.roles.answers import Pending
 from mmrlhf_ray.workers.roles.functions import Rewards
+from mmrlhf_ray.workers.roles.prompts import PromptServer
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +117,8 @@ def _answers(
 ) -> Iterator[Judged]:
     seconds = cfg.deadlines.start_s
     with crew(cfg, cfg.roles) as own:
-        prompts = start_encoder(own, cfg, records, run_dir)
-        count = prompts.check_prompts(seconds)
+        prompts = PromptServer.check(start_encoders(own, cfg, records, run_dir), cfg.deadlines.stage_s, seconds)
+        count = prompts.rows
         models = [reward.model for reward in cfg.model_rewards]
         scorers = start_scorers(own, cfg, models, _budget(cfg, models)) if models else None
         functions = start_functions(own, cfg, records.records) if cfg.function_rewards else None

@@ -21,7 +21,8 @@ from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import ROLLOUT, check
-from mmrlhf_ray.workers.crew import Crew, crew, start_encoder, start_scorers
+from mmrlhf_ray.workers.crew import Crew, crew, start_encoders, start_scorers
+from mmrlhf_ray.workers.roles.prompts import PromptServer
 
 _PROMPTS_PER_CALL = 128
 
@@ -65,8 +66,9 @@ def _ask(
     run_dir: Path,
 ) -> dict[int, NDArray[np.float32]]:
     assert cfg.reward_model is not None
-    prompts = start_encoder(own, cfg, records, run_dir)
-    count = prompts.check_prompts(cfg.deadlines.start_s)
+    encoders, deadlines = start_encoders(own, cfg, records, run_dir), cfg.deadlines
+    prompts = PromptServer.check(encoders, deadlines.stage_s, deadlines.start_s)
+    count = prompts.rows
     adapter = adapter_for(Path(cfg.reward_model.path))
     budget = PassBudget.of(EngineConfig(), [adapter], cfg.score_micro_batch_tokens)
     scorers = start_scorers(own, cfg, [cfg.reward_model], budget)

@@ -7,7 +7,7 @@ import ray
 
 from mmrlhf_ray.rollout.batch import Prompts, TakeStats, concat_prompts
 from mmrlhf_ray.rollout.ledger import Ledger
-from mmrlhf_ray.workers.roles.encoder import PendingPrompts, PromptServer
+from mmrlhf_ray.workers.roles.prompts import PendingPrompts, PromptServer
 
 
 class PromptsAhead:
@@ -33,7 +33,7 @@ class PromptsAhead:
     @property
     def refs(self) -> list["ray.ObjectRef[Any]"]:
         """What must be there before collect() finds more."""
-        return [self._pending[0].table] if self._pending else []
+        return [*self._pending[0].refs] if self._pending else []
 
     def ask(self, count: int, at_once: int) -> None:
         """Have another `count` prompts encoded, `at_once` in a call; nothing blocks."""

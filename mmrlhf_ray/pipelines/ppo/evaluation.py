@@ -15,7 +15,8 @@ from mmrlhf_ray.pipelines.ppo.verdicts import all_scores
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import Mixed, MixtureState, mix
 from mmrlhf_ray.rollout.groups import group_rows
-from mmrlhf_ray.workers.fleet import Fleet, HeldOut
+from mmrlhf_ray.workers.fleet import Fleet
+from mmrlhf_ray.workers.roles.prompts import PromptServer
 
 _PROMPTS_PER_CALL = 128
 
@@ -52,11 +53,11 @@ def _by_prompt(judged: Judged, mixed: Mixed) -> Iterator[float]:
             yield fmean(kept)
 
 
-def _judged(fleet: Fleet, held_out: HeldOut, stream: Stream, cfg: PPOConfig) -> Iterator[Judged]:
+def _judged(fleet: Fleet, held_out: PromptServer, stream: Stream, cfg: PPOConfig) -> Iterator[Judged]:
     """Responses to the prompts, part by part, with scores and reference."""
-    for first in range(0, held_out.count, _PROMPTS_PER_CALL):
-        encoding = held_out.prompts.ask_slice(first, min(first + _PROMPTS_PER_CALL, held_out.count))
-        stream.tend([encoding.table])
+    for first in range(0, held_out.rows, _PROMPTS_PER_CALL):
+        encoding = held_out.ask_slice(first, min(first + _PROMPTS_PER_CALL, held_out.rows))
+        stream.tend(encoding.refs)
         judging = ask_scores(fleet, stream.sample(encoding.result(), cfg.eval_samples_per_prompt))
         stream.tend(judging.refs)
         yield judging.result()

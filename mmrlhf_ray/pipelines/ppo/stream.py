@@ -197,16 +197,18 @@ class Stream:
         Raises DeadlineExceeded where nothing comes for as long as a stage may take, and what a role raised.
         """
         judges = {id(judging): _missing(judging.refs) for judging in self._judging}
+        prompts = _missing(self._prompts.refs)
+        encoded = bool(self._prompts.refs) and not prompts
         there: set[ray.ObjectRef[Any]] = set()
-        if all(judges.values()):  # else one has been answered already
-            own = [*(asked.ref for asked in self._sampling), *self._prompts.refs]
+        if all(judges.values()) and not encoded:  # else something is there already
+            own = [*(asked.ref for asked in self._sampling), *prompts[:1]]
             there = _there([*own, *(refs[0] for refs in judges.values()), *others], self._cfg.deadlines.stage_s)
             if not there and self._asked:  # else the caller knows who was to give `others`
                 raise DeadlineExceeded(
                     f"nothing came for {self._cfg.deadlines.stage_s:g} s from {', '.join(self._asked)}; raise "
                     "deadlines.stage_s if this is expected"
                 )
-        if there.intersection(self._prompts.refs):
+        if encoded or (prompts and there.issuperset(prompts)):
             self._prompts.collect()
         for asked in [asked for asked in self._sampling if asked.ref in there]:
             self._sampling.remove(asked)

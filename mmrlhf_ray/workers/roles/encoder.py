@@ -1,16 +1,15 @@
-"""The prompt encoder: the one actor that has the prompts and runs their processor."""
+"""The prompt encoder: an actor that has the prompts and runs their processor."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-from ray.actor import ActorProxy
 
 from mmrlhf_ray.config.base import MostMedia
 from mmrlhf_ray.config.data import DataConfig
@@ -30,19 +29,15 @@ from mmrlhf_ray.data.errors import RowError, bad_rows_error
 from mmrlhf_ray.data.media import MediaRow
 from mmrlhf_ray.data.records.quarantine import Rejected, set_row_aside, settle
 from mmrlhf_ray.data.records.readers import Records, open_store
+from mmrlhf_ray.data.records.shares import Shares
 from mmrlhf_ray.data.records.store import LoadedRow, RowStore
 from mmrlhf_ray.data.validate import same_prompt
 from mmrlhf_ray.errors import DataError
-from mmrlhf_ray.rollout.batch import Prompts, TakeStats
-from mmrlhf_ray.runtime.actors import ActorGroup
-from mmrlhf_ray.runtime.waits import deadline_get
-from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT, check
+from mmrlhf_ray.rollout.batch import TakeStats
+from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT
 
-_Served = tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]
+Served = tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]
 """ENCODED_PROMPT, MEDIA, FEATURES, PROMPT."""
-_Table: TypeAlias = "ray.ObjectRef[pa.Table]"
-_Parts = tuple[_Table, _Table, _Table, _Table, "ray.ObjectRef[TakeStats]"]
-"""References to what _Served holds."""
 _SUBSTITUTES = 100
 """Rows that are tried in place of a bad one."""
 
@@ -76,22 +71,29 @@ class PromptEncoder:
         self._store: RowStore
 
     @ray.method
-    def check_prompts(self) -> int:
-        """Run the processor on the first `data.check_rows` prompts, or all; returns how many rows there are to serve.
-        Must come before any other call.
+    def find_bad(self, reader: int, readers: int) -> dict[int, Rejected]:
+        """Run the processor on the first `data.check_rows` prompts, or all, as far as they are this reader's; number →
+        the bad ones (too long, wrong placeholders). Raises DataError."""
+        self._store = open_store(self._data, PROMPT, self._records, self._seed)
+        checked = ((number, self._encode(row)) for number, row in self._store.first(self._to_check, reader, readers))
+        return {number: row for number, row in checked if isinstance(row, Rejected)}
 
-        Bad ones (too long, wrong placeholders) are dealt with as `data.on_bad_row` says. Raises DataError.
-        """
-        store = open_store(self._data, PROMPT, self._records, self._seed)
-        count = min(self._data.check_rows or store.rows, store.rows)
-        checked = enumerate(map(self._encode, store.first(count)))
-        bad = {number: row for number, row in checked if isinstance(row, Rejected)}
-        settle(list(bad.values()), count - len(bad), store.what, self._data.on_bad_row, self._quarantine_to)
-        self._store = store.without(bad)
-        return self._store.rows
+    @ray.method
+    def begin(self, bad: Mapping[int, Rejected], readers: int, settles: bool) -> Shares:
+        """Serve all prompts but the bad ones that all readers found. `settles`: deal with these as `data.on_bad_row`
+        says, which one reader does for all. Returns whose rows are whose. Raises DataError."""
+        if settles:
+            found = [bad[number] for number in sorted(bad)]
+            settle(found, self._to_check - len(bad), self._store.what, self._data.on_bad_row, self._quarantine_to)
+        self._store = self._store.without(bad)
+        return self._store.shares(readers)
+
+    @property
+    def _to_check(self) -> int:
+        return min(self._data.check_rows or self._store.rows, self._store.rows)
 
     @ray.method(num_returns=5)
-    def take(self, positions: Sequence[int]) -> _Served:
+    def take(self, positions: Sequence[int]) -> Served:
         """The prompts at these positions of an endless sequence of seeded shuffles of all prompts.
 
         A bad row that turns up only now is dealt with as `data.on_bad_row` says; in its place comes another, drawn
@@ -104,7 +106,7 @@ class PromptEncoder:
         return self._serve(list(zip(positions, rows, strict=True)), start, misses)
 
     @ray.method(num_returns=5)
-    def slice(self, first: int, last: int) -> _Served:
+    def slice(self, first: int, last: int) -> Served:
         """Prompts first … last − 1 in the order of the files, for evaluation. Raises DataError for a bad one, which
         nothing can stand in for."""
         start, misses = time.monotonic(), self._cache.misses
@@ -147,7 +149,7 @@ class PromptEncoder:
             found = self._encode(self._store.load(int(draw)))
         raise DataError(f"{_SUBSTITUTES} rows in a row cannot be used; see {self._quarantine_to} for what is wrong")
 
-    def _serve(self, rows: Sequence[tuple[int, _Encoded]], start: float, misses: int) -> _Served:
+    def _serve(self, rows: Sequence[tuple[int, _Encoded]], start: float, misses: int) -> Served:
         """`rows`: each with its group_id, which is the position drawn."""
         encoded: list[dict[str, Any]] = []
         features: dict[str, Features] = {}
@@ -195,60 +197,3 @@ def _refuse_conflicts(rows: Sequence[LoadedRow]) -> None:
                 f"{here.file}, row {here.index}: prompt_id {row.record['prompt_id']!r} names another prompt in "
                 f"{there.file}, row {there.index}; give every prompt its own prompt_id"
             )
-
-
-@dataclass(frozen=True)
-class PromptServer:
-    """The encoder as the driver sees it."""
-
-    group: ActorGroup[PromptEncoder]
-    deadline_s: float
-
-    def check_prompts(self, seconds: float) -> int:
-        """As PromptEncoder.check_prompts(), which must come before the rest."""
-        (count,) = self.group.wait([self._encoder.check_prompts.remote()], seconds, "checking prompts")
-        return count
-
-    def ask(self, positions: Sequence[int]) -> "PendingPrompts":
-        """The prompts at these positions; nothing blocks."""
-        return self._pending(self._encoder.take.remote(list(positions)), len(positions))
-
-    def take(self, positions: Sequence[int]) -> Prompts:
-        """The prompts at these positions."""
-        return self.ask(positions).result()
-
-    def ask_slice(self, first: int, last: int) -> "PendingPrompts":
-        """Prompts first … last − 1 in file order; nothing blocks."""
-        return self._pending(self._encoder.slice.remote(first, last), last - first)
-
-    def slice(self, first: int, last: int) -> Prompts:
-        """Prompts first … last − 1 in file order."""
-        return self.ask_slice(first, last).result()
-
-    @property
-    def _encoder(self) -> ActorProxy[PromptEncoder]:
-        return self.group.handles[0]
-
-    def _pending(self, served: "ray.ObjectRef[_Served]", count: int) -> "PendingPrompts":
-        # With num_returns=5 Ray gives a reference for each part, which its types do not say.
-        return PendingPrompts(*cast(_Parts, served), count, self.group.names, self.deadline_s)
-
-
-@dataclass(frozen=True)
-class PendingPrompts:
-    """Prompts that are being encoded."""
-
-    table: "ray.ObjectRef[pa.Table]"
-    media: "ray.ObjectRef[pa.Table]"
-    features: "ray.ObjectRef[pa.Table]"
-    records: "ray.ObjectRef[pa.Table]"
-    stats: "ray.ObjectRef[TakeStats]"
-    count: int
-    names: tuple[str, ...]
-    deadline_s: float
-
-    def result(self) -> Prompts:
-        """The prompts. Raises DataError for those that cannot be used, DeadlineExceeded."""
-        (table,) = deadline_get([self.table], self.deadline_s, "encoding prompts", self.names)
-        (stats,) = deadline_get([self.stats], self.deadline_s, "encoding prompts", self.names)
-        return Prompts(check(table, ENCODED_PROMPT, "PromptServer"), self.media, self.features, stats, (self.records,))

@@ -16,6 +16,7 @@ from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import ENCODED_PROMPT, FEATURES, MEDIA, PROMPT, check
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
+from tests.prompts import check_prompts
 from tests.unit.tiny import encode, messages, raw
 
 CLIPS = [raw("image", seed) for seed in range(3)]
@@ -49,7 +50,7 @@ def server(omni: Path, tmp_path: Path, rows: list[dict[str, Any]] | None = None,
     seed = changes.pop("seed", 0)
     data = DataConfig.model_validate({"path": "prompts.jsonl"} | changes)
     encoder = PromptEncoder(str(omni), data, records(rows), tmp_path, seed)
-    encoder.check_prompts()
+    check_prompts(encoder)
     return encoder
 
 
@@ -59,7 +60,7 @@ def taken(encoder: PromptEncoder, cursor: int, n: int) -> list[str]:
 
 def test_every_epoch_is_all_prompts_in_an_order_of_its_own(omni: Path, tmp_path: Path) -> None:
     encoder = server(omni, tmp_path)
-    assert encoder.check_prompts() == COUNT
+    assert check_prompts(encoder) == COUNT
     epochs = [taken(encoder, COUNT * e, COUNT) for e in range(4)]
     assert all(sorted(epoch) == [f"p{i}" for i in range(COUNT)] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
@@ -73,9 +74,9 @@ def test_prompts_with_more_media_than_the_sampler_takes_are_set_aside(omni: Path
         encoder = PromptEncoder(str(omni), data, given, tmp_path, 0, most_media=MostMedia("the.key", most))
         if policy == "fail":
             with pytest.raises(DataError, match=r"p3[^$]*3 media of kind image, more than the\.key=2"):
-                encoder.check_prompts()
+                check_prompts(encoder)
         else:
-            assert encoder.check_prompts() == most - 1
+            assert check_prompts(encoder) == most - 1
 
 
 def test_positions_are_all_that_resuming_needs(omni: Path, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_bad_prompts_are_set_aside_where_asked(omni: Path, omni_encoder: Encoder
     ]
     most = len(encode(omni_encoder, [CLIPS[0]]).token_ids)
     encoder = server(omni, tmp_path, rows, max_prompt_tokens=most, on_bad_row="quarantine")
-    assert encoder.check_prompts() == 1
+    assert check_prompts(encoder) == 1
     assert taken(encoder, 0, 3) == ["p1"] * 3
     aside = [json.loads(line) for line in (tmp_path / FILE_NAME).read_text().splitlines()]
     assert [(a["record_id"], a["row"]) for a in aside] == [("p0", 0), ("p2", 4)]

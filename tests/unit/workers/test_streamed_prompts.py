@@ -12,6 +12,7 @@ from mmrlhf_ray.data.records.readers import first_records, read_records
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.schema import ENCODED_PROMPT, PROMPT, check
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
+from tests.prompts import check_prompts
 from tests.unit.tiny import raw
 
 COUNT = 40
@@ -37,7 +38,7 @@ def rows_file(path: Path, bad: frozenset[int] = frozenset(), long: frozenset[int
 def server(omni: Path, tmp_path: Path, file: Path, **changes: Any) -> PromptEncoder:
     data = DataConfig.model_validate({"path": str(file), "streaming": True, "max_prompt_tokens": 64} | changes)
     encoder = PromptEncoder(str(omni), data, first_records(data, PROMPT, 0), tmp_path / "run", 0)
-    assert encoder.check_prompts() == COUNT
+    assert check_prompts(encoder) == COUNT
     return encoder
 
 
@@ -72,7 +73,7 @@ def test_same_prompts_as_when_they_are_held(omni: Path, tmp_path: Path) -> None:
     streamed = server(omni, tmp_path, file, check_rows=1)
     data = DataConfig(path=str(file), max_prompt_tokens=64)
     held = PromptEncoder(str(omni), data, read_records(data, PROMPT, tmp_path / "run"), tmp_path / "run", 0)
-    held.check_prompts()
+    check_prompts(held)
     by_id = [{row["prompt_id"]: row for row in e.take(range(COUNT))[0].to_pylist()} for e in (streamed, held)]
     assert by_id[0] == by_id[1]
 

@@ -1,0 +1,120 @@
+"""The prompts of a run as its driver sees them: a pool of encoders, each with its share of the rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias, cast
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from mmrlhf_ray.data.records.shares import Shares
+from mmrlhf_ray.rollout.batch import Prompts, TakeStats, concat_prompts
+from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.waits import deadline_get
+from mmrlhf_ray.schema import ENCODED_PROMPT, check
+from mmrlhf_ray.workers.roles.encoder import PromptEncoder, Served
+
+_Table: TypeAlias = "ray.ObjectRef[pa.Table]"
+_Refs = tuple[_Table, _Table, _Table, _Table, "ray.ObjectRef[TakeStats]"]
+"""References to what Served holds."""
+
+
+@dataclass(frozen=True)
+class PromptServer:
+    """The encoders, which have checked their prompts."""
+
+    group: ActorGroup[PromptEncoder]
+    deadline_s: float
+    shares: Shares
+
+    @classmethod
+    def check(cls, group: ActorGroup[PromptEncoder], deadline_s: float, seconds: float) -> "PromptServer":
+        """Have each encoder check its own prompts, and all serve those that are right. Raises DataError as
+        `data.on_bad_row` says, DeadlineExceeded."""
+        readers = len(group)
+        asked = [handle.find_bad.remote(number, readers) for number, handle in enumerate(group.handles)]
+        bad = {number: row for own in group.wait(asked, seconds, "checking prompts") for number, row in own.items()}
+        first, *others = group.handles
+        (shares,) = deadline_get([first.begin.remote(bad, readers, True)], seconds, "checking prompts", group.names[:1])
+        begun = [handle.begin.remote(bad, readers, False) for handle in others]
+        deadline_get(begun, seconds, "checking prompts", group.names[1:])
+        return cls(group, deadline_s, shares)
+
+    @property
+    def rows(self) -> int:
+        """Prompts of an epoch."""
+        return self.shares.rows
+
+    def ask(self, positions: Sequence[int]) -> "PendingPrompts":
+        """The prompts at these positions; nothing blocks."""
+        parts = []
+        for number, indices in self.shares.split(positions).items():
+            served = self.group.handles[number].take.remote([positions[index] for index in indices])
+            parts.append(_part(served, indices))
+        return PendingPrompts(tuple(parts), self.group.names, self.deadline_s)
+
+    def take(self, positions: Sequence[int]) -> Prompts:
+        """The prompts at these positions."""
+        return self.ask(positions).result()
+
+    def ask_slice(self, first: int, last: int) -> "PendingPrompts":
+        """Prompts first … last − 1 in file order; nothing blocks."""
+        bounds = np.linspace(first, last, len(self.group) + 1).astype(int).tolist()
+        parts = [
+            _part(handle.slice.remote(start, end), range(start - first, end - first))
+            for handle, start, end in zip(self.group.handles, bounds, bounds[1:], strict=False)
+            if end > start
+        ]
+        return PendingPrompts(tuple(parts), self.group.names, self.deadline_s)
+
+    def slice(self, first: int, last: int) -> Prompts:
+        """Prompts first … last − 1 in file order."""
+        return self.ask_slice(first, last).result()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One encoder's part of what was asked for."""
+
+    refs: _Refs
+    indices: Sequence[int]
+    """Where its prompts stand among all."""
+
+
+def _part(served: "ray.ObjectRef[Served]", indices: Sequence[int]) -> _Part:
+    # With num_returns=5 Ray gives a reference for each part, which its types do not say.
+    return _Part(cast(_Refs, served), indices)
+
+
+@dataclass(frozen=True)
+class PendingPrompts:
+    """Prompts that are being encoded."""
+
+    parts: tuple[_Part, ...]
+    names: tuple[str, ...]
+    deadline_s: float
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(len(part.indices) for part in self.parts)
+
+    @property
+    def refs(self) -> list["ray.ObjectRef[pa.Table]"]:
+        """What must be there for result() not to block."""
+        return [part.refs[0] for part in self.parts]
+
+    def result(self) -> Prompts:
+        """The prompts, in the order asked for. Raises DataError for those that cannot be used, DeadlineExceeded."""
+        tables = deadline_get(self.refs, self.deadline_s, "encoding prompts", self.names)
+        stats = deadline_get([part.refs[4] for part in self.parts], self.deadline_s, "encoding prompts", self.names)
+        found = [
+            Prompts(check(table, ENCODED_PROMPT, "PromptServer"), part.refs[1], part.refs[2], own, (part.refs[3],))
+            for table, own, part in zip(tables, stats, self.parts, strict=True)
+        ]
+        if len(found) == 1:
+            return found[0]
+        joined = concat_prompts(found)
+        order = np.argsort(np.concatenate([part.indices for part in self.parts]))
+        return replace(joined, table=joined.table.take(pa.array(order)))
