@@ -10,6 +10,7 @@ _ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules that use their directory's `session` come last in it (tests/shared_ray.py). With `--dist loadgroup` a
     file's tests stay in one process, and all that look at the same submitted run in one as well."""

@@ -25,6 +25,8 @@ _LOCAL = "local"
 _GRACE_S = 10.0
 _WATCHDOG_GRACE_S = 2.0
 _CONNECT_S = 10.0
+_SLOW = "timed out during startup"
+"""What Ray says where its node was not up in time."""
 _LOCAL_OBJECT_STORE_BYTES = 2 * 1024**3
 
 # Every worker process of a run. What the user has set already wins.
@@ -94,11 +96,7 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
             _ensure_token()
             _use_token()
             stack.enter_context(_environment(_PRIVATE_ENV))
-            directory = stack.enter_context(_private_directory())
-            stack.enter_context(_nothing_left())
-            stack.callback(ray.shutdown)
-            with chdir(directory):
-                context = _start(num_cpus, directory, log_to_driver)
+            context = _start_private(stack, num_cpus, log_to_driver)
         else:
             _use_token()
             stack.callback(ray.shutdown)
@@ -109,6 +107,27 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
         if url:
             print(f"Ray dashboard: {url}", file=sys.stderr)
         yield SessionInfo(context.address_info["gcs_address"], url, address == _LOCAL, ray.cluster_resources())
+
+
+def _start_private(until: ExitStack, num_cpus: int | None, log_to_driver: bool) -> Any:
+    """Start Ray in a directory of its own, which `until` ends; once more where the half minute that Ray gives itself
+    was not enough, as on a machine with too much to do."""
+    import ray
+
+    for last in (False, True):
+        with ExitStack() as stack:
+            directory = stack.enter_context(_private_directory())
+            stack.enter_context(_nothing_left())
+            stack.callback(ray.shutdown)
+            try:
+                with chdir(directory):
+                    context = _start(num_cpus, directory, log_to_driver)
+            except RunError as error:
+                if last or _SLOW not in str(error):
+                    raise
+                continue
+            until.push(stack.pop_all())
+            return context
 
 
 def _start(num_cpus: int | None, directory: Path, log_to_driver: bool) -> Any:
@@ -125,7 +144,10 @@ def _start(num_cpus: int | None, directory: Path, log_to_driver: bool) -> Any:
             log_to_driver=log_to_driver,
             _temp_dir=str(directory),
         )
-    except (RuntimeError, OSError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:
+        known = isinstance(error, RuntimeError | OSError | ValueError | ray.exceptions.RayError)
+        if not known and _SLOW not in str(error):  # for that Ray raises a plain Exception
+            raise
         raise RunError(
             f"Ray did not start on this machine: {first_line(error)}; `mmrlhf doctor` may say why"
         ) from error

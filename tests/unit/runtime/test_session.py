@@ -3,9 +3,13 @@
 import json
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray
 
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.runtime import session
@@ -65,3 +69,23 @@ def test_variables_of_the_job_are_not_set_again(monkeypatch: pytest.MonkeyPatch)
     config = {"runtime_env": {"env_vars": {"OMP_NUM_THREADS": "2"}}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(config))
     assert session._job_env_vars() == {"OMP_NUM_THREADS": "2"}
+
+
+@pytest.mark.parametrize("slow_starts", [1, 2])
+def test_ray_that_was_too_slow_is_started_once_more(slow_starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[str] = []
+
+    def init(**settings: Any) -> SimpleNamespace:
+        starts.append(settings["_temp_dir"])
+        if len(starts) <= slow_starts:
+            raise Exception("The current node timed out during startup. This could happen because of this and that.")
+        return SimpleNamespace(dashboard_url=None, address_info={"gcs_address": "here"})
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    failing = pytest.raises(RunError, match="Ray did not start .* timed out during startup")
+    with nullcontext() if slow_starts == 1 else failing, session.ray_session() as info:
+        assert info.address == "here"
+    assert len(starts) == len(set(starts)) == 2, "each in a directory of its own"
