@@ -101,7 +101,7 @@ quick: $(READY)
 # Two at a time, the long ones first: each waits for imports and single threads most of its time. Modules that share a
 # Ray come last in their directory (tests/shared_ray.py), so their order stays as it is.
 slow: $(READY)
-	@$(BIN)/python -m pytest $(wildcard tests/e2e tests/ray tests/browser) -n 2 --dist loadgroup --no-loadscope-reorder \
+	@$(BIN)/python -m pytest $(wildcard tests/e2e tests/ray tests/browser) -n 2 --dist loadfile --no-loadscope-reorder \
 	    --durations=10
 
 # Write down what is installed, after a change of versions that passed `make test`.

@@ -2,24 +2,37 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 # Workers of Ray import nothing from the directory that a driver is started in, and tests' classes are from there.
 _ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
+_OF_SUBMITTED = {f"tests/e2e/test_{name}.py" for name in ("export", "resume", "submit")}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules that use their directory's `session` come last in it (tests/shared_ray.py). With `--dist loadgroup` a
-    file's tests stay in one process, and all that look at the same submitted run in one as well."""
+    """Modules that use their directory's `session` come last in it (tests/shared_ray.py)."""
     shared = {item.path for item in items if "session" in getattr(item, "fixturenames", ())}
     directories = {directory: i for i, directory in enumerate(dict.fromkeys(item.path.parent for item in items))}
-    for item in items:
-        group = "submitted" if "submitted" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=lambda item: (directories[item.path.parent], item.path in shared))
+
+
+class _Scheduling(LoadFileScheduling):
+    """A file's tests stay in one process, and so do those of all files that look at one submitted run."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "submitted" if file in _OF_SUBMITTED else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`: the scheduling above."""
+    return _Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
