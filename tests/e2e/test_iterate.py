@@ -63,6 +63,7 @@ def job(model_dir: Path, data_dir: Path, directory: Path) -> str:
                 "algorithm": {
                     "advantage_estimator": "grpo",
                     "kl_in": "loss",
+                    "kl_estimator": "k3",
                     "prompts_per_step": 13,
                     "n_samples_per_prompt": 2,
                     "mini_batch_size": 26,
