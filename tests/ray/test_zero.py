@@ -145,7 +145,7 @@ def _shards(experience: pa.Table) -> list[Shard]:
             start = len(own[rank])
             own[rank] += [row for rows in passes for row in rows]
             numbers = iter(range(start, len(own[rank])))
-            local = [[next(numbers) for _ in rows] for rows in passes]
+            local = [MicroBatch(tuple(next(numbers) for _ in rows)) for rows in passes]
             plans[rank].append(tuple(align_passes(local, present, rank)))
     return [Shard(tuple(rows), tuple(plan)) for rows, plan in zip(own, plans, strict=True)]
 
