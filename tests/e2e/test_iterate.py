@@ -20,6 +20,8 @@ from tests.e2e.support import Running, in_process, start
 
 PAIRS, OVERLAP, ROUNDS = 14, 2, 2
 PATIENCE_S = 600.0
+GRPO = {"advantage_estimator": "grpo", "kl_in": "loss", "kl_estimator": "k3", "prompts_per_step": 13,
+        "n_samples_per_prompt": 2, "mini_batch_size": 26}  # fmt: skip
 
 pytestmark = pytest.mark.e2e
 
@@ -60,14 +62,7 @@ def job(model_dir: Path, data_dir: Path, directory: Path) -> str:
         "train": {
             "ppo": {
                 "steps": 1,
-                "algorithm": {
-                    "advantage_estimator": "grpo",
-                    "kl_in": "loss",
-                    "kl_estimator": "k3",
-                    "prompts_per_step": 13,
-                    "n_samples_per_prompt": 2,
-                    "mini_batch_size": 26,
-                },
+                "algorithm": GRPO,
                 "learner": learner,
             }
         },
