@@ -81,6 +81,12 @@ class Sampler:
         """How often weights have come."""
         self._received: dict[str, str] = {}
 
+    @property
+    def engine_sentinels(self) -> list[int]:
+        """What becomes ready when a process of the engine ends (multiprocessing.connection.wait)."""
+        manager = self._llm.engine_core.resources.engine_manager
+        return [process.sentinel for process in manager.processes] if manager else []
+
     async def heartbeat(self) -> float:
         """Generate one token; seconds it took. An engine that looks alive but is not fails here."""
         from vllm import SamplingParams

@@ -16,7 +16,10 @@ import struct
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pyarrow as pa
@@ -38,6 +41,8 @@ _LENGTH = struct.Struct("<Q")
 _BUFFERED = 16 << 20
 """Bytes that are read ahead."""
 _END_S = 1.0
+_ENGINE_DIED = 70
+"""Exit status of a sampler whose engine has ended."""
 
 
 class Command(Protocol[R_co]):
@@ -170,7 +175,12 @@ class SamplerProcess:
             self._waiting.clear()
 
     def _died(self) -> RoleFailed:
-        return RoleFailed(f"the sampler's process died ({self._ended()}); the generator's log has its last words")
+        ended = self._ended()
+        whose = "engine's process" if ended == f"exit status {_ENGINE_DIED}" else "process"
+        return RoleFailed(
+            f"the sampler's {whose} died ({ended}); the generator's log has its last words. A process that was killed "
+            "without a word has mostly run out of memory"
+        )
 
     def _ended(self) -> str:
         try:
@@ -192,8 +202,16 @@ def serve(file: int) -> None:
         connection.sendall(_framed((True, _portable(error))))
         return
     connection.sendall(_framed((False, None)))
+    if sentinels := sampler.engine_sentinels:
+        Thread(target=_end_with_engine, args=(sentinels,), daemon=True).start()
     asyncio.run(_serve(connection, sampler))
     os._exit(0)  # its engine sees that and ends
+
+
+def _end_with_engine(sentinels: Sequence[int]) -> None:
+    """vLLM notes that its engine is gone, but not to those who wait for an answer."""
+    wait(sentinels)
+    os._exit(_ENGINE_DIED)
 
 
 async def _serve(connection: socket.socket, sampler: "Sampler") -> None:

@@ -1,0 +1,38 @@
+"""The engine's process dies while somebody waits for responses: he hears of it at once, and nothing is left."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mmrlhf_ray.config import DataConfig, GeneratorConfig, ModelConfig, SamplingConfig
+from mmrlhf_ray.errors import RoleFailed
+from mmrlhf_ray.workers.roles.sampler_process import Heartbeat, SamplerProcess, SamplerSpec
+
+SOON_S = 30.0
+
+pytestmark = pytest.mark.e2e
+
+
+def test_who_waits_for_a_dead_engine_is_told(model_dir: Path) -> None:
+    config, data = GeneratorConfig(max_num_seqs=4), DataConfig(path="none")
+    spec = SamplerSpec(ModelConfig(path=str(model_dir)), config, SamplingConfig(), 64, 0, None, data)
+    sampler = SamplerProcess(spec)
+    (engine,) = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(p.cmdline())]
+
+    async def die_while_asked() -> None:
+        assert await sampler.ask(Heartbeat()) > 0.0
+        os.kill(engine.pid, signal.SIGSTOP)  # so that the next answer cannot come
+        waiting = asyncio.create_task(sampler.ask(Heartbeat()))
+        await asyncio.sleep(1.0)
+        assert not waiting.done()
+        os.kill(engine.pid, signal.SIGKILL)
+        with pytest.raises(RoleFailed, match=r"the sampler's engine's process died \(exit status 70\)"):
+            await asyncio.wait_for(waiting, SOON_S)
+        with pytest.raises(RoleFailed, match="engine's process died"):
+            await asyncio.wait_for(sampler.ask(Heartbeat()), SOON_S)
+
+    asyncio.run(die_while_asked())
