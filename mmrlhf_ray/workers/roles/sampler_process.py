@@ -176,7 +176,7 @@ class SamplerProcess:
 
     def _died(self) -> RoleFailed:
         ended = self._ended()
-        whose = "engine's process" if ended == f"exit status {_ENGINE_DIED}" else "process"
+        whose = "engine process" if ended == f"exit status {_ENGINE_DIED}" else "process"
         return RoleFailed(
             f"the sampler's {whose} died ({ended}); the generator's log has its last words. A process that was killed "
             "without a word has mostly run out of memory"
