@@ -77,7 +77,7 @@ def test_rows_that_cannot_be_used_are_named_with_what_to_do(ppo_job: Path, tmp_p
         ("algorithm={{advantage_estimator: grpo}}", ("n_samples_per_prompt",)),
         (
             "placement.policy.replicas=24",
-            ("has 2 CPUs, the job needs 6: ", "lower placement.policy.num_cpus", "This would fit:"),
+            ("has 2 CPUs, the job needs 5.8: ", "lower placement.policy.num_cpus", "This would fit:"),
         ),
     ],
 )

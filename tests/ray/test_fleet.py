@@ -1,6 +1,7 @@
 """Fleets have a life: two of them in one Ray session, and nothing of either left, however its block ends."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def sampled(fleet: Fleet) -> list[list[int]]:
 
 
 def test_two_fleets_live_in_one_session_and_give_everything_back(cfg: PPOConfig, tmp_path: Path) -> None:
-    records = read_records(cfg.data, PROMPT, tmp_path)
+    records = {"data": read_records(cfg.data, PROMPT, tmp_path)}
     assert nothing_is_left()
     with launch(cfg, records, tmp_path) as first:
         assert actors() == _ROLES
@@ -97,20 +98,20 @@ def test_two_fleets_live_in_one_session_and_give_everything_back(cfg: PPOConfig,
 
 
 def test_an_exception_in_the_middle_leaves_nothing_behind(cfg: PPOConfig, tmp_path: Path) -> None:
-    records = read_records(cfg.data, PROMPT, tmp_path)
+    records = {"data": read_records(cfg.data, PROMPT, tmp_path)}
     with pytest.raises(DeadlineExceeded, match="generator-0"):
         give_up(cfg, records, tmp_path)
     assert nothing_is_left()
 
 
-def give_up(cfg: PPOConfig, records: Records, run_dir: Path) -> None:
+def give_up(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> None:
     with launch(cfg, records, run_dir) as fleet:
         impatient = replace(fleet.generators, deadline_s=0.01)
         impatient.generate(fleet.prompts.take(range(4)), 2)
 
 
 def test_a_fleet_that_cannot_start_leaves_nothing_behind(cfg: PPOConfig, tmp_path: Path) -> None:
-    records = read_records(cfg.data, PROMPT, tmp_path)
+    records = {"data": read_records(cfg.data, PROMPT, tmp_path)}
     broken = cfg.model_copy(update={"reference": cfg.policy.model_copy(update={"path": str(tmp_path / "nothing")})})
     with pytest.raises(Exception, match="nothing"), launch(broken, records, tmp_path):
         raise AssertionError("started without its reference")
