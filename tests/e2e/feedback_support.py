@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -99,7 +100,7 @@ def postgresql() -> Iterator[str]:
     initdb, server = postgres_binary("initdb"), postgres_binary("postgres")
     assert initdb
     assert server
-    run = {"user": user, "cwd": home, "env": os.environ | {"HOME": str(home)}}
+    run: dict[str, Any] = {"user": user, "cwd": home, "env": os.environ | {"HOME": str(home)}}
     subprocess.run(
         [initdb, "-D", home / "data", "-U", "feedback", "-A", "scram-sha-256", "--pwfile", secret, "-E", "UTF8"],
         check=True, capture_output=True, **run,

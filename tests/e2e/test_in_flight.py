@@ -6,7 +6,7 @@ Sampler and model are in this process, as in `mmrlhf parity`.
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Stage:
     encoder: Encoder
     model: HeadedModel
     sampler: Sampler
-    run: Callable[[Awaitable[Any]], Any]
+    run: Callable[[Coroutine[Any, Any, Any]], Any]
     prompts: pa.Table
     media: pa.Table
     features: dict[str, Features]

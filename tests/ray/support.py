@@ -59,5 +59,6 @@ def start_generators(
 
 def end(group: ActorGroup) -> None:
     """Kill the actors, so that their memory is free for the next test."""
-    for handle in group.handles:
+    handles: tuple[Any, ...] = group.handles
+    for handle in handles:
         ray.kill(handle)

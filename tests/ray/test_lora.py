@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def stage(
     end(policy.group)
 
 
-def _gap(one: list, other: list) -> float:
+def _gap(one: Iterable, other: Iterable) -> float:
     return max(float(np.abs(np.subtract(a, b)).max()) for a, b in zip(one, other, strict=True))
 
 
@@ -114,6 +114,7 @@ def test_only_the_adapter_is_pushed_and_sampler_and_learner_agree_step_after_ste
         learned = _learn(stage, rollouts, version, own_old_logprobs=version > 1)
         assert learned.stats["grad_norm"] > 0
         if version > 1:  # the update says what a pass before it would have said
+            assert learned.old_logprobs is not None
             assert _gap(learned.old_logprobs, before) <= TOLERANCE
             assert learned.stats["ratio_max"] == 1.0
         assert _mismatch(stage, rollouts) > 100 * TOLERANCE  # the learner is ahead, and the comparison sees it
@@ -125,12 +126,12 @@ def test_only_the_adapter_is_pushed_and_sampler_and_learner_agree_step_after_ste
         assert _gap(stage.policy.reference_logprobs(first).result()[0], reference) == 0.0
         assert _gap(stage.policy.infer(first).result()[0], reference) > 100 * TOLERANCE
     # Nothing that was computed with earlier weights is used again: the same request, before and after a push.
-    before = _response(stage)
-    assert _response(stage) == before
+    sampled = _response(stage)
+    assert _response(stage) == sampled
     _learn(stage, rollouts, 9)
     stage.push(4)
-    after = _response(stage)
-    assert all(after[prompt] != before[prompt] for prompt in before)
+    again = _response(stage)
+    assert all(again[prompt] != sampled[prompt] for prompt in sampled)
 
 
 def _response(stage: Stage) -> dict[str, list[float]]:

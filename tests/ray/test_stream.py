@@ -21,7 +21,7 @@ from tests.ray.light_fleet import HELD_OUT, Light, Times, configuration, light_f
 @pytest.fixture(scope="module")
 def light(session: SessionInfo) -> Iterator[Any]:
     """An actor that all fleets here are made of."""
-    handle = ray.remote(Light).options(num_cpus=0, max_concurrency=1000).remote()
+    handle: Any = ray.remote(Light).options(num_cpus=0, max_concurrency=1000).remote()
     yield handle
     ray.kill(handle)
 
