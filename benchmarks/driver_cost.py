@@ -181,7 +181,7 @@ def _step(
     made = stages.timed("experience", lambda: make_experience(rollouts, answers, 0.01, algorithm, longest, {}))
     group: Any = types.SimpleNamespace(group=range(ACTORS), budget=PASS)
     for role in ["policy", *(["critic"] if algorithm.has_critic else [])]:
-        steps = mini_batches(len(table), MINI_BATCHES, 1, rng)
+        steps = mini_batches(table.column("group_id").to_pylist(), MINI_BATCHES, 1, rng)
         divided = partial(shard_by_tokens, made.table, rollouts, group, steps, "token_mean", longest)
         stages.timed(f"divide for {role}", divided)
 

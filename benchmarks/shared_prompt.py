@@ -1,7 +1,7 @@
 """The factor that each saving of a training pass brings: a clip once, a prompt once, lines with little padding.
 
-    python benchmarks/shared_prompt.py out.json --rounds 5
-    python benchmarks/shared_prompt.py out.json --middle --prompts 2 --rounds 3
+    python -m benchmarks.shared_prompt out.json --rounds 5
+    python -m benchmarks.shared_prompt out.json --middle --prompts 2 --rounds 3
 
 Forward and backward passes of whole groups (a prompt, and its samples of lognormal lengths) on one thread, for tiny
 models of every family and modality, or with `--middle` for a Qwen2.5-VL of 63M parameters. Layouts take turns; times
@@ -20,6 +20,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from benchmarks.middle_model import build_middle
 from mmrlhf_ray.data.batches.batching import MicroBatch, PassBudget, SharedPrompts, one_pass_plan, padding_share
 from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
 from mmrlhf_ray.data.batches.lines import collate_lines
@@ -27,11 +28,10 @@ from mmrlhf_ray.data.encoding.encode import Encoder, Features, RawMedia, encode_
 from mmrlhf_ray.data.media import media_id
 from mmrlhf_ray.demo.families import FAMILIES
 from mmrlhf_ray.models import HeadedModel, load_policy
-from mmrlhf_ray.models.headed import split_head
 from mmrlhf_ray.pipelines.parity.cases import MAKERS
 
 LAYOUTS = ("plain rows", "clips once", "prompts once", "lines")
-TOKENS, SIDE = 4096, 80
+TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -130,26 +130,6 @@ def measure(encoder: Encoder, model: HeadedModel, work: Work, rounds: int) -> di
     }
 
 
-def middle_model(encoder: Encoder, path: Path) -> HeadedModel:
-    """A Qwen2.5-VL of 63M parameters with random weights, and pictures of 100 tokens."""
-    torch.manual_seed(0)
-    adapter = encoder.adapter
-    config = type(adapter.architecture(path).config).from_pretrained(str(path))
-    text, vision = config.text_config, config.vision_config
-    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 512, 2048, 14
-    text.layer_types = ["full_attention"] * 14
-    text.num_attention_heads, text.num_key_value_heads = 8, 4
-    text.rope_parameters = {**text.rope_parameters, "mrope_section": [12, 10, 10]}
-    vision.hidden_size, vision.intermediate_size, vision.depth, vision.num_heads = 256, 1024, 6, 8
-    vision.out_hidden_size = 512
-    directory = path / "middle"
-    type(adapter.architecture(path))._from_config(config).save_pretrained(directory)
-    encoder.processor.image_processor.size = {"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
-    model = HeadedModel(*split_head(adapter.load(directory, torch.float32)))
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f}M parameters")
-    return model
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="JSON file to write")
@@ -165,10 +145,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for family in ["qwen2_5_vl"] if given.middle else given.families:
             path = Path(scratch) / family
-            build: Callable[[Path, int], None] = FAMILIES[family]
+            build: Callable[[Path, int], None] = build_middle if given.middle else FAMILIES[family]
             build(path, 0)
             encoder = load_encoder(path)
-            model = middle_model(encoder, path) if given.middle else load_policy(encoder.adapter, path, torch.float32)
+            model = load_policy(encoder.adapter, path, torch.float32)
+            print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f}M parameters")
             for kind in ["image"] if given.middle else ["text", *encoder.adapter.placeholders]:
                 work = make_work(encoder, kind, given.prompts, given.samples, given.response, 0)
                 found[f"{family} {kind}"] = measured = measure(encoder, model, work, given.rounds)

@@ -79,6 +79,10 @@ class RoleFailed(RunFailed):
     """An actor or worker raised what it should not, died or cannot be reached. Names the stage, who, and the reason."""
 
 
+class EngineDied(RoleFailed):
+    """The process of a generator's engine ended. The generator lives and says so; who asked it adds its name."""
+
+
 class DeadlineExceeded(RunFailed):
     """A stage did not answer in time. The message names the stage, the deadline and who did not answer."""
 

@@ -90,7 +90,7 @@ class AlgorithmConfig(Section):
     prompts_per_step: PositiveInt = 64
     ppo_epochs: PositiveInt = 1
     mini_batch_size: PositiveInt = 64
-    """Responses per optimizer step over all ranks."""
+    """Responses per optimizer step over all ranks; whole groups where it is a multiple of `n_samples_per_prompt`."""
     critic_warmup_steps: int = Field(0, ge=0)
     """Steps in which only the critic learns. The policy's warm-up and schedule begin after them."""
 

@@ -137,6 +137,11 @@ class Resources(Section):
     num_gpus: float = Field(0.0, ge=0)
 
     @property
+    def computing_threads(self) -> int:
+        """Threads that the actor computes with on CPUs: its whole `num_cpus`, one at least."""
+        return max(1, int(self.num_cpus))
+
+    @property
     def actors(self) -> int:
         """Number of actors that each reserve this much."""
         return 1
@@ -147,6 +152,14 @@ class RolePlacement(Resources):
 
     replicas: PositiveInt = 1
     """Generators, scorers, reference servers or encoders; for learners: data-parallel ranks."""
+    threads: PositiveInt | None = None
+    """Threads that each computes with on CPUs; `null` = its whole `num_cpus`, one at least. Roles that work in turns
+    may each reserve a part of the machine and compute on all of it."""
+
+    @property
+    def computing_threads(self) -> int:
+        """As `threads` says, else as `num_cpus` does."""
+        return self.threads or super().computing_threads
 
     @property
     def actors(self) -> int:

@@ -42,7 +42,7 @@ _APPLIED = (
     "log_every_steps", "eval_every_steps", "eval_data*", "eval_samples_per_prompt", "evaluation.*", "rollouts_logged",
     "parity_gate",
     "checkpoint.*", "deadlines.*", "device", "generator.*", "score_micro_batch_tokens", "sweep*",
-    "placement.strategy", "*.num_cpus", "*.num_gpus",
+    "placement.strategy", "*.num_cpus", "*.num_gpus", "*.threads",
     "placement.generator.replicas", "placement.scorer.replicas", "placement.reference.replicas",
     "placement.encoder.replicas", "placement.eval_encoder.replicas",
     "*data.decode.*", "*data.encoder_cache_mb", "*data.spill_*", "*data.stream_workers", "*data.check_rows",

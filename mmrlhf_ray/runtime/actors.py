@@ -6,7 +6,7 @@ stubs know its arguments and its answer.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, ParamSpec, TypeVar, cast
+from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import ray
 from ray.actor import ActorProxy
@@ -52,6 +52,13 @@ def _amounts(resources: Resources) -> dict[str, float]:
     return {"CPU": resources.num_cpus, "GPU": resources.num_gpus}
 
 
+def threads_env(resources: Resources) -> dict[str, Any]:
+    """The runtime_env of a process that computes with as many threads as these resources say; empty where that is one,
+    as sessions have it. Set before the process imports anything, it holds for its child processes as well."""
+    threads = resources.computing_threads
+    return {"env_vars": {"OMP_NUM_THREADS": str(threads)}} if threads > 1 else {}
+
+
 def spawn(
     seat: Seat,
     group: PlacementGroup,
@@ -67,6 +74,7 @@ def spawn(
         namespace=namespace,
         num_cpus=seat.resources.num_cpus,
         num_gpus=seat.resources.num_gpus,
+        runtime_env=threads_env(seat.resources),
         max_restarts=0,
         scheduling_strategy=PlacementGroupSchedulingStrategy(
             placement_group=group, placement_group_bundle_index=bundle

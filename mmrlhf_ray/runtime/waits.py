@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from mmrlhf_ray.errors import DeadlineExceeded, KnownError, RoleFailed, first_line
+from mmrlhf_ray.errors import DeadlineExceeded, EngineDied, KnownError, RoleFailed, first_line
 
 T = TypeVar("T")
 _OURS = re.compile(r"^mmrlhf_ray\.errors\.(?P<kind>\w+): ", re.MULTILINE)
@@ -88,6 +88,8 @@ def role_error(error: BaseException, what: str, who: str) -> KnownError:
     The remote code's own error where it is a KnownError, else RoleFailed. what: the stage. who: whose answer it was.
     """
     cause = unwrap(error)
+    if isinstance(cause, EngineDied):
+        return RoleFailed(f"{what}: {who}: {cause}")
     if isinstance(cause, KnownError):
         return cause
     if isinstance(error, ActorUnavailableError):

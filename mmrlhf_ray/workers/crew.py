@@ -25,7 +25,6 @@ from mmrlhf_ray.config.base import LoRAConfig, Resources
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RunFailed
-from mmrlhf_ray.planning.placement import reservations
 from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.training.extension import build_here
@@ -90,10 +89,10 @@ class Crew:
 def crew(cfg: CrewConfig, roles: Collection[str]) -> Iterator[Crew]:
     """Reserve a seat for every actor of `roles`. Raises PlacementError when they are not free in time."""
     seats = tuple(
-        Seat(r.role, f"{r.role}-{i}", Resources(num_cpus=r.num_cpus, num_gpus=r.num_gpus))
-        for r in reservations(cfg)
-        if r.role in roles
-        for i in range(r.replicas)
+        Seat(role, f"{role}-{i}", placed)
+        for role, placed in cfg.roles.items()
+        if role in roles
+        for i in range(placed.actors)
     )
     group = reserve(seats, cfg.placement.strategy, cfg.deadlines)
     own = Crew(seats, group, f"{cfg.name}-{secrets.token_hex(4)}")

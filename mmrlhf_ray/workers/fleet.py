@@ -122,7 +122,6 @@ def _start_learners(
             device=device_of(seat.resources, cfg.device),
             seed=cfg.seed,
             allowed=cfg.sampling.allow_tokens,
-            threads=int(seat.resources.num_cpus),
         )
         handles.append(own.spawn(seat, Learner, spec, objective))
     group = ActorGroup(tuple(seat.name for seat in seats), tuple(handles))

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from mmrlhf_ray.config import DataConfig, GeneratorConfig, ModelConfig, SamplingConfig
-from mmrlhf_ray.errors import RoleFailed
+from mmrlhf_ray.errors import EngineDied
 from mmrlhf_ray.workers.roles.sampler_process import Heartbeat, SamplerProcess, SamplerSpec
 
 SOON_S = 30.0
@@ -30,9 +30,9 @@ def test_who_waits_for_a_dead_engine_is_told(model_dir: Path) -> None:
         await asyncio.sleep(1.0)
         assert not waiting.done()
         os.kill(engine.pid, signal.SIGKILL)
-        with pytest.raises(RoleFailed, match=r"the sampler's engine process died"):
+        with pytest.raises(EngineDied, match=r"the sampler's engine process died"):
             await asyncio.wait_for(waiting, SOON_S)
-        with pytest.raises(RoleFailed, match="engine process died"):
+        with pytest.raises(EngineDied, match="engine process died"):
             await asyncio.wait_for(sampler.ask(Heartbeat()), SOON_S)
 
     asyncio.run(die_while_asked())

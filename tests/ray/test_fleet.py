@@ -1,5 +1,7 @@
 """Fleets have a life: two of them in one Ray session, and nothing of either left, however its block ends."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,11 +10,13 @@ from typing import Any
 
 import pytest
 import ray
-from ray.util.placement_group import placement_group_table
+import torch
+from ray.util.placement_group import placement_group_table, remove_placement_group
 
-from mmrlhf_ray.config import PPOConfig
+from mmrlhf_ray.config import DeadlineConfig, PPOConfig, RolePlacement
 from mmrlhf_ray.data.records.readers import Records, read_records
 from mmrlhf_ray.errors import DeadlineExceeded
+from mmrlhf_ray.runtime.actors import Seat, reserve, spawn
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
@@ -116,3 +120,23 @@ def test_a_fleet_that_cannot_start_leaves_nothing_behind(cfg: PPOConfig, tmp_pat
     with pytest.raises(Exception, match="nothing"), launch(broken, records, tmp_path):
         raise AssertionError("started without its reference")
     assert nothing_is_left()
+
+
+class Counting:
+    """Says how many threads its process computes with, and a process that it starts."""
+
+    def threads(self) -> tuple[int, str]:
+        child = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
+        return torch.get_num_threads(), subprocess.run(child, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("placed", "threads"), [({}, 1), ({"num_cpus": 0.1, "threads": 3}, 3), ({"num_cpus": 2.0}, 2), ({"num_cpus": 0}, 1)]
+)
+def test_an_actor_computes_with_the_threads_of_its_seat(placed: dict[str, Any], threads: int) -> None:
+    seat = Seat("reference", "reference-0", RolePlacement(**placed))
+    group = reserve([seat], "PACK", DeadlineConfig())
+    actor: Any = spawn(seat, group, 0, "counted", Counting)
+    assert ray.get(actor.threads.remote(), timeout=60) == (threads, str(threads))
+    ray.kill(actor)
+    remove_placement_group(group)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,14 @@ import ray
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.errors import DeadlineExceeded, RunError
 from mmrlhf_ray.pipelines.ppo.evaluation import evaluate
+from mmrlhf_ray.pipelines.ppo.job import train
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import Step, ppo_step
 from mmrlhf_ray.pipelines.ppo.stream import Stream
+from mmrlhf_ray.pipelines.resume import RunRecord, Start
+from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import SessionInfo
+from mmrlhf_ray.training.checkpoint import newest_step
 from tests.ray.light_fleet import HELD_OUT, Light, Times, configuration, light_fleet
 
 
@@ -161,6 +166,23 @@ def test_a_prompts_responses_count_as_one_in_an_evaluation(light: Any) -> None:
     found = evaluate(fleet, flow, cfg)
     assert found["eval_score"] == found["eval_score_low"] == found["eval_score_high"] == 0.5
     assert found["eval_missing_r"] == 0.1
+
+
+def test_a_step_counts_whatever_becomes_of_its_evaluation(light: Any, model_dir: Path, tmp_path: Path) -> None:
+    cfg = configuration(
+        steps=3,
+        eval_data={"path": "none"},
+        eval_every_steps=2,
+        policy={"path": str(model_dir)},
+        checkpoint={"every_steps": 2},
+        rewards=[{"name": "r", "kind": "model", "model": {"path": "none"}, "on_missing": "fail"}],
+    )
+    # Of the positions that it learns from none is without a score; of the held-out prompts the last is.
+    fleet = light_fleet(light, cfg, Times(unscored_every=HELD_OUT))
+    with pytest.raises(RunError, match="r: no number"):
+        train(cfg, fleet, tmp_path, Start(RunRecord("ppo", {})))
+    assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1]
+    assert newest_step(tmp_path) == 2
 
 
 def test_who_is_silent_is_named(light: Any) -> None:

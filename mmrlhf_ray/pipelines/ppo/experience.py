@@ -298,13 +298,19 @@ def shard_by_tokens(
     return Plan(shards, denominators, padding_share(shards, lengths, prompts))
 
 
-def mini_batches(rows: int, count: int, epochs: int, rng: np.random.Generator) -> list[list[int]]:
-    """The rows of each optimizer step: every epoch a new shuffle, cut into `count` parts of almost equal size.
+def mini_batches(groups: Sequence[int], count: int, epochs: int, rng: np.random.Generator) -> list[list[int]]:
+    """The rows of each optimizer step: every epoch a new shuffle, cut into `count` parts of almost as many groups.
 
-    A step that lost rows makes its parts smaller, not fewer, so that the learning-rate schedule stays in step. Fewer
-    rows than parts give as many parts as there are rows.
+    groups: of each row; rows of a group stay together, so that its prompt is computed for one optimizer step of an
+    epoch only. A step that lost rows makes its parts smaller, not fewer, so that the learning-rate schedule stays in
+    step. Fewer groups than parts give as many parts as there are groups.
     """
+    own: dict[int, list[int]] = {}
+    for row, group in enumerate(groups):
+        own.setdefault(group, []).append(row)
+    rows = list(own.values())
     steps: list[list[int]] = []
     for _ in range(epochs):
-        steps += [part.tolist() for part in np.array_split(rng.permutation(rows), min(count, rows))]
+        parts = np.array_split(rng.permutation(len(rows)), min(count, len(rows)))
+        steps += [[row for group in part.tolist() for row in rows[group]] for part in parts]
     return steps

@@ -58,13 +58,14 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
                 if not resume:
                     discard(run_dir)
                     shutil.rmtree(run_dir / ROLLOUTS_DIR, ignore_errors=True)
-                _train(cfg, fleet, run_dir, start)
+                train(cfg, fleet, run_dir, start)
                 fleet.policy.export(run_dir / MODEL_DIR)
         finish(run_dir)
     return run_dir
 
 
-def _train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
+def train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
+    """All steps from `start` on, with their metrics, logged responses, evaluations and checkpoints in `run_dir`."""
     state = _restore(cfg, fleet, start)
     stream = Stream(fleet, cfg, state, start.step)
     encoder = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
@@ -78,14 +79,16 @@ def _train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
             for warning in step.warnings:
                 progress.note(f"step {number}: {warning}")
             write_rollouts(run_dir, number, encoder, step.experience, cfg.rollouts_logged)
-            metrics = step.metrics
-            if cfg.evaluates_after(number + 1):
-                metrics = metrics | evaluate(fleet, stream, cfg)
-            writer.log(number, metrics)
-            shown = {name: metrics[name] for name in _SHOWN if name in metrics}
-            progress.update(number + 1, len(step.experience.table), **shown)
-            if (number + 1) % cfg.checkpoint.every_steps == 0 or number + 1 == cfg.steps:
-                _save(cfg, fleet, run_dir, number + 1, state, start.record)
+            metrics, done = dict(step.metrics), number + 1
+            try:
+                if cfg.evaluates_after(done):
+                    metrics |= evaluate(fleet, stream, cfg)
+            finally:  # the step was taken, whatever becomes of its evaluation
+                writer.log(number, metrics)
+                shown = {name: metrics[name] for name in _SHOWN if name in metrics}
+                progress.update(done, len(step.experience.table), **shown)
+                if done % cfg.checkpoint.every_steps == 0 or done == cfg.steps:
+                    _save(cfg, fleet, run_dir, done, state, start.record)
 
 
 def _save(cfg: PPOConfig, fleet: Fleet, run_dir: Path, done: int, state: DriverState, record: RunRecord) -> None:

@@ -157,7 +157,9 @@ def _learn(
     a, longest, step = cfg.algorithm, cfg.sampling.max_response_tokens, stream.version
     rng = np.random.default_rng((cfg.seed, step))
     count = a.prompts_per_step * a.n_samples_per_prompt // a.mini_batch_size
-    steps = mini_batches(len(experience.table), count, a.ppo_epochs, rng)
+    divides = a.mini_batch_size % a.n_samples_per_prompt == 0
+    groups = rollouts.table.column("group_id").to_pylist() if divides else range(len(rollouts.table))
+    steps = mini_batches(groups, count, a.ppo_epochs, rng)
     table = ray.put(experience.table)
     learning = {"critic": "token_mean"} if fleet.critic else {}
     if step >= a.critic_warmup_steps:

@@ -17,6 +17,7 @@ from mmrlhf_ray.config.base import DeadlineConfig, ModelConfig, TrainJobConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.errors import DeadlineExceeded
 from mmrlhf_ray.models import adapter_for
+from mmrlhf_ray.runtime.actors import threads_env
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.waits import in_background, role_error
 from mmrlhf_ray.schema import TRAINING_ROW
@@ -92,6 +93,7 @@ def _computed(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfig) -> pa
             concurrency=workers.replicas,
             num_cpus=workers.num_cpus,
             num_gpus=workers.num_gpus,
+            runtime_env=threads_env(workers),
             max_restarts=0,
         )
     return _collected(answers, len(rows), cfg.deadlines)

@@ -32,6 +32,7 @@ from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.pipelines.supervised.rows import HeldRows, Share, TrainingRows, open_streams
 from mmrlhf_ray.planning.memory import context_tokens
 from mmrlhf_ray.planning.preflight import check_batch, check_cluster, check_warmup, preflight
+from mmrlhf_ray.runtime.actors import threads_env
 from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
@@ -202,7 +203,11 @@ def _fit(
         scaling_config=ScalingConfig(
             num_workers=workers.replicas, use_gpu=bool(workers.num_gpus), resources_per_worker=resources
         ),
-        run_config=TrainRunConfig(name=_RAY_TRAIN_DIR, storage_path=str(plan.run_dir)),
+        run_config=TrainRunConfig(
+            name=_RAY_TRAIN_DIR,
+            storage_path=str(plan.run_dir),
+            worker_runtime_env=threads_env(workers),  # type: ignore[call-arg]  # its types are those of Ray Train 1
+        ),
         datasets=dict(datasets),
         # Ray's equal shares leave out what does not divide, and every held-out row counts: see HeldRows.eval_batches().
         dataset_config=ray.train.DataConfig(datasets_to_split=[name for name in datasets if name == "train"]),

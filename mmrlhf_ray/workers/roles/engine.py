@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.encoding.encode import Encoder, processor_kwargs
-from mmrlhf_ray.errors import RoleFailed
+from mmrlhf_ray.errors import EngineDied
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -111,15 +111,15 @@ def reads_one_way(llm: "AsyncLLM") -> bool:
 
 
 @asynccontextmanager
-async def engine_alive(what: str) -> AsyncIterator[None]:
-    """Raise RoleFailed where the engine's process dies during the block, or has died. what: the stage, for messages."""
+async def engine_alive() -> AsyncIterator[None]:
+    """Raise EngineDied where the engine's process dies during the block, or has died."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
         yield
     except EngineDeadError as error:
-        raise RoleFailed(
-            f"{what}: the sampler's engine process died; the generator's log has its last words. A process that was "
+        raise EngineDied(
+            "the sampler's engine process died; the generator's log has its last words. A process that was "
             "killed without a word has mostly run out of memory"
         ) from error
 

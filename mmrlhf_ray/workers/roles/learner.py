@@ -47,8 +47,6 @@ class LearnerSpec:
     """Of a new adapter's weights."""
     allowed: tuple[str, ...] = ()
     """`sampling.allow_tokens`."""
-    threads: int = 1
-    """On a CPU; more than one where the rank reserves as many."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,6 @@ class Learner:
     def __init__(self, spec: LearnerSpec, objective: Objective):
         self._spec = spec
         self._objective = objective
-        if spec.device == "cpu" and spec.threads > 1:
-            torch.set_num_threads(spec.threads)
         self._trained: Trained
         self._listener: socket.socket | None = None
         """Of the first rank."""

@@ -93,7 +93,7 @@ class Sampler:
 
         start = time.monotonic()
         prompt = {"prompt_token_ids": [self._encoder.eos_token_ids[0]]}
-        async with engine_alive("heartbeat"):
+        async with engine_alive():
             await (await self._add(prompt, SamplingParams(max_tokens=1, detokenize=False))).result()
         return time.monotonic() - start
 
@@ -107,7 +107,7 @@ class Sampler:
         exactly the same every time.
 
         Raises PromptMismatch when the sampler's expansion of a prompt differs from the processor's; RunError for media
-        that it cannot read as the family does; RoleFailed when the engine's process has died.
+        that it cannot read as the family does; EngineDied.
         """
         start = time.monotonic()
         check(prompts, ENCODED_PROMPT, "Sampler.generate")
@@ -119,7 +119,7 @@ class Sampler:
                 "was trained to read it in both directions, so sampler and learner would disagree; use a GPU"
             )
         clips = _clips(rows, media)
-        async with engine_alive("generating responses"):
+        async with engine_alive():
             # One after the other, so that the decoded media of one prompt are there at a time, and in a fixed order.
             async with self._adding, self._held() if together else nullcontext():
                 running = {i: await self._ask(rows[i], clips, n_samples) for i in prefix_order(rows)}
@@ -191,7 +191,7 @@ class Sampler:
         """
         if self._receiver.only_finish and in_flight != "finish":
             raise RunError(f"in_flight={in_flight}: an adapter is pushed between requests only; set in_flight: finish")
-        async with engine_alive("weight push"), self._adding:
+        async with engine_alive(), self._adding:
             mode = "wait" if in_flight == "finish" and not self._pushing else "keep"
             # Prefixes, processed and encoded media; vLLM cannot empty these under requests that hold some of them.
             await self._llm.pause_generation(mode=mode, clear_cache=in_flight != "keep")
@@ -203,14 +203,14 @@ class Sampler:
     async def receive_bucket(self, bucket: SharedBucket) -> None:
         """Take one bucket; the next may only be put in its place when this has returned. Raises RunError for a name the
         model does not have."""
-        async with engine_alive("weight push"):
+        async with engine_alive():
             await self._receiver.receive(bucket)
         self._received |= checksums(bucket.layout, bucket.payload())
 
     async def finish_weight_update(self, policy_version: int) -> Pushed:
         """Close the session and sample on. Raises RunError for a weight that did not come, and for an adapter's name
         that the model does not have."""
-        async with engine_alive("weight push"), self._adding:
+        async with engine_alive(), self._adding:
             await self._receiver.finish(policy_version)
             self._pushing = False
             await self._llm.resume_generation()

@@ -27,7 +27,7 @@ import pyarrow as pa
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
-from mmrlhf_ray.errors import KnownError, RoleFailed, first_line
+from mmrlhf_ray.errors import EngineDied, KnownError, RoleFailed, first_line
 from mmrlhf_ray.runtime.processes import end_with
 from mmrlhf_ray.weights.layout import InFlight, Pushed
 from mmrlhf_ray.weights.shared import SharedBucket
@@ -147,7 +147,7 @@ class SamplerProcess:
         self._reading: asyncio.Task[None] | None = None
 
     async def ask(self, request: Command[R]) -> R:
-        """What the sampler answers. Raises what it raises, RoleFailed where its process has died."""
+        """What the sampler answers. Raises what it raises, EngineDied where its process has."""
         async with self._connecting:
             if self._writer is None:
                 reader, self._writer = await asyncio.open_connection(sock=self._socket, limit=_BUFFERED)
@@ -174,10 +174,10 @@ class SamplerProcess:
                 waiting.set_exception(self._died())
             self._waiting.clear()
 
-    def _died(self) -> RoleFailed:
+    def _died(self) -> EngineDied:
         ended = self._ended()
         whose = "engine process" if ended == f"exit status {_ENGINE_DIED}" else "process"
-        return RoleFailed(
+        return EngineDied(
             f"the sampler's {whose} died ({ended}); the generator's log has its last words. A process that was killed "
             "without a word has mostly run out of memory"
         )

@@ -173,7 +173,7 @@ def test_a_response_without_tokens_has_no_place_for_its_score() -> None:
 
 @pytest.mark.parametrize(("rows", "count", "epochs"), [(12, 3, 1), (12, 1, 3), (10, 3, 2), (2, 3, 2)])
 def test_mini_batches_are_every_row_once_an_epoch(rows: int, count: int, epochs: int) -> None:
-    steps = mini_batches(rows, count, epochs, np.random.default_rng(0))
+    steps = mini_batches(range(rows), count, epochs, np.random.default_rng(0))
     per_epoch = min(count, rows)
     assert len(steps) == epochs * per_epoch
     for epoch in range(epochs):
@@ -182,11 +182,21 @@ def test_mini_batches_are_every_row_once_an_epoch(rows: int, count: int, epochs:
         assert max(map(len, of_epoch)) - min(map(len, of_epoch)) <= 1
 
 
+def test_a_group_is_in_one_optimizer_step_of_an_epoch() -> None:
+    groups = [7, 7, 7, 2, 2, 9, 9, 9, 4, 4, 4]  # two lost a response
+    steps = mini_batches(groups, 2, 3, np.random.default_rng(0))
+    assert [len({groups[row] for row in step}) for step in steps] == [2] * 6
+    for first, second in zip(steps[::2], steps[1::2], strict=True):
+        assert sorted(first + second) == list(range(11))
+        assert not {groups[row] for row in first} & {groups[row] for row in second}
+    assert len(mini_batches(groups, 5, 1, np.random.default_rng(0))) == 4
+
+
 def test_epochs_are_shuffled_anew_and_by_the_seed() -> None:
-    first, second = mini_batches(20, 1, 2, np.random.default_rng(0))
+    first, second = mini_batches(range(20), 1, 2, np.random.default_rng(0))
     assert first != second
-    assert [first, second] == mini_batches(20, 1, 2, np.random.default_rng(0))
-    assert [first, second] != mini_batches(20, 1, 2, np.random.default_rng(1))
+    assert [first, second] == mini_batches(range(20), 1, 2, np.random.default_rng(0))
+    assert [first, second] != mini_batches(range(20), 1, 2, np.random.default_rng(1))
 
 
 def test_steps_are_divided_among_ranks_with_their_token_counts() -> None:

@@ -3,7 +3,7 @@
 import pytest
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError, RayTaskError
 
-from mmrlhf_ray.errors import DataError, RoleFailed
+from mmrlhf_ray.errors import DataError, EngineDied, RoleFailed
 from mmrlhf_ray.runtime.waits import role_error
 
 DIED = """The actor died unexpectedly before finishing this task.
@@ -44,6 +44,13 @@ def test_an_error_that_is_none_of_ours(error: Exception, said: str) -> None:
 def test_an_error_of_ours_is_raised_as_it_is() -> None:
     cause = DataError("row 3: too long\nrow 4: too long")
     assert role_error(task_error(cause), "push", "g-0") is cause
+
+
+def test_a_dead_engine_is_told_with_the_name_of_its_generator_once() -> None:
+    told = role_error(task_error(EngineDied("its engine process died")), "generating responses", "generator-1")
+    assert type(told) is RoleFailed
+    assert str(told) == "generating responses: generator-1: its engine process died"
+    assert role_error(task_error(told), "push", "policy-0") is told
 
 
 def test_a_death_says_why_and_where_but_no_names_twice() -> None:

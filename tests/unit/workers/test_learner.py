@@ -1,6 +1,5 @@
 """A learner's update and answers are the same whether responses share their prompt or not."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +21,6 @@ from tests.unit.tiny import mixed_media, mixed_rows, rollout_table
 
 GROUPS = [0, 0, 0, 1, 2, 2, 2, 2, 3, 4, 4]
 ALGORITHM = AlgorithmConfig(kl_in="loss", kl_estimator="k3", kl_coef=0.1, entropy_coef=0.01)
-
-
-def test_a_rank_computes_with_the_threads_that_it_reserves(omni: Path) -> None:
-    before = torch.get_num_threads()
-    spec = LearnerSpec(ModelConfig(path=str(omni)), LearnerConfig(), 1, 0, 1, "cpu", threads=before + 1)
-    try:
-        Learner(replace(spec, threads=0), PolicyObjective(ALGORITHM, 1.0))
-        assert torch.get_num_threads() == before
-        Learner(spec, PolicyObjective(ALGORITHM, 1.0))
-        assert torch.get_num_threads() == before + 1
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("objective", [PolicyObjective(ALGORITHM, 0.7), CriticObjective(ALGORITHM)])
