@@ -135,7 +135,7 @@ def measure(rows: int, tokens: int, spread: str, estimator: str) -> dict[str, An
     algorithm = AlgorithmConfig.model_validate(
         {"advantage_estimator": estimator, "prompts_per_step": rows // SAMPLES, "mini_batch_size": rows} | given
     )
-    shards = divide(Rollouts(table, ray.ObjectRef.nil(), ray.ObjectRef.nil(), 0.0), ACTORS, PASS)
+    shards = divide(Rollouts(table, ray.ObjectRef.nil(), {}, 0.0), ACTORS, PASS)
     logprobs = rng.normal(-0.5, 0.3, total).astype(np.float32)
     whole = Ragged(logprobs, Ragged.of_column(table.column("rollout_logprobs")).offsets)
     parts = [whole.take(shard.rows) for shard in shards]  # the same for every role: their contents cost the same
@@ -164,7 +164,7 @@ def _step(
 ) -> None:
     rng = np.random.default_rng(1)
     stages.timed("check", lambda: check(table, ROLLOUT, "benchmark"))
-    rollouts = Rollouts(table, ray.ObjectRef.nil(), ray.ObjectRef.nil(), 0.0)
+    rollouts = Rollouts(table, ray.ObjectRef.nil(), {}, 0.0)
     roles = ["scores", "ref_logprobs", "old_logprobs", *(["values"] if algorithm.has_critic else [])]
     plans = [stages.timed(f"plan {role}", lambda: divide(rollouts, ACTORS, PASS)) for role in roles]
     own = [shard.rows for shard in plans[0]]

@@ -109,12 +109,17 @@ def run(command: list[str], log: Path, environment: Mapping[str, str]) -> float:
     return began
 
 
+def run_job(asked: Mapping[str, Any], name: str, scratch: Path) -> float:
+    """Run a job of ours; as run()."""
+    file = scratch / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(dict(asked)))
+    command = [sys.executable, "-m", "mmrlhf_ray.cli.main", "ppo", str(file)]
+    return run(command, scratch / f"{name}.log", {"OMP_NUM_THREADS": "1"})
+
+
 def run_ours(settings: Mapping[str, Any], name: str, scratch: Path) -> dict[str, Any]:
     """Seconds of each step, mean tokens of its responses, and seconds from the start to the first step."""
-    file = scratch / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(job(settings, name, scratch)))
-    command = [sys.executable, "-m", "mmrlhf_ray.cli.main", "ppo", str(file)]
-    began = run(command, scratch / f"{name}.log", {"OMP_NUM_THREADS": "1"})
+    began = run_job(job(settings, name, scratch), name, scratch)
     rows = read_metrics(scratch / name)
     # A step ends where the next begins, so that what happens between steps counts as well.
     ended = [row["time"] for row in rows]

@@ -1,10 +1,10 @@
 """Data that passes between the roles of a step: prompts, and the responses to them.
 
-The driver holds token-level tables. Media and features stay in the object store and go from actor to actor by
-reference.
+The driver holds token-level tables. Media and features stay in the object store, an object for each clip, and go from
+actor to actor by reference: to those that need that clip.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain
@@ -17,6 +17,9 @@ import ray
 from mmrlhf_ray.data.batches.batching import SharedPrompts, media_kinds
 from mmrlhf_ray.data.batches.ragged import row_lengths
 
+Clips = Mapping[str, "ray.ObjectRef[pa.Table]"]
+"""media_id → MEDIA or FEATURES of that clip."""
+
 
 @dataclass(frozen=True)
 class TakeStats:
@@ -24,15 +27,13 @@ class TakeStats:
 
     seconds: float
     media_bytes: int
-    """Raw media and features that go through the object store."""
-    media_bytes_unique: int
-    """The same with each clip counted once."""
+    """Raw media and features that go through the object store, each clip once."""
     processor_calls: int
 
     @classmethod
     def sum(cls, parts: Iterable["TakeStats"]) -> "TakeStats":
         """Of several batches together."""
-        total = cls(0.0, 0, 0, 0)
+        total = cls(0.0, 0, 0)
         for part in parts:
             total = cls(*(getattr(total, f.name) + getattr(part, f.name) for f in fields(cls)))
         return total
@@ -44,15 +45,17 @@ class Prompts:
 
     table: pa.Table
     """ENCODED_PROMPT."""
-    media: "ray.ObjectRef[pa.Table]"
-    features: "ray.ObjectRef[pa.Table]"
+    media: Clips
+    features: Clips
     stats: TakeStats
     records: tuple["ray.ObjectRef[pa.Table]", ...] = ()
-    """PROMPT of these prompts, for those who score by text. Like media and features, it may hold more than these."""
+    """PROMPT of these prompts, for those who score by text. It may hold more than these."""
 
     def slice(self, first: int, count: int) -> "Prompts":
-        """`count` prompts from the `first` on; what they cost is counted with the whole."""
-        return replace(self, table=self.table.slice(first, count), stats=TakeStats.sum([]))
+        """`count` prompts from the `first` on, with their clips; what they cost is counted with the whole."""
+        table = self.table.slice(first, count)
+        media, features = ({name: clips[name] for name in shown(table)} for clips in (self.media, self.features))
+        return replace(self, table=table, media=media, features=features, stats=TakeStats.sum([]))
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class Rollouts:
     """ROLLOUT."""
     ref: "ray.ObjectRef[pa.Table]"
     """The table in the object store."""
-    features: "ray.ObjectRef[pa.Table]"
+    features: Clips
+    """Of all clips that the rows show, perhaps of more."""
     seconds: float
     """Of the slowest generator."""
     prompts: tuple["ray.ObjectRef[pa.Table]", ...] = ()
@@ -97,6 +101,10 @@ class Rollouts:
         facts = np.array(self.facts, np.int64) if with_facts else 0
         return SharedPrompts(self.table.column("group_id").to_pylist(), (self._prompt_lengths + facts).tolist())
 
+    def features_of(self, rows: Sequence[int]) -> list["ray.ObjectRef[pa.Table]"]:
+        """Of the clips that these rows show, each once."""
+        return [self.features[name] for name in shown(self.table.take(pa.array(rows, pa.int64())))]
+
     def select(self, rows: Sequence[int]) -> "Rollouts":
         """These rows only, in this order."""
         return rollouts_of(self.table.take(pa.array(rows, pa.int64())), self.features, self.seconds, self.prompts)
@@ -104,7 +112,7 @@ class Rollouts:
 
 def rollouts_of(
     table: pa.Table,
-    features: "ray.ObjectRef[pa.Table]",
+    features: Clips,
     seconds: float = 0.0,
     prompts: tuple["ray.ObjectRef[pa.Table]", ...] = (),
 ) -> Rollouts:
@@ -112,40 +120,33 @@ def rollouts_of(
     return Rollouts(table, ray.put(table), features, seconds, prompts)
 
 
-def own_media(prompts: pa.Table, media: pa.Table) -> pa.Table:
-    """The MEDIA that these ENCODED_PROMPT rows show."""
-    shown = pc.unique(pc.list_flatten(prompts.column("media_ids")))
-    return media.filter(pc.is_in(media.column("media_id"), shown))
+def shown(table: pa.Table) -> list[str]:
+    """The clips that these rows show, in the order in which each comes first. `table`: ENCODED_PROMPT or ROLLOUT."""
+    names: list[str] = pc.unique(pc.list_flatten(table.column("media_ids"))).to_pylist()
+    return names
 
 
 def concat_prompts(parts: Sequence[Prompts]) -> Prompts:
-    """Prompts of several batches as one; media and features are joined where they lie, not in the driver."""
+    """Prompts of several batches as one."""
     if len(parts) == 1:
         return parts[0]
     return Prompts(
         pa.concat_tables([part.table for part in parts]).combine_chunks(),
-        _joined([part.media for part in parts]),
-        _joined([part.features for part in parts]),
+        _all_clips([part.media for part in parts]),
+        _all_clips([part.features for part in parts]),
         TakeStats.sum(part.stats for part in parts),
         tuple(dict.fromkeys(chain.from_iterable(part.records for part in parts))),
     )
 
 
 def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
-    """Responses of several batches as one; features are joined where they lie."""
+    """Responses of several batches as one."""
     if len(parts) == 1:
         return parts[0]
     table = pa.concat_tables([part.table for part in parts]).combine_chunks()
     records = tuple(dict.fromkeys(chain.from_iterable(part.prompts for part in parts)))
-    return rollouts_of(table, _joined([part.features for part in parts]), sum(p.seconds for p in parts), records)
+    return rollouts_of(table, _all_clips([part.features for part in parts]), sum(p.seconds for p in parts), records)
 
 
-def _joined(tables: Sequence["ray.ObjectRef[pa.Table]"]) -> "ray.ObjectRef[pa.Table]":
-    own = list(dict.fromkeys(tables))
-    return own[0] if len(own) == 1 else _join.remote(*own)
-
-
-@ray.remote(num_cpus=0)
-def _join(*tables: pa.Table) -> pa.Table:
-    """MEDIA or FEATURES of several batches; a clip that two of them show comes twice, which readers do not mind."""
-    return pa.concat_tables(tables)
+def _all_clips(parts: Sequence[Clips]) -> Clips:
+    return {name: clip for part in parts for name, clip in part.items()}

@@ -2,7 +2,7 @@
 after as long as a test wants. For what is about time and order, which models would only slow down."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mmrlhf_ray.data.records.order import Order
 from mmrlhf_ray.data.records.shares import Shares
 from mmrlhf_ray.rollout.batch import TakeStats
 from mmrlhf_ray.runtime.actors import ActorGroup
-from mmrlhf_ray.schema import ENCODED_PROMPT, FEATURES, MEDIA, PROMPT, ROLLOUT, check
+from mmrlhf_ray.schema import ENCODED_PROMPT, PROMPT, ROLLOUT, check
 from mmrlhf_ray.weights.push import Pushed, Sent
 from mmrlhf_ray.workers.fleet import Fleet
 from mmrlhf_ray.workers.roles.answers import Answer
@@ -55,7 +55,7 @@ class Light:
         return self._evaluated
 
     async def generate(
-        self, prompts: pa.Table, media: pa.Table, n_samples: int, together: bool
+        self, prompts: pa.Table, n_samples: int, together: bool, *media: pa.Table
     ) -> tuple[pa.Table, float]:
         """As Generator's; takes up to ten times as long for some positions than for others."""
         self._running += 1
@@ -89,17 +89,19 @@ class Light:
         self._version = policy_version
         return Pushed(policy_version, "", frozenset())
 
-    @ray.method(num_returns=5)
-    async def take(self, positions: Sequence[int]) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]:
+    @ray.method(num_returns="streaming")
+    async def take(self, positions: Sequence[int]) -> AsyncIterator[pa.Table | TakeStats]:
         """As PromptEncoder's."""
-        return _served({p: f"p{p % PROMPTS}" for p in positions})
+        for part in _served({p: f"p{p % PROMPTS}" for p in positions}):
+            yield part
 
-    @ray.method(num_returns=5)
-    async def slice(self, first: int, last: int) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]:
+    @ray.method(num_returns="streaming")
+    async def slice(self, first: int, last: int) -> AsyncIterator[pa.Table | TakeStats]:
         """As PromptEncoder's, of held-out prompts."""
-        return _served({n: f"held{n}" for n in range(first, last)})
+        for part in _served({n: f"held{n}" for n in range(first, last)}):
+            yield part
 
-    async def score(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+    async def score(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """As Scorer's: some groups score alike, some have no score."""
         rows = check(rollouts, ROLLOUT, "score").take(list(shard.rows)).to_pylist()
         return Ragged.of_rows([np.array([self._score(row), 0.0]) for row in rows]), 0.0
@@ -112,15 +114,15 @@ class Light:
             return 0.5
         return float(row["response_token_ids"][0])
 
-    async def logprobs(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+    async def logprobs(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """As Reference's."""
         return Ragged.of_column(rollouts.take(list(shard.rows)).column("rollout_logprobs")), 0.0
 
-    async def infer(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+    async def infer(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """As Learner's."""
-        return await self.logprobs(rollouts, features, shard)
+        return await self.logprobs(rollouts, shard)
 
-    async def update(self, experience: pa.Table, features: pa.Table, shard: Shard, *settings: Any) -> Updated:
+    async def update(self, experience: pa.Table, shard: Shard, *settings: Any) -> Updated:
         """As Learner's; notes positions and versions of the groups."""
         pairs = zip(*(experience.column(name).to_pylist() for name in ("group_id", "policy_version")), strict=True)
         self._updates.append(list(dict.fromkeys(pairs)))
@@ -137,14 +139,13 @@ class Light:
         return Sent("", frozenset(), 1)
 
 
-def _served(names: dict[int, str]) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]:
+def _served(names: dict[int, str]) -> tuple[pa.Table, pa.Table, TakeStats]:
     rows = [
         {"group_id": p, "prompt_id": name, "task": "t", "modality": "text", "prompt_token_ids": [7, p % PROMPTS],
          "collapsed_token_ids": [7], "facts_token_ids": [], "media_ids": []}
         for p, name in names.items()
     ]  # fmt: skip
-    table = pa.Table.from_pylist(rows, schema=ENCODED_PROMPT)
-    return table, MEDIA.empty_table(), FEATURES.empty_table(), PROMPT.empty_table(), TakeStats(0.0, 1, 1, 0)
+    return pa.Table.from_pylist(rows, schema=ENCODED_PROMPT), PROMPT.empty_table(), TakeStats(0.0, 1, 0)
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from mmrlhf_ray.config import DataConfig, GeneratorConfig, LoRAConfig, ModelConfig, SamplingConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import read_records
+from mmrlhf_ray.rollout.batch import Clips, Prompts, TakeStats
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
 from mmrlhf_ray.workers.roles.generator import Generators
 from mmrlhf_ray.workers.roles.learner import Learner, Learners, LearnerSpec
-from tests.prompts import check_prompts
+from tests.prompts import check_prompts, served
 
 START_S = 400.0
 ANSWER_S = 300.0
@@ -24,8 +26,20 @@ ANSWER_S = 300.0
 def encoded_prompts(model_dir: Path, config: DataConfig, scratch: Path) -> tuple[pa.Table, pa.Table, pa.Table]:
     """All usable prompts as ENCODED_PROMPT, with their MEDIA and FEATURES."""
     encoder = PromptEncoder(str(model_dir), config, read_records(config, PROMPT, scratch), scratch, seed=0)
-    prompts, media, features, _, _ = encoder.slice(0, check_prompts(encoder))
+    prompts, media, features, _, _ = served(encoder.slice(0, check_prompts(encoder)))
     return prompts, media, features
+
+
+def stored(prompts: pa.Table, media: pa.Table, features: pa.Table) -> Prompts:
+    """As encoders serve them: each clip an object of its own."""
+    return Prompts(prompts, _each(media), _each(features), TakeStats(0.0, 0, 0))
+
+
+def _each(clips: pa.Table) -> Clips:
+    return {
+        media_id: ray.put(clips.filter(pc.equal(clips.column("media_id"), media_id)))
+        for media_id in clips.column("media_id").unique().to_pylist()
+    }
 
 
 def start_learners(objective: Objective, **spec: Any) -> Learners:

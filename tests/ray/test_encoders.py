@@ -75,9 +75,10 @@ def test_a_pool_serves_what_one_encoder_serves(server: PromptServer, model_dir: 
     shown = {m for row in rows for m in row["media_ids"]}
     for prompts in taken:
         own = {m for ids in prompts.table.column("media_ids").to_pylist() for m in ids}
-        got = ray.get(prompts.media).column("media_id").to_pylist()
-        assert sorted(got) == sorted(own), "each picture once: its rows are all one encoder's"
-        assert set(ray.get(prompts.features).column("media_id").to_pylist()) == own
+        for clips in (prompts.media, prompts.features):
+            assert clips.keys() == own
+            for media_id, ref in clips.items():
+                assert set(ray.get(ref).column("media_id").to_pylist()) == {media_id}
     assert shown == set(media.column("media_id").to_pylist())
     owners = {(row["prompt_id"], server.shares.of(row["group_id"])) for row in rows}
     assert len(owners) == server.rows, "a row is always the same one's"

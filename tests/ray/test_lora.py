@@ -22,7 +22,7 @@ from mmrlhf_ray.config.base import LoRAConfig
 from mmrlhf_ray.config.online import SamplingConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, plan_shards
 from mmrlhf_ray.errors import RunError
-from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats
+from mmrlhf_ray.rollout.batch import Prompts, Rollouts
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import EXPERIENCE
@@ -31,7 +31,7 @@ from mmrlhf_ray.weights.buckets import pack
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.learner import Learners, Updated
 from tests.e2e.test_export import PRELUDE, cases
-from tests.ray.support import ANSWER_S, encoded_prompts, end, start_generators, start_learners
+from tests.ray.support import ANSWER_S, encoded_prompts, end, start_generators, start_learners, stored
 
 TOLERANCE = 1e-4
 TEMPERATURE = 0.7
@@ -74,7 +74,7 @@ def stage(
         optimizer_steps=100,
         world_size=2,
     )
-    prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0, 0))
+    prompts = stored(table, media, features)
     yield Stage(model_dir, policy, generators, prompts)
     end(generators.group)
     end(policy.group)
@@ -99,7 +99,7 @@ def _learn(stage: Stage, rollouts: Rollouts, seed: int, own_old_logprobs: bool =
     table = pa.Table.from_pylist(rows, schema=EXPERIENCE)
     shards = plan_shards(rollouts.lengths, rollouts.kinds, [list(range(len(rows)))], 2, PassBudget(4096))
     tokens = float(sum(len(row["response_token_ids"]) for row in rows))
-    refs = stage.policy.update(ray.put(table), rollouts.features, shards, [tokens], 0.0, own_old_logprobs)
+    refs = stage.policy.update(ray.put(table), rollouts, shards, [tokens], 0.0, own_old_logprobs)
     return stage.policy.finish_update(refs, shards)
 
 

@@ -143,7 +143,7 @@ def test_prompts_that_come_with_their_responses(stage: Stage) -> None:
     half = len(stage.prompts) // 2
     parts = [stage.prompts.slice(0, half), stage.prompts.slice(half)]
     functions = Functions(ActorGroup(("functions-0",), (actor,)), ANSWER_S)
-    asked = Rollouts(stage.rollouts, ray.put(stage.rollouts), ray.ObjectRef.nil(), 0.0, tuple(map(ray.put, parts)))
+    asked = Rollouts(stage.rollouts, ray.put(stage.rollouts), {}, 0.0, tuple(map(ray.put, parts)))
     answers, _ = deadline_get(functions.ask(asked), ANSWER_S, "scoring")
     assert answers["accuracy"].values == tuple(map(float, stage.right))
     deadline_get(actor.close.remote(), ANSWER_S, "closing")

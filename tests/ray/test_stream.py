@@ -179,7 +179,7 @@ def test_a_step_counts_whatever_becomes_of_its_evaluation(light: Any, model_dir:
     )
     # Of the positions that it learns from none is without a score; of the held-out prompts the last is.
     fleet = light_fleet(light, cfg, Times(unscored_every=HELD_OUT))
-    with pytest.raises(RunError, match="r: no number"):
+    with pytest.raises(RunError, match="no number for 1 of 150"):
         train(cfg, fleet, tmp_path, Start(RunRecord("ppo", {})))
     assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1]
     assert newest_step(tmp_path) == 2

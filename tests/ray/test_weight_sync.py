@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import ray
 import torch
 from ray.actor import ActorProxy
 
@@ -21,7 +20,7 @@ from mmrlhf_ray.config import (
     SamplingConfig,
 )
 from mmrlhf_ray.errors import RoleFailed, RunError
-from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats
+from mmrlhf_ray.rollout.batch import Prompts, Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.runtime.waits import deadline_get
@@ -30,7 +29,7 @@ from mmrlhf_ray.weights.buckets import pack
 from mmrlhf_ray.weights.layout import TensorLayout
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.learner import Learners
-from tests.ray.support import ANSWER_S, encoded_prompts, end, start_generators, start_learners
+from tests.ray.support import ANSWER_S, encoded_prompts, end, start_generators, start_learners, stored
 
 TOLERANCE = 1e-4
 TEMPERATURE = 0.7
@@ -90,7 +89,7 @@ def stage(
         optimizer_steps=1,
         world_size=2,
     )
-    prompts = Prompts(table, ray.put(media), ray.put(features), TakeStats(0.0, 0, 0, 0))
+    prompts = stored(table, media, features)
     yield Stage(policy, generators, prompts)
     end(generators.group)
     end(policy.group)

@@ -1,11 +1,10 @@
 """Processor features as Arrow rows: written once per clip, read by every role without a copy."""
 
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmrlhf_ray.schema import FEATURES, check
 
@@ -27,11 +26,10 @@ def features_table(features: Mapping[str, Mapping[str, np.ndarray]]) -> pa.Table
     )
 
 
-def read_features(table: pa.Table) -> dict[str, dict[str, np.ndarray]]:
-    """The inverse of features_table(). Arrays are read-only views of the table's buffers."""
-    check(table, FEATURES, "read_features")
+def read_features(*tables: pa.Table) -> dict[str, dict[str, np.ndarray]]:
+    """The inverse of features_table(), of several. Arrays are read-only views of the tables' buffers."""
     out: dict[str, dict[str, np.ndarray]] = {}
-    for batch in table.to_batches():
+    for batch in chain.from_iterable(check(table, FEATURES, "read_features").to_batches() for table in tables):
         parts = _views(batch.column("data"))
         columns = [batch.column(name).to_pylist() for name in ("media_id", "key", "dtype", "shape")]
         for part, media_id, key, dtype, shape in zip(parts, *columns, strict=True):
@@ -47,8 +45,3 @@ def _views(data: pa.LargeBinaryArray) -> Iterator[np.ndarray]:
     flat.flags.writeable = False  # one table serves every role
     for first, last in pairwise(ends):
         yield flat[first:last]
-
-
-def feature_bytes(table: pa.Table) -> int:
-    """Bytes of the features themselves."""
-    return pc.sum(pc.binary_length(table.column("data"))).as_py() or 0

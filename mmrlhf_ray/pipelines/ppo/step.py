@@ -170,7 +170,7 @@ def _learn(
         group = fleet.learners[role]
         plans[role] = plan = shard_by_tokens(experience.table, rollouts, group, steps, aggregation, longest)
         own = role == "policy" and old_logprobs_from(step, cfg) == "update"
-        started[role] = group.update(table, rollouts.features, plan.shards, plan.denominators, kl_coef, own)
+        started[role] = group.update(table, rollouts, plan.shards, plan.denominators, kl_coef, own)
         metrics["padding_share"] = plan.padding_share
         if role == "policy":
             reports[role] = partial(policy_metrics, denominator=sum(plan.denominators))

@@ -37,7 +37,6 @@ def stream_metrics(batch: Batch) -> dict[str, float]:
             "seconds_generate": passed.seconds,
             "tokens_sampled": float(passed.sampled_tokens),
             "media_bytes": float(passed.encoding.media_bytes),
-            "media_bytes_unique": float(passed.encoding.media_bytes_unique),
             "processor_calls": float(passed.encoding.processor_calls),
         }
     )

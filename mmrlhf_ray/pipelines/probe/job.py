@@ -111,7 +111,8 @@ def _answers(cfg: ProbeRewardConfig, own: Crew, rows: ProbeRows) -> dict[str, Co
         if role is not None:
             role.wait_ready(cfg.deadlines.start_s)
     rewards = Rewards(scorers, cfg.model_rewards, functions)
-    features, count = ray.put(features_table(rows.features)), len(rows.rollouts)
+    features = {name: ray.put(features_table({name: own})) for name, own in rows.features.items()}
+    count = len(rows.rollouts)
     parts: list[dict[str, ComponentScores]] = []
     with Progress("probing", count, "response") as progress:
         for first in range(0, count, _ROWS_PER_CALL):

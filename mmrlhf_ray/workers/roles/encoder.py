@@ -1,14 +1,13 @@
 """The prompt encoder: an actor that has the prompts and runs their processor."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from mmrlhf_ray.config.base import MostMedia
@@ -23,7 +22,7 @@ from mmrlhf_ray.data.encoding.encode import (
     load_encoder,
     too_many_media,
 )
-from mmrlhf_ray.data.encoding.features import feature_bytes, features_table
+from mmrlhf_ray.data.encoding.features import features_table
 from mmrlhf_ray.data.encoding.overlong import encode_within
 from mmrlhf_ray.data.errors import RowError, bad_rows_error
 from mmrlhf_ray.data.media import MediaRow
@@ -33,11 +32,11 @@ from mmrlhf_ray.data.records.shares import Shares
 from mmrlhf_ray.data.records.store import LoadedRow, RowStore
 from mmrlhf_ray.data.validate import same_prompt
 from mmrlhf_ray.errors import DataError
-from mmrlhf_ray.rollout.batch import TakeStats
+from mmrlhf_ray.rollout.batch import TakeStats, shown
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT
 
-Served = tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]
-"""ENCODED_PROMPT, MEDIA, FEATURES, PROMPT."""
+Served = Iterator[pa.Table | TakeStats]
+"""ENCODED_PROMPT, PROMPT, what they cost, then MEDIA and FEATURES of each clip that shown() names, in its order."""
 _SUBSTITUTES = 100
 """Rows that are tried in place of a bad one."""
 
@@ -92,20 +91,20 @@ class PromptEncoder:
     def _to_check(self) -> int:
         return min(self._data.check_rows or self._store.rows, self._store.rows)
 
-    @ray.method(num_returns=5)
+    @ray.method(num_returns="streaming")
     def take(self, positions: Sequence[int]) -> Served:
         """The prompts at these positions of an endless sequence of seeded shuffles of all prompts.
 
         A bad row that turns up only now is dealt with as `data.on_bad_row` says; in its place comes another, drawn
-        for that position, so that all other positions stay what they are. Returns ENCODED_PROMPT and PROMPT in that
-        order, and MEDIA and FEATURES with each clip once. Raises DataError.
+        for that position, so that all other positions stay what they are. Nothing is served before all is encoded.
+        Raises DataError.
         """
         start, misses = time.monotonic(), self._cache.misses
         rows = [self._at(position) for position in positions]
         _refuse_conflicts([encoded.row for encoded in rows])
-        return self._serve(list(zip(positions, rows, strict=True)), start, misses)
+        yield from self._serve(list(zip(positions, rows, strict=True)), start, misses)
 
-    @ray.method(num_returns=5)
+    @ray.method(num_returns="streaming")
     def slice(self, first: int, last: int) -> Served:
         """Prompts first … last − 1 in the order of the files, for evaluation. Raises DataError for a bad one, which
         nothing can stand in for."""
@@ -115,7 +114,7 @@ class PromptEncoder:
         if bad:
             raise bad_rows_error(bad, f"{self._store.what}: bad rows; unset data.check_rows to have all checked first")
         good = [row for row in rows if isinstance(row, _Encoded)]
-        return self._serve(list(enumerate(good, first)), start, misses)
+        yield from self._serve(list(enumerate(good, first)), start, misses)
 
     def _encode(self, row: LoadedRow | Rejected) -> _Encoded | Rejected:
         """The row, encoded; or why it cannot be used."""
@@ -158,18 +157,15 @@ class PromptEncoder:
             features |= row.prompt.features
             clips |= {clip["media_id"]: clip for clip in row.row.media}
             encoded.append(self._table_row(group_id, row))
-        media = pa.Table.from_pylist(list(clips.values()), schema=MEDIA)
-        table = features_table(features)
-        unique = sum(len(row["data"]) for row in clips.values())
-        unique += sum(array.nbytes for own in features.values() for array in own.values())
-        stats = TakeStats(
-            seconds=time.monotonic() - start,
-            media_bytes=(pc.sum(pc.binary_length(media.column("data"))).as_py() or 0) + feature_bytes(table),
-            media_bytes_unique=unique,
-            processor_calls=self._cache.misses - misses,
-        )
-        records = pa.Table.from_pylist([row.row.record for _, row in rows], schema=PROMPT)
-        return pa.Table.from_pylist(encoded, schema=ENCODED_PROMPT), media, table, records, stats
+        table = pa.Table.from_pylist(encoded, schema=ENCODED_PROMPT)
+        yield table
+        yield pa.Table.from_pylist([row.row.record for _, row in rows], schema=PROMPT)
+        size = sum(len(row["data"]) for row in clips.values())
+        size += sum(array.nbytes for own in features.values() for array in own.values())
+        yield TakeStats(time.monotonic() - start, size, self._cache.misses - misses)
+        for media_id in shown(table):
+            yield pa.Table.from_pylist([clips[media_id]], schema=MEDIA)
+            yield features_table({media_id: features[media_id]})
 
     def _table_row(self, group_id: int, encoded: _Encoded) -> dict[str, Any]:
         """The row of ENCODED_PROMPT."""

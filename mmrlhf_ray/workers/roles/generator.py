@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +15,11 @@ from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.batches.ragged import row_lengths
-from mmrlhf_ray.rollout.batch import Prompts, Rollouts, own_media, rollouts_of
+from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of
 from mmrlhf_ray.rollout.routing import Routing, group_tokens
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.waits import deadline_get
-from mmrlhf_ray.schema import ROLLOUT, check
+from mmrlhf_ray.schema import MEDIA, ROLLOUT, check
 from mmrlhf_ray.weights.layout import InFlight, Pushed, TensorLayout
 from mmrlhf_ray.weights.shared import SharedBuffer
 from mmrlhf_ray.workers.roles.sampler_process import (
@@ -57,9 +58,10 @@ class Generator:
         return await self._sampler.ask(Heartbeat())
 
     @ray.method
-    async def generate(self, prompts: pa.Table, media: pa.Table, n_samples: int, together: bool) -> _Answer:
-        """As Sampler.generate()."""
-        return await self._sampler.ask(Generate(prompts, own_media(prompts, media), n_samples, together))
+    async def generate(self, prompts: pa.Table, n_samples: int, together: bool, *media: pa.Table) -> _Answer:
+        """As Sampler.generate(). `media`: MEDIA of each clip that the prompts show."""
+        table = pa.concat_tables(media) if media else MEDIA.empty_table()
+        return await self._sampler.ask(Generate(prompts, table, n_samples, together))
 
     @ray.method
     async def start_weight_update(self, in_flight: InFlight) -> None:
@@ -119,7 +121,7 @@ class Generators:
         tokens = group_tokens(prompts.table, n_samples, self.routing.response_tokens)
         engine = self.routing.start(tokens, engine)
         handle = self.group.handles[engine]
-        ref = handle.generate.remote(prompts.table, prompts.media, n_samples, False)
+        ref = handle.generate.remote(prompts.table, n_samples, False, *prompts.media.values())
         return Asked(prompts, ref, engine, tokens, time.monotonic() + self.deadline_s)
 
     def answer(self, asked: Asked) -> Rollouts:
@@ -141,10 +143,11 @@ class Generators:
     def generate(self, prompts: Prompts, n_samples: int) -> Rollouts:
         """`n_samples` responses to each prompt, in prompt order. The same prompts and weights give the same responses,
         to the last bit, where nothing else is being sampled."""
-        bounds = np.linspace(0, len(prompts.table), len(self.group) + 1).astype(int)
+        bounds = np.linspace(0, len(prompts.table), len(self.group) + 1).astype(int).tolist()
+        parts = [prompts.slice(first, last - first) for first, last in pairwise(bounds)]
         refs = [
-            handle.generate.remote(prompts.table.slice(first, last - first), prompts.media, n_samples, True)
-            for handle, first, last in zip(self.group.handles, bounds, bounds[1:], strict=False)
+            handle.generate.remote(part.table, n_samples, True, *part.media.values())
+            for handle, part in zip(self.group.handles, parts, strict=True)
         ]
         answers = self.group.wait(refs, self.deadline_s, "generating responses")
         table = check(pa.concat_tables([t for t, _ in answers]), ROLLOUT, "Generators").combine_chunks()
@@ -162,5 +165,5 @@ class Generators:
 
 
 def one_by_one(prompts: Prompts) -> Sequence[Prompts]:
-    """Each group alone; media, features and records are those of all."""
-    return [replace(prompts, table=prompts.table.slice(row, 1)) for row in range(len(prompts.table))]
+    """Each group alone."""
+    return [prompts.slice(row, 1) for row in range(len(prompts.table))]

@@ -60,8 +60,8 @@ class Updated:
 
 
 class Learner:
-    """Consumes ROLLOUT and EXPERIENCE tables with their FEATURES. Every method but rendezvous() is a collective:
-    it must be called on all ranks of the group.
+    """Consumes ROLLOUT and EXPERIENCE tables with the FEATURES of their clips. Every method but rendezvous() is a
+    collective: it must be called on all ranks of the group.
     """
 
     def __init__(self, spec: LearnerSpec, objective: Objective):
@@ -94,18 +94,18 @@ class Learner:
         )
 
     @ray.method
-    def infer(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+    def infer(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """`old_logprobs` (policy) or `values` (critic) of the shard's rows under the current weights."""
         return self._infer(rollouts, features, shard)
 
-    def _infer(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+    def _infer(self, rollouts: pa.Table, features: Sequence[pa.Table], shard: Shard) -> Answer:
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Learner.infer").take(list(shard.rows))
         answers = per_token(self._trained.passes, table, features, shard, self._objective.reader(self._trained.encoder))
         return answers, time.monotonic() - start
 
     @ray.method
-    def reference_logprobs(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+    def reference_logprobs(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """`ref_logprobs` of the shard's rows: the policy without its adapter is what it was at the start.
 
         Raises ValueError where `learner.lora` is not set.
@@ -117,11 +117,11 @@ class Learner:
     def update(
         self,
         experience: pa.Table,
-        features: pa.Table,
         shard: Shard,
         denominators: Sequence[float],
         kl_coef: float,
-        own_old_logprobs: bool = False,
+        own_old_logprobs: bool,
+        *features: pa.Table,
     ) -> Updated:
         """The shard's optimizer steps. `denominators`: of each step's loss, over all ranks. `own_old_logprobs`: there
         is one step, and the policy's old log-probabilities are those of its passes.
@@ -130,7 +130,7 @@ class Learner:
         """
         start = time.monotonic()
         table = check(experience, EXPERIENCE, "Learner.update").take(list(shard.rows))
-        rows, arrays = rollout_rows(table, with_facts=False), read_features(features)
+        rows, arrays = rollout_rows(table, with_facts=False), read_features(*features)
         found: dict[int, np.ndarray] = {}
 
         def noted(numbers: Sequence[int], logprobs: Tensor) -> None:
@@ -203,7 +203,7 @@ class Learners:
         """`old_logprobs` of the policy, `values` of the critic; nothing blocks."""
         shards = divide(rollouts, len(self.group), self.budget)
         refs = [
-            handle.infer.remote(rollouts.ref, rollouts.features, shard)
+            handle.infer.remote(rollouts.ref, shard, *rollouts.features_of(shard.rows))
             for handle, shard in zip(self.group.handles, shards, strict=True)
         ]
         return Pending(refs, self.group.names, shards, self.deadline_s, "learner inference")
@@ -212,7 +212,7 @@ class Learners:
         """`ref_logprobs` by the policy without its adapter; nothing blocks."""
         shards = divide(rollouts, len(self.group), self.budget)
         refs = [
-            handle.reference_logprobs.remote(rollouts.ref, rollouts.features, shard)
+            handle.reference_logprobs.remote(rollouts.ref, shard, *rollouts.features_of(shard.rows))
             for handle, shard in zip(self.group.handles, shards, strict=True)
         ]
         return Pending(refs, self.group.names, shards, self.deadline_s, "reference log-probabilities")
@@ -220,15 +220,18 @@ class Learners:
     def update(
         self,
         experience: "ray.ObjectRef[pa.Table]",
-        features: "ray.ObjectRef[pa.Table]",
+        rollouts: Rollouts,
         shards: Sequence[Shard],
         denominators: Sequence[float],
         kl_coef: float,
         own_old_logprobs: bool = False,
     ) -> list["ray.ObjectRef[Updated]"]:
-        """Start the optimizer steps on all ranks, as Learner.update(); nothing blocks."""
+        """Start the optimizer steps on all ranks, as Learner.update(); nothing blocks. `rollouts`: that the experience
+        was made of, row by row."""
         return [
-            handle.update.remote(experience, features, shard, list(denominators), kl_coef, own_old_logprobs)
+            handle.update.remote(
+                experience, shard, list(denominators), kl_coef, own_old_logprobs, *rollouts.features_of(shard.rows)
+            )
             for handle, shard in zip(self.group.handles, shards, strict=True)
         ]
 

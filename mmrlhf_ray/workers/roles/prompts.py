@@ -2,22 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import ray
 
 from mmrlhf_ray.data.records.shares import Shares
-from mmrlhf_ray.rollout.batch import Prompts, TakeStats, concat_prompts
+from mmrlhf_ray.rollout.batch import Prompts, concat_prompts, shown
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import ENCODED_PROMPT, check
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder, Served
-
-_Table: TypeAlias = "ray.ObjectRef[pa.Table]"
-_Refs = tuple[_Table, _Table, _Table, _Table, "ray.ObjectRef[TakeStats]"]
-"""References to what Served holds."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +73,14 @@ class PromptServer:
 class _Part:
     """One encoder's part of what was asked for."""
 
-    refs: _Refs
+    served: ray.ObjectRefGenerator
+    """References to what Served holds. The objects are this process's: they stay when the encoder is gone."""
     indices: Sequence[int]
     """Where its prompts stand among all."""
 
 
 def _part(served: "ray.ObjectRef[Served]", indices: Sequence[int]) -> _Part:
-    # With num_returns=5 Ray gives a reference for each part, which its types do not say.
-    return _Part(cast(_Refs, served), indices)
+    return _Part(cast(ray.ObjectRefGenerator, served), indices)  # which Ray's types do not say
 
 
 @dataclass(frozen=True)
@@ -101,20 +97,24 @@ class PendingPrompts:
         return sum(len(part.indices) for part in self.parts)
 
     @property
-    def refs(self) -> list["ray.ObjectRef[pa.Table]"]:
+    def refs(self) -> list["ray.ObjectRef[None]"]:
         """What must be there for result() not to block."""
-        return [part.refs[0] for part in self.parts]
+        return [part.served.completed() for part in self.parts]
 
     def result(self) -> Prompts:
         """The prompts, in the order asked for. Raises DataError for those that cannot be used, DeadlineExceeded."""
-        tables = deadline_get(self.refs, self.deadline_s, "encoding prompts", self.names)
-        stats = deadline_get([part.refs[4] for part in self.parts], self.deadline_s, "encoding prompts", self.names)
-        found = [
-            Prompts(check(table, ENCODED_PROMPT, "PromptServer"), part.refs[1], part.refs[2], own, (part.refs[3],))
-            for table, own, part in zip(tables, stats, self.parts, strict=True)
-        ]
+        deadline_get(self.refs, self.deadline_s, "encoding prompts", self.names)
+        found = [self._prompts(list(part.served)) for part in self.parts]
         if len(found) == 1:
             return found[0]
         joined = concat_prompts(found)
         order = np.argsort(np.concatenate([part.indices for part in self.parts]))
         return replace(joined, table=joined.table.take(pa.array(order)))
+
+    def _prompts(self, served: list["ray.ObjectRef[Any]"]) -> Prompts:
+        """Where encoding failed, the first reference that is asked for holds the error."""
+        table = deadline_get(served[0], self.deadline_s, "encoding prompts")
+        records, stats, *clips = served[1:]
+        names = shown(check(table, ENCODED_PROMPT, "PromptServer"))
+        media, features = (dict(zip(names, clips[part::2], strict=True)) for part in (0, 1))
+        return Prompts(table, media, features, deadline_get(stats, self.deadline_s, "encoding prompts"), (records,))

@@ -22,7 +22,8 @@ from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 
 
 class Reference:
-    """The policy as it was at the start. Consumes ROLLOUT rows with their FEATURES; `ref_logprobs` of each token."""
+    """The policy as it was at the start. Consumes ROLLOUT rows with the FEATURES of their clips; `ref_logprobs`
+    of each token."""
 
     def __init__(self, model: ModelConfig, temperature: float, device: str, allowed: Sequence[str] = ()):
         self._passes, self._read = frozen_policy(model, temperature, device, allowed)
@@ -32,7 +33,7 @@ class Reference:
         """Answers when the model is loaded."""
 
     @ray.method
-    def logprobs(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+    def logprobs(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """log p of the response tokens of the shard's rows under the sampling distribution."""
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Reference.logprobs").take(list(shard.rows))
@@ -40,11 +41,15 @@ class Reference:
 
 
 def per_token(
-    passes: Passes, table: pa.Table, features: pa.Table, shard: Shard, read: Callable[[Tensor, Batch], Tensor]
+    passes: Passes,
+    table: pa.Table,
+    features: Sequence[pa.Table],
+    shard: Shard,
+    read: Callable[[Tensor, Batch], Tensor],
 ) -> Ragged:
     """One value per response token from `read(output, batch)`."""
     rows = rollout_rows(table, with_facts=False)
-    return Ragged.of_rows(passes.per_token(rows, read_features(features), shard.steps[0], read))
+    return Ragged.of_rows(passes.per_token(rows, read_features(*features), shard.steps[0], read))
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class References:
         """`ref_logprobs` of each row; nothing blocks."""
         shards = divide(rollouts, len(self.group), self.budget)
         refs = [
-            handle.logprobs.remote(rollouts.ref, rollouts.features, shard)
+            handle.logprobs.remote(rollouts.ref, shard, *rollouts.features_of(shard.rows))
             for handle, shard in zip(self.group.handles, shards, strict=True)
         ]
         return Pending(refs, self.group.names, shards, self.deadline_s, "reference log-probabilities")

@@ -27,7 +27,7 @@ from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 
 
 class Scorer:
-    """Reward models that see the media. Consumes ROLLOUT rows with their FEATURES; scores of each response."""
+    """Reward models that see the media. Consumes ROLLOUT rows with the FEATURES of their clips; scores."""
 
     def __init__(self, models: Sequence[ModelConfig], device: str):
         self._paths = [model.path for model in models]
@@ -41,22 +41,26 @@ class Scorer:
         check_same_tokens(*self._paths)
 
     @ray.method
-    def score(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+    def score(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """Of each of the shard's rows [2 · models]: score and uncertainty by each model in order."""
         return self._read(rollouts, features, shard, _scores)
 
     @ray.method
-    def members(self, rollouts: pa.Table, features: pa.Table, shard: Shard) -> Answer:
+    def members(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """Of each of the shard's rows: the scores by the members of each model's ensemble, model after model."""
         return self._read(rollouts, features, shard, ScalarHead.member_scores)
 
     def _read(
-        self, rollouts: pa.Table, features: pa.Table, shard: Shard, read: Callable[[ScalarHead, Tensor], Tensor]
+        self,
+        rollouts: pa.Table,
+        features: Sequence[pa.Table],
+        shard: Shard,
+        read: Callable[[ScalarHead, Tensor], Tensor],
     ) -> Answer:
         """`read(head, outputs [N, outputs])` → [N, columns] by each model, side by side."""
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Scorer").take(list(shard.rows))
-        rows, arrays = rollout_rows(table, with_facts=True, start=self._start), read_features(features)
+        rows, arrays = rollout_rows(table, with_facts=True, start=self._start), read_features(*features)
         columns = []
         for passes, head in self._models:
             answers: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
@@ -98,7 +102,7 @@ class Scorers:
         """Score and uncertainty of each row by each model; nothing blocks."""
         shards = divide(rollouts, len(self.group), self.budget, with_facts=True)
         refs = [
-            handle.score.remote(rollouts.ref, rollouts.features, shard)
+            handle.score.remote(rollouts.ref, shard, *rollouts.features_of(shard.rows))
             for handle, shard in zip(self.group.handles, shards, strict=True)
         ]
         return Pending(refs, self.group.names, shards, self.deadline_s, "scoring")
@@ -107,7 +111,7 @@ class Scorers:
         """Scores of each row by the members of each model's ensemble; nothing blocks."""
         shards = divide(rollouts, len(self.group), self.budget, with_facts=True)
         refs = [
-            handle.members.remote(rollouts.ref, rollouts.features, shard)
+            handle.members.remote(rollouts.ref, shard, *rollouts.features_of(shard.rows))
             for handle, shard in zip(self.group.handles, shards, strict=True)
         ]
         return Pending(refs, self.group.names, shards, self.deadline_s, "scoring by members")

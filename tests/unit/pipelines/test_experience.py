@@ -39,7 +39,7 @@ def numbers(seed: int, scale: float = 1.0) -> Ragged:
 def rollouts(**columns: Any) -> Rollouts:
     rows = [TokenRow([9] * (i + 1), list(range(n)), []) for i, n in enumerate(LENGTHS)]
     given: dict[str, Any] = {"rollout_logprobs": [r.tolist() for r in numbers(5)]} | columns
-    return Rollouts(rollout_table(rows, **given), NOWHERE, NOWHERE, 0.0)
+    return Rollouts(rollout_table(rows, **given), NOWHERE, {}, 0.0)
 
 
 def answers(**changes: Any) -> Answers:
@@ -168,7 +168,7 @@ def test_a_response_without_tokens_has_no_place_for_its_score() -> None:
     column = Ragged.of_rows([np.empty(0, np.float32), np.zeros(1, np.float32)])
     made = Answers([0.0, 0.0], column, column, column)
     with pytest.raises(ValueError, match=r"at least one response token in every row; rows \[0\]"):
-        make(Rollouts(table, NOWHERE, NOWHERE, 0.0), made, 0.1, AlgorithmConfig())
+        make(Rollouts(table, NOWHERE, {}, 0.0), made, 0.1, AlgorithmConfig())
 
 
 @pytest.mark.parametrize(("rows", "count", "epochs"), [(12, 3, 1), (12, 1, 3), (10, 3, 2), (2, 3, 2)])

@@ -44,7 +44,7 @@ class Case:
         rows = [TokenRow([9], [1] * int(n), []) for n in self.lengths]
         columns: dict[str, Any] = {"group_id": GROUPS, "response_mask": [m.tolist() for m in self.masks]}
         columns["rollout_logprobs"] = [row.tolist() for row in self.columns["rollout_logprobs"]]
-        rollouts = Rollouts(rollout_table(rows, **columns), ray.ObjectRef.nil(), ray.ObjectRef.nil(), 0.0)
+        rollouts = Rollouts(rollout_table(rows, **columns), ray.ObjectRef.nil(), {}, 0.0)
         ref, old, values = (Ragged.of_rows(self.columns[n]) for n in ("ref_logprobs", "old_logprobs", "values"))
         answers = Answers(self.scores, ref, old, values if algorithm.has_critic else None)
         return make_experience(rollouts, answers, KL_COEF, algorithm, LONGEST, {})

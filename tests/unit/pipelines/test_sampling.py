@@ -35,7 +35,7 @@ def no_store(monkeypatch: pytest.MonkeyPatch) -> None:
 def rollouts(groups: list[int] = GROUPS) -> Rollouts:
     rows = [TokenRow([9], [i], []) for i in range(len(groups))]
     table = rollout_table(rows, group_id=groups, prompt_id=PROMPTS[: len(groups)])
-    return Rollouts(table, ray.ObjectRef.nil(), ray.ObjectRef.nil(), 0.0)
+    return Rollouts(table, ray.ObjectRef.nil(), {}, 0.0)
 
 
 def test_a_prompt_that_is_drawn_twice_is_two_groups() -> None:

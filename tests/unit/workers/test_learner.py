@@ -60,12 +60,12 @@ def test_shared_prompts_change_no_number(
         def answers() -> list[np.ndarray]:
             shard = planned([list(range(len(rows)))])
             assert all((m.lines is not None) == shared for m in shard.steps[0])
-            found = learner.infer(table.select(rollout_table(rows).schema.names), features_table(features), shard)[0]
+            found = learner.infer(table.select(rollout_table(rows).schema.names), shard, features_table(features))[0]
             return [row for _, row in sorted(zip(shard.rows, found, strict=True), key=lambda pair: pair[0])]
 
         before = answers()
         updated = learner.update(
-            table, features_table(features), planned([order[:6], order[6:]]), [20.0, 15.0], kl_coef=0.1
+            table, planned([order[:6], order[6:]]), [20.0, 15.0], 0.1, False, features_table(features)
         )
         return before, updated.stats, answers()
 

@@ -51,11 +51,11 @@ def test_every_model_scores_every_row(
     members = np.full((len(rows), 4), np.nan, np.float32)
     common = SharedPrompts(groups, [len(row.context) + len(read) for row, read in zip(rows, facts, strict=True)])
     for shard in one_pass_plan(lengths, kinds, ranks, PassBudget(200, shared=shared), common):
-        answers, seconds = scorer.score(rollouts, features_table(features), shard)
+        answers, seconds = scorer.score(rollouts, shard, features_table(features))
         assert seconds > 0
         assert all(answer.dtype == np.float32 and answer.shape == (4,) for answer in answers)
         got[list(shard.rows)] = list(answers)
-        members[list(shard.rows)] = list(scorer.members(rollouts, features_table(features), shard)[0])
+        members[list(shard.rows)] = list(scorer.members(rollouts, shard, features_table(features))[0])
     for number, (layout, model) in enumerate(zip(LAYOUTS, reward_models, strict=True)):
         scalar = load_scalar(omni_encoder.adapter, Path(model.path), torch.float32, new_head=False).eval()
         for i, (row, read) in enumerate(zip(rows, facts, strict=True)):

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmrlhf_ray.data.encoding.features import feature_bytes, features_table, read_features
+from mmrlhf_ray.data.encoding.features import features_table, read_features
 from mmrlhf_ray.errors import SchemaError
 from mmrlhf_ray.schema import FEATURES
 
@@ -49,10 +49,14 @@ def test_slices_and_several_chunks() -> None:
     assert read_features(both)["b"]["double"].tolist() == [0.1]
 
 
-def test_bytes_are_those_of_the_arrays() -> None:
-    made = (value for features in FEATURES_MADE.values() for value in features.values())
-    assert feature_bytes(features_table(FEATURES_MADE)) == sum(value.nbytes for value in made)
-    assert feature_bytes(features_table({})) == 0
+def test_several_tables_are_read_as_one() -> None:
+    apart = [features_table({media_id: own}) for media_id, own in FEATURES_MADE.items()]
+    together = read_features(features_table(FEATURES_MADE))
+    for media_id, own in read_features(*apart).items():
+        assert {key: value.tolist() for key, value in own.items()} == {
+            key: value.tolist() for key, value in together[media_id].items()
+        }
+    assert read_features() == {}
 
 
 def test_another_table_is_refused() -> None:
