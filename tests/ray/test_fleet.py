@@ -131,12 +131,13 @@ class Counting:
 
 
 @pytest.mark.parametrize(
-    ("placed", "threads"), [({}, 1), ({"num_cpus": 0.1, "threads": 3}, 3), ({"num_cpus": 2.0}, 2), ({"num_cpus": 0}, 1)]
+    ("placed", "threads"), [({}, 1), ({"num_cpus": 0.1, "threads": 2}, 2), ({"num_cpus": 2.0}, 2), ({"num_cpus": 0}, 1)]
 )
 def test_an_actor_computes_with_the_threads_of_its_seat(placed: dict[str, Any], threads: int) -> None:
     seat = Seat("reference", "reference-0", RolePlacement(**placed))
-    group = reserve([seat], "PACK", DeadlineConfig())
-    actor: Any = spawn(seat, group, 0, "counted", Counting)
-    assert ray.get(actor.threads.remote(), timeout=60) == (threads, str(threads))
-    ray.kill(actor)
-    remove_placement_group(group)
+    group = reserve([seat], "PACK", DeadlineConfig(placement_s=60.0))
+    try:
+        actor: Any = spawn(seat, group, 0, f"counted-{placed}", Counting)
+        assert ray.get(actor.threads.remote(), timeout=60) == (threads, str(threads))
+    finally:
+        remove_placement_group(group)  # and its actor ends
