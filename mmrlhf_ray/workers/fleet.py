@@ -27,11 +27,12 @@ from mmrlhf_ray.workers.crew import (
     start_scorers,
 )
 from mmrlhf_ray.workers.roles.answers import Pending
-from mmrlhf_ray.workers.roles.functions import Rewards
+from mmrlhf_ray.workers.roles.functions import Functions, Rewards
 from mmrlhf_ray.workers.roles.generator import Generators
 from mmrlhf_ray.workers.roles.learner import Learner, Learners, LearnerSpec
 from mmrlhf_ray.workers.roles.prompts import PromptServer
 from mmrlhf_ray.workers.roles.reference import References
+from mmrlhf_ray.workers.roles.scorer import Scorers
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Fleet:
 
 @contextmanager
 def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Iterator[Fleet]:
-    """Reserve all seats, start the encoders (which check the prompts), then all others; wait until all answer.
+    """Reserve all seats and start everybody at once; wait until the encoders have checked the prompts and all answer.
 
     At the end of the block, however it comes, actors, placement group and names are given back. Raises DataError for
     prompts that cannot be used, PlacementError, and what a role raised while it started.
@@ -76,34 +77,62 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
         encoders = [start_encoders(own, cfg, records["data"], run_dir)]
         if cfg.eval_data is not None:
             encoders.append(start_encoders(own, cfg, records["eval_data"], run_dir, "eval_encoder", "eval_data"))
+        others = _others(own, cfg, records["data"])
         prompts, *held_out = (PromptServer.check(e, cfg.deadlines.stage_s, cfg.deadlines.start_s) for e in encoders)
-        yield _start(own, cfg, prompts, held_out[0] if held_out else None, records["data"])
+        others.wait(cfg.deadlines.start_s)
+        yield Fleet(
+            prompts=prompts,
+            generators=others.generators,
+            rewards=Rewards(others.scorers, cfg.model_rewards, others.functions),
+            references=others.references,
+            policy=others.policy,
+            critic=others.critic,
+            held_out=held_out[0] if held_out else None,
+            bucket_bytes=cfg.generator.bucket_mb << 20,
+        )
 
 
-def _start(own: Crew, cfg: PPOConfig, prompts: PromptServer, held_out: PromptServer | None, records: Records) -> Fleet:
-    seconds, answering = cfg.deadlines.start_s, cfg.score_micro_batch_tokens
-    generators = start_generators(own, cfg, cfg.policy, cfg.learner.lora)
+@dataclass(frozen=True)
+class _Others:
+    """Everybody but the encoders, on their way."""
+
+    generators: Generators
+    scorers: Scorers | None
+    functions: Functions | None
+    references: References | None
+    policy: Learners
+    critic: Learners | None
+
+    def wait(self, seconds: float) -> None:
+        """Until all answer."""
+        joining = [(group, group.join(seconds)) for group in (self.policy, self.critic) if group]
+        for role in (self.generators, self.scorers, self.functions, self.references):
+            if role is not None:
+                role.wait_ready(seconds)
+        for group, refs in joining:
+            group.wait_joined(refs, seconds)
+
+
+def _others(own: Crew, cfg: PPOConfig, records: Records) -> _Others:
+    """Start them; nothing waits."""
+    answering = cfg.score_micro_batch_tokens
     models = [reward.model for reward in cfg.model_rewards]
-    scorers = start_scorers(own, cfg, models, _budget(cfg.learner, models, answering)) if models else None
-    functions = start_functions(own, cfg, records.records) if cfg.function_rewards else None
-    references = None
+    references, critic = None, None
     if cfg.learner.lora is None:
         reference = cfg.reference or cfg.policy
         budget = _budget(cfg.learner, [reference], answering)
         references = start_references(own, cfg, reference, cfg.sampling.temperature, budget)
-    policy_objective = PolicyObjective(cfg.algorithm, cfg.sampling.temperature)
-    policy = _start_learners(own, cfg, "policy", cfg.policy, cfg.learner, policy_objective)
-    critic = None
     if cfg.algorithm.has_critic:
         critic = _start_learners(own, cfg, "critic", cfg.critic_model, cfg.critic, CriticObjective(cfg.algorithm))
-    joining = [(group, group.join(seconds)) for group in (policy, critic) if group]
-    for role in (generators, scorers, functions, references):
-        if role is not None:
-            role.wait_ready(seconds)
-    for group, refs in joining:
-        group.wait_joined(refs, seconds)
-    rewards = Rewards(scorers, cfg.model_rewards, functions)
-    return Fleet(prompts, generators, rewards, references, policy, critic, held_out, cfg.generator.bucket_mb << 20)
+    policy_objective = PolicyObjective(cfg.algorithm, cfg.sampling.temperature)
+    return _Others(
+        start_generators(own, cfg, cfg.policy, cfg.learner.lora),
+        start_scorers(own, cfg, models, _budget(cfg.learner, models, answering)) if models else None,
+        start_functions(own, cfg, records.records) if cfg.function_rewards else None,
+        references,
+        _start_learners(own, cfg, "policy", cfg.policy, cfg.learner, policy_objective),
+        critic,
+    )
 
 
 def _start_learners(

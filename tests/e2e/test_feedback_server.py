@@ -24,7 +24,7 @@ from tests.e2e.feedback_support import Server, first_token, postgres_binary, pos
 pytestmark = pytest.mark.e2e
 
 ANNOTATORS, OVERLAP = 50, 4
-ITEMS = int(os.environ.get("FEEDBACK_VOTES", "3000")) // OVERLAP
+ITEMS = int(os.environ.get("FEEDBACK_VOTES", "1200")) // OVERLAP
 VOTES = ITEMS * OVERLAP
 KILLS = 5
 PROCESSES = 2
