@@ -32,7 +32,7 @@ from mmrlhf_ray.runtime.metrics import read_metrics
 
 _SAMPLING = ("ray::Generator", "ray::Reference", "ray::RewardFunctions", "ray::PromptEncoder")
 _LEARNING = ("ray::Learner",)
-_LOOK_S = 0.5
+_LOOK_S = 2.0
 
 
 @contextmanager

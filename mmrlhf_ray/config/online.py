@@ -79,8 +79,8 @@ class GeneratorConfig(Section):
     block_size: PositiveInt | None = None
     """Tokens in a block of the sampler's cache: a group's prompt is computed once for as much of it as fills blocks.
     `null` = 32 on CPUs (vLLM's own 128 there is longer than most prompts), vLLM's choice on GPUs."""
-    bucket_mb: PositiveInt = 256
-    """Most bytes of weights in flight at once."""
+    bucket_mb: PositiveInt = 64
+    """Most bytes of weights in a bucket; while one is loaded the next is on its way."""
     max_media_per_prompt: PositiveInt = 16
     """Most images, sounds or clips, of each kind, in one prompt; the sampler reserves memory for as many."""
 

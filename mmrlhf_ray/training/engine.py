@@ -258,21 +258,27 @@ class TrainEngine:
         """All weights on the host in groups of at most `max_bytes` (a larger one is a group by itself): the model as
         it is without adapters, theirs merged; or `trained_only`, what is not frozen, adapters by themselves.
 
-        A collective: every rank iterates to the end. Rank 0 gets (name, tensor); the others get empty groups.
+        A collective: every rank iterates to the end. Rank 0 gets (name, tensor), which may be the parameter itself and
+        must be copied before the next update; the others get empty groups.
         """
         weights = trained_weights if trained_only else merged_weights
         for group in grouped(weights(self._engine.module), max_bytes):
             yield self._gather(group)
 
     def weights(self, *, trained_only: bool = False) -> dict[str, Tensor]:
-        """buckets() in one. A collective; rank 0 gets all, the others nothing."""
-        return dict(item for bucket in self.buckets(_GATHERED_BYTES, trained_only=trained_only) for item in bucket)
+        """buckets() in one, copied. A collective; rank 0 gets all, the others nothing."""
+        buckets = self.buckets(_GATHERED_BYTES, trained_only=trained_only)
+        return {name: tensor.clone() for bucket in buckets for name, tensor in bucket}
 
     def _gather(self, group: list[Weight]) -> list[tuple[str, Tensor]]:
         parameters = [p for weight in group for p in weight.parameters]
         gathered = deepspeed.zero.GatheredParameters(parameters) if self._zero_stage == 3 else nullcontext()
         with gathered, torch.no_grad():
-            return [(weight.name, weight.value().cpu().clone()) for weight in group] if self.rank == 0 else []
+            if self.rank:
+                return []
+            values = [(weight.name, weight.value().cpu()) for weight in group]
+            # What was gathered goes when the block ends; other parameters stay what they are until the next update.
+            return [(name, value.clone()) for name, value in values] if self._zero_stage == 3 else values
 
     def perturb(self, prefix: str, scale: float, seed: int) -> int:
         """Add seeded noise of size `scale` to parameters whose name starts with `prefix`; returns their number.

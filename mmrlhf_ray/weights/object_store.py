@@ -49,6 +49,11 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
     init_info_cls = ObjectStoreInitInfo
     update_info_cls = ObjectStoreUpdateInfo
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._taken: set[tuple[str, str, tuple[int, ...]]] = set()
+        """Name, dtype and shape of every tensor that the model has taken."""
+
     def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
         """No connection is needed."""
 
@@ -66,14 +71,24 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
         """Raises RunError when the model takes no parameter from some tensor of the bucket."""
         layout = [TensorLayout(**item) for item in update_info.layout]
-        for name, tensor in unpack(layout, SharedBucket(layout, update_info.name, update_info.nbytes).payload()):
-            try:
-                loaded = self.model.load_weights([(name, tensor.to(self.device))])
-            except (ValueError, KeyError, AssertionError, RuntimeError) as error:  # what vLLM's loaders raise
-                raise self._refused(name, tensor, f": {error}") from error
-            if not loaded:
-                raise self._refused(name, tensor, "")
-            self._loaded |= loaded
+        tensors = unpack(layout, SharedBucket(layout, update_info.name, update_info.nbytes).payload())
+        forms = {(item.name, item.dtype, tuple(item.shape)) for item in layout}
+        if forms <= self._taken:  # all of them had their places in an earlier push
+            self._loaded |= self.model.load_weights([(name, tensor.to(self.device)) for name, tensor in tensors])
+            return
+        for name, tensor in tensors:
+            self._loaded |= self._load(name, tensor)
+        self._taken |= forms
+
+    def _load(self, name: str, tensor: torch.Tensor) -> set[str]:
+        """By itself, so that what has no place is known by its name."""
+        try:
+            loaded: set[str] = self.model.load_weights([(name, tensor.to(self.device))])
+        except (ValueError, KeyError, AssertionError, RuntimeError) as error:  # what vLLM's loaders raise
+            raise self._refused(name, tensor, f": {error}") from error
+        if not loaded:
+            raise self._refused(name, tensor, "")
+        return loaded
 
     def _refused(self, name: str, tensor: torch.Tensor, why: str) -> RunError:
         return RunError(

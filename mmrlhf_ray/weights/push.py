@@ -74,9 +74,9 @@ def send(groups: Iterable[Sequence[tuple[str, Tensor]]], adapter: ModelAdapter, 
         if not group:
             continue
         layout, payload = pack([item for name, tensor in group for item in checkpoint_tensors(adapter, name, tensor)])
-        sums |= checksums(layout, payload)
-        nbytes += payload.nbytes
         transport.carry(layout, payload)
+        sums |= checksums(layout, payload)  # while it is on its way
+        nbytes += payload.nbytes
     transport.finish()
     return Sent(combine(sums), frozenset(sums), nbytes)
 

@@ -203,9 +203,10 @@ class Sampler:
     async def receive_bucket(self, bucket: SharedBucket) -> None:
         """Take one bucket; the next may only be put in its place when this has returned. Raises RunError for a name the
         model does not have."""
+        summing = asyncio.to_thread(checksums, bucket.layout, bucket.payload())
         async with engine_alive():
-            await self._receiver.receive(bucket)
-        self._received |= checksums(bucket.layout, bucket.payload())
+            _, sums = await asyncio.gather(self._receiver.receive(bucket), summing)
+        self._received |= sums
 
     async def finish_weight_update(self, policy_version: int) -> Pushed:
         """Close the session and sample on. Raises RunError for a weight that did not come, and for an adapter's name
