@@ -61,7 +61,7 @@ def train(engine: TrainEngine, steps: range) -> list[float]:
 
 
 def parameters(engine: TrainEngine) -> dict[str, Tensor]:
-    return {name: tensor for bucket in engine.buckets(1 << 20) for name, tensor in bucket}
+    return engine.weights()
 
 
 def plain_torch() -> tuple[dict[str, Tensor], list[float], list[float]]:
