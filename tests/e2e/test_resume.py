@@ -12,7 +12,6 @@ from tests.e2e.support import mmrlhf, start
 
 KILL_AFTER_STEP = 2
 CHECKPOINT_STEP = 2  # the last one before that, as one is made every two steps
-CLOSE = 1e-6  # prompts, samples, weights and optimizer state are the same
 
 pytestmark = pytest.mark.e2e
 
@@ -44,7 +43,7 @@ def test_a_killed_run_resumes_where_its_checkpoint_is(submitted: Submitted, ppo_
     assert after[CHECKPOINT_STEP]["time"] > before[-1]["time"]  # this one was made again
     assert (run_dir / "model" / "config.json").is_file()
     for row, uninterrupted in zip(after, read_metrics(submitted.run_dir), strict=True):
-        assert _learnt(row) == pytest.approx(_learnt(uninterrupted), rel=CLOSE, abs=CLOSE), row["step"]
+        assert _learnt(row) == _learnt(uninterrupted), row["step"]
 
 
 def _learnt(row: dict[str, float]) -> dict[str, float]:
