@@ -93,7 +93,8 @@ def job(settings: Mapping[str, Any], name: str, out: Path) -> dict[str, Any]:
 
 
 def run(command: list[str], log: Path, environment: Mapping[str, str]) -> float:
-    """time.time() at which the process was started; it has ended well on return."""
+    """time.time() at which the process was started; it has ended well on return, and ends when this one is told to."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     began = time.time()
     with log.open("wb") as file:
         process = subprocess.Popen(
