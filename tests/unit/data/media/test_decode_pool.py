@@ -21,6 +21,7 @@ from PIL import Image
 from mmrlhf_ray.config.data import DataConfig, DecodeConfig, MediaLimits, VideoSampling
 from mmrlhf_ray.data.media import Clip, decode_audio, decode_image, decode_video
 from mmrlhf_ray.data.media.decode_pool import DecodePool, DecodeSettings, decode_pool
+from mmrlhf_ray.pipelines.parity.cases import MAKERS
 from tests.unit.tiny import picture, raw
 
 
@@ -224,3 +225,14 @@ def test_the_process_is_light():
     code = "import mmrlhf_ray.data.media.decode_process, mmrlhf_ray.data.media, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "ray", "transformers", "pyarrow"} & set(loaded)
+
+
+def test_threads_of_files_that_were_read_are_gone(pool):
+    """They used to end with a collection of garbage alone: hundreds of them, each with its stack, up to the limit."""
+    here, data = pool(workers=1), MAKERS["video"](np.random.default_rng(0), 0)
+    threads = []
+    for _ in range(15):
+        here.decode([("video", data)], None)
+        (child,) = (p for p in psutil.Process().children() if p.pid not in OTHERS)
+        threads.append(child.num_threads())
+    assert min(threads[8:]) < 40, threads
