@@ -120,7 +120,6 @@ def serve(requests: int, replies: int, memory: int) -> None:
                 return
             if task["task"] != "image":
                 # What FFmpeg has read hangs in a cycle, threads and all, and they would add up to the limit.
-                del about, array
                 gc.collect()
 
 
