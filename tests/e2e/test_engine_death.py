@@ -11,6 +11,7 @@ import pytest
 from mmrlhf_ray.config import DataConfig, GeneratorConfig, ModelConfig, SamplingConfig
 from mmrlhf_ray.errors import EngineDied
 from mmrlhf_ray.workers.roles.sampler_process import Heartbeat, SamplerProcess, SamplerSpec
+from tests.family import engine_of
 
 SOON_S = 30.0
 
@@ -21,7 +22,7 @@ def test_who_waits_for_a_dead_engine_is_told(model_dir: Path) -> None:
     config, data = GeneratorConfig(max_num_seqs=4), DataConfig(path="none")
     spec = SamplerSpec(ModelConfig(path=str(model_dir)), config, SamplingConfig(), 64, 0, None, data)
     sampler = SamplerProcess(spec)
-    (engine,) = [p for p in psutil.Process().children(recursive=True) if "EngineCore" in " ".join(p.cmdline())]
+    engine = engine_of(psutil.Process())
 
     async def die_while_asked() -> None:
         assert await sampler.ask(Heartbeat()) > 0.0

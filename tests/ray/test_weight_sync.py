@@ -29,6 +29,7 @@ from mmrlhf_ray.weights.buckets import pack
 from mmrlhf_ray.weights.layout import TensorLayout
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.learner import Learners
+from tests.family import engine_of
 from tests.ray.support import ANSWER_S, encoded_prompts, end, start_generators, start_learners, stored
 
 TOLERANCE = 1e-4
@@ -173,15 +174,8 @@ def test_a_push_that_leaves_something_out_is_refused_by_name(stage: Stage) -> No
         deadline_get(generator.finish_weight_update.remote(9), ANSWER_S, "finish")
 
 
-def _family(generator: ActorProxy[Generator]) -> list[psutil.Process]:
-    """The generator's process, and those that it started, the engine among them."""
-    pid = deadline_get(generator.__ray_call__.remote(lambda self: os.getpid()), ANSWER_S, "pid")
-    return [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-
-
-def _engine(family: list[psutil.Process]) -> psutil.Process:
-    (engine,) = (process for process in family if "EngineCore" in process.name())
-    return engine
+def _process(generator: ActorProxy[Generator]) -> psutil.Process:
+    return psutil.Process(deadline_get(generator.__ray_call__.remote(lambda self: os.getpid()), ANSWER_S, "pid"))
 
 
 def test_an_engine_that_dies_fails_its_requests_at_once_and_by_name(stage: Stage) -> None:
@@ -189,7 +183,7 @@ def test_an_engine_that_dies_fails_its_requests_at_once_and_by_name(stage: Stage
     alone = Generators(ActorGroup(("generator-0",), stage.generators.group.handles[:1]), ANSWER_S)
     asked = alone.ask(stage.prompts, 4)
     assert alone.routing.load[0] > 0
-    _engine(_family(alone.group.handles[0])).kill()
+    engine_of(_process(alone.group.handles[0])).kill()
     with pytest.raises(RoleFailed, match="generating responses: generator-0: .*engine process died"):
         alone.answer(asked)
     assert alone.routing.load == (0.0,)
@@ -198,8 +192,9 @@ def test_an_engine_that_dies_fails_its_requests_at_once_and_by_name(stage: Stage
 
 
 def test_sampler_and_engine_end_with_their_generator_however_that_ends(stage: Stage) -> None:
-    generator, *others = _family(stage.generators.group.handles[1])
-    assert _engine(others).is_running()
+    generator = _process(stage.generators.group.handles[1])
+    others = generator.children(recursive=True)
+    assert engine_of(generator) in others
     generator.kill()
     _, alive = psutil.wait_procs(others, timeout=ANSWER_S)
     assert not alive
