@@ -186,6 +186,15 @@ class CheckpointConfig(Section):
     keep: PositiveInt = 2
 
 
+class RecoveryConfig(Section):
+    """Which actors are started again in the same run."""
+
+    max_restarts: int = Field(6, ge=0)
+    """How often one actor may die within an hour; the next time it stays dead, and the run ends. 0 = the first."""
+    silent_s: PositiveFloat = 20.0
+    """Seconds without a sign of life after which an actor is ended and started again, whatever it is at work on."""
+
+
 @dataclass(frozen=True)
 class Longest:
     """Tokens of the longest row that a job can have."""

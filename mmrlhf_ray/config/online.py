@@ -16,6 +16,7 @@ from mmrlhf_ray.config.base import (
     ModelUse,
     MostMedia,
     RecordsUse,
+    RecoveryConfig,
     Resources,
     RolePlacement,
     RunConfig,
@@ -163,6 +164,7 @@ class PPOConfig(RewardedConfig):
     score_micro_batch_tokens: PositiveInt = 8192
     """Most tokens in one forward pass of a scorer or reference server."""
     placement: Placement = Placement()
+    recovery: RecoveryConfig = RecoveryConfig()
     eval_data: DataConfig | None = None
     """Prompts that the policy is evaluated on while it learns; nothing is learned from them."""
     eval_every_steps: PositiveInt | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import ray
-from ray.actor import ActorProxy
+from ray.actor import ActorClass, ActorProxy
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -17,9 +17,38 @@ from mmrlhf_ray.config.base import DeadlineConfig, Resources
 from mmrlhf_ray.errors import PlacementError
 from mmrlhf_ray.runtime.waits import deadline_get
 
+WATCH_LANE = "watch"
+"""Concurrency group of actors that can be started again: what is asked in it is answered beside all other work."""
+
 A = TypeVar("A")
 R = TypeVar("R")
 P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """What Ray does when an actor has died."""
+
+    actors: int = 0
+    """How often it starts the actor again; -1 = always."""
+    calls: int = 0
+    """How often it repeats a call that the actor died on."""
+
+
+@dataclass(frozen=True)
+class Kept(Generic[A]):
+    """An argument of a constructor, for an actor that may be started again: Ray itself forgets large ones once it has
+    started. Whoever made it keeps it."""
+
+    ref: "ray.ObjectRef[A]"
+
+    @classmethod
+    def of(cls, value: A) -> "Kept[A]":
+        return cls(ray.put(value))
+
+    def get(self) -> A:
+        value: A = ray.get(self.ref)
+        return value
 
 
 @dataclass(frozen=True)
@@ -59,23 +88,31 @@ def threads_env(resources: Resources) -> dict[str, Any]:
     return {"env_vars": {"OMP_NUM_THREADS": str(threads)}} if threads > 1 else {}
 
 
+def with_watch_lane(kind: type[A]) -> ActorClass[A]:
+    """The class as Ray's, whose actors have a second thread for what is asked in WATCH_LANE."""
+    lanes = cast(Callable[..., Callable[[type[A]], ActorClass[A]]], ray.remote)  # Ray's stubs don't know them
+    return lanes(concurrency_groups={WATCH_LANE: 1})(kind)
+
+
 def spawn(
     seat: Seat,
     group: PlacementGroup,
     bundle: int,
     namespace: str,
+    restarts: Restarts,
     kind: Callable[P, A],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> ActorProxy[A]:
     """Start an actor of class `kind` on its seat. Its constructor runs in the background."""
-    actor = ray.remote(cast(type[A], kind)).options(
+    actor = with_watch_lane(cast(type[A], kind)).options(
         name=seat.name,
         namespace=namespace,
         num_cpus=seat.resources.num_cpus,
         num_gpus=seat.resources.num_gpus,
         runtime_env=threads_env(seat.resources),
-        max_restarts=0,
+        max_restarts=restarts.actors,
+        max_task_retries=restarts.calls,
         scheduling_strategy=PlacementGroupSchedulingStrategy(
             placement_group=group, placement_group_bundle_index=bundle
         ),

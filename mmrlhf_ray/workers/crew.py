@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, cast
 
@@ -25,7 +26,7 @@ from mmrlhf_ray.config.base import LoRAConfig, Resources
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RunFailed
-from mmrlhf_ray.runtime.actors import ActorGroup, Seat, reserve, spawn
+from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup, Kept, Restarts, Seat, reserve, spawn
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.training.extension import build_here
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
@@ -33,12 +34,17 @@ from mmrlhf_ray.workers.roles.functions import Functions, RewardFunctions
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.reference import Reference, References
 from mmrlhf_ray.workers.roles.scorer import Scorer, Scorers
+from mmrlhf_ray.workers.watch import Watch
 
 A = TypeVar("A")
 P = ParamSpec("P")
 CrewConfig = PPOConfig | EvaluateConfig | ProbeRewardConfig
 """Jobs whose actors are placed by `placement`."""
 
+_REPEATED = frozenset({"encoder", "eval_encoder", "scorer", "functions", "reference"})
+"""Roles whose answers hang on nothing but the question. A generator must be given its weights before it is asked again,
+and a learner is changed by what it is asked."""
+_REPEATS = 2
 _GIVE_BACK_S = 30.0
 _POLL_S = 0.05
 
@@ -50,7 +56,10 @@ class Crew:
     seats: tuple[Seat, ...]
     group: PlacementGroup
     namespace: str
+    watch: Watch | None = None
+    """Over the actors; without, none is started again."""
     _started: list[ActorProxy[Any]] = field(default_factory=list)
+    _kept: list[object] = field(default_factory=list)
 
     def of(self, role: str) -> list[Seat]:
         """The seats of a role."""
@@ -58,8 +67,13 @@ class Crew:
 
     def spawn(self, seat: Seat, kind: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorProxy[A]:
         """Start an actor on its seat."""
-        handle = spawn(seat, self.group, self.seats.index(seat), self.namespace, kind, *args, **kwargs)
+        restarts = Restarts()
+        if self.watch is not None and self.watch.starts_again:
+            restarts = Restarts(-1, _REPEATS if seat.role in _REPEATED else 0)
+        handle = spawn(seat, self.group, self.seats.index(seat), self.namespace, restarts, kind, *args, **kwargs)
         self._started.append(handle)
+        if self.watch is not None:
+            self.watch.add(seat.name, handle, partial(_beat, handle))
         return handle
 
     def start(self, role: str, kind: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorGroup[A]:
@@ -67,6 +81,12 @@ class Crew:
         seats = self.of(role)
         handles = tuple(self.spawn(seat, kind, *args, **kwargs) for seat in seats)
         return ActorGroup(tuple(seat.name for seat in seats), handles)
+
+    def keep(self, value: A) -> Kept[A]:
+        """A large argument for a constructor, kept for as long as an actor may be started again."""
+        kept = Kept.of(value)
+        self._kept.append(kept)
+        return kept
 
     def end(self, group: ActorGroup[A]) -> None:
         """End a group's actors, so that their seats are free for others."""
@@ -86,7 +106,7 @@ class Crew:
 
 
 @contextmanager
-def crew(cfg: CrewConfig, roles: Collection[str]) -> Iterator[Crew]:
+def crew(cfg: CrewConfig, roles: Collection[str], watch: Watch | None = None) -> Iterator[Crew]:
     """Reserve a seat for every actor of `roles`. Raises PlacementError when they are not free in time."""
     seats = tuple(
         Seat(role, f"{role}-{i}", placed)
@@ -95,11 +115,21 @@ def crew(cfg: CrewConfig, roles: Collection[str]) -> Iterator[Crew]:
         for i in range(placed.actors)
     )
     group = reserve(seats, cfg.placement.strategy, cfg.deadlines)
-    own = Crew(seats, group, f"{cfg.name}-{secrets.token_hex(4)}")
+    own = Crew(seats, group, f"{cfg.name}-{secrets.token_hex(4)}", watch)
     try:
         yield own
     finally:
         own.give_back()
+
+
+def _beat(handle: ActorProxy[Any]) -> "ray.ObjectRef[Any]":
+    """Ask for a sign of life, which comes whatever the actor is at work on."""
+    call: Any = cast(ActorHandle[Any], handle).__ray_call__
+    return cast("ray.ObjectRef[Any]", call.options(concurrency_group=WATCH_LANE, max_task_retries=0).remote(_alive))
+
+
+def _alive(actor: object) -> None:
+    """That it answers is all."""
 
 
 def _kill(handle: ActorProxy[Any]) -> None:
@@ -152,7 +182,7 @@ def start_encoders(
         PromptEncoder,
         model_path=cfg.policy.path,
         data=cfg.records[key].data,
-        records=records,
+        records=own.keep(records),
         quarantine_to=run_dir,
         seed=cfg.seed,
         allowed=cfg.sampling.allow_tokens,
@@ -174,6 +204,9 @@ def start_generators(
         seed=cfg.seed,
         lora=lora,
     )
+    if own.watch is not None:
+        for name, handle in zip(group.names, group.handles, strict=True):
+            own.watch.add(name, handle, handle.alive.remote)  # the processes of sampler and engine must answer, too
     return Generators(group, cfg.deadlines.stage_s)
 
 
@@ -187,7 +220,7 @@ def start_scorers(own: Crew, cfg: CrewConfig, models: Sequence[ModelConfig], bud
 def start_functions(own: Crew, cfg: CrewConfig, prompts: pa.Table) -> Functions:
     """Start the actor of computed rewards. `prompts`: PROMPT or DEMONSTRATION records that their columns come from."""
     allowed = cfg.sampling.allow_tokens
-    group = own.start("functions", RewardFunctions, cfg.function_rewards, prompts, cfg.policy.path, allowed)
+    group = own.start("functions", RewardFunctions, cfg.function_rewards, own.keep(prompts), cfg.policy.path, allowed)
     return Functions(group, cfg.deadlines.stage_s)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmrlhf_ray.config import LearnerConfig, ModelConfig, PPOConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
@@ -33,6 +34,7 @@ from mmrlhf_ray.workers.roles.learner import Learner, Learners, LearnerSpec
 from mmrlhf_ray.workers.roles.prompts import PromptServer
 from mmrlhf_ray.workers.roles.reference import References
 from mmrlhf_ray.workers.roles.scorer import Scorers
+from mmrlhf_ray.workers.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class Fleet:
     """Prompts of `eval_data`; None where the policy is not evaluated while it learns."""
     bucket_bytes: int
     """Most bytes of weights in one bucket of a push."""
+    watch: Watch
+    start_s: float
+    """Seconds within which an actor that is started again must be at work."""
 
     def ask_reference(self, rollouts: Rollouts) -> Pending:
         """`ref_logprobs` of each row; nothing blocks."""
@@ -59,6 +64,32 @@ class Fleet:
         """Policy weights to all generators, proven by names and checksums. Returns the bytes sent to each. in_flight:
         the fate of running responses, as in Sampler.start_weight_update()."""
         return self.policy.push(self.generators, policy_version, self.bucket_bytes, in_flight)
+
+    def revive(self, error: RoleFailed, policy_version: int) -> None:
+        """After `error`, which a generator's death may be behind: wait until all generators answer, and give those that
+        were started again the policy's weights. Raises `error` where learners are gone, and as Watch.wait()."""
+        if self.lost_learners():
+            raise error
+        self.watch.wait(self.generators.group.names, self.start_s)
+        outdated = self.generators.outdated(self.start_s)
+        if len(outdated.group):
+            self.policy.push(outdated, policy_version, self.bucket_bytes)
+
+    def lost_learners(self) -> bool:
+        """Whether a rank died, now or since its group joined. Raises as Watch.wait()."""
+        self.watch.wait(self._ranks, self.start_s)
+        return not all(group.joined(self.start_s) for group in self.learners.values())
+
+    def rejoin(self) -> None:
+        """Start all learners again: they have the weights that the run started from. Raises as launch()."""
+        self.watch.start_again(self._ranks, self.start_s)
+        joining = [(group, group.join(self.start_s)) for group in self.learners.values()]
+        for group, refs in joining:
+            group.wait_joined(refs, self.start_s)
+
+    @property
+    def _ranks(self) -> list[str]:
+        return [name for group in self.learners.values() for name in group.group.names]
 
     @property
     def learners(self) -> dict[str, Learners]:
@@ -73,7 +104,8 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
     At the end of the block, however it comes, actors, placement group and names are given back. Raises DataError for
     prompts that cannot be used, PlacementError, and what a role raised while it started.
     """
-    with crew(cfg, cfg.roles) as own:
+    watch = Watch(cfg.recovery)
+    with crew(cfg, cfg.roles, watch) as own, watch:
         encoders = [start_encoders(own, cfg, records["data"], run_dir)]
         if cfg.eval_data is not None:
             encoders.append(start_encoders(own, cfg, records["eval_data"], run_dir, "eval_encoder", "eval_data"))
@@ -89,6 +121,8 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
             critic=others.critic,
             held_out=held_out[0] if held_out else None,
             bucket_bytes=cfg.generator.bucket_mb << 20,
+            watch=watch,
+            start_s=cfg.deadlines.start_s,
         )
 
 

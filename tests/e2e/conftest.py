@@ -142,3 +142,9 @@ def _gauges(cluster: Cluster) -> dict[str, float]:
             continue
         found |= {k: float(v) for k, v in re.findall(r"^ray_(mmrlhf_\w+)\{.*\} (\S+)$", text, flags=re.MULTILINE)}
     return found
+
+
+def learnt(row: dict[str, float]) -> dict[str, float]:
+    """What does not depend on the time of day."""
+    of_time = ("seconds_", "idle_", "tokens_per_second_")
+    return {name: value for name, value in row.items() if name != "time" and not name.startswith(of_time)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmrlhf_ray.runtime.metrics import read_metrics
-from tests.e2e.conftest import STEPS, Submitted
+from tests.e2e.conftest import STEPS, Submitted, learnt
 from tests.e2e.support import mmrlhf, start
 
 KILL_AFTER_STEP = 2
@@ -43,10 +43,4 @@ def test_a_killed_run_resumes_where_its_checkpoint_is(submitted: Submitted, ppo_
     assert after[CHECKPOINT_STEP]["time"] > before[-1]["time"]  # this one was made again
     assert (run_dir / "model" / "config.json").is_file()
     for row, uninterrupted in zip(after, read_metrics(submitted.run_dir), strict=True):
-        assert _learnt(row) == _learnt(uninterrupted), row["step"]
-
-
-def _learnt(row: dict[str, float]) -> dict[str, float]:
-    """What does not depend on the time of day."""
-    of_time = ("seconds_", "idle_", "tokens_per_second_")
-    return {name: value for name, value in row.items() if name != "time" and not name.startswith(of_time)}
+        assert learnt(row) == learnt(uninterrupted), row["step"]

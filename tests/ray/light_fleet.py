@@ -28,6 +28,7 @@ from mmrlhf_ray.workers.roles.learner import Learners, Updated
 from mmrlhf_ray.workers.roles.prompts import PromptServer
 from mmrlhf_ray.workers.roles.reference import References
 from mmrlhf_ray.workers.roles.scorer import Scorers
+from mmrlhf_ray.workers.watch import Watch
 
 PROMPTS = 40
 """Different ones; a position beyond shows one again."""
@@ -197,4 +198,6 @@ def light_fleet(light: Any, cfg: PPOConfig, times: Times) -> Fleet:
         critic=None,
         held_out=PromptServer(group, deadline_s, _shares(HELD_OUT)) if cfg.eval_data else None,
         bucket_bytes=1,
+        watch=Watch(cfg.recovery),
+        start_s=cfg.deadlines.start_s,
     )

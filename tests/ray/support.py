@@ -11,7 +11,7 @@ from mmrlhf_ray.config import DataConfig, GeneratorConfig, LoRAConfig, ModelConf
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.rollout.batch import Clips, Prompts, TakeStats
-from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.actors import ActorGroup, with_watch_lane
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
@@ -45,7 +45,7 @@ def _each(clips: pa.Table) -> Clips:
 def start_learners(objective: Objective, **spec: Any) -> Learners:
     """Ranks of one learner group that have met and loaded the model. `spec`: LearnerSpec's fields but the rank."""
     ranks = [LearnerSpec(rank=rank, device="cpu", **spec) for rank in range(spec["world_size"])]
-    handles = tuple(ray.remote(Learner).options(num_cpus=0).remote(s, objective) for s in ranks)
+    handles = tuple(with_watch_lane(Learner).options(num_cpus=0).remote(s, objective) for s in ranks)
     names = tuple(f"learner-{i}" for i in range(len(handles)))
     learners = Learners(ActorGroup(names, handles), PassBudget(4096), ANSWER_S)
     learners.wait_joined(learners.join(START_S), START_S)

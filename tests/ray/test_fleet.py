@@ -16,7 +16,7 @@ from ray.util.placement_group import placement_group_table, remove_placement_gro
 from mmrlhf_ray.config import DeadlineConfig, PPOConfig, RolePlacement
 from mmrlhf_ray.data.records.readers import Records, read_records
 from mmrlhf_ray.errors import DeadlineExceeded
-from mmrlhf_ray.runtime.actors import Seat, reserve, spawn
+from mmrlhf_ray.runtime.actors import Restarts, Seat, reserve, spawn
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
@@ -137,7 +137,7 @@ def test_an_actor_computes_with_the_threads_of_its_seat(placed: dict[str, Any], 
     seat = Seat("reference", "reference-0", RolePlacement(**placed))
     group = reserve([seat], "PACK", DeadlineConfig(placement_s=60.0))
     try:
-        actor: Any = spawn(seat, group, 0, f"counted-{placed}", Counting)
+        actor: Any = spawn(seat, group, 0, f"counted-{placed}", Restarts(), Counting)
         assert ray.get(actor.threads.remote(), timeout=60) == (threads, str(threads))
     finally:
         remove_placement_group(group)  # and its actor ends

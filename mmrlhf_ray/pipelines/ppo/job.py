@@ -1,6 +1,7 @@
 """Online training, PPO first of all: the driver. It holds references and token-level tables; media and weights never
 pass through it."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.config.base import MODEL_DIR
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.disk import writing
+from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.pipelines.ppo.evaluation import evaluate
 from mmrlhf_ray.pipelines.ppo.experience import Experience
 from mmrlhf_ray.pipelines.ppo.state import DriverState
@@ -26,6 +28,7 @@ from mmrlhf_ray.training.checkpoint import Manifest, discard, publish, staged
 from mmrlhf_ray.workers.crew import compile_here
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
+logger = logging.getLogger(__name__)
 ROLLOUTS_DIR = "rollouts"
 _SHOWN = ("score", "kl", "response_tokens", "eval_score")
 
@@ -65,8 +68,26 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
 
 
 def train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
-    """All steps from `start` on, with their metrics, logged responses, evaluations and checkpoints in `run_dir`."""
+    """All steps from `start` on, with their metrics, logged responses, evaluations and checkpoints in `run_dir`.
+
+    Where a learner dies, all of them start again, and the run goes on from its newest checkpoint as with --resume.
+    """
     state = _restore(cfg, fleet, start)
+    while True:
+        try:
+            return _steps(cfg, fleet, run_dir, start, state)
+        except RoleFailed as error:
+            if not fleet.lost_learners():
+                raise
+            logger.warning("%s; all learners start again", error)
+        fleet.rejoin()
+        start = begin(cfg, run_dir, start.record, resume=True)
+        if start.checkpoint is None:
+            fleet.push(policy_version=0)
+        state = _restore(cfg, fleet, start)
+
+
+def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: DriverState) -> None:
     stream = Stream(fleet, cfg, state, start.step)
     encoder = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
     with (

@@ -2,15 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.data.batches.ragged import row_lengths
-from mmrlhf_ray.errors import DeadlineExceeded
+from mmrlhf_ray.errors import DeadlineExceeded, RoleFailed
 from mmrlhf_ray.pipelines.ppo.ahead import PromptsAhead
 from mmrlhf_ray.pipelines.ppo.judged import Group, Judged, Judging, ask_judges, batch_of
 from mmrlhf_ray.pipelines.ppo.state import DriverState
@@ -24,8 +24,11 @@ from mmrlhf_ray.rollout.ledger import Consumed, Ledger
 from mmrlhf_ray.workers.fleet import Fleet
 from mmrlhf_ray.workers.roles.generator import Asked, one_by_one
 
+T = TypeVar("T")
 _ENCODED_AT_ONCE = 8
 """Prompts in one call to the encoder, where the first of them are waited for."""
+_ATTEMPTS = 3
+"""At one thing that a generator died on."""
 _JUDGED_AT_ONCE = 2
 """Calls to the judges at a time: while one is answered the next one waits in their queue, and what is finished
 meanwhile goes together."""
@@ -68,6 +71,10 @@ class Stream:
         self._buffer: Buffer[Group] = Buffer(self._size, cfg.stream.max_staleness, self._ledger, version)
         self._prompts = PromptsAhead(fleet.prompts, self._ledger)
         self._sampling: list[Asked] = []
+        self._unanswered: list[Prompts] = []
+        """Groups whose generator died."""
+        self._without_weights = False
+        """A generator died while the policy was learning: nobody samples before the next push."""
         self._sampled: list[Rollouts] = []
         self._judging: list[Judging] = []
         self._since: dict[int, float] = {}
@@ -119,17 +126,36 @@ class Stream:
         """Responses that are not learned from, by the policy as it is; the stream flows meanwhile."""
         generators = self._fleet.generators
         if self._in_turns:
-            return generators.generate(prompts, n_samples)
+            return self._again(lambda: generators.generate(prompts, n_samples), self.version)
         asked = [generators.ask(prompt, n_samples) for prompt in one_by_one(prompts)]
         self.tend([group.ref for group in asked])
-        return concat_rollouts([generators.answer(group) for group in asked])
+        return concat_rollouts([self._answer(group, n_samples) for group in asked])
+
+    def _answer(self, asked: Asked, n_samples: int) -> Rollouts:
+        try:
+            return self._fleet.generators.answer(asked)
+        except RoleFailed as error:
+            self._fleet.revive(error, self.version)
+            return self.sample(asked.prompts, n_samples)
+
+    def _again(self, call: Callable[[], T], version: int) -> T:
+        """`call()`, made again where a generator dies on it; `version` is that of the policy's weights."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return call()
+            except RoleFailed as error:
+                self._fleet.revive(error, version)
+        return call()
 
     def push(self) -> int:
         """The policy's weights to all generators, as the next version. Returns the bytes sent to each."""
         in_flight = self._cfg.stream.in_flight if self._cfg.stream.max_staleness else "finish"
-        sent = self._fleet.push(self.version + 1, in_flight)
+        new = self.version + 1
+        if self._without_weights:
+            self._fleet.watch.wait(self._fleet.generators.group.names, self._fleet.start_s)
+        sent = self._again(lambda: self._fleet.push(new, in_flight), new)
         self._buffer.advance()
-        self._learning = False
+        self._learning = self._without_weights = False
         return sent
 
     def _flow(self) -> None:
@@ -162,18 +188,27 @@ class Stream:
             prompts = self._prompts.take_joined(count)
             self._start(prompts.table.column("group_id").to_pylist())
             self._encode_ahead(self._size)
-            rollouts = self._fleet.generators.generate(prompts, self._cfg.algorithm.n_samples_per_prompt)
+            samples = self._cfg.algorithm.n_samples_per_prompt
+            rollouts = self._again(lambda: self._fleet.generators.generate(prompts, samples), self.version)
             self._passed.seconds += rollouts.seconds
             self._note_sampled(rollouts)
 
     def _admit(self) -> None:
         self._encode_ahead(_ENCODED_AT_ONCE)
+        if self._without_weights:
+            return
+        again, self._unanswered = self._unanswered, []
+        for prompt in again:
+            self._ask(prompt)
         for part in self._prompts.take(min(self._admissible, self._prompts.encoded)):
             for prompt in one_by_one(part):
                 self._start(prompt.table.column("group_id").to_pylist())
-                asked = self._fleet.generators.ask(prompt, self._cfg.algorithm.n_samples_per_prompt)
-                self._busy.start(asked.engine)
-                self._sampling.append(asked)
+                self._ask(prompt)
+
+    def _ask(self, prompt: Prompts) -> None:
+        asked = self._fleet.generators.ask(prompt, self._cfg.algorithm.n_samples_per_prompt)
+        self._busy.start(asked.engine)
+        self._sampling.append(asked)
 
     def _encode_ahead(self, at_once: int) -> None:
         """A batch beyond what is asked for, unless the run is over before."""
@@ -213,7 +248,13 @@ class Stream:
         for asked in [asked for asked in self._sampling if asked.ref in there]:
             self._sampling.remove(asked)
             self._busy.end(asked.engine)
-            self._note_sampled(self._fleet.generators.answer(asked))
+            try:
+                self._note_sampled(self._fleet.generators.answer(asked))
+            except RoleFailed as error:
+                self._unanswered.append(asked.prompts)
+                if not self._learning:
+                    self._fleet.revive(error, self.version)
+                self._without_weights = self._learning
         for judging in [judging for judging in self._judging if not judges[id(judging)]]:
             self._judging.remove(judging)
             self._decide(judging.result())

@@ -1,7 +1,7 @@
 """The prompt encoder: an actor that has the prompts and runs their processor."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from mmrlhf_ray.data.records.store import LoadedRow, RowStore
 from mmrlhf_ray.data.validate import same_prompt
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.rollout.batch import TakeStats, shown
+from mmrlhf_ray.runtime.actors import Kept
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT
 
 Served = Iterator[pa.Table | TakeStats]
@@ -55,7 +56,7 @@ class PromptEncoder:
         self,
         model_path: str,
         data: DataConfig,
-        records: Records,
+        records: Records | Kept[Records],
         quarantine_to: Path,
         seed: int,
         allowed: Sequence[str] = (),
@@ -66,53 +67,63 @@ class PromptEncoder:
         self._data, self._seed, self._quarantine_to = data, seed, quarantine_to
         self._most_media = most_media
         self._cache = prompt_cache(model_path, data)
-        self._records = records
-        self._store: RowStore
+        self._records = records.get() if isinstance(records, Kept) else records
+        self._store: RowStore | None = None
 
     @ray.method
     def find_bad(self, reader: int, readers: int) -> dict[int, Rejected]:
         """Run the processor on the first `data.check_rows` prompts, or all, as far as they are this reader's; number →
         the bad ones (too long, wrong placeholders). Raises DataError."""
-        self._store = open_store(self._data, PROMPT, self._records, self._seed)
-        checked = ((number, self._encode(row)) for number, row in self._store.first(self._to_check, reader, readers))
+        store = self._serving(())
+        checked = ((number, self._encode(row)) for number, row in store.first(self._to_check(store), reader, readers))
         return {number: row for number, row in checked if isinstance(row, Rejected)}
 
     @ray.method
     def begin(self, bad: Mapping[int, Rejected], readers: int, settles: bool) -> Shares:
         """Serve all prompts but the bad ones that all readers found. `settles`: deal with these as `data.on_bad_row`
         says, which one reader does for all. Returns whose rows are whose. Raises DataError."""
+        store = self._serving(())
         if settles:
             found = [bad[number] for number in sorted(bad)]
-            settle(found, self._to_check - len(bad), self._store.what, self._data.on_bad_row, self._quarantine_to)
-        self._store = self._store.without(bad)
+            good = self._to_check(store) - len(bad)
+            settle(found, good, store.what, self._data.on_bad_row, self._quarantine_to)
+        self._store = store.without(bad)
         return self._store.shares(readers)
 
-    @property
-    def _to_check(self) -> int:
-        return min(self._data.check_rows or self._store.rows, self._store.rows)
+    def _to_check(self, store: RowStore) -> int:
+        return min(self._data.check_rows or store.rows, store.rows)
+
+    def _serving(self, left_out: Collection[int]) -> RowStore:
+        """The prompts. An actor that was started again leaves out what begin() had it leave out before."""
+        if self._store is None:
+            self._store = open_store(self._data, PROMPT, self._records, self._seed).without(left_out)
+        return self._store
 
     @ray.method(num_returns="streaming")
-    def take(self, positions: Sequence[int]) -> Served:
+    def take(self, positions: Sequence[int], left_out: Collection[int] = ()) -> Served:
         """The prompts at these positions of an endless sequence of seeded shuffles of all prompts.
 
         A bad row that turns up only now is dealt with as `data.on_bad_row` says; in its place comes another, drawn
         for that position, so that all other positions stay what they are. Nothing is served before all is encoded.
+        `left_out`: numbers of the rows that begin() left out, for an actor that was started again since.
         Raises DataError.
         """
         start, misses = time.monotonic(), self._cache.misses
-        rows = [self._at(position) for position in positions]
+        store = self._serving(left_out)
+        rows = [self._at(store, position) for position in positions]
         _refuse_conflicts([encoded.row for encoded in rows])
         yield from self._serve(list(zip(positions, rows, strict=True)), start, misses)
 
     @ray.method(num_returns="streaming")
-    def slice(self, first: int, last: int) -> Served:
-        """Prompts first … last − 1 in the order of the files, for evaluation. Raises DataError for a bad one, which
-        nothing can stand in for."""
+    def slice(self, first: int, last: int, left_out: Collection[int] = ()) -> Served:
+        """Prompts first … last − 1 in the order of the files, for evaluation; `left_out` as of take(). Raises DataError
+        for a bad one, which nothing can stand in for."""
         start, misses = time.monotonic(), self._cache.misses
-        rows = [self._encode(row) for row in self._store.slice(first, last)]
+        store = self._serving(left_out)
+        rows = [self._encode(row) for row in store.slice(first, last)]
         bad = [row.bad for row in rows if isinstance(row, Rejected)]
         if bad:
-            raise bad_rows_error(bad, f"{self._store.what}: bad rows; unset data.check_rows to have all checked first")
+            raise bad_rows_error(bad, f"{store.what}: bad rows; unset data.check_rows to have all checked first")
         good = [row for row in rows if isinstance(row, _Encoded)]
         yield from self._serve(list(enumerate(good, first)), start, misses)
 
@@ -138,14 +149,14 @@ class PromptEncoder:
             return row.rejected(RowError(str(error), "Fix the prompt or its media"))
         return _Encoded(row, prompt)
 
-    def _at(self, position: int) -> _Encoded:
-        found = self._encode(self._store.load(position))
-        draws = np.random.default_rng((self._seed, position)).integers(self._store.rows, size=_SUBSTITUTES)
+    def _at(self, store: RowStore, position: int) -> _Encoded:
+        found = self._encode(store.load(position))
+        draws = np.random.default_rng((self._seed, position)).integers(store.rows, size=_SUBSTITUTES)
         for draw in draws:
             if isinstance(found, _Encoded):
                 return found
             set_row_aside(found, self._data.on_bad_row, self._quarantine_to)
-            found = self._encode(self._store.load(int(draw)))
+            found = self._encode(store.load(int(draw)))
         raise DataError(f"{_SUBSTITUTES} rows in a row cannot be used; see {self._quarantine_to} for what is wrong")
 
     def _serve(self, rows: Sequence[tuple[int, _Encoded]], start: float, misses: int) -> Served:

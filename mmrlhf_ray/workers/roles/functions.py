@@ -14,7 +14,7 @@ from mmrlhf_ray.rewards.batch import PromptLookup
 from mmrlhf_ray.rewards.components import Component, TextReward, component, score_own
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts
-from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.actors import ActorGroup, Kept
 from mmrlhf_ray.schema import PROMPT, ROLLOUT, check
 from mmrlhf_ray.workers.roles.answers import Answer, Pending
 from mmrlhf_ray.workers.roles.scorer import Scorers
@@ -30,18 +30,30 @@ class RewardFunctions:
     """
 
     def __init__(
-        self, components: Sequence[TextReward], prompts: pa.Table, model_path: str, allowed: Sequence[str] = ()
+        self,
+        components: Sequence[TextReward],
+        prompts: pa.Table | Kept[pa.Table],
+        model_path: str,
+        allowed: Sequence[str] = (),
     ):
         self._rewards = tuple(components)
         self._components: tuple[Component, ...] = tuple(component(reward) for reward in components)
-        self._prompts = PromptLookup(check(prompts, PROMPT, "RewardFunctions"))
+        table = prompts.get() if isinstance(prompts, Kept) else prompts
+        self._prompts = PromptLookup(check(table, PROMPT, "RewardFunctions"))
         self._encoder = load_encoder(model_path, allowed=allowed)
+        self._started = False
 
     @ray.method
     def ready(self) -> None:
         """Start the components. Raises ConfigError when one of them cannot work on this machine."""
+        self._start()
+
+    def _start(self) -> None:
+        if self._started:
+            return
         with ThreadPoolExecutor(len(self._components)) as pool:
             list(pool.map(lambda own: own.start(), self._components))
+        self._started = True
 
     @ray.method
     def score(self, rollouts: pa.Table, prompts: pa.Table | None) -> Computed:
@@ -50,6 +62,7 @@ class RewardFunctions:
         A component is only given rows of its tasks and modalities; it does not apply to the others. `prompts`: PROMPT
         of these rows; None = those that the actor was started with.
         """
+        self._start()  # an actor that was started again is asked at once
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "RewardFunctions.score")
         completions = [decode_response(self._encoder, ids) for ids in table.column("response_token_ids").to_pylist()]

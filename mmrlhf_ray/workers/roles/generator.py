@@ -15,6 +15,7 @@ from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.batches.ragged import row_lengths
+from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of
 from mmrlhf_ray.rollout.routing import Routing, group_tokens
 from mmrlhf_ray.runtime.actors import ActorGroup
@@ -23,6 +24,7 @@ from mmrlhf_ray.schema import MEDIA, ROLLOUT, check
 from mmrlhf_ray.weights.layout import InFlight, Pushed, TensorLayout
 from mmrlhf_ray.weights.shared import SharedBuffer
 from mmrlhf_ray.workers.roles.sampler_process import (
+    Alive,
     FinishWeightUpdate,
     Generate,
     Heartbeat,
@@ -51,6 +53,8 @@ class Generator:
         self._sampler = SamplerProcess(SamplerSpec(model, config, sampling, data.max_prompt_tokens, seed, lora, data))
         self._bucket = SharedBuffer()
         self._one_bucket = asyncio.Lock()
+        self._outdated = ray.get_runtime_context().was_current_actor_reconstructed
+        """Whether its weights are those of the start, although the policy has moved on."""
 
     @ray.method
     async def heartbeat(self) -> float:
@@ -58,8 +62,21 @@ class Generator:
         return await self._sampler.ask(Heartbeat())
 
     @ray.method
+    async def alive(self) -> None:
+        """As Sampler.alive()."""
+        await self._sampler.ask(Alive())
+
+    @ray.method
+    async def outdated(self) -> bool:
+        """Whether it was started again and has not got the policy's weights since."""
+        return self._outdated
+
+    @ray.method
     async def generate(self, prompts: pa.Table, n_samples: int, together: bool, *media: pa.Table) -> _Answer:
-        """As Sampler.generate(). `media`: MEDIA of each clip that the prompts show."""
+        """As Sampler.generate(). `media`: MEDIA of each clip that the prompts show. Raises RoleFailed where it was
+        started again and has not got the policy's weights."""
+        if self._outdated:
+            raise RoleFailed("started again, and without the policy's weights so far")
         table = pa.concat_tables(media) if media else MEDIA.empty_table()
         return await self._sampler.ask(Generate(prompts, table, n_samples, together))
 
@@ -77,7 +94,9 @@ class Generator:
     @ray.method
     async def finish_weight_update(self, policy_version: int) -> Pushed:
         """As Sampler.finish_weight_update()."""
-        return await self._sampler.ask(FinishWeightUpdate(policy_version))
+        pushed = await self._sampler.ask(FinishWeightUpdate(policy_version))
+        self._outdated = False
+        return pushed
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,13 @@ class Generators:
         self.group.wait(
             [handle.heartbeat.remote() for handle in self.group.handles], seconds, "starting the generators"
         )
+
+    def outdated(self, seconds: float) -> "Generators":
+        """Those that were started again and have not got the policy's weights since. Raises DeadlineExceeded."""
+        asked = [handle.outdated.remote() for handle in self.group.handles]
+        found = self.group.wait(asked, seconds, "looking for generators without weights")
+        kept = [pair for pair, old in zip(zip(self.group.names, self.group.handles), found, strict=True) if old]
+        return Generators(ActorGroup(tuple(name for name, _ in kept), tuple(h for _, h in kept)), self.deadline_s)
 
     def ask(self, prompts: Prompts, n_samples: int, engine: int | None = None) -> Asked:
         """Ask one generator for `n_samples` responses to each of these prompts (usually one: a group); nothing blocks.

@@ -20,7 +20,7 @@ from mmrlhf_ray.data.batches.collate import rollout_rows
 from mmrlhf_ray.data.batches.ragged import Ragged, gather
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.rollout.batch import Rollouts
-from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup
 from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
 from mmrlhf_ray.training.build import Trained, build_trained
 from mmrlhf_ray.training.engine import init_process_group
@@ -68,6 +68,7 @@ class Learner:
         self._spec = spec
         self._objective = objective
         self._trained: Trained
+        self._joined = False
         self._listener: socket.socket | None = None
         """Of the first rank."""
 
@@ -92,6 +93,12 @@ class Learner:
             device=device,
             allowed=spec.allowed,
         )
+        self._joined = True
+
+    @ray.method(concurrency_group=WATCH_LANE)
+    def joined(self) -> bool:
+        """Whether it has joined its group since it was started; answered whatever else it is at work on."""
+        return self._joined
 
     @ray.method
     def infer(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
@@ -198,6 +205,12 @@ class Learners:
     def wait_joined(self, refs: Sequence["ray.ObjectRef[None]"], seconds: float) -> None:
         """Until all ranks have met. Raises what loading raised, DeadlineExceeded."""
         self.group.wait(refs, seconds, "joining the learner group")
+
+    def joined(self, seconds: float) -> bool:
+        """Whether all ranks have joined and none was started again since. Raises DeadlineExceeded, RoleFailed."""
+        asked = [handle.joined.remote() for handle in self.group.handles]
+        found = self.group.wait(asked, seconds, "looking for learners that are gone")
+        return all(found)
 
     def infer(self, rollouts: Rollouts) -> Pending:
         """`old_logprobs` of the policy, `values` of the critic; nothing blocks."""

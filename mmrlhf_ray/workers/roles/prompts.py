@@ -23,6 +23,8 @@ class PromptServer:
     group: ActorGroup[PromptEncoder]
     deadline_s: float
     shares: Shares
+    left_out: frozenset[int] = frozenset()
+    """Numbers of the bad rows, of which an encoder that is started again must be told."""
 
     @classmethod
     def check(cls, group: ActorGroup[PromptEncoder], deadline_s: float, seconds: float) -> "PromptServer":
@@ -35,7 +37,7 @@ class PromptServer:
         (shares,) = deadline_get([first.begin.remote(bad, readers, True)], seconds, "checking prompts", group.names[:1])
         begun = [handle.begin.remote(bad, readers, False) for handle in others]
         deadline_get(begun, seconds, "checking prompts", group.names[1:])
-        return cls(group, deadline_s, shares)
+        return cls(group, deadline_s, shares, frozenset(bad))
 
     @property
     def rows(self) -> int:
@@ -46,7 +48,7 @@ class PromptServer:
         """The prompts at these positions; nothing blocks."""
         parts = []
         for number, indices in self.shares.split(positions).items():
-            served = self.group.handles[number].take.remote([positions[index] for index in indices])
+            served = self.group.handles[number].take.remote([positions[index] for index in indices], self.left_out)
             parts.append(_part(served, indices))
         return PendingPrompts(tuple(parts), self.group.names, self.deadline_s)
 
@@ -58,7 +60,7 @@ class PromptServer:
         """Prompts first … last − 1 in file order; nothing blocks."""
         bounds = np.linspace(first, last, len(self.group) + 1).astype(int).tolist()
         parts = [
-            _part(handle.slice.remote(start, end), range(start - first, end - first))
+            _part(handle.slice.remote(start, end, self.left_out), range(start - first, end - first))
             for handle, start, end in zip(self.group.handles, bounds, bounds[1:], strict=False)
             if end > start
         ]

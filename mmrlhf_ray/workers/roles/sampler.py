@@ -97,6 +97,11 @@ class Sampler:
             await (await self._add(prompt, SamplingParams(max_tokens=1, detokenize=False))).result()
         return time.monotonic() - start
 
+    async def alive(self) -> None:
+        """The engine answers between two of its passes, however much it has to do. Raises EngineDied."""
+        async with engine_alive():
+            await self._llm.is_sleeping()
+
     async def generate(
         self, prompts: pa.Table, media: pa.Table, n_samples: int, together: bool = False
     ) -> tuple[pa.Table, float]:

@@ -58,6 +58,12 @@ class Heartbeat:
 
 
 @dataclass(frozen=True)
+class Alive:
+    async def of(self, sampler: "Sampler") -> None:
+        await sampler.alive()
+
+
+@dataclass(frozen=True)
 class Generate:
     prompts: pa.Table
     media: pa.Table
