@@ -2,6 +2,7 @@
 
 import inspect
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmrlhf_ray.cli.supervise import supervise as keep_running
 from mmrlhf_ray.errors import RunFailed, known_error, needs
 from mmrlhf_ray.training.checkpoint import newest_step
 
@@ -28,6 +30,15 @@ Sweep = Annotated[
 Root = Annotated[
     Path | None,
     typer.Option("--root", help="Directory that relative paths in the job are taken from. Default: here."),
+]
+Supervise = Annotated[
+    int,
+    typer.Option(
+        "--supervise",
+        min=0,
+        metavar="N",
+        help="When the run fails, start it again from its checkpoint, N times at most.",
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; start nothing.")]
 
@@ -49,6 +60,8 @@ class JobCommand:
     """The extra that has to be installed beyond the core; a key of errors.EXTRAS."""
 
 
+_THIS = (sys.executable, "-P", "-m", "mmrlhf_ray.cli")
+"""`mmrlhf`, wherever it was installed."""
 JOBS = (
     JobCommand("sft", "Fine-tune a model on demonstrations.", "mmrlhf_ray.pipelines.supervised.sft"),
     JobCommand(
@@ -105,10 +118,14 @@ def _command(job: JobCommand) -> Callable[..., None]:
         sweep: Sweep = False,
         dry_run: DryRun = False,
         root: Root = None,
+        supervise: Supervise = 0,
     ) -> None:
         from mmrlhf_ray.config import JobKind, load_config
 
         cfg = load_config(file, overrides or [], JobKind(job.name).config, root)
+        if supervise and not dry_run:
+            words = [*_THIS, *_words(job, [str(file), *(overrides or [])], root), *(["--resume"] if resume else [])]
+            raise typer.Exit(keep_running(words, Path(cfg.output_dir) / cfg.name, supervise))
         try:
             _run(job, cfg, resume, sweep, dry_run)
         except Exception as error:
@@ -116,7 +133,8 @@ def _command(job: JobCommand) -> Callable[..., None]:
                 error.add_note(_go_on(job, cfg, [str(file), *(overrides or [])], root))
             raise
 
-    unknown = {name for name, known in (("resume", job.resumes), ("sweep", job.sweep is not None)) if not known}
+    options = (("resume", job.resumes), ("supervise", job.resumes), ("sweep", job.sweep is not None))
+    unknown = {name for name, known in options if not known}
     signature = inspect.signature(command)
     known = [parameter for name, parameter in signature.parameters.items() if name not in unknown]
     command.__signature__ = signature.replace(parameters=known)  # type: ignore[attr-defined]
@@ -125,9 +143,14 @@ def _command(job: JobCommand) -> Callable[..., None]:
 
 def _go_on(job: JobCommand, cfg: "RunConfig", words: list[str], root: Path | None) -> str:
     """How to go on with a run that failed, and from where."""
-    words = ["mmrlhf", job.name, *words, *(["--root", str(root)] if root else []), "--resume"]
+    words = ["mmrlhf", *_words(job, words, root), "--resume"]
     newest = newest_step(Path(cfg.output_dir) / cfg.name)
     return f"go on{'' if newest is None else f' from step {newest}'} with: {shlex.join(words)}"
+
+
+def _words(job: JobCommand, words: list[str], root: Path | None) -> list[str]:
+    """The command that runs the job."""
+    return [job.name, *words, *(["--root", str(root)] if root else [])]
 
 
 def _run(job: JobCommand, cfg: "RunConfig", resume: bool, sweep: bool, dry_run: bool) -> None:

@@ -24,6 +24,8 @@ from mmrlhf_ray.runtime.waits import unwrap
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 0.5
+_BEATS = 4
+"""Signs of life that are asked for within the time that one may take."""
 _HOUR_S = 3600.0
 
 
@@ -36,8 +38,10 @@ class _Watched:
     restarts: int = 0
     asked: "ray.ObjectRef[Any] | None" = None
     """The sign of life that is waited for."""
-    since: float = 0.0
+    since: float = float("-inf")
     """When it was asked for."""
+    wanted: bool = False
+    """Somebody waits for one."""
     heard: float = float("-inf")
     """When that sign of life was asked for which came last."""
     lost: float | None = None
@@ -95,6 +99,9 @@ class Watch:
         Raises RoleFailed where one is not started again any more, DeadlineExceeded.
         """
         now = time.monotonic()
+        with self._changed:
+            for name in names:
+                self._watched[name].wanted = True
         self._wait_for(names, lambda own: own.heard > now, now + seconds)
 
     def start_again(self, names: Collection[str], seconds: float) -> None:
@@ -141,7 +148,8 @@ class Watch:
         elif state != "ALIVE":
             own.asked = None
         elif own.asked is None:
-            own.asked, own.since = own.beat(), now
+            if own.wanted or own.lost is not None or now - own.since > self._recovery.silent_s / _BEATS:
+                own.asked, own.since, own.wanted = own.beat(), now, False
         elif ray.wait([own.asked], timeout=0)[0]:
             self._answered(own, own.asked, now)
         elif now - own.since > self._recovery.silent_s:

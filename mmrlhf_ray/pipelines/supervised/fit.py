@@ -158,6 +158,18 @@ def _encode(records: Records, data: DataConfig, options: EncodeOptions, run_dir:
     context.enable_progress_bars = False  # the driver shows its own
     context.execution_options.preserve_order = True  # a resumed run must see the rows in the same order
     numbered = records.records.append_column("row", pa.array(range(len(records.records)), pa.int64()))
+    if len(numbered) > _ENCODE_ROWS:
+        table = _encode_spread(numbered, records.media, options)
+    else:  # workers for them would take longer to start
+        table = encode_records(numbered, options, [ray.put(records.media)])
+    problems = zip(table.column("row").to_pylist(), table.column("problem").to_pylist(), strict=True)
+    bad = {row: (problem, "Fix it or leave it out") for row, problem in problems if problem}
+    set_aside(records, bad, data, run_dir)
+    return table.filter(pc.equal(table.column("problem"), "")) if bad else table
+
+
+def _encode_spread(numbered: pa.Table, media: pa.Table, options: EncodeOptions) -> pa.Table:
+    """encode_records() of many rows, by Ray Data."""
     encoded = (
         ray.data.from_arrow(numbered)
         .repartition(target_num_rows_per_block=_ENCODE_ROWS)
@@ -165,15 +177,11 @@ def _encode(records: Records, data: DataConfig, options: EncodeOptions, run_dir:
             encode_records,  # type: ignore[arg-type]  # Ray's annotation knows nothing of fn_kwargs
             batch_size=_ENCODE_ROWS,
             batch_format="pyarrow",
-            fn_kwargs={"options": options, "media": [ray.put(records.media)]},
+            fn_kwargs={"options": options, "media": [ray.put(media)]},
         )
         .materialize()
     )
-    table = pa.concat_tables(ray.get(encoded.to_arrow_refs()))
-    problems = zip(table.column("row").to_pylist(), table.column("problem").to_pylist(), strict=True)
-    bad = {row: (problem, "Fix it or leave it out") for row, problem in problems if problem}
-    set_aside(records, bad, data, run_dir)
-    return table.filter(pc.equal(table.column("problem"), "")) if bad else table
+    return pa.concat_tables(ray.get(encoded.to_arrow_refs()))
 
 
 def set_aside(records: Records, bad: Mapping[int, tuple[str, str]], data: DataConfig, run_dir: Path) -> None:
