@@ -33,7 +33,7 @@ endif
 export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo check test lint quick slow constraints clean other-python
+.PHONY: help setup demo check test lint quick slow chaos constraints clean other-python
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -103,6 +103,10 @@ quick: $(READY)
 slow: $(READY)
 	@$(BIN)/python -m pytest $(wildcard tests/e2e tests/ray tests/browser) -n 2 --dist loadfile --no-loadscope-reorder \
 	    --durations=10
+
+# The matrix of docs/reliability.md; most of an hour, and no part of `make test`.
+chaos: $(READY)
+	@$(BIN)/python -m pytest tests/chaos -s
 
 # Write down what is installed, after a change of versions that passed `make test`.
 constraints: $(READY)

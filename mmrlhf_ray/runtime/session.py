@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from typing import Any
 from mmrlhf_ray.errors import RunError, first_line
 from mmrlhf_ray.runtime import processes
 
+NOTICED = 128 + signal.SIGTERM
+"""Exit status of a run that was told to end and saved what it had."""
 _LOCAL = "local"
 """The address of no cluster: one is started."""
 _GRACE_S = 10.0
@@ -286,6 +288,27 @@ def _nothing_left() -> Iterator[None]:
         os.environ.pop(processes.MARK)
         if outer is not None:
             os.environ[processes.MARK] = outer
+
+
+@contextmanager
+def notice() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM is a notice: the function says whether it came, and whoever asks can save what there is
+    and raise SystemExit(NOTICED). A second one unwinds the block."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGTERM)
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        came.append(signum)
+        signal.signal(signal.SIGTERM, before)
+
+    signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import MetricsWriter
 from mmrlhf_ray.runtime.progress import Progress
-from mmrlhf_ray.runtime.session import ray_session
+from mmrlhf_ray.runtime.session import NOTICED, notice, ray_session
 from mmrlhf_ray.training.checkpoint import Manifest, discard, publish, staged
 from mmrlhf_ray.workers.crew import compile_here
 from mmrlhf_ray.workers.fleet import Fleet, launch
@@ -93,6 +93,7 @@ def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: Dri
     with (
         MetricsWriter(run_dir, "ppo", resume_step=start.resume_step) as writer,
         Progress("PPO", cfg.steps, "step", start=start.step) as progress,
+        notice() as noticed,
     ):
         for number in range(start.step, cfg.steps):
             step = ppo_step(fleet, stream, cfg, state)
@@ -102,14 +103,17 @@ def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: Dri
             write_rollouts(run_dir, number, encoder, step.experience, cfg.rollouts_logged)
             metrics, done = dict(step.metrics), number + 1
             try:
-                if cfg.evaluates_after(done):
+                if cfg.evaluates_after(done) and not noticed():
                     metrics |= evaluate(fleet, stream, cfg)
             finally:  # the step was taken, whatever becomes of its evaluation
                 writer.log(number, metrics)
                 shown = {name: metrics[name] for name in _SHOWN if name in metrics}
                 progress.update(done, len(step.experience.table), **shown)
-                if done % cfg.checkpoint.every_steps == 0 or done == cfg.steps:
+                if done % cfg.checkpoint.every_steps == 0 or done == cfg.steps or noticed():
                     _save(cfg, fleet, run_dir, done, state, start.record)
+            if noticed() and done < cfg.steps:
+                progress.note(f"told to end: step {done} is saved; go on with --resume")
+                raise SystemExit(NOTICED)
 
 
 def _save(cfg: PPOConfig, fleet: Fleet, run_dir: Path, done: int, state: DriverState, record: RunRecord) -> None:
