@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     sampling = SamplingConfig(max_response_tokens=options.tokens)
     config = GeneratorConfig(max_num_seqs=64, block_size=_BLOCK)
     encoder: Any = PromptEncoder(str(model), data, read_records(data, PROMPT, scratch), scratch, seed=0)
-    rows = encoder.begin(encoder.find_bad(0, 1), 1, True).rows
+    rows = encoder.begin(encoder.find_bad(0, 1, None), 1, True).rows
     table, _, _, *clips = encoder.slice(0, min(options.count, rows))
     media = pa.concat_tables(clips[::2])
     spec = SamplerSpec(ModelConfig(path=str(model)), config, sampling, data.max_prompt_tokens, 0, None, data)

@@ -11,7 +11,7 @@ from mmrlhf_ray.schema import FEATURES, MEDIA
 
 def check_prompts(encoder: Any) -> int:
     """Have it check all prompts and serve those that are right; how many there are."""
-    return int(encoder.begin(encoder.find_bad(0, 1), 1, True).rows)
+    return int(encoder.begin(encoder.find_bad(0, 1, None), 1, True).rows)
 
 
 def served(answer: Iterable[Any]) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table, TakeStats]:

@@ -36,22 +36,6 @@ class Restarts:
 
 
 @dataclass(frozen=True)
-class Kept(Generic[A]):
-    """An argument of a constructor, for an actor that may be started again: Ray itself forgets large ones once it has
-    started. Whoever made it keeps it."""
-
-    ref: "ray.ObjectRef[A]"
-
-    @classmethod
-    def of(cls, value: A) -> "Kept[A]":
-        return cls(ray.put(value))
-
-    def get(self) -> A:
-        value: A = ray.get(self.ref)
-        return value
-
-
-@dataclass(frozen=True)
 class Seat:
     """One actor's place."""
 

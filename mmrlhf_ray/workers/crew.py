@@ -26,12 +26,14 @@ from mmrlhf_ray.config.base import LoRAConfig, Resources
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RunFailed
-from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup, Kept, Restarts, Seat, reserve, spawn
+from mmrlhf_ray.rewards.batch import extras_columns
+from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup, Restarts, Seat, reserve, spawn
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.training.extension import build_here
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
 from mmrlhf_ray.workers.roles.functions import Functions, RewardFunctions
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
+from mmrlhf_ray.workers.roles.prompts import Encoders
 from mmrlhf_ray.workers.roles.reference import Reference, References
 from mmrlhf_ray.workers.roles.scorer import Scorer, Scorers
 from mmrlhf_ray.workers.watch import Watch
@@ -59,7 +61,6 @@ class Crew:
     watch: Watch | None = None
     """Over the actors; without, none is started again."""
     _started: list[ActorProxy[Any]] = field(default_factory=list)
-    _kept: list[object] = field(default_factory=list)
 
     def of(self, role: str) -> list[Seat]:
         """The seats of a role."""
@@ -81,12 +82,6 @@ class Crew:
         seats = self.of(role)
         handles = tuple(self.spawn(seat, kind, *args, **kwargs) for seat in seats)
         return ActorGroup(tuple(seat.name for seat in seats), handles)
-
-    def keep(self, value: A) -> Kept[A]:
-        """A large argument for a constructor, kept for as long as an actor may be started again."""
-        kept = Kept.of(value)
-        self._kept.append(kept)
-        return kept
 
     def end(self, group: ActorGroup[A]) -> None:
         """End a group's actors, so that their seats are free for others."""
@@ -175,19 +170,20 @@ def start_encoders(
     run_dir: Path,
     role: Literal["encoder", "eval_encoder"] = "encoder",
     key: Literal["data", "eval_data"] = "data",
-) -> ActorGroup[PromptEncoder]:
-    """Start the encoders of the prompts that `key` names. PromptServer.check() must come before the rest."""
-    return own.start(
+) -> Encoders:
+    """Start the encoders of the prompts that `key` names. Encoders.check() must come before the rest."""
+    group = own.start(
         role,
         PromptEncoder,
         model_path=cfg.policy.path,
         data=cfg.records[key].data,
-        records=own.keep(records),
+        records=None,
         quarantine_to=run_dir,
         seed=cfg.seed,
         allowed=cfg.sampling.allow_tokens,
         most_media=cfg.generator.most_media,
     )
+    return Encoders(group, cfg.deadlines.stage_s, ray.put(records))
 
 
 def start_generators(
@@ -218,9 +214,11 @@ def start_scorers(own: Crew, cfg: CrewConfig, models: Sequence[ModelConfig], bud
 
 
 def start_functions(own: Crew, cfg: CrewConfig, prompts: pa.Table) -> Functions:
-    """Start the actor of computed rewards. `prompts`: PROMPT or DEMONSTRATION records that their columns come from."""
-    allowed = cfg.sampling.allow_tokens
-    group = own.start("functions", RewardFunctions, cfg.function_rewards, own.keep(prompts), cfg.policy.path, allowed)
+    """Start the actor of computed rewards. `prompts`: PROMPT or DEMONSTRATION records that their columns come from, and
+    of rows that bring none. An actor that may be started again is not given them: Ray forgets large arguments."""
+    columns, known = extras_columns(prompts), prompts if own.watch is None else prompts.slice(0, 0)
+    arguments = (cfg.function_rewards, known, cfg.policy.path, cfg.sampling.allow_tokens, columns)
+    group = own.start("functions", RewardFunctions, *arguments)
     return Functions(group, cfg.deadlines.stage_s)
 
 

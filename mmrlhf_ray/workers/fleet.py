@@ -110,7 +110,7 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
         if cfg.eval_data is not None:
             encoders.append(start_encoders(own, cfg, records["eval_data"], run_dir, "eval_encoder", "eval_data"))
         others = _others(own, cfg, records["data"])
-        prompts, *held_out = (PromptServer.check(e, cfg.deadlines.stage_s, cfg.deadlines.start_s) for e in encoders)
+        prompts, *held_out = (own.check(cfg.deadlines.start_s) for own in encoders)
         others.wait(cfg.deadlines.start_s)
         yield Fleet(
             prompts=prompts,

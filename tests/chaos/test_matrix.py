@@ -3,10 +3,13 @@
 The run must go on by itself each time, and end with the numbers of a run that nobody disturbed. Writes runs/chaos.md.
 """
 
+import json
 import os
 import re
 import signal
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -91,17 +94,39 @@ class Watched:
         alive = self.running.processes()
         if role == "driver":
             return next((pid for pid, command in alive.items() if "-m mmrlhf_ray.cli ppo" in command), None)
-        for pid in sorted(alive, reverse=True):
-            for log in Path("/tmp").glob(f"mmrlhf-*/session_latest/logs/worker-*-{pid}.out"):
-                if f":actor_name:{role}\n" in log.read_text():
-                    return pid
-        return None
+        return next((pid for pid in alive if self._actors().get(pid) == role), None)
+
+    def _actors(self) -> dict[int, str]:
+        """Process → name, of the actors that are alive, as the dashboard of the run's Ray tells it."""
+        addresses = [line.split()[-1] for _, line in list(self.said) if line.startswith("Ray dashboard: ")]
+        token = next(filter(None, map(_token, self.running.processes())), None)
+        if not addresses or token is None:
+            return {}
+        only = "filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
+        request = urllib.request.Request(
+            f"{addresses[-1]}/api/v0/actors?{only}&detail=1", headers={"Authorization": f"Bearer {token}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                listed = json.load(answer)["data"]["result"]["result"]
+        except urllib.error.URLError:  # it is just starting
+            return {}
+        return {actor["pid"]: actor["name"] for actor in listed}
 
     def heard(self, since: float, pattern: str) -> float | None:
         """Seconds from `since` until the first line that matches."""
         return next(
             (when - since for when, line in list(self.said) if when >= since and re.search(pattern, line)), None
         )
+
+
+def _token(pid: int) -> str | None:
+    """That of the run's Ray, from the environment of a process that it started."""
+    try:
+        found = re.search(rb"(?:^|\0)RAY_AUTH_TOKEN=([^\0]+)", Path(f"/proc/{pid}/environ").read_bytes())
+    except OSError:  # it ended meanwhile
+        return None
+    return found[1].decode() if found else None
 
 
 def strike(watched: Watched, role: str, stage: str, number: signal.Signals) -> Death:

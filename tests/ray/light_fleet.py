@@ -2,7 +2,7 @@
 after as long as a test wants. For what is about time and order, which models would only slow down."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mmrlhf_ray.schema import ENCODED_PROMPT, PROMPT, ROLLOUT, check
 from mmrlhf_ray.weights.push import Pushed, Sent
 from mmrlhf_ray.workers.fleet import Fleet
 from mmrlhf_ray.workers.roles.answers import Answer
+from mmrlhf_ray.workers.roles.encoder import Begun
 from mmrlhf_ray.workers.roles.functions import Rewards
 from mmrlhf_ray.workers.roles.generator import Generators
 from mmrlhf_ray.workers.roles.learner import Learners, Updated
@@ -91,13 +92,13 @@ class Light:
         return Pushed(policy_version, "", frozenset())
 
     @ray.method(num_returns="streaming")
-    async def take(self, positions: Sequence[int], left_out: Collection[int]) -> AsyncIterator[pa.Table | TakeStats]:
+    async def take(self, positions: Sequence[int], begun: Begun | None) -> AsyncIterator[pa.Table | TakeStats]:
         """As PromptEncoder's."""
         for part in _served({p: f"p{p % PROMPTS}" for p in positions}):
             yield part
 
     @ray.method(num_returns="streaming")
-    async def slice(self, first: int, last: int, left_out: Collection[int]) -> AsyncIterator[pa.Table | TakeStats]:
+    async def slice(self, first: int, last: int, begun: Begun | None) -> AsyncIterator[pa.Table | TakeStats]:
         """As PromptEncoder's, of held-out prompts."""
         for part in _served({n: f"held{n}" for n in range(first, last)}):
             yield part

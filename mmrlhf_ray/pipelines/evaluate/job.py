@@ -40,7 +40,6 @@ from mmrlhf_ray.workers.crew import (
 )
 from mmrlhf_ray.workers.roles.answers import Pending
 from mmrlhf_ray.workers.roles.functions import Rewards
-from mmrlhf_ray.workers.roles.prompts import PromptServer
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +116,7 @@ def _answers(
 ) -> Iterator[Judged]:
     seconds = cfg.deadlines.start_s
     with crew(cfg, cfg.roles) as own:
-        prompts = PromptServer.check(start_encoders(own, cfg, records, run_dir), cfg.deadlines.stage_s, seconds)
+        prompts = start_encoders(own, cfg, records, run_dir).check(seconds)
         count = prompts.rows
         models = [reward.model for reward in cfg.model_rewards]
         scorers = start_scorers(own, cfg, models, _budget(cfg, models)) if models else None

@@ -22,7 +22,6 @@ from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import ROLLOUT, check
 from mmrlhf_ray.workers.crew import Crew, crew, start_encoders, start_scorers
-from mmrlhf_ray.workers.roles.prompts import PromptServer
 
 _PROMPTS_PER_CALL = 128
 
@@ -66,8 +65,7 @@ def _ask(
     run_dir: Path,
 ) -> dict[int, NDArray[np.float32]]:
     assert cfg.reward_model is not None
-    encoders, deadlines = start_encoders(own, cfg, records, run_dir), cfg.deadlines
-    prompts = PromptServer.check(encoders, deadlines.stage_s, deadlines.start_s)
+    prompts = start_encoders(own, cfg, records, run_dir).check(cfg.deadlines.start_s)
     count = prompts.rows
     adapter = adapter_for(Path(cfg.reward_model.path))
     budget = PassBudget.of(EngineConfig(), [adapter], cfg.score_micro_batch_tokens)

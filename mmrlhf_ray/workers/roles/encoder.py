@@ -1,7 +1,7 @@
 """The prompt encoder: an actor that has the prompts and runs their processor."""
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from mmrlhf_ray.data.records.store import LoadedRow, RowStore
 from mmrlhf_ray.data.validate import same_prompt
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.rollout.batch import TakeStats, shown
-from mmrlhf_ray.runtime.actors import Kept
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT
 
 Served = Iterator[pa.Table | TakeStats]
@@ -48,6 +47,15 @@ class _Encoded:
     prompt: EncodedPrompt
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What an encoder must be told whenever it is asked, since it may have been started again after begin()."""
+
+    records: "ray.ObjectRef[Records]"
+    left_out: frozenset[int] = frozenset()
+    """Numbers of the bad rows that begin() left out."""
+
+
 class PromptEncoder:
     """Serves prompts by position. The same seed and position give the same prompt, so positions are all that resuming
     needs."""
@@ -56,25 +64,26 @@ class PromptEncoder:
         self,
         model_path: str,
         data: DataConfig,
-        records: Records | Kept[Records],
+        records: Records | None,
         quarantine_to: Path,
         seed: int,
         allowed: Sequence[str] = (),
         most_media: MostMedia | None = None,
     ):
-        """With `data.streaming` rows are read when their turn comes, and `records` are not looked at."""
+        """With `data.streaming` rows are read when their turn comes, and `records` are not looked at. None: Begun has
+        them."""
         self._encoder = load_encoder(model_path, data, allowed=allowed)
         self._data, self._seed, self._quarantine_to = data, seed, quarantine_to
         self._most_media = most_media
         self._cache = prompt_cache(model_path, data)
-        self._records = records.get() if isinstance(records, Kept) else records
+        self._records = records
         self._store: RowStore | None = None
 
     @ray.method
-    def find_bad(self, reader: int, readers: int) -> dict[int, Rejected]:
+    def find_bad(self, reader: int, readers: int, begun: Begun | None) -> dict[int, Rejected]:
         """Run the processor on the first `data.check_rows` prompts, or all, as far as they are this reader's; number →
         the bad ones (too long, wrong placeholders). Raises DataError."""
-        store = self._serving(())
+        store = self._serving(begun)
         checked = ((number, self._encode(row)) for number, row in store.first(self._to_check(store), reader, readers))
         return {number: row for number, row in checked if isinstance(row, Rejected)}
 
@@ -82,7 +91,7 @@ class PromptEncoder:
     def begin(self, bad: Mapping[int, Rejected], readers: int, settles: bool) -> Shares:
         """Serve all prompts but the bad ones that all readers found. `settles`: deal with these as `data.on_bad_row`
         says, which one reader does for all. Returns whose rows are whose. Raises DataError."""
-        store = self._serving(())
+        store = self._serving(None)
         if settles:
             found = [bad[number] for number in sorted(bad)]
             good = self._to_check(store) - len(bad)
@@ -93,33 +102,35 @@ class PromptEncoder:
     def _to_check(self, store: RowStore) -> int:
         return min(self._data.check_rows or store.rows, store.rows)
 
-    def _serving(self, left_out: Collection[int]) -> RowStore:
-        """The prompts. An actor that was started again leaves out what begin() had it leave out before."""
+    def _serving(self, begun: Begun | None) -> RowStore:
+        """The prompts; those that were, where this actor was started again."""
         if self._store is None:
-            self._store = open_store(self._data, PROMPT, self._records, self._seed).without(left_out)
+            records = self._records if begun is None else ray.get(begun.records)
+            assert records is not None
+            left_out = () if begun is None else begun.left_out
+            self._store = open_store(self._data, PROMPT, records, self._seed).without(left_out)
         return self._store
 
     @ray.method(num_returns="streaming")
-    def take(self, positions: Sequence[int], left_out: Collection[int] = ()) -> Served:
+    def take(self, positions: Sequence[int], begun: Begun | None = None) -> Served:
         """The prompts at these positions of an endless sequence of seeded shuffles of all prompts.
 
         A bad row that turns up only now is dealt with as `data.on_bad_row` says; in its place comes another, drawn
         for that position, so that all other positions stay what they are. Nothing is served before all is encoded.
-        `left_out`: numbers of the rows that begin() left out, for an actor that was started again since.
         Raises DataError.
         """
         start, misses = time.monotonic(), self._cache.misses
-        store = self._serving(left_out)
+        store = self._serving(begun)
         rows = [self._at(store, position) for position in positions]
         _refuse_conflicts([encoded.row for encoded in rows])
         yield from self._serve(list(zip(positions, rows, strict=True)), start, misses)
 
     @ray.method(num_returns="streaming")
-    def slice(self, first: int, last: int, left_out: Collection[int] = ()) -> Served:
-        """Prompts first … last − 1 in the order of the files, for evaluation; `left_out` as of take(). Raises DataError
-        for a bad one, which nothing can stand in for."""
+    def slice(self, first: int, last: int, begun: Begun | None = None) -> Served:
+        """Prompts first … last − 1 in the order of the files, for evaluation. Raises DataError for a bad one, which
+        nothing can stand in for."""
         start, misses = time.monotonic(), self._cache.misses
-        store = self._serving(left_out)
+        store = self._serving(begun)
         rows = [self._encode(row) for row in store.slice(first, last)]
         bad = [row.bad for row in rows if isinstance(row, Rejected)]
         if bad:

@@ -14,7 +14,7 @@ from mmrlhf_ray.rewards.batch import PromptLookup
 from mmrlhf_ray.rewards.components import Component, TextReward, component, score_own
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts
-from mmrlhf_ray.runtime.actors import ActorGroup, Kept
+from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import PROMPT, ROLLOUT, check
 from mmrlhf_ray.workers.roles.answers import Answer, Pending
 from mmrlhf_ray.workers.roles.scorer import Scorers
@@ -32,14 +32,15 @@ class RewardFunctions:
     def __init__(
         self,
         components: Sequence[TextReward],
-        prompts: pa.Table | Kept[pa.Table],
+        prompts: pa.Table,
         model_path: str,
         allowed: Sequence[str] = (),
+        columns: frozenset[str] = frozenset(),
     ):
+        """`columns`: keys of extras that batches have even where no prompt of `prompts` does."""
         self._rewards = tuple(components)
         self._components: tuple[Component, ...] = tuple(component(reward) for reward in components)
-        table = prompts.get() if isinstance(prompts, Kept) else prompts
-        self._prompts = PromptLookup(check(table, PROMPT, "RewardFunctions"))
+        self._prompts = PromptLookup(check(prompts, PROMPT, "RewardFunctions"), columns)
         self._encoder = load_encoder(model_path, allowed=allowed)
         self._started = False
 

@@ -8,12 +8,26 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.data.records.shares import Shares
 from mmrlhf_ray.rollout.batch import Prompts, concat_prompts, shown
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import ENCODED_PROMPT, check
-from mmrlhf_ray.workers.roles.encoder import PromptEncoder, Served
+from mmrlhf_ray.workers.roles.encoder import Begun, PromptEncoder, Served
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The encoders, on their way."""
+
+    group: ActorGroup[PromptEncoder]
+    deadline_s: float
+    records: "ray.ObjectRef[Records]"
+
+    def check(self, seconds: float) -> "PromptServer":
+        """As PromptServer.check(); `seconds` from now."""
+        return PromptServer.check(self.group, self.deadline_s, seconds, self.records)
 
 
 @dataclass(frozen=True)
@@ -23,21 +37,26 @@ class PromptServer:
     group: ActorGroup[PromptEncoder]
     deadline_s: float
     shares: Shares
-    left_out: frozenset[int] = frozenset()
-    """Numbers of the bad rows, of which an encoder that is started again must be told."""
+    begun: Begun | None = None
 
     @classmethod
-    def check(cls, group: ActorGroup[PromptEncoder], deadline_s: float, seconds: float) -> "PromptServer":
-        """Have each encoder check its own prompts, and all serve those that are right. Raises DataError as
-        `data.on_bad_row` says, DeadlineExceeded."""
-        readers = len(group)
-        asked = [handle.find_bad.remote(number, readers) for number, handle in enumerate(group.handles)]
+    def check(
+        cls,
+        group: ActorGroup[PromptEncoder],
+        deadline_s: float,
+        seconds: float,
+        records: "ray.ObjectRef[Records] | None" = None,
+    ) -> "PromptServer":
+        """Have each encoder check its own prompts, and all serve those that are right. `records`: those that they were
+        not started with. Raises DataError as `data.on_bad_row` says, DeadlineExceeded."""
+        readers, begun = len(group), None if records is None else Begun(records)
+        asked = [handle.find_bad.remote(number, readers, begun) for number, handle in enumerate(group.handles)]
         bad = {number: row for own in group.wait(asked, seconds, "checking prompts") for number, row in own.items()}
         first, *others = group.handles
         (shares,) = deadline_get([first.begin.remote(bad, readers, True)], seconds, "checking prompts", group.names[:1])
-        begun = [handle.begin.remote(bad, readers, False) for handle in others]
-        deadline_get(begun, seconds, "checking prompts", group.names[1:])
-        return cls(group, deadline_s, shares, frozenset(bad))
+        others_begin = [handle.begin.remote(bad, readers, False) for handle in others]
+        deadline_get(others_begin, seconds, "checking prompts", group.names[1:])
+        return cls(group, deadline_s, shares, None if records is None else Begun(records, frozenset(bad)))
 
     @property
     def rows(self) -> int:
@@ -48,7 +67,7 @@ class PromptServer:
         """The prompts at these positions; nothing blocks."""
         parts = []
         for number, indices in self.shares.split(positions).items():
-            served = self.group.handles[number].take.remote([positions[index] for index in indices], self.left_out)
+            served = self.group.handles[number].take.remote([positions[index] for index in indices], self.begun)
             parts.append(_part(served, indices))
         return PendingPrompts(tuple(parts), self.group.names, self.deadline_s)
 
@@ -60,7 +79,7 @@ class PromptServer:
         """Prompts first … last − 1 in file order; nothing blocks."""
         bounds = np.linspace(first, last, len(self.group) + 1).astype(int).tolist()
         parts = [
-            _part(handle.slice.remote(start, end, self.left_out), range(start - first, end - first))
+            _part(handle.slice.remote(start, end, self.begun), range(start - first, end - first))
             for handle, start, end in zip(self.group.handles, bounds, bounds[1:], strict=False)
             if end > start
         ]
