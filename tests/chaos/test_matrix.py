@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from mmrlhf_ray.runtime.metrics import read_metrics
+from mmrlhf_ray.runtime.session import token_path
 from tests.cluster import ROOT
 from tests.e2e.conftest import learnt
 from tests.e2e.support import Running, mmrlhf, start
@@ -99,9 +100,9 @@ class Watched:
     def _actors(self) -> dict[int, str]:
         """Process → name, of the actors that are alive, as the dashboard of the run's Ray tells it."""
         addresses = [line.split()[-1] for _, line in list(self.said) if line.startswith("Ray dashboard: ")]
-        token = next(filter(None, map(_token, self.running.processes())), None)
-        if not addresses or token is None:
+        if not addresses:
             return {}
+        token = token_path().read_text().strip()
         only = "filter_keys=state&filter_predicates=%3D&filter_values=ALIVE"
         request = urllib.request.Request(
             f"{addresses[-1]}/api/v0/actors?{only}&detail=1", headers={"Authorization": f"Bearer {token}"}
@@ -118,15 +119,6 @@ class Watched:
         return next(
             (when - since for when, line in list(self.said) if when >= since and re.search(pattern, line)), None
         )
-
-
-def _token(pid: int) -> str | None:
-    """That of the run's Ray, from the environment of a process that it started."""
-    try:
-        found = re.search(rb"(?:^|\0)RAY_AUTH_TOKEN=([^\0]+)", Path(f"/proc/{pid}/environ").read_bytes())
-    except OSError:  # it ended meanwhile
-        return None
-    return found[1].decode() if found else None
 
 
 def strike(watched: Watched, role: str, stage: str, number: signal.Signals) -> Death:
