@@ -16,6 +16,7 @@ from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.records.order import Order
 from mmrlhf_ray.data.records.shares import Shares
+from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.rollout.batch import TakeStats
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import ENCODED_PROMPT, PROMPT, ROLLOUT, check
@@ -41,12 +42,15 @@ class Light:
 
     def __init__(self) -> None:
         self._times, self._version, self._running = Times(), 0, 0
+        self._failed: set[int] = set()
+        self._outdated = False
         self._updates: list[list[tuple[int, int]]] = []
         self._evaluated: list[tuple[str, int]] = []
 
     async def reset(self, times: "Times") -> None:
         """As if it had just started."""
         self._times, self._version, self._updates, self._evaluated = times, 0, [], []
+        self._failed, self._outdated = set(), False
 
     async def updates(self) -> list[list[tuple[int, int]]]:
         """Of each update: position of each group, and the version that sampled it."""
@@ -60,6 +64,12 @@ class Light:
         self, prompts: pa.Table, n_samples: int, together: bool, *media: pa.Table
     ) -> tuple[pa.Table, float]:
         """As Generator's; takes up to ten times as long for some positions than for others."""
+        asked = set(prompts.column("group_id").to_pylist())
+        if dying := (asked & self._times.failing) - self._failed:
+            self._failed |= dying
+            self._outdated = True
+        if self._outdated:
+            raise RoleFailed("as if it had died")
         self._running += 1
         rows = [self._row(row, k) for row in prompts.to_pylist() for k in range(n_samples)]
         dice = np.random.default_rng(rows[0]["group_id"]).random() if rows else 0.0
@@ -88,7 +98,7 @@ class Light:
 
     async def finish_weight_update(self, policy_version: int) -> Pushed:
         """As Generator's."""
-        self._version = policy_version
+        self._version, self._outdated = policy_version, False
         return Pushed(policy_version, "", frozenset())
 
     @ray.method(num_returns="streaming")
@@ -102,6 +112,14 @@ class Light:
         """As PromptEncoder's, of held-out prompts."""
         for part in _served({n: f"held{n}" for n in range(first, last)}):
             yield part
+
+    async def outdated(self) -> bool:
+        """As Generator's."""
+        return self._outdated
+
+    async def joined(self) -> bool:
+        """As Learner's."""
+        return True
 
     async def score(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """As Scorer's: some groups score alike, some have no score."""
@@ -160,6 +178,8 @@ class Times:
     """Every this many groups score alike; 0 = none does."""
     unscored_every: int = 0
     """Every this many groups have no score."""
+    failing: frozenset[int] = frozenset()
+    """Positions that the generators die on once; until weights come they are of no use."""
 
 
 def configuration(**keys: Any) -> PPOConfig:
@@ -189,6 +209,9 @@ def light_fleet(light: Any, cfg: PPOConfig, times: Times) -> Fleet:
     ray.get(light.reset.remote(times))
     group, budget = ActorGroup(("light-0",), (light,)), PassBudget(4096)
     models = tuple(reward for reward in cfg.rewards if isinstance(reward, ModelReward))
+    watch = Watch(cfg.recovery)
+    for name in ("light-0", "generator-0", "generator-1"):
+        watch.add(name, light, light.joined.remote)
     deadline_s = cfg.deadlines.stage_s
     return Fleet(
         prompts=PromptServer(group, deadline_s, _shares(PROMPTS)),
@@ -199,6 +222,6 @@ def light_fleet(light: Any, cfg: PPOConfig, times: Times) -> Fleet:
         critic=None,
         held_out=PromptServer(group, deadline_s, _shares(HELD_OUT)) if cfg.eval_data else None,
         bucket_bytes=1,
-        watch=Watch(cfg.recovery),
+        watch=watch,
         start_s=cfg.deadlines.start_s,
     )

@@ -1,5 +1,9 @@
 """The stream of a run, with real actors that answer without models: which groups are trained on, when, and once."""
 
+import os
+import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,9 +39,10 @@ def run(light: Any, cfg: PPOConfig, **times: Any) -> tuple[list[Step], list[list
     """All steps, and of each update the groups: position and version that sampled it."""
     fleet, state, steps = light_fleet(light, cfg, Times(**times)), DriverState.start(cfg), []
     stream = Stream(fleet, cfg, state, 0)
-    for _ in range(cfg.steps):
-        steps.append(ppo_step(fleet, stream, cfg, state))
-        state = steps[-1].state
+    with fleet.watch:
+        for _ in range(cfg.steps):
+            steps.append(ppo_step(fleet, stream, cfg, state))
+            state = steps[-1].state
     return steps, ray.get(light.updates.remote())
 
 
@@ -80,6 +85,38 @@ def test_learning_and_sampling_go_on_at_the_same_time(light: Any) -> None:
     steps, _ = run(light, cfg, generate_s=0.1, update_s=0.2)
     waited = [step.metrics["seconds_draw_to_train_p50"] for step in steps[2:]]
     assert min(waited) > 0.15, "asked for before the update of the step before was over"
+
+
+@pytest.mark.parametrize(("max_staleness", "deterministic"), [(0, True), (0, False), (1, False)])
+def test_what_a_generator_died_on_is_asked_again(light: Any, max_staleness: int, deterministic: bool) -> None:
+    cfg = configuration(steps=10, stream={"max_staleness": max_staleness, "deterministic": deterministic})
+    failing = frozenset({1, 9, 10, 22, 33})
+    steps, updates = run(light, cfg, generate_s=0.03, update_s=0.05, failing=failing)
+    trained = [position for update in positions(updates) for position in update]
+    assert sorted(trained) == list(range(40))
+    if deterministic:
+        assert trained == sorted(trained)
+    assert all(number - version <= max_staleness for number, update in enumerate(updates) for _, version in update)
+    assert steps[-1].state.consumed.unfinished == ()
+
+
+def test_a_notice_saves_the_step_and_ends_the_run(light: Any, model_dir: Path, tmp_path: Path) -> None:
+    cfg = configuration(steps=200, checkpoint={"every_steps": 1000}, policy={"path": str(model_dir)})
+    fleet, record = light_fleet(light, cfg, Times(update_s=0.05)), RunRecord("ppo", {})
+
+    def tell() -> None:
+        while len(read_metrics(tmp_path)) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before, telling = signal.getsignal(signal.SIGTERM), threading.Thread(target=tell)
+    telling.start()
+    with fleet.watch, pytest.raises(SystemExit) as ended:
+        train(cfg, fleet, tmp_path, Start(record))
+    telling.join()
+    assert ended.value.code == 143
+    assert 3 <= len(read_metrics(tmp_path)) == newest_step(tmp_path) < 200
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
