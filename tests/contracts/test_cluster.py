@@ -1,6 +1,9 @@
 """cluster/: manifests are of the right shape and agree with the rest; scripts parse."""
 
+import os
+import signal
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -68,3 +71,63 @@ def test_extras_of_the_image_and_the_makefile_are_the_packages() -> None:
     assert all((ROOT / "constraints" / f"{extra}.txt").is_file() for extra in ("cpu", "gpu"))
     assert "ARG EXTRA=cpu" in (CLUSTER / "Dockerfile").read_text()
     assert "EXTRA ?= cpu" in (ROOT / "Makefile").read_text()
+
+
+STUBS = {
+    # `srun … COMMAND`: with the cores that Slurm would give it.
+    "srun": "while [[ $1 == -* ]]; do case $1 in --overlap) shift ;; *) shift 2 ;; esac; done\n"
+    'echo "cores ${SRUN_CPUS_PER_TASK:-1}: $*" >> "$LOG"\nif [[ $1 == hostname ]]; then echo 10.0.0.1; fi',
+    "scontrol": 'echo "scontrol $*" >> "$LOG"\nif [[ $1 == show ]]; then printf "one\\ntwo\\n"; fi',
+    "ray": "true",
+    "python": "cat > /dev/null; echo token",
+    "mmrlhf": 'if [[ $2 == --help ]]; then echo "--resume"; exit; fi\necho "mmrlhf $*" >> "$LOG"\n'
+    'if [[ -n $ENDS ]]; then exit "$ENDS"; fi\n'
+    'trap "exit 143" TERM; touch "$LOG.running"; while :; do sleep 0.05; done',
+}
+
+
+def _slurm(tmp_path: Path, ends: str, **environment: str) -> "subprocess.Popen[str]":
+    """cluster/slurm.sh with commands in the place of Slurm's, Ray's and ours, which write down what they are asked."""
+    commands = tmp_path / ".venv" / "bin"
+    commands.mkdir(parents=True)
+    for name, body in STUBS.items():
+        (commands / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (commands / name).chmod(0o755)
+    slurm = {"SLURM_SUBMIT_DIR": tmp_path, "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]",
+             "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "64"}  # fmt: skip
+    known = {"PATH": os.environ["PATH"], "LOG": tmp_path / "log", "ENDS": ends, **slurm, **environment}
+    return subprocess.Popen(
+        [CLUSTER / "slurm.sh", "ppo", "job.yaml"], env=known, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_under_slurm_every_node_has_its_cores(tmp_path: Path) -> None:
+    run = _slurm(tmp_path, ends="0")
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    log = (tmp_path / "log").read_text().splitlines()
+    assert [line for line in log if "ray start" in line] != []
+    assert all(line.startswith("cores 64: ") for line in log if line.startswith("cores"))
+    assert log[-1] == "mmrlhf ppo job.yaml"
+    assert not list(tmp_path.glob(".ray-token*"))
+
+
+@pytest.mark.parametrize(("ends", "status"), [("1", 1), ("2", 2)])
+def test_under_slurm_a_failure_is_the_jobs_status(tmp_path: Path, ends: str, status: int) -> None:
+    run = _slurm(tmp_path, ends, SLURM_RESTART_COUNT="1")
+    run.communicate(timeout=60)
+    assert run.returncode == status
+    assert "mmrlhf ppo job.yaml --resume" in (tmp_path / "log").read_text()
+    assert "requeue" not in (tmp_path / "log").read_text()
+
+
+def test_before_slurms_time_limit_a_run_saves_and_queues_again(tmp_path: Path) -> None:
+    run = _slurm(tmp_path, ends="")
+    until = time.monotonic() + 60
+    while not (tmp_path / "log.running").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 143, err
+    assert (tmp_path / "log").read_text().splitlines()[-1] == "scontrol requeue 7"
