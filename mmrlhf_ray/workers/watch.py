@@ -24,6 +24,8 @@ from mmrlhf_ray.runtime.waits import unwrap
 
 logger = logging.getLogger(__name__)
 _LOOK_S = 0.5
+_LONGEST_LOOK_S = 2.0
+"""What counts as waiting between two looks, at most: a driver that was stopped must not take all others for silent."""
 _BEATS = 4
 """Signs of life that are asked for within the time that one may take."""
 _HOUR_S = 3600.0
@@ -42,6 +44,8 @@ class _Watched:
     """When it was asked for."""
     wanted: bool = False
     """Somebody waits for one."""
+    waited: float = 0.0
+    """Seconds that it was waited for; only those in which this process was itself at work."""
     heard: float = float("-inf")
     """When that sign of life was asked for which came last."""
     lost: float | None = None
@@ -64,6 +68,7 @@ class Watch:
         self._recovery = recovery
         self._watched: dict[str, _Watched] = {}
         self._changed, self._ended = threading.Condition(), False
+        self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._keep_looking, name="watch", daemon=True)
 
     def add(self, name: str, handle: ActorProxy[Any], beat: Callable[[], "ray.ObjectRef[Any]"]) -> None:
@@ -118,6 +123,8 @@ class Watch:
         start = time.monotonic()
         with self._changed:
             while missing := [own for name in names if not there(own := self._watched[name])]:
+                if self._error is not None:
+                    raise RoleFailed(f"nobody looks after the actors: {first_line(self._error)}") from self._error
                 if gone := [own.name for own in missing if own.over]:
                     raise RoleFailed(f"{', '.join(gone)}: dead, and not started again; see above")
                 if time.monotonic() > until:
@@ -128,18 +135,28 @@ class Watch:
                 self._changed.wait(_LOOK_S)
 
     def _keep_looking(self) -> None:
-        while not self._ended:
-            for own in list(self._watched.values()):
-                restarts, state = _state(own.handle)
+        try:
+            last = time.monotonic()
+            while not self._ended:
+                now = time.monotonic()
+                passed, last = min(now - last, _LONGEST_LOOK_S), now
+                for own in list(self._watched.values()):
+                    self._look_after(own, passed)
                 with self._changed:
-                    if not self._ended and not own.over:
-                        self._look(own, restarts, state)
-                    self._changed.notify_all()
-            with self._changed:
-                self._changed.wait_for(lambda: self._ended, _LOOK_S)
+                    self._changed.wait_for(lambda: self._ended, _LOOK_S)
+        except BaseException as error:  # noqa: BLE001  handed to whoever waits
+            self._error = error
+            logger.warning("nobody looks after the actors any more: %s: %s", type(error).__name__, first_line(error))
 
-    def _look(self, own: _Watched, restarts: int, state: str) -> None:
-        now = time.monotonic()
+    def _look_after(self, own: _Watched, passed: float) -> None:
+        restarts, state = _state(own.handle)
+        with self._changed:
+            if not self._ended and not own.over:
+                self._look(own, restarts, state, passed)
+            self._changed.notify_all()
+
+    def _look(self, own: _Watched, restarts: int, state: str, passed: float) -> None:
+        now, own.waited = time.monotonic(), own.waited + passed
         if restarts > own.restarts:
             own.restarts = restarts
             self._died(own, now)
@@ -149,11 +166,11 @@ class Watch:
             own.asked = None
         elif own.asked is None:
             if own.wanted or own.lost is not None or now - own.since > self._recovery.silent_s / _BEATS:
-                own.asked, own.since, own.wanted = own.beat(), now, False
+                own.asked, own.since, own.wanted, own.waited = own.beat(), now, False, 0.0
         elif ray.wait([own.asked], timeout=0)[0]:
             self._answered(own, own.asked, now)
-        elif now - own.since > self._recovery.silent_s:
-            logger.warning("%s gave no sign of life for %.0f s", own.name, now - own.since)
+        elif own.waited > self._recovery.silent_s:
+            logger.warning("%s gave no sign of life for %.0f s", own.name, own.waited)
             self._kill(own)
 
     def _answered(self, own: _Watched, asked: "ray.ObjectRef[Any]", now: float) -> None:

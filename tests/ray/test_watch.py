@@ -169,3 +169,19 @@ def test_who_waits_for_a_sign_of_life_is_told_who_gave_none() -> None:
             DeadlineExceeded, match=r"no sign of life within 2 s from scorer-0; raise deadlines\.start_s"
         ):
             own.watch.wait(["scorer-0"], 2.0)
+
+
+def test_a_driver_that_was_stopped_itself_takes_nobody_for_silent() -> None:
+    with crew_of(("scorer", "scorer-0"), silent_s=4.0) as own:
+        actor = start(own, 0)
+        before = pid_of(actor)
+        own.watch.wait(["scorer-0"], SOON_S)
+        os.kill(before, signal.SIGSTOP)  # as everybody, where a machine sleeps
+        time.sleep(1.5)
+        with own.watch._changed:
+            time.sleep(6.0)
+        time.sleep(0.5)
+        os.kill(before, signal.SIGCONT)
+        own.watch.wait(["scorer-0"], SOON_S)
+        assert own.watch.restarts(["scorer-0"]) == 0
+        assert pid_of(actor) == before
