@@ -179,6 +179,11 @@ def cells() -> Iterator[tuple[str, str, signal.Signals]]:
         yield from ((role, stage, number) for role, stage in itertools.product(roles, STAGES))
 
 
+def _learnt(row: dict[str, float]) -> dict[str, float]:
+    """Without the processor's calls: an encoder that was started again has an empty cache."""
+    return {name: value for name, value in learnt(row).items() if name != "processor_calls"}
+
+
 def table(deaths: list[Death]) -> str:
     lines = ["| role | stage | signal | noticed after | back after | next step after | steps repeated |"]
     lines.append("|---|---|---|---:|---:|---:|---:|")
@@ -209,7 +214,7 @@ def test_whoever_dies_whenever_the_run_learns_the_same(
     rows, expected = read_metrics(run_dir), read_metrics(tmp_path / "undisturbed")
     assert [row["step"] for row in rows] == list(range(STEPS))
     for row, other in zip(rows, expected, strict=True):
-        assert learnt(row) == learnt(other), row["step"]
+        assert _learnt(row) == _learnt(other), row["step"]
     for death in deaths:
         if death.role in STATELESS:
             assert death.repeated == 0, death
