@@ -2,6 +2,7 @@
 # make demo    the main job on this machine
 # make check   style, types, import directions and the tests that need no Ray: minutes
 # make test    make check, then the tests with Ray, vLLM, DeepSpeed and a browser
+# make chaos   kill every role in every stage of an online step; most of an hour, no part of make test
 # make clean   remove the environment and caches; runs/ stays
 #
 # EXTRA=gpu takes the CUDA build of vLLM, PYTHON=... another Python (3.11, 3.12 or 3.13), SEED=... another demo.

@@ -65,6 +65,8 @@ class Light:
     ) -> tuple[pa.Table, float]:
         """As Generator's; takes up to ten times as long for some positions than for others."""
         asked = set(prompts.column("group_id").to_pylist())
+        if asked & self._times.hopeless:
+            raise RoleFailed("nobody can answer this")
         if dying := (asked & self._times.failing) - self._failed:
             self._failed |= dying
             self._outdated = True
@@ -178,6 +180,8 @@ class Times:
     """Every this many groups score alike; 0 = none does."""
     unscored_every: int = 0
     """Every this many groups have no score."""
+    hopeless: frozenset[int] = frozenset()
+    """Positions that fail each time."""
     failing: frozenset[int] = frozenset()
     """Positions that the generators die on once; until weights come they are of no use."""
 

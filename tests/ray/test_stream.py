@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from mmrlhf_ray.config import PPOConfig
-from mmrlhf_ray.errors import DeadlineExceeded, RunError
+from mmrlhf_ray.errors import DeadlineExceeded, RoleFailed, RunError
 from mmrlhf_ray.pipelines.ppo.evaluation import evaluate
 from mmrlhf_ray.pipelines.ppo.job import train
 from mmrlhf_ray.pipelines.ppo.state import DriverState
@@ -98,6 +98,13 @@ def test_what_a_generator_died_on_is_asked_again(light: Any, max_staleness: int,
         assert trained == sorted(trained)
     assert all(number - version <= max_staleness for number, update in enumerate(updates) for _, version in update)
     assert steps[-1].state.consumed.unfinished == ()
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_what_fails_each_time_ends_the_run(light: Any, deterministic: bool) -> None:
+    cfg = configuration(steps=3, stream={"deterministic": deterministic})
+    with pytest.raises(RoleFailed, match="nobody can answer this"):
+        run(light, cfg, hopeless=frozenset({5}))
 
 
 def test_a_notice_saves_the_step_and_ends_the_run(light: Any, model_dir: Path, tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ class Stream:
         self._sampling: list[Asked] = []
         self._unanswered: list[Prompts] = []
         """Groups whose generator died."""
+        self._failures: Counter[int] = Counter()
+        """Position → how often asking for its group failed."""
         self._without_weights = False
         """A generator died while the policy was learning: nobody samples before the next push."""
         self._sampled: list[Rollouts] = []
@@ -132,11 +134,13 @@ class Stream:
         return concat_rollouts([self._answer(group, n_samples) for group in asked])
 
     def _answer(self, asked: Asked, n_samples: int) -> Rollouts:
-        try:
-            return self._fleet.generators.answer(asked)
-        except RoleFailed as error:
-            self._fleet.revive(error, self.version)
-            return self.sample(asked.prompts, n_samples)
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._fleet.generators.answer(asked)
+            except RoleFailed as error:
+                self._fleet.revive(error, self.version)
+                asked = self._fleet.generators.ask(asked.prompts, n_samples)
+        return self._fleet.generators.answer(asked)
 
     def _again(self, call: Callable[[], T], version: int) -> T:
         """`call()`, made again where a generator dies on it; `version` is that of the policy's weights."""
@@ -251,6 +255,10 @@ class Stream:
             try:
                 self._note_sampled(self._fleet.generators.answer(asked))
             except RoleFailed as error:
+                position = asked.prompts.table.column("group_id")[0].as_py()
+                self._failures[position] += 1
+                if self._failures[position] == _ATTEMPTS:
+                    raise
                 self._unanswered.append(asked.prompts)
                 if not self._learning:
                     self._fleet.revive(error, self.version)
