@@ -42,6 +42,7 @@ STEPS = 200
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "inf"))
 """After which nobody is killed any more."""
 PATIENCE_S = 300.0
+Rows = list[dict[str, float]]
 
 pytestmark = pytest.mark.chaos
 
@@ -69,8 +70,8 @@ class Watched:
         Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        assert self.running.process.stderr is not None
-        for line in self.running.process.stderr:
+        process = self.running.process
+        for line in process.stderr or process.stdout or ():
             self.said.append((time.monotonic(), line))
 
     def until(self, there: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
@@ -179,6 +180,13 @@ def cells() -> Iterator[tuple[str, str, signal.Signals]]:
         yield from ((role, stage, number) for role, stage in itertools.product(roles, STAGES))
 
 
+def same_numbers(rows: Rows, expected: Rows, steps: int) -> None:
+    """Each step is there once, and what it learnt is the same to the last digit."""
+    assert [row["step"] for row in rows] == list(range(steps))
+    for row, other in zip(rows, expected, strict=True):
+        assert _learnt(row) == _learnt(other), row["step"]
+
+
 def _learnt(row: dict[str, float]) -> dict[str, float]:
     """Without the processor's calls: an encoder that was started again has an empty cache."""
     return {name: value for name, value in learnt(row).items() if name != "processor_calls"}
@@ -211,10 +219,7 @@ def test_whoever_dies_whenever_the_run_learns_the_same(
         (ROOT / "runs" / "chaos.md").write_text(table(deaths))
     assert running.process.wait(3600) == 0, watched.last_words()
     running.assert_nothing_left()
-    rows, expected = read_metrics(run_dir), read_metrics(tmp_path / "undisturbed")
-    assert [row["step"] for row in rows] == list(range(STEPS))
-    for row, other in zip(rows, expected, strict=True):
-        assert _learnt(row) == _learnt(other), row["step"]
+    same_numbers(read_metrics(run_dir), read_metrics(tmp_path / "undisturbed"), STEPS)
     for death in deaths:
         if death.role in STATELESS:
             assert death.repeated == 0, death

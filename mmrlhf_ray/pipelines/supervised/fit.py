@@ -18,7 +18,7 @@ import ray.data
 import ray.train
 from ray.train import RunConfig as TrainRunConfig
 from ray.train import ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from mmrlhf_ray.config.base import TrainJobConfig
 from mmrlhf_ray.config.data import DataConfig
@@ -35,6 +35,7 @@ from mmrlhf_ray.planning.preflight import check_batch, check_cluster, check_warm
 from mmrlhf_ray.runtime.actors import threads_env
 from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
+from mmrlhf_ray.runtime.ray_train import MeetOverNodeAddress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import in_background, role_error
 from mmrlhf_ray.schema import TABLES
@@ -207,7 +208,7 @@ def _fit(
     trainer = TorchTrainer(
         # Not as a train_loop_config, which Ray Train's controller reads as well: it would import all that we do.
         partial(_worker_loop, plan, job, rows),
-        torch_config=TorchConfig(backend="gloo" if plan.device == "cpu" else "nccl"),
+        torch_config=MeetOverNodeAddress(backend="gloo" if plan.device == "cpu" else "nccl"),
         scaling_config=ScalingConfig(
             num_workers=workers.replicas, use_gpu=bool(workers.num_gpus), resources_per_worker=resources
         ),

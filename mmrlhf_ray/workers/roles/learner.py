@@ -21,6 +21,7 @@ from mmrlhf_ray.data.batches.ragged import Ragged, gather
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup
+from mmrlhf_ray.runtime.network import meet_over
 from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
 from mmrlhf_ray.training.build import Trained, build_trained
 from mmrlhf_ray.training.engine import init_process_group
@@ -83,6 +84,7 @@ class Learner:
     def join(self, address: str, port: int) -> None:
         """Join the group and load the model."""
         spec, device = self._spec, torch.device(self._spec.device)
+        meet_over(ray.util.get_node_ip_address())
         init_process_group(spec.rank, spec.world_size, address, port, device, self._listener)
         self._trained = build_trained(
             self._objective,
