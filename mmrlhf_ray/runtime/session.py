@@ -293,7 +293,8 @@ def _nothing_left() -> Iterator[None]:
 @contextmanager
 def notice() -> Iterator[Callable[[], bool]]:
     """Within the block SIGTERM is a notice: the function says whether it came, and whoever asks can save what there is
-    and raise SystemExit(NOTICED). A second one unwinds the block."""
+    and raise SystemExit(NOTICED). One notice may come by several ways (a supervisor hands on what Ray has sent as well,
+    a node that stops says it again), so more of them change nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
@@ -302,7 +303,6 @@ def notice() -> Iterator[Callable[[], bool]]:
 
     def note(signum: int, frame: FrameType | None) -> None:
         came.append(signum)
-        signal.signal(signal.SIGTERM, before)
 
     signal.signal(signal.SIGTERM, note)
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 from contextlib import nullcontext
 from pathlib import Path
@@ -89,3 +90,17 @@ def test_ray_that_was_too_slow_is_started_once_more(slow_starts: int, monkeypatc
     with nullcontext() if slow_starts == 1 else failing, session.ray_session() as info:
         assert info.address == "here"
     assert len(starts) == len(set(starts)) == 2, "each in a directory of its own"
+
+
+def test_a_notice_that_comes_by_several_ways_is_one() -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("ended at once"))
+    try:
+        with session.notice() as noticed:
+            assert not noticed()
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+            assert noticed()
+        with pytest.raises(pytest.fail.Exception):  # afterwards it ends again
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
