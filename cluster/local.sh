@@ -15,6 +15,7 @@ export RAY_AUTH_MODE=token
 export RAY_USAGE_STATS_ENABLED=0
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export RAY_worker_niceness="${RAY_worker_niceness:-0}" # Ray's 15 starves a run alongside anything else on the machine
+export RAY_JOB_STOP_WAIT_TIME_S="${RAY_JOB_STOP_WAIT_TIME_S:-900}" # `ray job stop`: time to save, for which Ray gives 3 s
 umask 077
 ray get-auth-token --generate > /dev/null 2>&1
 

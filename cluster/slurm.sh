@@ -9,6 +9,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
+#SBATCH --mem=0
 #SBATCH --exclusive
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@300
@@ -33,7 +34,8 @@ trap 'kill $(jobs -p) 2> /dev/null || true; wait; rm -f "$RAY_AUTH_TOKEN_PATH"' 
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head_node="${nodes[0]}"
-head_ip="$(srun --nodes 1 --ntasks 1 -w "$head_node" hostname --ip-address | awk '{ print $1 }')"
+# Not --ip-address: a host's own name may stand for 127.0.1.1 there.
+head_ip="$(srun --nodes 1 --ntasks 1 -w "$head_node" hostname --all-ip-addresses | awk '{ print $1 }')"
 port=$(( 20000 + SLURM_JOB_ID % 20000 ))
 export RAY_ADDRESS="$head_ip:$port"
 

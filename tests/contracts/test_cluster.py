@@ -73,10 +73,20 @@ def test_extras_of_the_image_and_the_makefile_are_the_packages() -> None:
     assert "EXTRA ?= cpu" in (ROOT / "Makefile").read_text()
 
 
+def test_the_image_runs_as_nobody_special_and_has_what_the_scripts_and_nccl_need() -> None:
+    lines = (CLUSTER / "Dockerfile").read_text().splitlines()
+    (user,) = (line.split()[1] for line in lines if line.startswith("USER"))
+    assert int(user) > 0  # a number: Kubernetes' runAsNonRoot cannot look a name up
+    (installed,) = (line.split() for line in lines if "build-essential procps" in line)
+    assert {"procps", "wget", "libibverbs1", "ibverbs-providers", "librdmacm1"} <= set(installed)
+
+
 STUBS = {
     # `srun … COMMAND`: with the cores that Slurm would give it.
     "srun": "while [[ $1 == -* ]]; do case $1 in --overlap) shift ;; *) shift 2 ;; esac; done\n"
-    'echo "cores ${SRUN_CPUS_PER_TASK:-1}: $*" >> "$LOG"\nif [[ $1 == hostname ]]; then echo 10.0.0.1; fi',
+    'echo "cores ${SRUN_CPUS_PER_TASK:-1}: $*" >> "$LOG"\n'
+    # A Debian host calls itself 127.0.1.1.
+    'case "$1 $2" in "hostname --all-ip-addresses") echo 10.0.0.1 172.17.0.1 ;; hostname*) echo 127.0.1.1 ;; esac',
     "scontrol": 'echo "scontrol $*" >> "$LOG"\nif [[ $1 == show ]]; then printf "one\\ntwo\\n"; fi',
     "ray": "true",
     "python": "cat > /dev/null; echo token",
@@ -108,6 +118,7 @@ def test_under_slurm_every_node_has_its_cores(tmp_path: Path) -> None:
     log = (tmp_path / "log").read_text().splitlines()
     assert [line for line in log if "ray start" in line] != []
     assert all(line.startswith("cores 64: ") for line in log if line.startswith("cores"))
+    assert any("--node-ip-address 10.0.0.1 --port" in line for line in log)
     assert log[-1] == "mmrlhf ppo job.yaml"
     assert not list(tmp_path.glob(".ray-token*"))
 
