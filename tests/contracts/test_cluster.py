@@ -1,29 +1,19 @@
-"""cluster/: manifests are of the right shape and agree with the rest; scripts parse."""
+"""cluster/: scripts, and the image. The manifests are in test_kuberay.py."""
 
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 SCRIPTS = [*sorted(CLUSTER.glob("*.sh")), ROOT / ".ci" / "run"]
-
-
-def _manifest(name: str) -> dict[str, Any]:
-    documents = list(yaml.safe_load_all((CLUSTER / "kuberay" / name).read_text()))
-    assert len(documents) == 1
-    return documents[0]
-
-
-def _cluster_specs() -> list[dict[str, Any]]:
-    return [_manifest("raycluster.yaml")["spec"], _manifest("rayjob.yaml")["spec"]["rayClusterSpec"]]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -31,37 +21,6 @@ def test_scripts_parse_stop_at_errors_and_can_be_run(script: Path) -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert "set -euo pipefail" in script.read_text()
     assert script.stat().st_mode & 0o111
-
-
-def test_manifests_are_what_they_say() -> None:
-    cluster, job = _manifest("raycluster.yaml"), _manifest("rayjob.yaml")
-    assert (cluster["apiVersion"], cluster["kind"]) == ("ray.io/v1", "RayCluster")
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert job["spec"]["shutdownAfterJobFinishes"] is True
-
-
-@pytest.mark.parametrize("spec", _cluster_specs(), ids=["RayCluster", "RayJob"])
-def test_clusters_have_the_pinned_ray_a_token_shared_storage_and_memory(spec: dict[str, Any]) -> None:
-    pins = (ROOT / "constraints" / "cpu.txt").read_text().splitlines()
-    assert f"ray=={spec['rayVersion']}" in pins
-    assert spec["authOptions"] == {"mode": "token"}
-    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
-        pod = group["template"]["spec"]
-        (container,) = pod["containers"]
-        volumes = {volume["name"] for volume in pod["volumes"]}
-        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-        assert set(mounts) == volumes
-        assert set(mounts.values()) == {"/shared", "/dev/shm"}
-        assert container["resources"]["requests"] == container["resources"]["limits"]
-    for group in spec["workerGroupSpecs"]:
-        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-
-
-def test_the_job_manifest_runs_a_job_that_exists_and_the_image_holds_it() -> None:
-    command, kind, file, *_ = _manifest("rayjob.yaml")["spec"]["entrypoint"].split()
-    assert (command, kind) == ("mmrlhf", "ppo")
-    assert (ROOT / Path(file).relative_to("/app")).is_file()
-    assert "COPY --chown=ray . /app" in (CLUSTER / "Dockerfile").read_text()
 
 
 def test_extras_of_the_image_and_the_makefile_are_the_packages() -> None:
@@ -142,3 +101,45 @@ def test_before_slurms_time_limit_a_run_saves_and_queues_again(tmp_path: Path) -
     _, err = run.communicate(timeout=60)
     assert run.returncode == 143, err
     assert (tmp_path / "log").read_text().splitlines()[-1] == "scontrol requeue 7"
+
+
+DRIVER = """
+import signal, sys, time
+def save(*_):
+    time.sleep(0.5)
+    print("saved", file=open("log", "a"))
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+open("ready", "w").close()
+time.sleep(60)
+"""
+CONTAINER = """
+"$PYTHON" ./bin/mmrlhf ppo job.yaml &
+(exec -a ray::IDLE sleep 60) &
+(exec -a ray::DashboardAgent sleep 60) &
+(exec -a ray::Learner.update bash -c 'sleep 1; echo "learner gone" >> log') &
+until [[ -e ready ]]; do sleep 0.05; done
+"$NOTICE"
+echo ended >> log
+"""
+IN_A_CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+
+
+@pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or subprocess.run([*IN_A_CONTAINER, "true"], stderr=subprocess.DEVNULL).returncode != 0,
+    reason="needs processes of its own, for which one must be root",
+)
+def test_a_container_that_stops_has_its_runs_saved_and_waits_for_them(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "mmrlhf").write_text(DRIVER)
+    ray = tmp_path / "bin" / "ray"  # one job is running when it is asked first, and then none
+    ray.write_text('#!/usr/bin/env bash\n[[ -e asked ]] || echo RUNNING\ntouch asked\necho "ray $*" >> log\n')
+    ray.chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    known = {"PATH": path, "PYTHON": sys.executable, "NOTICE": str(CLUSTER / "notice.sh")}
+    subprocess.run([*IN_A_CONTAINER, "bash", "-c", CONTAINER], cwd=tmp_path, env=known, check=True, timeout=60)
+    log = (tmp_path / "log").read_text().splitlines()
+    asked = "ray job list --address http://127.0.0.1:8265"
+    assert sorted(log[:2]) == ["learner gone", "saved"]
+    assert log[2:] == [asked, asked, "ended"]
