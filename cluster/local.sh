@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A Ray head on this machine: dashboard and job submission on the loopback interface, every port behind the token.
+# A Ray head on this machine: dashboard and job submission on the loopback interface, Ray's other ports on every one,
+# behind the token but for metrics (docs/operations.md, "Ports").
 # Runs in the foreground; Ctrl-C ends it and everything on it. From another terminal: mmrlhf submit FILE --address http://127.0.0.1:8265
 #
 #   cluster/local.sh [more options of `ray start`, e.g. --num-cpus 2]
