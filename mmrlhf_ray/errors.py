@@ -13,6 +13,7 @@
         MissingExtra       a command whose packages are an extra that is not installed
       RunFailed            nobody's mistake in the configuration or data: it may go on with --resume
         RoleFailed         an actor or worker raised what it should not, died or cannot be reached
+          Unreachable      Ray cannot say whether the actor still lives
         DeadlineExceeded   a stage that did not answer in time
 
 Exit status of `mmrlhf`: 0 done; 1 a RunFailed, an error that is not known, or a bar was missed; 2 a UserError or wrong
@@ -77,6 +78,11 @@ class RunFailed(KnownError, RuntimeError):
 
 class RoleFailed(RunFailed):
     """An actor or worker raised what it should not, died or cannot be reached. Names the stage, who, and the reason."""
+
+
+class Unreachable(RoleFailed):
+    """An actor's node, or the network to it, was gone at least for a moment; nobody knows whether it did what it was
+    asked for."""
 
 
 class EngineDied(RoleFailed):

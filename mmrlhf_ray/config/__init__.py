@@ -6,15 +6,12 @@ from mmrlhf_ray.config.base import (
     DeadlineConfig,
     EngineConfig,
     LearnerConfig,
-    LearnerPlacement,
     LoRAConfig,
     ModelConfig,
     ModelShape,
     OptimizerConfig,
     PartConfig,
     PartsConfig,
-    Resources,
-    RolePlacement,
     RunConfig,
     TrainJobConfig,
 )
@@ -37,7 +34,8 @@ from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
 from mmrlhf_ray.config.load import JobKind, load_config, read_job_kind, save_config
-from mmrlhf_ray.config.online import CriticConfig, GeneratorConfig, Placement, PPOConfig, SamplingConfig
+from mmrlhf_ray.config.online import CriticConfig, GeneratorConfig, PPOConfig, SamplingConfig
+from mmrlhf_ray.config.placement import LearnerPlacement, Placement, Resources, RolePlacement
 from mmrlhf_ray.config.problems import dotted_keys
 from mmrlhf_ray.config.rewards import (
     CostConfig,

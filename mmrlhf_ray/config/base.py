@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.paths import PathText
+from mmrlhf_ray.config.placement import LearnerPlacement, Resources
 from mmrlhf_ray.config.section import Section
 
 MODEL_DIR = "model"
@@ -128,49 +129,6 @@ class LearnerConfig(Section):
         if self.lora is not None and self.parts != PartsConfig():
             raise ValueError("lora freezes all weights of the model; leave either lora or parts out")
         return self
-
-
-class Resources(Section):
-    """Resources that one actor reserves."""
-
-    num_cpus: float = Field(1.0, ge=0)
-    num_gpus: float = Field(0.0, ge=0)
-
-    @property
-    def computing_threads(self) -> int:
-        """Threads that the actor computes with on CPUs: its whole `num_cpus`, one at least."""
-        return max(1, int(self.num_cpus))
-
-    @property
-    def actors(self) -> int:
-        """Number of actors that each reserve this much."""
-        return 1
-
-
-class RolePlacement(Resources):
-    """How many actors of a role there are; `num_cpus`, `num_gpus` are for each."""
-
-    replicas: PositiveInt = 1
-    """Generators, scorers, reference servers or encoders; for learners: data-parallel ranks."""
-    threads: PositiveInt | None = None
-    """Threads that each computes with on CPUs; `null` = its whole `num_cpus`, one at least. Roles that work in turns
-    may each reserve a part of the machine and compute on all of it."""
-
-    @property
-    def computing_threads(self) -> int:
-        """As `threads` says, else as `num_cpus` does."""
-        return self.threads or super().computing_threads
-
-    @property
-    def actors(self) -> int:
-        """As `replicas` says."""
-        return self.replicas
-
-
-class LearnerPlacement(RolePlacement):
-    """Two ranks unless set otherwise; a class, so that giving `num_gpus` alone keeps the default of `replicas`."""
-
-    replicas: PositiveInt = 2
 
 
 class DeadlineConfig(Section):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from mmrlhf_ray.config.base import ModelUse, RecordsUse, Resources, RunConfig
+from mmrlhf_ray.config.base import ModelUse, RecordsUse, RunConfig
 from mmrlhf_ray.config.discrete_parts import (
     Clone,
     DecideTask,
@@ -20,6 +20,7 @@ from mmrlhf_ray.config.discrete_parts import (
     Task,
 )
 from mmrlhf_ray.config.paths import PathText
+from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.config.section import Section
 
 RESERVED = ("present", "task", "action_mask")

@@ -16,10 +16,11 @@ from pydantic import (
     model_validator,
 )
 
-from mmrlhf_ray.config.base import Longest, ModelConfig, ModelUse, RecordsUse, Resources, RunConfig
+from mmrlhf_ray.config.base import Longest, ModelConfig, ModelUse, RecordsUse, RunConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.feedback import FeedbackConfig
-from mmrlhf_ray.config.online import GeneratorConfig, Placement, PPOConfig, SamplingConfig
+from mmrlhf_ray.config.online import GeneratorConfig, PPOConfig, SamplingConfig
+from mmrlhf_ray.config.placement import Placement, Resources
 from mmrlhf_ray.config.problems import problem
 from mmrlhf_ray.config.rewards import FunctionReward, JudgeReward, RemoteReward
 from mmrlhf_ray.config.section import Section
@@ -257,6 +258,7 @@ class IterateConfig(RunConfig):
 
     @model_validator(mode="after")
     def _agrees(self) -> "IterateConfig":
+        self.placement.refuse_changing("generators join and leave in online training alone")
         members = self.reward_model.job.get("ensemble", 1)
         if self.ask.selection.startswith("disagreement") and members < 2:
             raise ValueError(

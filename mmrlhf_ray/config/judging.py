@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 from pydantic import Field, PositiveInt, model_validator
 
-from mmrlhf_ray.config.base import AllowedTokens, Longest, ModelConfig, ModelUse, RecordsUse, Resources
+from mmrlhf_ray.config.base import AllowedTokens, Longest, ModelConfig, ModelUse, RecordsUse
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.config.online import GeneratorConfig, Placement, RewardedConfig, SamplingConfig, longest
+from mmrlhf_ray.config.online import GeneratorConfig, RewardedConfig, SamplingConfig, longest
+from mmrlhf_ray.config.placement import Placement, Resources
 from mmrlhf_ray.config.rewards import FluencyReward, ModelReward, Reward
 
 
@@ -74,6 +75,7 @@ class EvaluateConfig(RewardedConfig):
 
     @model_validator(mode="after")
     def _measures_something(self) -> "EvaluateConfig":
+        self.placement.refuse_changing("generators join and leave in online training alone")
         if self.rewards and self.reward_model is not None:
             raise ValueError("reward_model is short for rewards with one component; leave one of them out")
         if self.reference is not None and not self.sampling.full:

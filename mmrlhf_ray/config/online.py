@@ -1,7 +1,6 @@
 """The configuration of online training, and what other jobs that sample and score responses share with it."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -9,7 +8,6 @@ from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.config.base import (
     AllowedTokens,
     LearnerConfig,
-    LearnerPlacement,
     LearnerUse,
     Longest,
     ModelConfig,
@@ -17,11 +15,10 @@ from mmrlhf_ray.config.base import (
     MostMedia,
     RecordsUse,
     RecoveryConfig,
-    Resources,
-    RolePlacement,
     RunConfig,
 )
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.placement import Placement, Resources
 from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
 from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.config.stream import StreamConfig
@@ -88,27 +85,6 @@ class GeneratorConfig(Section):
     @property
     def most_media(self) -> MostMedia:
         return MostMedia("generator.max_media_per_prompt", self.max_media_per_prompt)
-
-
-class Placement(Section):
-    """How many actors each role has, what each reserves, and how they are spread."""
-
-    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
-    generator: RolePlacement = RolePlacement()
-    scorer: RolePlacement = RolePlacement()
-    functions: Resources = Resources()
-    """Reward functions, remote rewards and judges; one actor."""
-    reference: RolePlacement = RolePlacement()
-    policy: LearnerPlacement = LearnerPlacement()
-    critic: LearnerPlacement = LearnerPlacement()
-    encoder: RolePlacement = RolePlacement()
-    """Each replica holds all prompts and encodes its share of them, its decoding workers beside it."""
-    eval_encoder: RolePlacement = RolePlacement()
-    """Of the prompts that a policy is evaluated on during training."""
-
-    def of(self, *roles: str) -> dict[str, Resources]:
-        """Role → what its actors reserve."""
-        return {role: getattr(self, role) for role in roles}
 
 
 def longest(data: DataConfig, sampling: SamplingConfig) -> Longest:
@@ -294,6 +270,11 @@ class PPOConfig(RewardedConfig):
         if a.dynamic_sampling and all(isinstance(r, FluencyReward) for r in self.rewards):
             raise ValueError("algorithm.dynamic_sampling needs a reward other than fluency, which always differs")
         self.stream.check_algorithm(a, adapter=self.learner.lora is not None)
+        if self.stream.in_turns:
+            self.placement.refuse_changing(
+                "a step's groups are sampled together, so that responses hang on how many generators there are; set "
+                "stream.max_staleness above 0 or stream.deterministic to false"
+            )
         if self.reference is not None and self.learner.lora is not None:
             raise ValueError("learner.lora makes the adapter-less policy the reference; leave `reference` out")
         if a.overlong and a.overlong.buffer_tokens >= self.sampling.max_response_tokens:

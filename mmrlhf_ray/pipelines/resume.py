@@ -43,7 +43,7 @@ _APPLIED = (
     "parity_gate",
     "checkpoint.*", "recovery.*", "deadlines.*", "device", "generator.*", "score_micro_batch_tokens", "sweep*",
     "placement.strategy", "*.num_cpus", "*.num_gpus", "*.threads",
-    "placement.generator.replicas", "placement.scorer.replicas", "placement.reference.replicas",
+    "placement.generator.replicas*", "placement.scorer.replicas", "placement.reference.replicas",
     "placement.encoder.replicas", "placement.eval_encoder.replicas",
     "*data.decode.*", "*data.encoder_cache_mb", "*data.spill_*", "*data.stream_workers", "*data.check_rows",
     "*data.remote.*",

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mmrlhf_ray.config import DiscreteConfig, EvaluateConfig, PPOConfig, Resources, RunConfig
 from mmrlhf_ray.errors import ConfigError, PlacementError
@@ -75,8 +76,13 @@ def fitting(cfg: RunConfig, cpus: float) -> str:
 
 
 def _keys(placed: Resources, num_cpus: float) -> str:
-    keys = placed.model_dump(exclude_defaults=True) | {"num_cpus": num_cpus}
-    return "{" + ", ".join(f"{key}: {value:g}" for key, value in keys.items()) + "}"
+    return _flow(placed.model_dump(exclude_defaults=True) | {"num_cpus": num_cpus})
+
+
+def _flow(keys: Mapping[str, Any]) -> str:
+    """YAML on one line."""
+    own = (f"{key}: {_flow(value) if isinstance(value, dict) else f'{value:g}'}" for key, value in keys.items())
+    return "{" + ", ".join(own) + "}"
 
 
 def this_machine(cfg: RunConfig) -> tuple[float, float]:

@@ -23,12 +23,12 @@ class Busy:
         if not self._at_work[actor]:
             self._seconds += time.monotonic() - self._since[actor]
 
-    def drain(self) -> float:
-        """Seconds that an actor was at work since the last call, on average over them."""
+    def drain(self, actors: int) -> float:
+        """Seconds that an actor was at work since the last call, on average over so many of them."""
         now = time.monotonic()
         seconds, self._seconds = self._seconds, 0.0
         for actor, busy in enumerate(self._at_work):
             if busy:
                 seconds += now - self._since[actor]
                 self._since[actor] = now
-        return seconds / len(self._at_work)
+        return seconds / max(1, actors)

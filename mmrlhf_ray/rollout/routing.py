@@ -1,4 +1,6 @@
-"""Which generator a group goes to: the one with the least to do, media counted."""
+"""Which generator a group goes to: of those that serve, the one with the least to do, media counted."""
+
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +16,10 @@ _MEMORY = 0.99
 class Routing:
     """Tokens that each generator is at work on. A group is counted when it starts and given back when it ends."""
 
-    def __init__(self, generators: int):
+    def __init__(self, generators: int, serving: int):
+        """`generators`: that there may be; `serving`: of them, the first so many take groups from the start."""
         self._load = np.zeros(generators)
+        self._serving = np.arange(generators) < serving
         self.response_tokens = _FIRST_GUESS
         """Expected length of a response: a moving mean of those that came."""
 
@@ -24,9 +28,25 @@ class Routing:
         """Tokens by generator."""
         return tuple(self._load.tolist())
 
+    @property
+    def serving(self) -> tuple[int, ...]:
+        """Numbers of the generators that take groups."""
+        return tuple(np.flatnonzero(self._serving).tolist())
+
+    def open(self, generators: Collection[int]) -> None:
+        """These take groups from now on."""
+        self._serving[list(generators)] = True
+
+    def close(self, generators: Collection[int]) -> None:
+        """These take no groups any more, until open()."""
+        self._serving[list(generators)] = False
+
     def start(self, tokens: float, generator: int | None = None) -> int:
-        """Count a group's tokens and return its generator: the given one, or the first of those with the least load."""
-        chosen = int(self._load.argmin()) if generator is None else generator
+        """Count a group's tokens and return its generator: the given one, or the first of those that serve with the
+        least load. Raises ValueError where none serves."""
+        if generator is None and not self._serving.any():
+            raise ValueError("no generator serves")
+        chosen = int(np.where(self._serving, self._load, np.inf).argmin()) if generator is None else generator
         self._load[chosen] += tokens
         return chosen
 

@@ -13,7 +13,8 @@ from ray.actor import ActorClass, ActorProxy
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from mmrlhf_ray.config.base import DeadlineConfig, Resources
+from mmrlhf_ray.config.base import DeadlineConfig
+from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.errors import PlacementError
 from mmrlhf_ray.runtime.waits import deadline_get
 
@@ -47,8 +48,7 @@ class Seat:
 
 def reserve(seats: Sequence[Seat], strategy: str, deadlines: DeadlineConfig) -> PlacementGroup:
     """Reserve all seats at once. Raises PlacementError with need and have when they are not free in time."""
-    bundles = [{k: v for k, v in _amounts(seat.resources).items() if v} or {"CPU": 0.001} for seat in seats]
-    group = placement_group(bundles, strategy=strategy)
+    group = placement_group([_bundle(seat) for seat in seats], strategy=strategy)
     if group.wait(deadlines.placement_s):
         return group
     remove_placement_group(group)
@@ -59,6 +59,15 @@ def reserve(seats: Sequence[Seat], strategy: str, deadlines: DeadlineConfig) -> 
         f"{free['CPU']:g} CPUs and {free['GPU']:g} GPUs; lower placement.*.num_cpus, .num_gpus or .replicas, "
         "or add nodes"
     )
+
+
+def reserve_when_possible(seat: Seat) -> PlacementGroup:
+    """Have Ray reserve the seat as soon as it is free; nothing waits. Where there is an autoscaler, it is asked."""
+    return placement_group([_bundle(seat)])
+
+
+def _bundle(seat: Seat) -> dict[str, float]:
+    return {k: v for k, v in _amounts(seat.resources).items() if v} or {"CPU": 0.001}
 
 
 def _amounts(resources: Resources) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 import ray
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
 
-from mmrlhf_ray.errors import DeadlineExceeded, EngineDied, KnownError, RoleFailed, first_line
+from mmrlhf_ray.errors import DeadlineExceeded, EngineDied, KnownError, RoleFailed, Unreachable, first_line
 
 T = TypeVar("T")
 _OURS = re.compile(r"^mmrlhf_ray\.errors\.(?P<kind>\w+): ", re.MULTILINE)
@@ -37,7 +37,7 @@ def deadline_get(
     The first failure is raised at once, although others may still be at work (they may be waiting for the failed one).
 
     Raises DeadlineExceeded naming the stage and who did not answer; the remote code's own error where it is a
-    KnownError; RoleFailed where it raised anything else, an actor died or cannot be reached, or an object was lost.
+    KnownError; RoleFailed where it raised anything else, an actor died or an object was lost; Unreachable.
     """
     if isinstance(refs, ray.ObjectRef):
         return deadline_get([refs], seconds, what, names)[0]
@@ -93,7 +93,7 @@ def role_error(error: BaseException, what: str, who: str) -> KnownError:
     if isinstance(cause, KnownError):
         return cause
     if isinstance(error, ActorUnavailableError):
-        return RoleFailed(
+        return Unreachable(
             f"{what}: {who} cannot be reached; its node, or the network to it, was gone at least for a moment: "
             f"{_reason(error)}"
         )

@@ -22,12 +22,21 @@ from ray.actor import ActorHandle, ActorProxy
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig, PPOConfig, ProbeRewardConfig, RunConfig
-from mmrlhf_ray.config.base import LoRAConfig, Resources
+from mmrlhf_ray.config.base import LoRAConfig
+from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RunFailed
 from mmrlhf_ray.rewards.batch import extras_columns
-from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup, Restarts, Seat, reserve, spawn
+from mmrlhf_ray.runtime.actors import (
+    WATCH_LANE,
+    ActorGroup,
+    Restarts,
+    Seat,
+    reserve,
+    reserve_when_possible,
+    spawn,
+)
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.training.extension import build_here
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
@@ -60,6 +69,10 @@ class Crew:
     namespace: str
     watch: Watch | None = None
     """Over the actors; without, none is started again."""
+    later: tuple[Seat, ...] = ()
+    """Seats of actors that start when there is room for them."""
+    _rooms: list[PlacementGroup] = field(default_factory=list)
+    """Of actors on `later` seats."""
     _started: list[ActorProxy[Any]] = field(default_factory=list)
 
     def of(self, role: str) -> list[Seat]:
@@ -67,19 +80,25 @@ class Crew:
         return [seat for seat in self.seats if seat.role == role]
 
     def spawn(self, seat: Seat, kind: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorProxy[A]:
-        """Start an actor on its seat."""
+        """Start an actor on its seat; on a `later` one, when there is room for it."""
+        group, bundle = self.group, 0
+        if seat in self.later:
+            group = reserve_when_possible(seat)
+            self._rooms.append(group)
+        else:
+            bundle = self.seats.index(seat)
         restarts = Restarts()
         if self.watch is not None and self.watch.starts_again:
             restarts = Restarts(-1, _REPEATS if seat.role in _REPEATED else 0)
-        handle = spawn(seat, self.group, self.seats.index(seat), self.namespace, restarts, kind, *args, **kwargs)
+        handle = spawn(seat, group, bundle, self.namespace, restarts, kind, *args, **kwargs)
         self._started.append(handle)
         if self.watch is not None:
             self.watch.add(seat.name, handle, partial(_beat, handle))
         return handle
 
     def start(self, role: str, kind: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorGroup[A]:
-        """Start all actors of a role, each with the same arguments."""
-        seats = self.of(role)
+        """Start all actors of a role, each with the same arguments; those on `later` seats come last."""
+        seats = [*self.of(role), *(seat for seat in self.later if seat.role == role)]
         handles = tuple(self.spawn(seat, kind, *args, **kwargs) for seat in seats)
         return ActorGroup(tuple(seat.name for seat in seats), handles)
 
@@ -95,22 +114,26 @@ class Crew:
         for handle in self._started:
             _kill(handle)
         self._started.clear()
-        remove_placement_group(self.group)
+        groups = [self.group, *self._rooms]
+        for group in groups:
+            remove_placement_group(group)
         _wait(lambda: not _named(self.namespace), "ending the actors")
-        _wait(lambda: placement_group_table(self.group)["state"] == "REMOVED", "removing the placement group")
+        for group in groups:
+            _wait(partial(_removed, group), "removing a placement group")
 
 
 @contextmanager
 def crew(cfg: CrewConfig, roles: Collection[str], watch: Watch | None = None) -> Iterator[Crew]:
-    """Reserve a seat for every actor of `roles`. Raises PlacementError when they are not free in time."""
-    seats = tuple(
-        Seat(role, f"{role}-{i}", placed)
-        for role, placed in cfg.roles.items()
-        if role in roles
-        for i in range(placed.actors)
-    )
+    """Reserve a seat for every actor of `roles` that is waited for. Raises PlacementError when they are not free in
+    time."""
+    seats, later = [], []
+    for role, placed in cfg.roles.items():
+        if role in roles:
+            own_seats = [Seat(role, f"{role}-{i}", placed) for i in range(placed.most_actors)]
+            seats += own_seats[: placed.actors]
+            later += own_seats[placed.actors :]
     group = reserve(seats, cfg.placement.strategy, cfg.deadlines)
-    own = Crew(seats, group, f"{cfg.name}-{secrets.token_hex(4)}", watch)
+    own = Crew(tuple(seats), group, f"{cfg.name}-{secrets.token_hex(4)}", watch, tuple(later))
     try:
         yield own
     finally:
@@ -135,6 +158,10 @@ def _named(namespace: str) -> set[str]:
     """Names of the actors that are alive in a namespace."""
     listed = ray.util.list_named_actors(all_namespaces=True)
     return {actor["name"] for actor in listed if actor["namespace"] == namespace}
+
+
+def _removed(group: PlacementGroup) -> bool:
+    return bool(placement_group_table(group)["state"] == "REMOVED")
 
 
 def _wait(done: Callable[[], bool], what: str) -> None:
@@ -203,7 +230,7 @@ def start_generators(
     if own.watch is not None:
         for name, handle in zip(group.names, group.handles, strict=True):
             own.watch.add(name, handle, handle.alive.remote)  # the processes of sampler and engine must answer, too
-    return Generators(group, cfg.deadlines.stage_s)
+    return Generators(group, cfg.deadlines.stage_s, cfg.placement.generator.actors)
 
 
 def start_scorers(own: Crew, cfg: CrewConfig, models: Sequence[ModelConfig], budget: PassBudget) -> Scorers:

@@ -3,7 +3,8 @@
 The driver holds token-level tables; media, features and weights go from actor to actor by reference.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ from mmrlhf_ray.workers.roles.reference import References
 from mmrlhf_ray.workers.roles.scorer import Scorers
 from mmrlhf_ray.workers.watch import Watch
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -61,17 +64,31 @@ class Fleet:
         return self.references.ask(rollouts) if self.references else self.policy.reference_logprobs(rollouts)
 
     def push(self, policy_version: int, in_flight: InFlight = "finish") -> int:
-        """Policy weights to all generators, proven by names and checksums. Returns the bytes sent to each. in_flight:
-        the fate of running responses, as in Sampler.start_weight_update()."""
-        return self.policy.push(self.generators, policy_version, self.bucket_bytes, in_flight)
+        """Policy weights to all generators that are at work, proven by names and checksums; these serve from then on.
+        Returns the bytes sent to each. in_flight: the fate of running responses, as in Sampler.start_weight_update().
+        """
+        names, required = self.generators.group.names, self.generators.count_required
+        at_work = self.watch.at_work(names)
+        if len(at_work) < required:
+            at_work = self.watch.wait(names, self.start_s, required)
+        self._serve(at_work)
+        return self.policy.push(self.generators.serving, policy_version, self.bucket_bytes, in_flight)
+
+    def _serve(self, names: Collection[str]) -> None:
+        before = self.generators.serving.group.names
+        self.generators.serve(names)
+        for name in sorted({*names} ^ {*before}):
+            logger.warning("%s %s", name, "serves from now on" if name in names else "no longer serves")
 
     def revive(self, error: RoleFailed, policy_version: int) -> None:
-        """After `error`, which a generator's death may be behind: wait until all generators answer, and give those that
-        were started again the policy's weights. Raises `error` where learners are gone, and as Watch.wait()."""
+        """After `error`, which a generator's death may be behind: wait until as many generators answer as there must
+        be, and give those that were started again the policy's weights. Raises `error` where learners are gone, and as
+        Watch.wait()."""
         if self.lost_learners():
             raise error
-        self.watch.wait(self.generators.group.names, self.start_s)
-        outdated = self.generators.outdated(self.start_s)
+        generators = self.generators
+        self._serve(self.watch.wait(generators.group.names, self.start_s, generators.count_required))
+        outdated = generators.serving.outdated(self.start_s)
         if len(outdated.group):
             self.policy.push(outdated, policy_version, self.bucket_bytes)
 

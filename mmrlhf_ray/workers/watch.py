@@ -57,6 +57,11 @@ class _Watched:
     over: bool = False
     """It is not started again any more."""
 
+    @property
+    def at_work(self) -> bool:
+        """It was heard of, and nothing is known against it since."""
+        return self.heard > float("-inf") and self.lost is None and not self.over
+
 
 class Watch:
     """Context manager. The block sees an actor's death as the failure of what it asked that actor for.
@@ -98,16 +103,22 @@ class Watch:
         with self._changed:
             return sum(self._watched[name].restarts for name in names)
 
-    def wait(self, names: Collection[str], seconds: float) -> None:
-        """Until all of these actors have given a sign of life that was asked for after now.
+    def at_work(self, names: Collection[str]) -> list[str]:
+        """Those of these actors that were heard of and are not known to be dead or silent."""
+        with self._changed:
+            return [name for name in names if self._watched[name].at_work]
 
-        Raises RoleFailed where one is not started again any more, DeadlineExceeded.
+    def wait(self, names: Collection[str], seconds: float, at_least: int | None = None) -> list[str]:
+        """Until all of these actors have given a sign of life that was asked for after now; with `at_least`, until so
+        many have, and of the others it is known that they are dead, silent or yet to start. Returns who has.
+
+        Raises RoleFailed where too many are not started again any more, DeadlineExceeded.
         """
         now = time.monotonic()
         with self._changed:
             for name in names:
                 self._watched[name].wanted = True
-        self._wait_for(names, lambda own: own.heard > now, now + seconds)
+        return self._wait_for(names, lambda own: own.heard > now, now + seconds, at_least)
 
     def start_again(self, names: Collection[str], seconds: float) -> None:
         """End these actors and wait until they have been started again. Raises as wait()."""
@@ -119,13 +130,20 @@ class Watch:
         until = time.monotonic() + seconds
         self._wait_for(names, lambda own: own.restarts > before[own.name] and own.lost is None, until)
 
-    def _wait_for(self, names: Collection[str], there: Callable[[_Watched], bool], until: float) -> None:
-        start = time.monotonic()
+    def _wait_for(
+        self, names: Collection[str], there: Callable[[_Watched], bool], until: float, at_least: int | None = None
+    ) -> list[str]:
+        start, wanted = time.monotonic(), [self._watched[name] for name in names]
+        enough = len(wanted) if at_least is None else at_least
         with self._changed:
-            while missing := [own for name in names if not there(own := self._watched[name])]:
+            while True:
+                found, missing = [own.name for own in wanted if there(own)], [own for own in wanted if not there(own)]
+                if len(found) >= enough and not any(own.at_work for own in missing):
+                    return found
                 if self._error is not None:
                     raise RoleFailed(f"nobody looks after the actors: {first_line(self._error)}") from self._error
-                if gone := [own.name for own in missing if own.over]:
+                gone = [own.name for own in missing if own.over]
+                if len(wanted) - len(gone) < enough:
                     raise RoleFailed(f"{', '.join(gone)}: dead, and not started again; see above")
                 if time.monotonic() > until:
                     raise DeadlineExceeded(
@@ -170,7 +188,8 @@ class Watch:
         elif ray.wait([own.asked], timeout=0)[0]:
             self._answered(own, own.asked, now)
         elif own.waited > self._recovery.silent_s:
-            logger.warning("%s gave no sign of life for %.0f s", own.name, own.waited)
+            if own.lost is None:  # else it cannot be reached: Ray ends it as soon as it can
+                logger.warning("%s gave no sign of life for %.0f s", own.name, own.waited)
             self._kill(own)
 
     def _answered(self, own: _Watched, asked: "ray.ObjectRef[Any]", now: float) -> None:

@@ -16,7 +16,7 @@ from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.records.order import Order
 from mmrlhf_ray.data.records.shares import Shares
-from mmrlhf_ray.errors import RoleFailed
+from mmrlhf_ray.errors import RoleFailed, Unreachable
 from mmrlhf_ray.rollout.batch import TakeStats
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import ENCODED_PROMPT, PROMPT, ROLLOUT, check
@@ -41,7 +41,7 @@ class Light:
     """Every role of a run in one actor: it samples responses of one to four tokens, and answers for the rest."""
 
     def __init__(self) -> None:
-        self._times, self._version, self._running = Times(), 0, 0
+        self._times, self._version, self._running, self._groups = Times(), 0, 0, 0
         self._failed: set[int] = set()
         self._outdated = False
         self._updates: list[list[tuple[int, int]]] = []
@@ -55,6 +55,10 @@ class Light:
     async def updates(self) -> list[list[tuple[int, int]]]:
         """Of each update: position of each group, and the version that sampled it."""
         return self._updates
+
+    async def groups(self) -> int:
+        """How many groups it has sampled."""
+        return self._groups
 
     async def evaluated(self) -> list[tuple[str, int]]:
         """Held-out prompts that were answered, and the version that did."""
@@ -77,6 +81,7 @@ class Light:
         dice = np.random.default_rng(rows[0]["group_id"]).random() if rows else 0.0
         await asyncio.sleep(self._times.generate_s * (0.2 + 1.8 * dice**4))
         self._running -= 1
+        self._groups += len(prompts)
         self._evaluated += [(row["prompt_id"], self._version) for row in rows if row["prompt_id"].startswith("held")]
         return pa.Table.from_pylist(rows, schema=ROLLOUT), self._times.generate_s
 
@@ -119,6 +124,13 @@ class Light:
         """As Generator's."""
         return self._outdated
 
+    async def rendezvous(self) -> tuple[str, int]:
+        """As Learner's."""
+        return "nowhere", 1
+
+    async def join(self, address: str, port: int) -> None:
+        """As Learner's."""
+
     async def joined(self) -> bool:
         """As Learner's."""
         return True
@@ -147,7 +159,10 @@ class Light:
     async def update(self, experience: pa.Table, shard: Shard, *settings: Any) -> Updated:
         """As Learner's; notes positions and versions of the groups."""
         pairs = zip(*(experience.column(name).to_pylist() for name in ("group_id", "policy_version")), strict=True)
-        self._updates.append(list(dict.fromkeys(pairs)))
+        groups = list(dict.fromkeys(pairs))
+        if {position for position, _ in groups} & self._times.unreachable:
+            raise Unreachable("as if the network had been gone")
+        self._updates.append(groups)
         await asyncio.sleep(self._times.update_s)
         names = ("policy_loss", "tokens", "clip_fraction", "approx_kl", "ratio", "ratio_max", "grad_norm")
         return Updated(dict.fromkeys(names, 1.0), self._times.update_s, None)
@@ -155,6 +170,9 @@ class Light:
     async def save(self, directory: str) -> None:
         """As Learner's, with nothing in it."""
         Path(directory).mkdir(parents=True, exist_ok=True)
+
+    async def load(self, directory: str) -> None:
+        """As Learner's."""
 
     async def push_weights(self, generators: Sequence[Any], bucket_bytes: int, deadline_s: float) -> Sent:
         """As Learner's."""
@@ -180,6 +198,8 @@ class Times:
     """Every this many groups score alike; 0 = none does."""
     unscored_every: int = 0
     """Every this many groups have no score."""
+    unreachable: frozenset[int] = frozenset()
+    """Positions in whose update the policy cannot be reached, once."""
     hopeless: frozenset[int] = frozenset()
     """Positions that fail each time."""
     failing: frozenset[int] = frozenset()
@@ -208,18 +228,25 @@ def _shares(rows: int) -> Shares:
     return Shares(Order(((rows,),), (1.0,), seed=0), 1, None)
 
 
-def light_fleet(light: Any, cfg: PPOConfig, times: Times) -> Fleet:
-    """A fleet all of whose roles are `light`, an actor that is as if it had just started; with two generators."""
+def light_fleet(
+    light: Any, cfg: PPOConfig, times: Times, watch: Watch | None = None, second: Any | None = None
+) -> Fleet:
+    """A fleet all of whose roles are `light`, an actor that is as if it had just started; with two generators.
+
+    second: the second generator, which is under `watch` already and need not be there from the start.
+    """
     ray.get(light.reset.remote(times))
     group, budget = ActorGroup(("light-0",), (light,)), PassBudget(4096)
     models = tuple(reward for reward in cfg.rewards if isinstance(reward, ModelReward))
-    watch = Watch(cfg.recovery)
-    for name in ("light-0", "generator-0", "generator-1"):
+    watch = watch or Watch(cfg.recovery)
+    for name in ("light-0", "generator-0", *(() if second else ("generator-1",))):
         watch.add(name, light, light.joined.remote)
     deadline_s = cfg.deadlines.stage_s
     return Fleet(
         prompts=PromptServer(group, deadline_s, _shares(PROMPTS)),
-        generators=Generators(ActorGroup(("generator-0", "generator-1"), (light, light)), deadline_s),
+        generators=Generators(
+            ActorGroup(("generator-0", "generator-1"), (light, second or light)), deadline_s, 1 if second else None
+        ),
         rewards=Rewards(Scorers(group, budget, deadline_s), models, None),
         references=References(group, budget, deadline_s),
         policy=Learners(group, budget, deadline_s),

@@ -14,7 +14,8 @@ import ray
 import torch
 
 from mmrlhf_ray.config import DataConfig, ModelConfig, OptimizerConfig, RewardModelConfig
-from mmrlhf_ray.config.base import EngineConfig, LearnerConfig, LearnerPlacement
+from mmrlhf_ray.config.base import EngineConfig, LearnerConfig
+from mmrlhf_ray.config.placement import LearnerPlacement
 from mmrlhf_ray.data.batches.batching import MicroBatch
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.encoding.encode import load_encoder

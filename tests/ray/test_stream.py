@@ -107,6 +107,19 @@ def test_what_fails_each_time_ends_the_run(light: Any, deterministic: bool) -> N
         run(light, cfg, hopeless=frozenset({5}))
 
 
+def test_learners_that_cannot_be_reached_start_again_from_the_newest_checkpoint(
+    session: SessionInfo, model_dir: Path, tmp_path: Path
+) -> None:
+    light: Any = ray.remote(Light).options(num_cpus=0, max_concurrency=1000, max_restarts=-1).remote()
+    cfg = configuration(steps=8, checkpoint={"every_steps": 2}, policy={"path": str(model_dir)})
+    fleet = light_fleet(light, cfg, Times(unreachable=frozenset({4 * 5})))  # an actor that starts again forgets it
+    with fleet.watch:
+        train(cfg, fleet, tmp_path, Start(RunRecord("ppo", {})))
+    assert [row["step"] for row in read_metrics(tmp_path)] == list(range(8))
+    assert positions(ray.get(light.updates.remote())) == [list(range(4 * n, 4 * n + 4)) for n in range(4, 8)]
+    ray.kill(light)
+
+
 def test_a_notice_saves_the_step_and_ends_the_run(light: Any, model_dir: Path, tmp_path: Path) -> None:
     cfg = configuration(steps=200, checkpoint={"every_steps": 1000}, policy={"path": str(model_dir)})
     fleet, record = light_fleet(light, cfg, Times(update_s=0.05)), RunRecord("ppo", {})
@@ -161,17 +174,18 @@ def test_random_kills_of_the_driver_train_every_group_once(light: Any) -> None:
     cfg = configuration(steps=60, algorithm={"dynamic_sampling": {}}, stream={"max_staleness": max_staleness})
     every, rng, trained, kills, done = 5, np.random.default_rng(3), [], 0, 0
     saved, fleet = DriverState.start(cfg), light_fleet(light, cfg, Times(generate_s=0.005, alike_every=4))
-    while done < cfg.steps:
-        fleet.push(done)  # a new driver brings the generators to its checkpoint's weights
-        state, stream, dies_after = saved, Stream(fleet, cfg, saved, done), int(rng.integers(1, 15))
-        before = len(ray.get(light.updates.remote())) - done
-        for step in range(done, min(done + dies_after, cfg.steps)):
-            state = ppo_step(fleet, stream, cfg, state).state
-            assert len(state.consumed.unfinished) <= (max_staleness + 2) * 4, "no burst; a batch ahead is encoded"
-            if (step + 1) % every == 0 or step + 1 == cfg.steps:
-                trained += ray.get(light.updates.remote())[before + done :]
-                saved, done = state, step + 1
-        kills += 1
+    with fleet.watch:
+        while done < cfg.steps:
+            fleet.push(done)  # a new driver brings the generators to its checkpoint's weights
+            state, stream, dies_after = saved, Stream(fleet, cfg, saved, done), int(rng.integers(1, 15))
+            before = len(ray.get(light.updates.remote())) - done
+            for step in range(done, min(done + dies_after, cfg.steps)):
+                state = ppo_step(fleet, stream, cfg, state).state
+                assert len(state.consumed.unfinished) <= (max_staleness + 2) * 4, "no burst; a batch ahead is encoded"
+                if (step + 1) % every == 0 or step + 1 == cfg.steps:
+                    trained += ray.get(light.updates.remote())[before + done :]
+                    saved, done = state, step + 1
+            kills += 1
     assert kills > 5
     flat = [position for update in positions(trained) for position in update]
     assert len(flat) == len(set(flat)) == 240
@@ -186,16 +200,17 @@ def test_a_policy_is_evaluated_as_it_is_and_learns_as_if_it_were_not(light: Any,
     assert [done for done in range(1, 5) if cfg.evaluates_after(done)] == [3, 4]
     fleet, state = light_fleet(light, cfg, Times(generate_s=0.005)), DriverState.start(cfg)
     flow = Stream(fleet, cfg, state, 0)
-    for done in range(1, 5):
-        state = ppo_step(fleet, flow, cfg, state).state
-        if cfg.evaluates_after(done):
-            found = evaluate(fleet, flow, cfg)
-            # Its responses to a prompt score 0 and 1 and so on; of each prompt here the first alone is asked for.
-            assert found["eval_score"] == found["eval_reward_r"] == 0.0
-            assert (found["eval_kl"], found["eval_response_tokens"]) == (
-                0.0,
-                np.mean([1 + n % 4 for n in range(HELD_OUT)]),
-            )
+    with fleet.watch:
+        for done in range(1, 5):
+            state = ppo_step(fleet, flow, cfg, state).state
+            if cfg.evaluates_after(done):
+                found = evaluate(fleet, flow, cfg)
+                # Its responses to a prompt score 0 and 1 and so on; of each prompt here the first alone is asked for.
+                assert found["eval_score"] == found["eval_reward_r"] == 0.0
+                assert (found["eval_kl"], found["eval_response_tokens"]) == (
+                    0.0,
+                    np.mean([1 + n % 4 for n in range(HELD_OUT)]),
+                )
     asked = [(f"held{n}", version) for version in (3, 4) for n in range(HELD_OUT)]
     assert sorted(ray.get(light.evaluated.remote())) == sorted(asked)
     trained = [position for update in positions(ray.get(light.updates.remote())) for position in update]
@@ -206,8 +221,9 @@ def test_a_prompts_responses_count_as_one_in_an_evaluation(light: Any) -> None:
     cfg = configuration(steps=1, eval_data={"path": "none"}, eval_samples_per_prompt=2)
     fleet, state = light_fleet(light, cfg, Times(unscored_every=10)), DriverState.start(cfg)
     flow = Stream(fleet, cfg, state, 0)
-    ppo_step(fleet, flow, cfg, state)
-    found = evaluate(fleet, flow, cfg)
+    with fleet.watch:
+        ppo_step(fleet, flow, cfg, state)
+        found = evaluate(fleet, flow, cfg)
     assert found["eval_score"] == found["eval_score_low"] == found["eval_score_high"] == 0.5
     assert found["eval_missing_r"] == 0.1
 
@@ -223,7 +239,7 @@ def test_a_step_counts_whatever_becomes_of_its_evaluation(light: Any, model_dir:
     )
     # Of the positions that it learns from none is without a score; of the held-out prompts the last is.
     fleet = light_fleet(light, cfg, Times(unscored_every=HELD_OUT))
-    with pytest.raises(RunError, match="no number for 1 of 150"):
+    with fleet.watch, pytest.raises(RunError, match="no number for 1 of 150"):
         train(cfg, fleet, tmp_path, Start(RunRecord("ppo", {})))
     assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1]
     assert newest_step(tmp_path) == 2

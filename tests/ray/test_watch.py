@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import ray
 
-from mmrlhf_ray.config.base import DeadlineConfig, RecoveryConfig, RolePlacement
+from mmrlhf_ray.config.base import DeadlineConfig, RecoveryConfig
+from mmrlhf_ray.config.placement import RolePlacement
 from mmrlhf_ray.errors import DeadlineExceeded, RoleFailed
 from mmrlhf_ray.runtime.actors import Seat, reserve
 from mmrlhf_ray.runtime.waits import deadline_get

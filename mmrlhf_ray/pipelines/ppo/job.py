@@ -3,6 +3,7 @@ pass through it."""
 
 import logging
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +12,7 @@ from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.config.base import MODEL_DIR
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.disk import writing
-from mmrlhf_ray.errors import RoleFailed
+from mmrlhf_ray.errors import RoleFailed, Unreachable
 from mmrlhf_ray.pipelines.ppo.evaluation import evaluate
 from mmrlhf_ray.pipelines.ppo.experience import Experience
 from mmrlhf_ray.pipelines.ppo.state import DriverState
@@ -21,7 +22,7 @@ from mmrlhf_ray.pipelines.responses import response_table
 from mmrlhf_ray.pipelines.resume import RunRecord, Start, begin, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
-from mmrlhf_ray.runtime.metrics import MetricsWriter
+from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import NOTICED, notice, ray_session
 from mmrlhf_ray.training.checkpoint import Manifest, discard, publish, staged
@@ -30,6 +31,8 @@ from mmrlhf_ray.workers.fleet import Fleet, launch
 
 logger = logging.getLogger(__name__)
 ROLLOUTS_DIR = "rollouts"
+_ATTEMPTS = 3
+"""At one step."""
 _SHOWN = ("score", "kl", "response_tokens", "eval_score")
 
 
@@ -70,14 +73,17 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
 def train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
     """All steps from `start` on, with their metrics, logged responses, evaluations and checkpoints in `run_dir`.
 
-    Where a learner dies, all of them start again, and the run goes on from its newest checkpoint as with --resume.
+    Where a learner dies or cannot be reached, all of them start again, and the run goes on from its newest checkpoint
+    as with --resume; at one step not a third time. Raises what a role raised.
     """
-    state = _restore(cfg, fleet, start)
+    state, failures = _restore(cfg, fleet, start), Counter[int]()
     while True:
         try:
             return _steps(cfg, fleet, run_dir, start, state)
         except RoleFailed as error:
-            if not fleet.lost_learners():
+            step = len(read_metrics(run_dir))
+            failures[step] += 1
+            if failures[step] == _ATTEMPTS or not (isinstance(error, Unreachable) or fleet.lost_learners()):
                 raise
             logger.warning("%s; all learners start again", error)
         fleet.rejoin()

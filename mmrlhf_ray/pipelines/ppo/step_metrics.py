@@ -35,6 +35,7 @@ def stream_metrics(batch: Batch) -> dict[str, float]:
             "seconds_draw_to_train_p99": float(np.percentile(batch.waits, 99)),
             "seconds_encode": passed.encoding.seconds,
             "seconds_generate": passed.seconds,
+            "generators": float(passed.generators),
             "tokens_sampled": float(passed.sampled_tokens),
             "media_bytes": float(passed.encoding.media_bytes),
             "processor_calls": float(passed.encoding.processor_calls),

@@ -43,6 +43,8 @@ class Passed:
     """Responses that no score came back for."""
     seconds: float = 0.0
     """That a generator was at work."""
+    generators: int = 0
+    """That serve when the batch is taken."""
     sampled_tokens: int = 0
     encoding: TakeStats = field(default_factory=lambda: TakeStats.sum([]))
     warnings: list[str] = field(default_factory=list)
@@ -75,8 +77,6 @@ class Stream:
         """Groups whose generator died."""
         self._failures: Counter[int] = Counter()
         """Position → how often asking for its group failed."""
-        self._without_weights = False
-        """A generator died while the policy was learning: nobody samples before the next push."""
         self._sampled: list[Rollouts] = []
         self._judging: list[Judging] = []
         self._since: dict[int, float] = {}
@@ -110,7 +110,8 @@ class Stream:
         waits = [now - self._since.pop(group.position) for group in ready]
         passed, self._passed, self._learning = self._passed, Passed(), True
         passed.left, passed.encoding = Counter(self._buffer.left), self._prompts.stats
-        passed.seconds += self._busy.drain()
+        passed.seconds += self._busy.drain(self._serving)
+        passed.generators = self._serving
         self._buffer.left.clear()
         self._prompts.stats = TakeStats.sum([])
         self._flow()
@@ -155,11 +156,9 @@ class Stream:
         """The policy's weights to all generators, as the next version. Returns the bytes sent to each."""
         in_flight = self._cfg.stream.in_flight if self._cfg.stream.max_staleness else "finish"
         new = self.version + 1
-        if self._without_weights:
-            self._fleet.watch.wait(self._fleet.generators.group.names, self._fleet.start_s)
         sent = self._again(lambda: self._fleet.push(new, in_flight), new)
         self._buffer.advance()
-        self._learning = self._without_weights = False
+        self._learning = False
         return sent
 
     def _flow(self) -> None:
@@ -199,7 +198,7 @@ class Stream:
 
     def _admit(self) -> None:
         self._encode_ahead(_ENCODED_AT_ONCE)
-        if self._without_weights:
+        if not self._serving:  # all generators died while the policy was learning: the next push brings them back
             return
         again, self._unanswered = self._unanswered, []
         for prompt in again:
@@ -208,6 +207,11 @@ class Stream:
             for prompt in one_by_one(part):
                 self._start(prompt.table.column("group_id").to_pylist())
                 self._ask(prompt)
+
+    @property
+    def _serving(self) -> int:
+        """Generators that take groups."""
+        return len(self._fleet.generators.routing.serving)
 
     def _ask(self, prompt: Prompts) -> None:
         asked = self._fleet.generators.ask(prompt, self._cfg.algorithm.n_samples_per_prompt)
@@ -260,9 +264,8 @@ class Stream:
                 if self._failures[position] == _ATTEMPTS:
                     raise
                 self._unanswered.append(asked.prompts)
-                if not self._learning:
+                if not self._serving and not self._learning:
                     self._fleet.revive(error, self.version)
-                self._without_weights = self._learning
         for judging in [judging for judging in self._judging if not judges[id(judging)]]:
             self._judging.remove(judging)
             self._decide(judging.result())

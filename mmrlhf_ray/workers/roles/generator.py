@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -116,33 +116,55 @@ class Asked:
 
 @dataclass(frozen=True)
 class Generators:
-    """The generators. Groups are asked for one by one, each at one generator, or all at once."""
+    """The generators. Groups are asked for one by one, each at one generator that serves, or all at once."""
 
     group: ActorGroup[Generator]
+    """All that there may be."""
     deadline_s: float
+    required: int | None = None
+    """How many there must be: the first of the group, which serve from the start; None = all."""
 
     @cached_property
     def routing(self) -> Routing:
         """What each generator is at work on."""
-        return Routing(len(self.group))
+        return Routing(len(self.group), self.count_required)
+
+    @property
+    def count_required(self) -> int:
+        """How many there must be."""
+        return len(self.group) if self.required is None else self.required
+
+    @property
+    def serving(self) -> "Generators":
+        """Those that take groups now."""
+        return self._some(self.routing.serving)
+
+    def serve(self, names: Collection[str]) -> None:
+        """These take groups from now on, and no others."""
+        chosen = [number for number, name in enumerate(self.group.names) if name in names]
+        self.routing.close(range(len(self.group)))
+        self.routing.open(chosen)
+
+    def _some(self, numbers: Sequence[int]) -> "Generators":
+        names, handles = self.group.names, self.group.handles
+        chosen = ActorGroup(tuple(names[i] for i in numbers), tuple(handles[i] for i in numbers))
+        return Generators(chosen, self.deadline_s)
 
     def wait_ready(self, seconds: float) -> None:
-        """Until every engine has sampled a token. Raises what loading raised, DeadlineExceeded."""
-        self.group.wait(
-            [handle.heartbeat.remote() for handle in self.group.handles], seconds, "starting the generators"
-        )
+        """Until every engine that is required has sampled a token. Raises what loading raised, DeadlineExceeded."""
+        required = self._some(range(self.count_required)).group
+        required.wait([handle.heartbeat.remote() for handle in required.handles], seconds, "starting the generators")
 
     def outdated(self, seconds: float) -> "Generators":
         """Those that were started again and have not got the policy's weights since. Raises DeadlineExceeded."""
         asked = [handle.outdated.remote() for handle in self.group.handles]
         found = self.group.wait(asked, seconds, "looking for generators without weights")
-        kept = [pair for pair, old in zip(zip(self.group.names, self.group.handles), found, strict=True) if old]
-        return Generators(ActorGroup(tuple(name for name, _ in kept), tuple(h for _, h in kept)), self.deadline_s)
+        return self._some([number for number, old in enumerate(found) if old])
 
     def ask(self, prompts: Prompts, n_samples: int, engine: int | None = None) -> Asked:
         """Ask one generator for `n_samples` responses to each of these prompts (usually one: a group); nothing blocks.
 
-        engine: its number; None = the one with the least to do.
+        engine: its number; None = the one with the least to do. Raises ValueError where none serves.
         """
         tokens = group_tokens(prompts.table, n_samples, self.routing.response_tokens)
         engine = self.routing.start(tokens, engine)
@@ -153,8 +175,8 @@ class Generators:
     def answer(self, asked: Asked) -> Rollouts:
         """The responses, in prompt order; waits for them until the deadline that asking began.
 
-        Raises DeadlineExceeded, what the generator raised, and RoleFailed where it or its engine died. However it
-        ends, the groups no longer count as work of that generator.
+        Raises DeadlineExceeded, what the generator raised, and RoleFailed where it or its engine died; it then takes
+        no groups any more, until serve(). However it ends, the groups no longer count as work of that generator.
         """
         name = self.group.names[asked.engine]
         lengths = np.empty(0)
@@ -162,6 +184,9 @@ class Generators:
             left = max(0.0, asked.until - time.monotonic())
             ((table, seconds),) = deadline_get([asked.ref], left, "generating responses", [name])
             lengths = row_lengths(check(table, ROLLOUT, name), "response_token_ids")
+        except RoleFailed:
+            self.routing.close([asked.engine])
+            raise
         finally:
             self.routing.finish(asked.engine, asked.tokens, lengths)
         return rollouts_of(table, asked.prompts.features, seconds, asked.prompts.records)

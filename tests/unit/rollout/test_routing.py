@@ -33,7 +33,7 @@ def test_a_group_costs_its_prompt_once_its_media_twice_and_each_response() -> No
 
 
 def test_each_group_goes_where_the_least_is_to_do() -> None:
-    routing = Routing(2)
+    routing = Routing(2, 2)
     assert [routing.start(tokens) for tokens in (100.0, 30.0, 30.0, 30.0, 30.0, 30.0)] == [0, 1, 1, 1, 1, 0]
     assert routing.load == (130.0, 120.0)
     routing.finish(1, 30.0, np.array([5, 5]))
@@ -42,8 +42,20 @@ def test_each_group_goes_where_the_least_is_to_do() -> None:
     assert routing.load == (630.0, 91.0)
 
 
+def test_only_who_serves_is_given_groups() -> None:
+    routing = Routing(3, 1)
+    assert [routing.start(1.0) for _ in range(3)] == [0, 0, 0]
+    routing.open([2])
+    assert routing.serving == (0, 2)
+    assert [routing.start(1.0) for _ in range(4)] == [2, 2, 2, 0]
+    routing.close([0, 2])
+    with pytest.raises(ValueError, match="no generator serves"):
+        routing.start(1.0)
+    assert routing.start(1.0, 0) == 0, "a given generator is taken all the same"
+
+
 def test_responses_teach_how_long_the_next_will_be() -> None:
-    routing = Routing(1)
+    routing = Routing(1, 1)
     before = routing.response_tokens
     routing.finish(0, 0.0, np.empty(0))
     assert routing.response_tokens == before
