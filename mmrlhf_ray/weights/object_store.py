@@ -15,8 +15,9 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import RoleFailed, RunError
 from mmrlhf_ray.runtime.processes import end_with_parent
 from mmrlhf_ray.weights.buckets import unpack
 from mmrlhf_ray.weights.layout import TensorLayout
@@ -25,6 +26,8 @@ from mmrlhf_ray.weights.shared import SharedBucket
 OBJECT_STORE = "mmrlhf_object_store"
 REFUSED = "weight push: "
 """Starts the message of every RunError here."""
+ABANDONED = "weight push: broken off"
+"""Starts the message with which a session ends that is not finished."""
 _WHY = 200  # characters of vLLM's own message, which may list every parameter
 
 
@@ -40,7 +43,7 @@ class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
     layout: list[dict[str, Any]]
     """TensorLayouts, as dicts: classes do not survive the way into the engine's process."""
     name: str
-    """As in SharedBucket."""
+    """As in SharedBucket; "" = there will be no more, the session is over."""
     nbytes: int
 
 
@@ -63,6 +66,11 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
     def start_weight_update(self) -> None:
         self._loaded: set[str] = set()
         self._tied = _tied(self.model)
+        for layer in self.model.modules():
+            info = get_layerwise_info(layer)
+            if info.can_load():  # some of it came in a session that was broken off, and must not count for this one
+                info.loaded_weights.clear()
+                info.load_numel = 0
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -72,7 +80,10 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
-        """Raises RunError when the model takes no parameter from some tensor of the bucket."""
+        """Raises RunError when the model takes no parameter from some tensor of the bucket, RoleFailed to break the
+        session off: vLLM ends one in no other way."""
+        if not update_info.name:
+            raise RoleFailed(ABANDONED)
         layout = [TensorLayout(**item) for item in update_info.layout]
         tensors = unpack(layout, SharedBucket(layout, update_info.name, update_info.nbytes).payload())
         forms = {(item.name, item.dtype, tuple(item.shape)) for item in layout}

@@ -25,7 +25,7 @@ from mmrlhf_ray.models import ModelAdapter
 from mmrlhf_ray.models.lora import peft_config
 from mmrlhf_ray.weights.buckets import unpack
 from mmrlhf_ray.weights.lora_layers import WORKER_EXTENSION
-from mmrlhf_ray.weights.object_store import REFUSED
+from mmrlhf_ray.weights.object_store import ABANDONED, REFUSED
 from mmrlhf_ray.weights.shared import SharedBucket
 
 
@@ -50,19 +50,39 @@ class SessionReceiver:
 
     def __init__(self, llm: AsyncLLM):
         self._llm = llm
+        self._open = False
+        """Whether vLLM has a session."""
 
     async def start(self) -> None:
+        if self._open:  # of a push that was broken off
+            await self._abandon()
         await self._llm.start_weight_update()
+        self._open = True
+
+    async def _abandon(self) -> None:
+        try:
+            await self._update(SharedBucket([], "", 0))
+        except Exception as error:  # that is what vLLM raises
+            if ABANDONED not in str(error):
+                raise
 
     async def receive(self, bucket: SharedBucket) -> None:
         """Raises RunError for a name the model does not have."""
-        with _refusals():
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=asdict(bucket)))
+        try:
+            with _refusals():
+                await self._update(bucket)
+        except Exception:
+            self._open = False  # vLLM ends a session that fails
+            raise
+
+    async def _update(self, bucket: SharedBucket) -> None:
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=asdict(bucket)))
 
     async def finish(self, policy_version: int) -> None:
         """Raises RunError for a parameter that got no weight."""
         with _refusals():
             await self._llm.finish_weight_update(str(policy_version))
+        self._open = False
 
 
 @contextmanager

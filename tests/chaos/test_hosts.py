@@ -5,7 +5,6 @@ go on by itself each time, and end with the numbers of a run on one host. Writes
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,13 +40,6 @@ class Event:
         return f"| {self.what} | {self.next_step_s:.0f} s | {self.repeated} | {'; '.join(self.said)} |"
 
 
-@pytest.fixture
-def net() -> Iterator[Network]:
-    with network(("head", "b", "c"), CPUS) as made:
-        made.plug("desk")
-        yield made
-
-
 class Disturbed:
     """The run, and what was done to it."""
 
@@ -71,13 +63,18 @@ class Disturbed:
 
 
 def test_a_run_over_hosts_that_come_and_go_learns_the_same(
-    net: Network, model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path: Path
+    model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     file = job(model_dir, reward_model_dir, data_dir, tmp_path)
+    with network(("head", "b", "c"), CPUS) as net:
+        disturb(net, file, tmp_path)
+
+
+def disturb(net: Network, file: Path, tmp_path: Path) -> None:
     ways = (f"steps={STEPS}", "placement.strategy=SPREAD", "recovery.silent_s=20", "checkpoint.every_steps=2")
     one = mmrlhf("ppo", str(file), "name=one", *ways, cwd=tmp_path, timeout_s=3600)
     assert one.returncode == 0, one.err
-    running = net.hosts["desk"].start(
+    running = net.plug("desk").start(
         *("submit", file.name, "name=three", *ways, "--address", f"http://{net.head.address}:{DASHBOARD_PORT}"),
         cwd=tmp_path,
         env=net.env,
@@ -101,3 +98,38 @@ def test_a_run_over_hosts_that_come_and_go_learns_the_same(
     disturbed.after("a host added", since)
     assert running.process.wait(3600) == 0, watched.last_words()
     same_numbers(read_metrics(tmp_path / "three"), read_metrics(tmp_path / "one"), STEPS)
+
+
+def test_a_generator_joins_with_its_host_and_leaves_with_it(
+    model_dir: Path, reward_model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    file = job(model_dir, reward_model_dir, data_dir, tmp_path)
+    with network(("head", "b"), 1) as net:
+        running = net.head.start(
+            *("ppo", file.name, "name=joining", "steps=1000", "placement.strategy=SPREAD", "recovery.silent_s=20"),
+            *("stream.max_staleness=1", "algorithm.mismatch.correction=tis"),
+            # With the other roles this takes all there is, so that there is no room for a second one.
+            *("placement.generator.num_cpus=0.6", "placement.generator.replicas={min: 1, max: 2}"),
+            cwd=tmp_path,
+            env=net.env | {"RAY_ADDRESS": net.address},
+        )
+        watched = Watched(running, tmp_path / "joining")
+        disturbed = Disturbed(watched, ROOT / "runs" / "joining.md")
+
+        def generators() -> list[float]:
+            return [row["generators"] for row in read_metrics(tmp_path / "joining")]
+
+        watched.until(lambda: len(watched.steps) >= 3, "no step")
+        assert set(generators()) == {1.0}
+        since = time.time()
+        host = net.join("c")
+        watched.until(lambda: generators()[-1] == 2, "nobody joins")
+        disturbed.after("a host added", since)
+        since = time.time()
+        host.kill()
+        watched.until(lambda: generators()[-1] == 1, "nobody leaves")
+        disturbed.after("that host killed", since)
+        running.process.terminate()
+        assert running.process.wait(600) == 143, watched.last_words()
+        steps = [row["step"] for row in read_metrics(tmp_path / "joining")]
+        assert steps == list(range(len(steps)))

@@ -10,6 +10,7 @@ import psutil
 import pytest
 import torch
 from ray.actor import ActorProxy
+from safetensors.torch import load_file
 
 from mmrlhf_ray.config import (
     AlgorithmConfig,
@@ -157,6 +158,18 @@ def test_bytes_that_changed_on_the_way_are_noticed(stage: Stage) -> None:
     with pytest.raises(RunError, match=r"generator-1 holds checksum \w+, the learner sent"):
         stage.push(policy_version=3)
     stage.push(policy_version=3)
+
+
+def test_nothing_is_left_of_a_push_that_was_broken_off(stage: Stage, model_dir: Path) -> None:
+    """By the death of a learner or of another generator; half of a layer had arrived."""
+    stage.perturb("", 0.05, 3)
+    stage.generators.start_weight_update()
+    half = "thinker.model.layers.0.mlp.gate_proj.weight"
+    layout, payload = pack([(half, load_file(model_dir / "model.safetensors")[half] + 9.0)])
+    received = [handle.receive_bucket.remote(layout, payload) for handle in stage.generators.group.handles]
+    deadline_get(received, ANSWER_S, "bucket")
+    stage.push(policy_version=4)
+    assert _mismatch(stage, stage.generators.generate(stage.prompts, 1)) <= TOLERANCE
 
 
 def test_a_name_the_sampler_does_not_have_is_refused_by_name(stage: Stage) -> None:
