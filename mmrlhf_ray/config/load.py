@@ -108,8 +108,12 @@ def save_config(cfg: RunConfig, path: Path) -> None:
     values = ({} if kind is None else {"job": kind.value}) | cfg.model_dump(mode="json")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        os.replace(partial, path)
+    except OSError:  # a full disk
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _take_job(source: Source, expected: JobKind | None) -> JobKind | None:

@@ -5,10 +5,11 @@ import os
 import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mmrlhf_ray.config import RunConfig, save_config
+from mmrlhf_ray.disk import problem
 from mmrlhf_ray.errors import RunError, RunFailed, UserError, first_line, known_error
 
 CONFIG_FILE = "config.yaml"
@@ -36,14 +37,24 @@ def run_directory(cfg: RunConfig, resume: bool = False) -> Iterator[Path]:
                 f"{path}: another process is writing to this run; wait for it or choose another name"
             ) from None
         except OSError as error:
-            raise RunError(f"output_dir: cannot write to {path}: {error.strerror}; choose another") from error
+            reason = problem(error, path) or f"cannot write to {path}: {error.strerror}; choose another"
+            raise RunError(f"output_dir: {reason}") from error
         try:
             yield path
         except Exception as error:
             _keep_trace(error, path / TRACE_FILE)
             if known_error(error):
                 raise
-            raise RunFailed(f"{type(error).__name__}: {first_line(error)}") from error
+            raise RunFailed(problem(error, _file_of(error, path)) or _told(error)) from error
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def _file_of(error: Exception, path: Path) -> Path:
+    """The file that an error is about, where it names one."""
+    return Path(error.filename) if isinstance(error, OSError) and isinstance(error.filename, str) else path
 
 
 def _keep_trace(error: Exception, file: Path) -> None:
@@ -55,6 +66,8 @@ def _keep_trace(error: Exception, file: Path) -> None:
         try:
             place.write_text(text, encoding="utf-8")
         except OSError:  # a full disk may be what it failed of
+            with suppress(OSError):
+                place.unlink(missing_ok=True)  # a trace that is cut off
             continue
         error.add_note(f"the full trace is in {place}")
         return

@@ -40,7 +40,7 @@ from mmrlhf_ray.planning.memory import check_learners, context_tokens
 from mmrlhf_ray.planning.placement import check_consistent, check_fits, reservations, this_machine
 from mmrlhf_ray.rewards.batch import extras_columns
 from mmrlhf_ray.rewards.check import check_rewards
-from mmrlhf_ray.runtime.session import SessionInfo, starts_cluster
+from mmrlhf_ray.runtime.session import SessionInfo, check_open_files, starts_cluster
 from mmrlhf_ray.schema import TABLES
 
 _FIRST_ROWS = 256
@@ -176,9 +176,12 @@ def _allowed(cfg: RunConfig) -> tuple[str, ...]:
 
 
 def _check_machine(cfg: RunConfig, dry: bool) -> None:
-    """Raise PlacementError where the job will run here and has no room. A cluster is asked once it is there."""
+    """Raise PlacementError where the job will run here and has no room, RunError where too few files may be open. A
+    cluster is asked once it is there."""
     if not starts_cluster():
         return
+    if not dry:
+        check_open_files()
     cpus, gpus = this_machine(cfg)
     if dry and sum(r.total_gpus for r in reservations(cfg)) > gpus:
         return  # a plan for machines that are not this one

@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 
 from mmrlhf_ray.errors import RunFailed
 from mmrlhf_ray.runtime import torchvision_shim
-from mmrlhf_ray.runtime.session import token_path
+from mmrlhf_ray.runtime.session import LEAST_OPEN_FILES, token_path
 from mmrlhf_ray.training import extension
 
 Status = Literal["ok", "warn", "fail"]
@@ -293,6 +293,8 @@ def check_disk() -> Finding:
 
 def check_open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < LEAST_OPEN_FILES:
+        return Finding("open files", "fail", f"at most {hard}, the hard limit", "raise it to 65536, as root")
     if soft < 4096:
         return Finding("open files", "warn", f"at most {soft} (hard limit {hard})", "ulimit -n 65536")
     return Finding("open files", "ok", f"at most {soft}")

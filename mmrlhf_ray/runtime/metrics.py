@@ -60,9 +60,12 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._events.close()
-        with writing(self._path):  # what could not be written is tried once more
-            self._file.close()
+        try:
+            with writing(self._path.parent / TENSORBOARD_DIR):
+                self._events.close()
+        finally:
+            with writing(self._path):  # what could not be written is tried once more
+                self._file.close()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of one step; they are on disk on return.
@@ -85,9 +88,10 @@ class MetricsWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
         self._last_step = step
-        for name, value in values.items():
-            self._events.add_scalar(f"{self._job}/{name}", value, step)
-        self._events.flush()
+        with writing(self._path.parent / TENSORBOARD_DIR):
+            for name, value in values.items():
+                self._events.add_scalar(f"{self._job}/{name}", value, step)
+            self._events.flush()
         if ray.is_initialized():
             self._set_gauges(values)
 

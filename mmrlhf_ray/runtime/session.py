@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mmrlhf_ray.errors import RunError, first_line
+from mmrlhf_ray.errors import RunError, RunFailed, first_line
 from mmrlhf_ray.runtime import processes
 
 NOTICED = 128 + signal.SIGTERM
@@ -29,6 +30,8 @@ _WATCHDOG_GRACE_S = 2.0
 _CONNECT_S = 10.0
 _SLOW = "timed out during startup"
 """What Ray says where its node was not up in time."""
+LEAST_OPEN_FILES = 1024
+"""With as many a run of two ranks works; with 256 its actors die while they start."""
 _LOCAL_OBJECT_STORE_BYTES = 2 * 1024**3
 
 # Every worker process of a run. What the user has set already wins.
@@ -61,6 +64,18 @@ class SessionInfo:
     """A private cluster that ends with the session."""
     resources: Mapping[str, float]
     """Of the entire cluster, e.g. {"CPU": 2.0}."""
+
+
+def check_open_files() -> None:
+    """Raise RunError where the processes of a private cluster could not open what they need. Ray raises the soft limit
+    to the hard one by itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < LEAST_OPEN_FILES:
+        raise RunError(
+            f"a process may open {hard} files here (RLIMIT_NOFILE, the hard limit), and Ray needs {LEAST_OPEN_FILES} "
+            "at least, many more with many actors; raise it: `ulimit -Hn 65536` as root, limits.conf, or a container's "
+            "`--ulimit nofile=65536`"
+        )
 
 
 def starts_cluster() -> bool:
@@ -108,7 +123,19 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
         url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         if url:
             print(f"Ray dashboard: {url}", file=sys.stderr)
-        yield SessionInfo(context.address_info["gcs_address"], url, address == _LOCAL, ray.cluster_resources())
+        with _store_full_told():
+            yield SessionInfo(context.address_info["gcs_address"], url, address == _LOCAL, ray.cluster_resources())
+
+
+@contextmanager
+def _store_full_told() -> Iterator[None]:
+    """What the driver itself had no room for; of others deadline_get() says it."""
+    from mmrlhf_ray.runtime.waits import NO_ROOM, STORE_FULL
+
+    try:
+        yield
+    except STORE_FULL as error:
+        raise RunFailed(NO_ROOM) from error
 
 
 def _start_private(until: ExitStack, num_cpus: int | None, log_to_driver: bool) -> Any:

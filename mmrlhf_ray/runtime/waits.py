@@ -8,11 +8,26 @@ from concurrent.futures import Future
 from typing import Any, TypeVar, overload
 
 import ray
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnavailableError,
+    GetTimeoutError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 
-from mmrlhf_ray.errors import DeadlineExceeded, EngineDied, KnownError, RoleFailed, Unreachable, first_line
+from mmrlhf_ray.errors import DeadlineExceeded, EngineDied, KnownError, RoleFailed, RunFailed, Unreachable, first_line
 
 T = TypeVar("T")
+STORE_FULL = (OutOfDiskError, ObjectStoreFullError)
+"""What Ray raises where an object finds room neither in the object store nor on the disk that it spills to."""
+NO_ROOM = (
+    "the object store is full, and so is the disk that it spills to: Ray's temporary directory, in /tmp unless "
+    "`ray start --temp-dir` says otherwise, where Ray uses 95 % at most; free some there, or have a larger /dev/shm "
+    "(a container's --shm-size)"
+)
 _OURS = re.compile(r"^mmrlhf_ray\.errors\.(?P<kind>\w+): ", re.MULTILINE)
 _RAYS_NAMES = ("class_name:", "actor_id:", "name:", "namespace:")
 """Starts of lines that say what the message says in our words."""
@@ -92,6 +107,8 @@ def role_error(error: BaseException, what: str, who: str) -> KnownError:
         return RoleFailed(f"{what}: {who}: {cause}")
     if isinstance(cause, KnownError):
         return cause
+    if isinstance(cause, STORE_FULL):
+        return RunFailed(f"{what}: {who}: {NO_ROOM}")
     if isinstance(error, ActorUnavailableError):
         return Unreachable(
             f"{what}: {who} cannot be reached; its node, or the network to it, was gone at least for a moment: "

@@ -29,6 +29,7 @@ from mmrlhf_ray.data.batches.batching import (
 from mmrlhf_ray.data.batches.collate import Batch, TokenRow
 from mmrlhf_ray.data.encoding.encode import Features
 from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
+from mmrlhf_ray.disk import writing
 from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.build import build_trained
 from mmrlhf_ray.training.checkpoint import Manifest, publish, staged, staging_path
@@ -181,8 +182,9 @@ class SupervisedWorker:
             table = pa.concat_tables(everyone).sort_by([("row", "ascending"), ("response", "ascending")])
             target = self._plan.run_dir / EVAL_SCORES_FILE
             partial = target.with_name(target.name + ".partial")
-            pq.write_table(table, partial)
-            partial.replace(target)
+            with writing(target):
+                pq.write_table(table, partial)
+                partial.replace(target)
 
     def _prepared(self, table: pa.Table, *, learning: bool = False) -> tuple[_Work, dict[str, float]]:
         """The rows to learn from, and the sums of the task's reference point; `learning` adds them to a running one."""

@@ -15,7 +15,8 @@ import pyarrow as pa
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.encoding.encode import EncodedPrompt, Features
 from mmrlhf_ray.data.encoding.features import features_table, read_features
-from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.disk import writing
+from mmrlhf_ray.errors import ConfigError, RunFailed
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +64,13 @@ class SpillDirectory:
             writer.write_table(table)
         payload = sink.getvalue().to_pybytes()
         temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
-        temporary.replace(path)
+        try:
+            with writing(path, "data.spill_dir"):
+                temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
+                temporary.replace(path)
+        except RunFailed:
+            temporary.unlink(missing_ok=True)
+            raise
         self._bytes += len(payload) + _DIGEST_BYTES
         if self._bytes > self._max_bytes:
             self._make_room()

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mmrlhf_ray.data.errors import BadRow, bad_rows_error
+from mmrlhf_ray.disk import writing
+from mmrlhf_ray.errors import RunFailed
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +97,13 @@ def _replace(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     # ASCII, so that a record with broken characters can be written down, too.
     text = "".join(json.dumps(entry, default=_describe) + "\n" for entry in entries)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with writing(path):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+    except RunFailed:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _describe(value: Any) -> str:

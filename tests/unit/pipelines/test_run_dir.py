@@ -72,13 +72,13 @@ def _fails(tmp_path: Path, error: Exception) -> Exception:
 
 
 def test_an_error_that_is_not_known_is_told_in_a_line_and_its_trace_is_kept(tmp_path: Path) -> None:
-    error = _fails(tmp_path, OSError(28, "No space left on device"))
+    error = _fails(tmp_path, OSError(71, "Protocol error"))
     assert type(error) is RunFailed
-    assert str(error) == "OSError: [Errno 28] No space left on device"
+    assert str(error) == "OSError: [Errno 71] Protocol error"
     file = tmp_path / "out" / "run" / TRACE_FILE
     assert error.__cause__ is not None
     assert error.__cause__.__notes__ == [f"the full trace is in {file}"]
-    assert file.read_text().endswith("OSError: [Errno 28] No space left on device\n")
+    assert file.read_text().endswith("OSError: [Errno 71] Protocol error\n")
     assert "in _fails" in file.read_text()
 
 

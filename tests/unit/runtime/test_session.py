@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -104,3 +106,19 @@ def test_a_notice_that_comes_by_several_ways_is_one() -> None:
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("hard", "told"), [(1023, "a process may open 1023 files here"), (1024, "")])
+def test_too_few_open_files_are_refused(hard: int, told: str) -> None:
+    """In a process of its own, which cannot raise the limit again."""
+    code = (
+        "import resource, sys\n"
+        "from mmrlhf_ray.errors import RunError\n"
+        "from mmrlhf_ray.runtime.session import check_open_files\n"
+        "hard = int(sys.argv[1])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))\n"
+        "try:\n    check_open_files()\nexcept RunError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(hard)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(told)
+    assert bool(done.stdout) == bool(told)

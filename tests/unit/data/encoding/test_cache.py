@@ -10,7 +10,7 @@ from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.data.encoding import cache as module
 from mmrlhf_ray.data.encoding.cache import FeatureCache, PromptCache, SpillDirectory, check_spill_dir, fingerprint
 from mmrlhf_ray.data.encoding.encode import EncodedPrompt
-from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.errors import ConfigError, RunFailed
 
 
 def array(nbytes: int, value: int = 0) -> dict[str, np.ndarray]:
@@ -166,9 +166,10 @@ def test_no_half_written_file_is_left_or_read(tmp_path: Path, monkeypatch: pytes
     spill = SpillDirectory(tmp_path, 1 << 20)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(RunFailed, match="no room left .* set data.spill_dir to another disk"):
             spill.put("a", array(10))
     assert SpillDirectory(tmp_path, 1 << 20).get("a") is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_preflight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
