@@ -125,7 +125,7 @@ def _command(job: JobCommand) -> Callable[..., None]:
         cfg = load_config(file, overrides or [], JobKind(job.name).config, root)
         if supervise and not dry_run:
             words = [*_THIS, *_words(job, [str(file), *(overrides or [])], root), *(["--resume"] if resume else [])]
-            raise typer.Exit(keep_running(words, Path(cfg.output_dir) / cfg.name, supervise))
+            raise typer.Exit(keep_running(words, cfg.run_dir, supervise))
         try:
             _run(job, cfg, resume, sweep, dry_run)
         except Exception as error:
@@ -144,7 +144,7 @@ def _command(job: JobCommand) -> Callable[..., None]:
 def _go_on(job: JobCommand, cfg: "RunConfig", words: list[str], root: Path | None) -> str:
     """How to go on with a run that failed, and from where."""
     words = ["mmrlhf", *_words(job, words, root), "--resume"]
-    newest = newest_step(Path(cfg.output_dir) / cfg.name)
+    newest = newest_step(cfg.run_dir)
     return f"go on{'' if newest is None else f' from step {newest}'} with: {shlex.join(words)}"
 
 
@@ -165,4 +165,4 @@ def _run(job: JobCommand, cfg: "RunConfig", resume: bool, sweep: bool, dry_run: 
     found = module.run(cfg, resume=resume) if job.resumes and not sweep else module.run(cfg)
     if isinstance(found, bool):
         raise typer.Exit(0 if found else 1)
-    print(found)
+    print(cfg.run_url or found)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.output import OutputConfig
 from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.placement import LearnerPlacement, Resources
 from mmrlhf_ray.config.section import Section
@@ -208,12 +209,9 @@ class RecordsUse:
     """None = any number will do."""
 
 
-class RunConfig(Section):
+class RunConfig(OutputConfig):
     """Keys that every job has, and a job's description of itself for planning, checks and launch."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Run name; everything is written to `<output_dir>/<name>`."""
-    output_dir: PathText = Field("runs", validate_default=True)
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is cuda where a role reserves GPUs, else cpu."""

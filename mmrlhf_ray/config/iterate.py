@@ -228,6 +228,15 @@ class IterateConfig(RunConfig):
     placement: Placement = Placement()
     """Of sampling, scoring and evaluation, and of PPO unless `train.ppo` says otherwise."""
 
+    @model_validator(mode="after")
+    def _stays_here(self) -> "IterateConfig":
+        if self.run_url is not None:
+            raise ValueError(
+                f"output_dir={self.output_dir} is a URL, and the jobs of a loop read each other's files; give a "
+                "directory, and copy it there when the loop is done"
+            )
+        return self
+
     @property
     def roles(self) -> Mapping[str, Resources]:
         """No actors for the loop itself: only the jobs of a round have them."""

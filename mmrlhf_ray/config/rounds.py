@@ -68,7 +68,7 @@ class RoundPaths:
 
 def first_round(cfg: IterateConfig) -> tuple[RunConfig, ...]:
     """The jobs of the first round in their order; what one of them makes is not there before it has run."""
-    paths = RoundPaths(Path(cfg.output_dir) / cfg.name, 1)
+    paths = RoundPaths(cfg.run_dir, 1)
     learning = (reward_model_job(cfg, paths, heldout=True), train_job(cfg, paths, heldout=True))
     return (sample_job(cfg, paths), *learning, evaluate_job(cfg, paths))
 

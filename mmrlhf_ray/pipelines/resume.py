@@ -25,7 +25,7 @@ from mmrlhf_ray.training.checkpoint import Complete, Manifest, newest_complete, 
 
 logger = logging.getLogger(__name__)
 
-_WHERE = frozenset({"name", "output_dir"})
+_WHERE = frozenset({"name", "output_dir", "work_dir"})
 """Keys that say where the run's directory is, which may be moved."""
 _LENGTH = frozenset({"steps", "epochs", "max_minutes", "stop_at"})
 _APPLIED = (

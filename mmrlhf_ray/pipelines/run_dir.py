@@ -18,13 +18,14 @@ TRACE_FILE = "error.txt"
 
 @contextmanager
 def run_directory(cfg: RunConfig, resume: bool = False) -> Iterator[Path]:
-    """`<output_dir>/<name>` with the resolved configuration. One process at a time may write to it. With `resume` the
-    configuration in it stays until begin() has compared the two.
+    """The run's directory on this machine with the resolved configuration. One process at a time may write to it. With
+    `resume` the configuration in it stays until begin() has compared the two. Where `output_dir` is a URL all of it is
+    uploaded behind the block, as mirrored() says.
 
     Raises RunError where another one does or it cannot be written. An error in the block that is not the user's leaves
     its trace in TRACE_FILE; one that is not known becomes a RunFailed.
     """
-    path = Path(cfg.output_dir) / cfg.name
+    path = cfg.run_dir
     with ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -39,6 +40,10 @@ def run_directory(cfg: RunConfig, resume: bool = False) -> Iterator[Path]:
         except OSError as error:
             reason = problem(error, path) or f"cannot write to {path}: {error.strerror}; choose another"
             raise RunError(f"output_dir: {reason}") from error
+        if cfg.run_url is not None:
+            from mmrlhf_ray.runtime.mirror import mirrored  # imports Ray, which a command without a run need not
+
+            stack.enter_context(mirrored(path, cfg.run_url, resume, cfg.deadlines.stage_s))
         try:
             yield path
         except Exception as error:

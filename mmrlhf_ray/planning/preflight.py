@@ -40,6 +40,7 @@ from mmrlhf_ray.planning.memory import check_learners, context_tokens
 from mmrlhf_ray.planning.placement import check_consistent, check_fits, reservations, this_machine
 from mmrlhf_ray.rewards.batch import extras_columns
 from mmrlhf_ray.rewards.check import check_rewards
+from mmrlhf_ray.runtime.mirror import storage
 from mmrlhf_ray.runtime.session import SessionInfo, check_open_files, starts_cluster
 from mmrlhf_ray.schema import TABLES
 
@@ -85,6 +86,8 @@ def preflight(cfg: RunConfig, directory: AbstractContextManager[Path], *, dry: b
 def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
     """All but rows and rewards. `missing`: where to note what is not here; None = it is refused."""
     check_consistent(cfg)
+    if cfg.run_url is not None:
+        storage(cfg.run_url)
     for key, wanted in cfg.records.items():
         refuse_streaming(wanted.data, wanted.held_for, key)
     if isinstance(cfg, PPOConfig | TrainJobConfig):

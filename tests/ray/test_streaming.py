@@ -1,10 +1,11 @@
 """Streams through real Ray Data, Ray Train and actors: every row, in order, from any position; a clip crosses once."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import fsspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -100,7 +101,8 @@ def sft_config(data: DataConfig, model_dir: Path, output: Path, **options: Any) 
 
 
 def test_a_streamed_run_and_its_resumption(model_dir: Path, data_dir: Path, tmp_path: Path) -> None:
-    """All modalities, one bad row that turns up midway, one held-out row for two workers."""
+    """All modalities, one bad row that turns up midway, one held-out row for two workers. Its output is on object
+    storage, and it is resumed where nothing of it is."""
     records = pq.read_table(data_dir / "demonstrations/records.parquet")
     (tmp_path / "data").mkdir()
     rows = records.to_pylist()
@@ -116,8 +118,11 @@ def test_a_streamed_run_and_its_resumption(model_dir: Path, data_dir: Path, tmp_
         model_dir,
         tmp_path,
         eval_data=DataConfig(path=str(tmp_path / "one"), max_prompt_tokens=64, streaming=True),
+        output_dir=f"memory://{uuid4().hex}",
+        work_dir=str(tmp_path / "here"),
     )
     run_dir = sft.run(cfg)
+    assert run_dir == tmp_path / "here" / "sft"
     metrics = read_metrics(run_dir)
     assert [row["step"] for row in metrics] == list(range(STEPS))
     assert metrics[-1]["loss"] < metrics[0]["loss"]
@@ -125,9 +130,17 @@ def test_a_streamed_run_and_its_resumption(model_dir: Path, data_dir: Path, tmp_
     aside = [json.loads(line) for line in (run_dir / FILE_NAME).read_text().splitlines()]
     assert [(entry["row"], entry["reason"]) for entry in aside] == [(7, "response is empty")]
 
-    shutil.rmtree(run_dir / "checkpoints" / f"step-{STEPS:08d}")  # ended before it was written
-    sft.run(cfg, resume=True)
-    again = read_metrics(run_dir)
+    storage = fsspec.filesystem("memory")
+    root = f"/{cfg.output_dir.removeprefix('memory://')}/sft"
+    uploaded = {file.removeprefix(f"{root}/") for file in storage.find(root)}
+    assert uploaded >= {"config.yaml", "metrics.jsonl", "model/config.json", "model/model.safetensors", FILE_NAME}
+    assert f"checkpoints/step-{STEPS:08d}/manifest.json" in uploaded
+    storage.rm(f"{root}/checkpoints/step-{STEPS:08d}", recursive=True)  # ended before it was written
+    resumed = sft.run(cfg.model_copy(update={"work_dir": str(tmp_path / "elsewhere")}), resume=True)
+    assert resumed == tmp_path / "elsewhere" / "sft"
+    again = read_metrics(resumed)
+    assert storage.cat_file(f"{root}/metrics.jsonl") == (resumed / "metrics.jsonl").read_bytes()
+    storage.rm(root, recursive=True)
     assert [row["step"] for row in again] == list(range(STEPS))
     assert again[CHECKPOINT]["time"] > metrics[-1]["time"]
     for before, after in zip(metrics, again, strict=True):

@@ -31,6 +31,8 @@ def run(cfg: DiscreteConfig) -> Path:
         raise ConfigError("sweep: required with --sweep; name the keys to try under sweep.parameters")
     if cfg.reward.reward_model is not None:
         raise ConfigError("reward.reward_model: each job of a sweep would start it anew; leave one of them out")
+    if cfg.run_url is not None:
+        raise ConfigError(f"output_dir={cfg.output_dir}: a sweep writes to a directory; give one")
     space = {key: _domain(values) for key, values in cfg.sweep.parameters.items()}
     varied(cfg, {key: _first(values) for key, values in cfg.sweep.parameters.items()}, "check")
     with run_directory(cfg) as run_dir, ray_session():

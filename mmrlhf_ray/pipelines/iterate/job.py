@@ -29,7 +29,7 @@ def run(cfg: IterateConfig, resume: bool = False) -> Path:
     `resume` goes on after the last stage that was done. Raises RunError where a loop is there already and `resume` is
     not given, and everything that the jobs of its stages raise.
     """
-    run_dir = Path(cfg.output_dir) / cfg.name
+    run_dir = cfg.run_dir
     state = begin(run_dir, cfg, resume)
     with preflight(cfg, run_directory(cfg)) as checked:
         metric = metric_of(cfg, checked.records["evaluate.data"], run_dir)

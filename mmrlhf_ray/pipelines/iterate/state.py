@@ -66,7 +66,7 @@ def stages_of(number: int) -> tuple[str, ...]:
 
 def settings_of(cfg: IterateConfig) -> dict[str, Any]:
     """Everything that decides what a run means; JSON."""
-    return cfg.model_dump(mode="json", exclude=_MAY_CHANGE)
+    return cfg.model_dump(mode="json", exclude=_MAY_CHANGE | {"work_dir"})  # which only other jobs have
 
 
 def begin(run_dir: Path, cfg: IterateConfig, resume: bool) -> IterateState:

@@ -27,6 +27,12 @@ def test_what_does_not_fit_is_named(parameters: dict[str, object], said: str) ->
         varied(job(), parameters, "x")
 
 
+def test_a_sweep_onto_object_storage_is_refused() -> None:
+    cfg = job(sweep={"parameters": {"fusion.stage": ["late"]}}, output_dir="memory://bucket")
+    with pytest.raises(ConfigError, match="output_dir=memory://bucket: a sweep writes to a directory; give one"):
+        discrete_sweep.run(cfg)
+
+
 def test_a_sweep_without_parameters_is_refused() -> None:
     with pytest.raises(ConfigError, match="sweep: required with --sweep"):
         discrete_sweep.run(job())

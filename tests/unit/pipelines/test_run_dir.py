@@ -3,7 +3,9 @@
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
+import fsspec
 import pytest
 import yaml
 
@@ -108,3 +110,14 @@ def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(RunError, match=r"output_dir: cannot write to .*/out/run: Not a directory; choose another"):
         run_directory(config(tmp_path)).__enter__()
+
+
+def test_a_directory_at_a_url_is_uploaded_with_the_trace_of_a_failure(tmp_path: Path) -> None:
+    cfg = config(tmp_path, output_dir=f"memory://{uuid4().hex}", work_dir=str(tmp_path / "work"))
+    with pytest.raises(RunFailed, match="^ValueError: x$"), run_directory(cfg):
+        raise ValueError("x")
+    path = tmp_path / "work" / "run"
+    storage, root = fsspec.url_to_fs(cfg.run_url)
+    assert sorted(storage.ls(root, detail=False)) == [f"{root}/{CONFIG_FILE}", f"{root}/{TRACE_FILE}"]
+    assert storage.cat_file(f"{root}/{TRACE_FILE}") == (path / TRACE_FILE).read_bytes()
+    storage.rm(root, recursive=True)

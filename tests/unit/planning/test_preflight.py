@@ -110,8 +110,8 @@ def job(kind: type[RunConfig], world: dict[str, str], *changes: str) -> RunConfi
         ],
     }[kind]
     replaced = tuple(change.partition("=")[0] for change in changes)
-    kept = [key for key in keys if not key.startswith(replaced)]
-    return load_config(None, ["name=x", "device=cpu", f"output_dir={world['output']}", *kept, *changes], kind)
+    kept = [key for key in (f"output_dir={world['output']}", *keys) if not key.startswith(replaced)]
+    return load_config(None, ["name=x", "device=cpu", *kept, *changes], kind)
 
 
 @pytest.mark.parametrize("kind", [PPOConfig, EvaluateConfig, SFTConfig])
@@ -154,6 +154,7 @@ FUNCTION = "rewards=[{{name: f, kind: function, function: '{}'}}]"
         (SFTConfig, "workers={replicas: 2, num_cpus: 5000}", PlacementError, "CPUs, the job needs 10000: workers 2"),
         # Others.
         (SFTConfig, "learner.lora={target_modules: [nothing]}", ModelError, "nothing"),
+        (SFTConfig, "output_dir=nope://bucket", ConfigError, "output_dir=nope://bucket/x: Protocol not known: nope"),
         (EvaluateConfig, "data.streaming=true", ConfigError, "an evaluation needs all rows before it starts"),
         (EvaluateConfig, "generator.tensor_parallel_size=2", ConfigError, "needs placement.generator.num_gpus=2"),
     ],
