@@ -38,6 +38,7 @@ from mmrlhf_ray.models import (
 from mmrlhf_ray.planning.lengths import check_lengths
 from mmrlhf_ray.planning.memory import check_learners, context_tokens
 from mmrlhf_ray.planning.placement import check_consistent, check_fits, reservations, this_machine
+from mmrlhf_ray.planning.shared import check_shared
 from mmrlhf_ray.rewards.batch import extras_columns
 from mmrlhf_ray.rewards.check import check_rewards
 from mmrlhf_ray.runtime.mirror import storage
@@ -192,9 +193,12 @@ def _check_machine(cfg: RunConfig, dry: bool) -> None:
 
 
 def check_cluster(cfg: RunConfig, session: SessionInfo) -> None:
-    """Raise PlacementError where the Ray that a job is connected to has no room for it."""
+    """Raise PlacementError where the Ray that a job is connected to has no room for it, RunError where its nodes do not
+    share the run's directory."""
     where = "this machine" if session.started_here else "the cluster"
     check_fits(cfg, session.resources.get("CPU", 0.0), session.resources.get("GPU", 0.0), where)
+    if not session.started_here:
+        check_shared(cfg.run_dir, cfg.roles.values(), cfg.deadlines.start_s)
 
 
 def check_training_data(config: DataConfig, *, weighted: bool = True) -> None:
