@@ -11,7 +11,7 @@ from mmrlhf_ray import __version__
 from mmrlhf_ray.cli.data import app as data_app
 from mmrlhf_ray.cli.discrete import discrete_export, discrete_serve
 from mmrlhf_ray.cli.feedback import app as feedback_app
-from mmrlhf_ray.cli.jobs import JobFile, Overrides, Resume, add_jobs
+from mmrlhf_ray.cli.jobs import JobFile, Overrides, Resume, Supervise, add_jobs
 from mmrlhf_ray.errors import chain, known_error
 
 app = typer.Typer(
@@ -126,12 +126,22 @@ def submit(
         str | None, typer.Option(help="Python of the cluster; default: this one if the cluster is local, else python.")
     ] = None,
     resume: Resume = False,
+    supervise: Supervise = 0,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the log and end as the job does.")] = True,
 ) -> None:
     """Run a job on a cluster, through Ray's job submission."""
     from mmrlhf_ray.runtime import submit as submission
 
-    job = submission.prepare(file, overrides or [], address, root=root, env=env or [], python=python, resume=resume)
+    job = submission.prepare(
+        file,
+        overrides or [],
+        address,
+        root=root,
+        env=env or [],
+        python=python,
+        resume=resume,
+        supervise=supervise,
+    )
     _exit_by(submission.submit(job, address, wait=wait))
 
 

@@ -56,8 +56,10 @@ def prepare(
     env: Sequence[str] = (),
     python: str | None = None,
     resume: bool = False,
+    supervise: int = 0,
 ) -> Job:
-    """Check the job here, before anything is uploaded, and write its command line.
+    """Check the job here, before anything is uploaded, and write its command line. `supervise`: how often the cluster
+    starts it again when it fails.
 
     Raises ConfigError for a wrong configuration, RunError where a variable is unset or the upload is too large.
     """
@@ -74,6 +76,7 @@ def prepare(
     check_size(working_dir)
     command = [python or _python_for(address), "-P", "-m", "mmrlhf_ray.cli", kind.value, str(relative), *overrides]
     command += ["--root", str((root or working_dir).resolve()), *(["--resume"] if resume else [])]
+    command += ["--supervise", str(supervise)] if supervise else []
     return Job(shlex.join(command), working_dir, {name: os.environ[name] for name in env})
 
 

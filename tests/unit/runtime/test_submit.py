@@ -28,11 +28,16 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_job_is_told_the_root_and_keeps_its_overrides(checkout: Path) -> None:
     job = submit.prepare(
-        Path("jobs/tiny.yaml"), ["learner.engine.zero_stage=1"], LOCAL, root=Path("/mnt/team"), resume=True
+        Path("jobs/tiny.yaml"),
+        ["learner.engine.zero_stage=1"],
+        LOCAL,
+        root=Path("/mnt/team"),
+        resume=True,
+        supervise=3,
     )
     assert shlex.split(job.entrypoint) == [
         sys.executable, "-P", "-m", "mmrlhf_ray.cli", "sft", "jobs/tiny.yaml", "learner.engine.zero_stage=1",
-        "--root", "/mnt/team", "--resume",
+        "--root", "/mnt/team", "--resume", "--supervise", "3",
     ]  # fmt: skip
     assert job.working_dir == checkout
 
