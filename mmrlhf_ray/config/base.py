@@ -142,6 +142,8 @@ class DeadlineConfig(Section):
 
 class CheckpointConfig(Section):
     every_steps: PositiveInt = 50
+    every_seconds: PositiveFloat | None = None
+    """Also after the step in which so many seconds have passed since the last one; `null` = by steps alone."""
     keep: PositiveInt = 2
 
 

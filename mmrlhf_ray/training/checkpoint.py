@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from mmrlhf_ray.config.base import CheckpointConfig
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import RunError
 
@@ -53,6 +55,22 @@ class Complete:
     manifest: Manifest
     passed_over: Mapping[Path, str]
     """Newer ones → what is wrong with each."""
+
+
+class SaveClock:
+    """Says when `every_seconds` have passed since the last checkpoint, or since the clock was made."""
+
+    def __init__(self, cfg: CheckpointConfig):
+        self._seconds, self._since = cfg.every_seconds, time.monotonic()
+
+    @property
+    def late(self) -> bool:
+        """Whether a checkpoint is due, whichever step it is."""
+        return self._seconds is not None and time.monotonic() - self._since >= self._seconds
+
+    def restart(self) -> None:
+        """A checkpoint was made."""
+        self._since = time.monotonic()
 
 
 def staging_path(run_dir: Path, step: int) -> Path:

@@ -102,6 +102,12 @@ class SupervisedWorker:
         if self._plan.checkpoint is not None:
             self._load(self._plan.checkpoint / "workers")
 
+    def agreed(self, said: bool) -> bool:
+        """What the first rank says, since clocks differ. A collective."""
+        answer = torch.tensor(float(said), device=self._engine.device)
+        dist.broadcast(answer, src=0)
+        return bool(answer)
+
     def save(self, done: int) -> None:
         """Publish a checkpoint. A collective. Raises RunFailed on a full disk."""
         if self._rank:

@@ -228,13 +228,16 @@ def test_a_prompts_responses_count_as_one_in_an_evaluation(light: Any) -> None:
     assert found["eval_missing_r"] == 0.1
 
 
-def test_a_step_counts_whatever_becomes_of_its_evaluation(light: Any, model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("checkpoint", [{"every_steps": 2}, {"every_steps": 1000, "every_seconds": 1e-6}])
+def test_a_step_counts_whatever_becomes_of_its_evaluation(
+    light: Any, model_dir: Path, tmp_path: Path, checkpoint: dict[str, Any]
+) -> None:
     cfg = configuration(
         steps=3,
         eval_data={"path": "none"},
         eval_every_steps=2,
         policy={"path": str(model_dir)},
-        checkpoint={"every_steps": 2},
+        checkpoint=checkpoint,
         rewards=[{"name": "r", "kind": "model", "model": {"path": "none"}, "on_missing": "fail"}],
     )
     # Of the positions that it learns from none is without a score; of the held-out prompts the last is.

@@ -38,7 +38,7 @@ from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
-from mmrlhf_ray.training.checkpoint import Manifest, discard, publish, staged
+from mmrlhf_ray.training.checkpoint import Manifest, SaveClock, discard, publish, staged
 
 HELDOUT_SCORE = "heldout_score"
 _RLLIB_DIR = "rllib"
@@ -129,6 +129,7 @@ def _steps(
     cfg: DiscreteConfig, run_dir: Path, algorithm: Algorithm, heldout: Sequence[Cases], at: Position, began: Start
 ) -> None:
     evaluated = [_part(cases, cfg.evaluation.rows) for cases in heldout]
+    clock = SaveClock(cfg.checkpoint)
     writer = MetricsWriter(run_dir, "discrete", resume_step=began.resume_step)
     with writer as log, Progress("discrete", cfg.steps, "step", start=at.step) as progress:
         while not at.is_last(cfg):
@@ -141,8 +142,9 @@ def _steps(
             log.log(at.step, metrics | {"train_seconds": after.seconds})
             at = after
             progress.update(at.step, cfg.decisions_per_step, **{k: metrics[k] for k in _SHOWN if k in metrics})
-            if at.is_last(cfg) or at.step % cfg.checkpoint.every_steps == 0:
+            if at.is_last(cfg) or at.step % cfg.checkpoint.every_steps == 0 or clock.late:
                 _save(cfg, run_dir, algorithm, at, began.record)
+                clock.restart()
 
 
 def _save(cfg: DiscreteConfig, run_dir: Path, algorithm: Algorithm, at: Position, record: RunRecord) -> None:

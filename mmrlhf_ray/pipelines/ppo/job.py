@@ -25,7 +25,7 @@ from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import NOTICED, notice, ray_session
-from mmrlhf_ray.training.checkpoint import Manifest, discard, publish, staged
+from mmrlhf_ray.training.checkpoint import Manifest, SaveClock, discard, publish, staged
 from mmrlhf_ray.workers.crew import compile_here
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
@@ -96,6 +96,7 @@ def train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
 def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: DriverState) -> None:
     stream = Stream(fleet, cfg, state, start.step)
     encoder = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
+    clock = SaveClock(cfg.checkpoint)
     with (
         MetricsWriter(run_dir, "ppo", resume_step=start.resume_step) as writer,
         Progress("PPO", cfg.steps, "step", start=start.step) as progress,
@@ -115,8 +116,9 @@ def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: Dri
                 writer.log(number, metrics)
                 shown = {name: metrics[name] for name in _SHOWN if name in metrics}
                 progress.update(done, len(step.experience.table), **shown)
-                if done % cfg.checkpoint.every_steps == 0 or done == cfg.steps or noticed():
+                if done % cfg.checkpoint.every_steps == 0 or clock.late or done == cfg.steps or noticed():
                     _save(cfg, fleet, run_dir, done, state, start.record)
+                    clock.restart()
             if noticed() and done < cfg.steps:
                 progress.note(f"told to end: step {done} is saved; go on with --resume")
                 raise SystemExit(NOTICED)

@@ -39,7 +39,7 @@ from mmrlhf_ray.runtime.ray_train import MeetOverNodeAddress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import in_background, role_error
 from mmrlhf_ray.schema import TABLES
-from mmrlhf_ray.training.checkpoint import discard, sweep
+from mmrlhf_ray.training.checkpoint import SaveClock, discard, sweep
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SupervisedTask
 from mmrlhf_ray.workers.crew import compile_here, device_of
@@ -268,18 +268,19 @@ def _worker_loop(plan: WorkerPlan, job: str, rows: Mapping[str, TrainingRows]) -
     worker.restore()
     first = None if plan.checkpoint is None else plan.first_step
     writer = MetricsWriter(plan.run_dir, job, resume_step=first)
-    steps = range(plan.first_step, plan.total_steps)
+    steps, clock = range(plan.first_step, plan.total_steps), SaveClock(cfg.checkpoint)
     with writer if rank == 0 else nullcontext() as log:
         for step, table in zip(steps, rows["train"].train_batches(share, steps), strict=False):
             metrics = worker.step(table)
             done, last = step + 1, step + 1 == plan.total_steps
-            now = due(cfg, done, last)
+            now = due(cfg, done, last, worker.agreed(clock.late))
             if now.evaluate:
                 metrics |= worker.evaluate(rows["eval"].eval_batches(share), record=last)
             if log is not None and now.log:
                 log.log(step, metrics)
             if now.save:
                 worker.save(done)
+                clock.restart()
         worker.export()
     ray.train.report({})
 
@@ -293,11 +294,12 @@ class Due:
     save: bool
 
 
-def due(cfg: TrainJobConfig, done: int, last: bool) -> Due:
-    """After `done` steps. Everything is due after the last one, and an evaluation is always logged."""
+def due(cfg: TrainJobConfig, done: int, last: bool, late: bool = False) -> Due:
+    """After `done` steps. Everything is due after the last one, and an evaluation is always logged. `late`: as of
+    SaveClock, the same on every worker."""
 
     def every(steps: int | None) -> bool:
         return last or (steps is not None and done % steps == 0)
 
     evaluate = cfg.eval_data is not None and every(cfg.eval_every_steps)
-    return Due(evaluate, evaluate or every(cfg.log_every_steps), every(cfg.checkpoint.every_steps))
+    return Due(evaluate, evaluate or every(cfg.log_every_steps), late or every(cfg.checkpoint.every_steps))

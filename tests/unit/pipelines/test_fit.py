@@ -46,6 +46,11 @@ def test_the_last_step_is_always_saved(every: int, saved: list[int]) -> None:
     assert due(sft(), 12, last=True) == Due(evaluate=False, log=True, save=True)
 
 
+def test_a_late_checkpoint_is_made_whichever_step_it_is() -> None:
+    assert not due(sft(), 7, last=False).save
+    assert due(sft(), 7, last=False, late=True) == Due(evaluate=False, log=False, save=True)
+
+
 class Counted(StreamedRows):
     """Streamed rows that are not there."""
 

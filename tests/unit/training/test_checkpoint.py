@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from mmrlhf_ray.config.base import CheckpointConfig
 from mmrlhf_ray.errors import RunError, RunFailed
 from mmrlhf_ray.training.checkpoint import (
     MANIFEST,
     Manifest,
+    SaveClock,
     discard,
     newest_complete,
     publish,
@@ -251,3 +253,24 @@ def test_a_checkpoint_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     described = write(tmp_path, 1) / MANIFEST
     described.write_text(json.dumps(json.loads(described.read_text()) | {"prompt_cursor": 4}))
     assert newest(tmp_path) == 1
+
+
+def test_a_checkpoint_is_late_so_many_seconds_after_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("mmrlhf_ray.training.checkpoint.time.monotonic", lambda: now[0])
+    clock, without = SaveClock(CheckpointConfig(every_seconds=30.0)), SaveClock(CheckpointConfig())
+
+    def late(at: float) -> bool:
+        now[0] = at
+        return clock.late
+
+    assert [late(at) for at in (110.0, 129.9, 130.0, 500.0)] == [False, False, True, True]
+    clock.restart()
+    assert [late(at) for at in (500.0, 529.9, 530.0)] == [False, False, True]
+    assert not without.late
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0])
+def test_seconds_that_never_pass_are_refused(seconds: float) -> None:
+    with pytest.raises(ValidationError, match="every_seconds"):
+        CheckpointConfig(every_seconds=seconds)

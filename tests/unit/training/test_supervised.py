@@ -107,6 +107,8 @@ def test_the_reward_shift_runs_over_past_batches_and_is_resumed_exactly(
     assert abs(steps[1]["reward_shift"] - of_batch) > 1e-4, "the first batch must count"
 
     assert worker.evaluate(iter(batches[:1]))["eval_reward_shift"] == pytest.approx(steps[1]["reward_shift"], rel=1e-6)
+    assert worker.agreed(True)
+    assert not worker.agreed(False)
     worker._save(tmp_path / "workers")
     resumed = fresh()
     resumed._load(tmp_path / "workers")
