@@ -59,9 +59,9 @@ class Trained:
             target = directory.with_name(ADAPTER_DIR)
             export_lora(adapter, self.source, target, self.lora, trained, layout=layout)
 
-    def save(self, directory: Path) -> None:
-        """Write a checkpoint of all ranks."""
-        self.engine.save(directory)
+    def save(self, directory: Path) -> dict[str, str]:
+        """Write a checkpoint of all ranks. Returns what this one wrote, as TrainEngine.save()."""
+        return self.engine.save(directory)
 
     def load(self, directory: Path) -> None:
         """The inverse of save(), with as many ranks. Raises as TrainEngine.load()."""

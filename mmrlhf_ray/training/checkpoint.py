@@ -38,7 +38,7 @@ class Manifest(BaseModel):
     driver: dict[str, Any] = {}
     """The driver's state between steps, e.g. the KL controller."""
     files: dict[str, str] = {}
-    """Relative path → sha256."""
+    """Relative path → sha256, of each by the process that wrote it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -99,12 +99,29 @@ def staged(run_dir: Path, step: int) -> Iterator[Path]:
         raise
 
 
+def sealed(path: Path) -> str:
+    """sha256 of a file that was written, for the manifest; the file is on the disk when this returns. For its writer:
+    nobody else needs to read it then."""
+    digest = _sha256(path)
+    _sync(path)
+    return digest
+
+
 def publish(staged: Path, manifest: Manifest, keep: int) -> Path:
-    """Hash the files, write the manifest, rename; each is on the disk before the next, so that a power cut cannot leave
-    a checkpoint by its name alone. Only the newest `keep` checkpoints stay."""
-    files = {str(f.relative_to(staged)): _sha256(f) for f in sorted(staged.rglob("*")) if f.is_file()}
+    """Hash the files that `manifest.files` does not have, write the manifest, rename; each is on the disk before the
+    next, so that a power cut cannot leave a checkpoint by its name alone. Only the newest `keep` checkpoints stay.
+
+    Files in `manifest.files` were sealed() by who wrote them. Raises RunError where one of them is not to be seen here.
+    """
+    there = {str(f.relative_to(staged)) for f in staged.rglob("*") if f.is_file()}
+    if unseen := sorted(manifest.files.keys() - there):
+        raise RunError(
+            f"{staged / unseen[0]}: written by a rank, but not there for the one that publishes the checkpoint; "
+            "output_dir must be a directory that every node sees"
+        )
+    files = manifest.files | {name: sealed(staged / name) for name in sorted(there - manifest.files.keys())}
     (staged / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json(indent=2))
-    for path in (*staged.rglob("*"), staged):
+    for path in (staged / MANIFEST, *(p for p in staged.rglob("*") if p.is_dir()), staged):
         _sync(path)
     final = staged.with_name(f"step-{manifest.step:08d}")
     _remove(final)

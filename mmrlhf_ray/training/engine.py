@@ -10,7 +10,6 @@ if not torch.cuda.is_available():
 
 import json
 import math
-import pickle
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,10 +18,6 @@ from typing import Any
 
 import deepspeed
 import torch.distributed as dist
-from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
-from deepspeed.runtime.fp16.loss_scaler import LossScaler
-from deepspeed.runtime.zero.config import ZeroStageEnum
-from deepspeed.utils.tensor_fragment import fragment_address
 from torch import Tensor
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
@@ -39,6 +34,8 @@ from mmrlhf_ray.models import (
     merged_weights,
     trained_weights,
 )
+from mmrlhf_ray.training.checkpoint import sealed
+from mmrlhf_ray.training.engine_files import PlainFiles
 from mmrlhf_ray.training.extension import build as build_extension
 
 _TAG = "state"
@@ -129,21 +126,6 @@ def lr_multiplier(optimizer: OptimizerConfig, total_steps: int) -> Callable[[int
     return factor
 
 
-class PlainFiles(TorchCheckpointEngine):
-    """Checkpoint files of tensors and plain values: reading one runs no code, whoever wrote it."""
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        """The contents. Raises RunError where there is more in it."""
-        try:
-            with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-                return torch.load(path, map_location=map_location, weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise RunError(
-                f"{path}: refused, since it holds more than tensors and plain values; a checkpoint of ours does not, "
-                "so something else wrote it"
-            ) from error
-
-
 class TrainEngine:
     """One rank's share of a model that is being trained, or of which the part that is not frozen is."""
 
@@ -180,7 +162,7 @@ class TrainEngine:
             lr_scheduler=self._schedule,
             config=deepspeed_config(engine, optimizer, dtype),
         )
-        self._engine.checkpoint_engine = PlainFiles()
+        self._engine.checkpoint_engine = self._files = PlainFiles()
         self.device = device
         self._zero_stage = engine.zero_stage
         self._plain_norm = 0.0
@@ -294,13 +276,18 @@ class TrainEngine:
                 parameter.add_(torch.randn(parameter.shape, generator=noise).to(parameter) * scale)
         return len(chosen)
 
-    def save(self, directory: Path) -> None:
-        """Parameters (but frozen ones), optimizer and schedule of all ranks. A collective. Raises RunFailed on a full
-        disk."""
+    def save(self, directory: Path) -> dict[str, str]:
+        """Parameters (but frozen ones), optimizer and schedule of all ranks. A collective. Returns the files that this
+        rank wrote, by their path in `directory` → sha256; they are on the disk. Raises RunFailed on a full disk."""
         with writing(directory):
+            self._files.written.clear()
             self._engine.save_checkpoint(str(directory), tag=_TAG, exclude_frozen_parameters=self._partly_frozen)
+            own = set(self._files.written)
             if self.rank == 0:
                 (directory / _LAYOUT_FILE).write_text(json.dumps(self._layout()), encoding="utf-8")
+                # DeepSpeed writes small files of its own around the state, all of them on the first rank.
+                own |= {file for file in directory.rglob("*") if file.is_file() and file.suffix != ".pt"}
+            return {str(file.relative_to(directory)): sealed(file) for file in sorted(own)}
 
     def _layout(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be read; JSON."""

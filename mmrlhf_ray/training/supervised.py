@@ -32,7 +32,7 @@ from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.build import build_trained
-from mmrlhf_ray.training.checkpoint import Manifest, publish, staged, staging_path
+from mmrlhf_ray.training.checkpoint import Manifest, publish, sealed, staged, staging_path
 from mmrlhf_ray.training.engine import adopt_process_group
 from mmrlhf_ray.training.passes import LossFunction, train_step
 from mmrlhf_ray.training.tasks import PassLoss, PassSums, SupervisedTask
@@ -112,14 +112,13 @@ class SupervisedWorker:
         """Publish a checkpoint. A collective. Raises RunFailed on a full disk."""
         if self._rank:
             dist.barrier()
-            self._save(staging_path(self._plan.run_dir, done) / "workers")
-            dist.barrier()
+            dist.gather_object(self._save(staging_path(self._plan.run_dir, done) / "workers"))
             return
         cfg = self._plan.cfg
         with staged(self._plan.run_dir, done) as path:
             dist.barrier()
-            self._save(path / "workers")
-            dist.barrier()
+            of_ranks: list[Any] = [None] * self._world_size
+            dist.gather_object(self._save(path / "workers"), of_ranks)
             manifest = Manifest(
                 step=done,
                 policy_version=done,
@@ -127,14 +126,19 @@ class SupervisedWorker:
                 ranks={"workers": self._world_size},
                 run=dict(self._plan.record),
                 finished=done == self._plan.total_steps,
+                files={f"workers/{name}": digest for files in of_ranks for name, digest in files.items()},
             )
             publish(path, manifest, cfg.checkpoint.keep)
 
-    def _save(self, directory: Path) -> None:
-        """What this job's ranks have learned, and their running reference point. A collective."""
-        self._trained.save(directory)
+    def _save(self, directory: Path) -> dict[str, str]:
+        """What this job's ranks have learned, and their running reference point. A collective. Returns what this rank
+        wrote, as TrainEngine.save()."""
+        files = self._trained.save(directory)
         if self._rank == 0:
-            (directory / _POINT_FILE).write_text(json.dumps(self._point_sums))
+            point = directory / _POINT_FILE
+            point.write_text(json.dumps(self._point_sums))
+            files[_POINT_FILE] = sealed(point)
+        return files
 
     def _load(self, directory: Path) -> None:
         """The inverse of _save(); checkpoints of earlier versions have no reference point, which then starts anew."""

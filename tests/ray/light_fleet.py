@@ -167,9 +167,10 @@ class Light:
         names = ("policy_loss", "tokens", "clip_fraction", "approx_kl", "ratio", "ratio_max", "grad_norm")
         return Updated(dict.fromkeys(names, 1.0), self._times.update_s, None)
 
-    async def save(self, directory: str) -> None:
+    async def save(self, directory: str) -> dict[str, str]:
         """As Learner's, with nothing in it."""
         Path(directory).mkdir(parents=True, exist_ok=True)
+        return {}
 
     async def load(self, directory: str) -> None:
         """As Learner's."""

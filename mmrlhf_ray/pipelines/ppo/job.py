@@ -126,8 +126,9 @@ def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: Dri
 
 def _save(cfg: PPOConfig, fleet: Fleet, run_dir: Path, done: int, state: DriverState, record: RunRecord) -> None:
     with staged(run_dir, done) as path:
+        files: dict[str, str] = {}
         for role, group in fleet.learners.items():
-            group.save(path / role)
+            files |= {f"{role}/{name}": digest for name, digest in group.save(path / role).items()}
         manifest = Manifest(
             step=done,
             policy_version=done,
@@ -136,6 +137,7 @@ def _save(cfg: PPOConfig, fleet: Fleet, run_dir: Path, done: int, state: DriverS
             run=record.to_dict(),
             finished=done == cfg.steps,
             driver=state.to_dict(),
+            files=files,
         )
         publish(path, manifest, cfg.checkpoint.keep)
 

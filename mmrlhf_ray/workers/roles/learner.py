@@ -180,9 +180,9 @@ class Learner:
         self._trained.export(Path(directory))
 
     @ray.method
-    def save(self, directory: str) -> None:
-        """Checkpoint of this group."""
-        self._trained.save(Path(directory))
+    def save(self, directory: str) -> dict[str, str]:
+        """Checkpoint of this group. Returns what this rank wrote, as TrainEngine.save()."""
+        return self._trained.save(Path(directory))
 
     @ray.method
     def load(self, directory: str) -> None:
@@ -281,10 +281,11 @@ class Learners:
         refs = [handle.export.remote(str(directory.resolve())) for handle in self.group.handles]
         self.group.wait(refs, self.deadline_s, "exporting the model")
 
-    def save(self, directory: Path) -> None:
-        """Checkpoint the group."""
+    def save(self, directory: Path) -> dict[str, str]:
+        """Checkpoint the group. Returns the files of all ranks by their path in `directory` → sha256."""
         refs = [handle.save.remote(str(directory.resolve())) for handle in self.group.handles]
-        self.group.wait(refs, self.deadline_s, "saving a checkpoint")
+        of_ranks = self.group.wait(refs, self.deadline_s, "saving a checkpoint")
+        return {name: digest for files in of_ranks for name, digest in files.items()}
 
     def load(self, directory: Path) -> None:
         """The inverse of save(), with as many ranks."""

@@ -1,5 +1,6 @@
 """Nobody resumes from half a checkpoint."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmrlhf_ray.training.checkpoint import (
     discard,
     newest_complete,
     publish,
+    sealed,
     set_aside,
     stage,
     staged,
@@ -73,6 +75,39 @@ def test_all_of_it_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeyp
     partial = str(staging_path(tmp_path, 3))
     assert before == {partial, *(str(p).replace(str(path), partial) for p in path.rglob("*"))}
     assert after == {str(path.parent)}
+
+
+def test_what_a_rank_has_hashed_is_neither_read_nor_synced_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stage(tmp_path, 3)
+    (path / "policy").mkdir()
+    (path / "policy" / "weights").write_bytes(b"weights")
+    (path / "state").write_text("step 3")
+    files = {"policy/weights": sealed(path / "policy" / "weights")}
+    assert files["policy/weights"] == hashlib.sha256(b"weights").hexdigest()
+    opened = set[str]()
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        opened.add(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr("mmrlhf_ray.training.checkpoint._sha256", lambda file: f"of {file.name}")
+    published = publish(path, manifest(3).model_copy(update={"files": files}), 2)
+    assert opened == {"state", MANIFEST, "policy", path.name, "checkpoints"}
+    described = Manifest.model_validate_json((published / MANIFEST).read_bytes())
+    assert described.files == files | {"state": "of state"}
+
+
+def test_a_file_that_only_its_writer_sees_is_no_checkpoint(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RunError, match=r"step-00000003.partial/policy/elsewhere: .* directory that every node sees"),
+        staged(tmp_path, 3) as path,
+    ):
+        publish(path, manifest(3).model_copy(update={"files": {"policy/elsewhere": "0"}}), 2)
+    assert steps(tmp_path) == []
 
 
 def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:

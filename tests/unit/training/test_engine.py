@@ -1,5 +1,6 @@
 """DeepSpeed does what torch does, and its settings are what the configuration says. (Several ranks: tests/ray.)"""
 
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,16 @@ def test_a_checkpoint_goes_on_where_it_was(process_group: None, tmp_path: Path) 
     train(resumed, range(2, STEPS))
     want = parameters(straight)
     assert all(torch.equal(tensor, want[name]) for name, tensor in parameters(resumed).items())
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_a_rank_says_what_it_wrote(process_group: None, tmp_path: Path, stage: int) -> None:
+    engine = TrainEngine(model(), EngineConfig(zero_stage=stage), OPTIMIZER, STEPS, torch.float32, CPU)
+    for directory in (tmp_path / "first", tmp_path / "second"):
+        found = engine.save(directory)
+        files = {str(f.relative_to(directory)): f for f in directory.rglob("*") if f.is_file()}
+        assert found == {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+        assert any(name.endswith("_states.pt") for name in found)
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
