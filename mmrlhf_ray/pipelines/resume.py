@@ -45,6 +45,7 @@ _APPLIED = (
     "placement.strategy", "*.num_cpus", "*.num_gpus", "*.threads",
     "placement.generator.replicas*", "placement.scorer.replicas", "placement.reference.replicas",
     "placement.encoder.replicas", "placement.eval_encoder.replicas",
+    "placement.policy.replicas", "placement.critic.replicas", "workers.replicas",
     "*data.decode.*", "*data.encoder_cache_mb", "*data.spill_*", "*data.stream_workers", "*data.check_rows",
     "*data.remote.*",
 )  # fmt: skip

@@ -64,7 +64,7 @@ class Trained:
         return self.engine.save(directory)
 
     def load(self, directory: Path) -> None:
-        """The inverse of save(), with as many ranks. Raises as TrainEngine.load()."""
+        """The inverse of save(). Raises as TrainEngine.load()."""
         self.engine.load(directory)
 
 

@@ -30,7 +30,7 @@ class Manifest(BaseModel):
     policy_version: int
     seed: int
     ranks: dict[str, int]
-    """Learner group → ranks that wrote it; the same number must read it."""
+    """Learner group → ranks that wrote it."""
     run: dict[str, Any] = {}
     """The run that it is of: RunRecord (pipelines/resume.py). Empty in checkpoints of earlier versions."""
     finished: bool = False
@@ -76,6 +76,13 @@ class SaveClock:
 def staging_path(run_dir: Path, step: int) -> Path:
     """Where a checkpoint is written before it is published."""
     return run_dir / _DIRECTORY / f".step-{step:08d}.partial"
+
+
+def scratch_path(directory: Path) -> Path:
+    """Where something can be made of a learner group's files in `directory` until they are loaded: beside the
+    checkpoint, which stays as it is. Remains go with the next one that is written."""
+    checkpoint = directory.parent
+    return checkpoint.with_name(f".{checkpoint.name}-{directory.name}.partial")
 
 
 def stage(run_dir: Path, step: int) -> Path:

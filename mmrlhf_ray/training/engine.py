@@ -10,6 +10,7 @@ if not torch.cuda.is_available():
 
 import json
 import math
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -34,8 +35,8 @@ from mmrlhf_ray.models import (
     merged_weights,
     trained_weights,
 )
-from mmrlhf_ray.training.checkpoint import sealed
-from mmrlhf_ray.training.engine_files import PlainFiles
+from mmrlhf_ray.training.checkpoint import scratch_path, sealed
+from mmrlhf_ray.training.engine_files import PlainFiles, convert, plain_values
 from mmrlhf_ray.training.extension import build as build_extension
 
 _TAG = "state"
@@ -292,34 +293,70 @@ class TrainEngine:
     def _layout(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to be read; JSON."""
         trained = sorted(name for name, p in self._engine.module.named_parameters() if p.requires_grad)
-        return {"zero_stage": self._zero_stage, "ranks": self.world_size, "trained": trained}
+        steps = self._schedule.last_epoch
+        return {"zero_stage": self._zero_stage, "ranks": self.world_size, "steps": steps, "trained": trained}
 
-    def _check_layout(self, directory: Path) -> None:
-        """Raise RunError where DeepSpeed would fail in words of its own."""
-        file = directory / _LAYOUT_FILE
+    def _checked_layout(self, directory: Path) -> dict[str, Any]:
+        """_layout() of who wrote it. Raises RunError where DeepSpeed would fail in words of its own."""
+        file, now = directory / _LAYOUT_FILE, self._layout()
         if not file.is_file():  # of an earlier version
-            return
-        was, now = json.loads(file.read_text(encoding="utf-8")), self._layout()
-        for key in ("zero_stage", "ranks"):
-            if was[key] != now[key]:
-                raise RunError(f"{directory}: {key} was {was[key]}, is now {now[key]}; resume with what it was")
+            return now
+        was = now | json.loads(file.read_text(encoding="utf-8"))
+        if was["zero_stage"] != now["zero_stage"]:
+            raise RunError(
+                f"{directory}: zero_stage was {was['zero_stage']}, is now {now['zero_stage']}; resume with what it was"
+            )
         odd = sorted({*was["trained"]} ^ {*now["trained"]})
         if odd:
             raise RunError(
                 f"{directory}: other parameters were trained, the difference is {', '.join(odd[:5])}"
                 f"{' …' if len(odd) > 5 else ''}; resume with the `parts` and `lora` that the run was started with"
             )
+        return was
 
     def load(self, directory: Path) -> None:
-        """The inverse of save(), with the same number of ranks; rates, schedule and all else that OptimizerConfig says
-        stay as configured. Raises FileNotFoundError; RunError where something else was trained, or in another way, and
-        for files that hold more than save() writes."""
-        self._check_layout(directory)
-        own_loader = {"custom_load_fn": _load_trained} if self._partly_frozen else {}
-        there = (directory / _TAG).is_dir()
-        if not there or self._engine.load_checkpoint(str(directory), tag=_TAG, **own_loader)[0] is None:
+        """The inverse of save(), also of other numbers of ranks; rates, schedule and all else that OptimizerConfig says
+        stay as configured. A collective. Raises FileNotFoundError; RunError where something else was trained, or in
+        another way, and for files that hold more than save() writes."""
+        was = self._checked_layout(directory)
+        if not (directory / _TAG).is_dir():
             raise FileNotFoundError(f"{directory}: expected a DeepSpeed checkpoint, found none")
+        # Without ZeRO every rank has all of the state, and the first has written it.
+        if was["ranks"] == self.world_size or self._zero_stage == 0:
+            own_loader = {"custom_load_fn": _load_trained} if self._partly_frozen else {}
+            self._engine.load_checkpoint(str(directory), tag=_TAG, **own_loader)
+        elif was["steps"]:  # else it is the model that the run started from, without moments, which has no other format
+            with self._converted(directory) as universal:
+                self._load_universal(universal)
         self._apply_settings()
+
+    @contextmanager
+    def _converted(self, directory: Path) -> Iterator[Path]:
+        """The checkpoint for any number of ranks, until the block ends. A collective; the first rank converts."""
+        target = scratch_path(directory)
+        try:
+            if self.rank == 0:
+                shutil.rmtree(target, ignore_errors=True)
+                with writing(target):
+                    convert(directory / _TAG, target / _TAG)
+            dist.barrier()
+            yield target
+            dist.barrier()
+        finally:
+            if self.rank == 0:
+                shutil.rmtree(target, ignore_errors=True)
+
+    def _load_universal(self, directory: Path) -> None:
+        config = self._engine._config  # read by load_checkpoint() alone; other checkpoints are not universal ones
+        config.load_universal_checkpoint = True
+        try:
+            with plain_values(directory):
+                self._engine.load_checkpoint(str(directory), tag=_TAG)
+        finally:
+            config.load_universal_checkpoint = False
+        # Under ZeRO-3 DeepSpeed gives all partitions one and the same counter, which each of them would then raise.
+        for state in filter(None, self._adamw.state.values()):
+            state["step"] = torch.as_tensor(state["step"]).clone()
 
     def _apply_settings(self) -> None:
         """Of the optimizer, where DeepSpeed and torch have put back those of the checkpoint."""

@@ -95,13 +95,14 @@ def run_supervised(
             tables = {name: _encode(read[name], data, options(data), run_dir) for name, data in held.items()}
             for own in streams.values():
                 own.check_first(run_dir)
-            rows: dict[str, TrainingRows] = {name: HeldRows(name, len(table)) for name, table in tables.items()}
-            rows |= streams
-            check_batch("data", rows["train"].count, "batch_size", cfg.batch_size)  # of what the processor could read
-            steps = total_steps(cfg, rows["train"])
+            planned = {name: HeldRows.planned(len(table), cfg.seed) for name, table in tables.items()}
+            train: TrainingRows = streams.get("train") or planned["train"]
+            check_batch("data", train.count, "batch_size", cfg.batch_size)  # of what the processor could read
+            steps = total_steps(cfg, train)
             check_length(start, steps, f"epochs={cfg.epochs}")
-            if complete:
-                tables = complete(tables, run_dir)
+            tables = complete(tables, run_dir) if complete else tables
+            # Popped, so that no table stays in memory alongside its copy.
+            rows = streams | {name: own.holding(tables.pop(name)) for name, own in planned.items()}
             plan = WorkerPlan(
                 cfg=cfg,
                 task=task,
@@ -114,8 +115,7 @@ def run_supervised(
             )
             if not resume:
                 discard(run_dir)
-            # Popped, so that no table stays in memory alongside its copy.
-            _fit(plan, job, {name: _dataset(tables.pop(name)) for name in held}, rows)
+            _fit(plan, job, rows)
         finish(run_dir)
     return run_dir
 
@@ -195,13 +195,7 @@ def set_aside(records: Records, bad: Mapping[int, tuple[str, str]], data: DataCo
     settle(rejected, len(records.records) - len(bad), records.file, data.on_bad_row, run_dir)
 
 
-def _dataset(rows: pa.Table) -> ray.data.Dataset:
-    return ray.data.from_arrow([rows.slice(first, _ENCODE_ROWS) for first in range(0, len(rows), _ENCODE_ROWS)])
-
-
-def _fit(
-    plan: WorkerPlan, job: str, datasets: Mapping[str, ray.data.Dataset], rows: Mapping[str, TrainingRows]
-) -> None:
+def _fit(plan: WorkerPlan, job: str, rows: Mapping[str, TrainingRows]) -> None:
     """Run the workers while the driver shows what they write down. Raises a worker's KnownError, else RoleFailed."""
     workers = plan.cfg.workers
     resources = {k: v for k, v in (("CPU", workers.num_cpus), ("GPU", workers.num_gpus)) if v}
@@ -217,9 +211,6 @@ def _fit(
             storage_path=str(plan.run_dir),
             worker_runtime_env=threads_env(workers),  # type: ignore[call-arg]  # its types are those of Ray Train 1
         ),
-        datasets=dict(datasets),
-        # Ray's equal shares leave out what does not divide, and every held-out row counts: see HeldRows.eval_batches().
-        dataset_config=ray.train.DataConfig(datasets_to_split=[name for name in datasets if name == "train"]),
     )
     # Ray Train would take up an earlier run of that name; our own checkpoints say where to go on.
     shutil.rmtree(plan.run_dir / _RAY_TRAIN_DIR, ignore_errors=True)

@@ -1,22 +1,27 @@
 """Rows of "train" and "eval" as the workers see them: held in Ray's object store, or read when their turn comes."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
-import ray.train
+import ray
 
 from mmrlhf_ray.config.base import TrainJobConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.data.batches.stream import RowCheck, StreamPlan, stream, stream_batches
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions
+from mmrlhf_ray.data.records.order import Order, Place
 from mmrlhf_ray.data.records.quarantine import Rejected, set_row_aside, settle
 from mmrlhf_ray.data.records.rows import name_of, open_sources
 from mmrlhf_ray.data.records.store import order_of
+from mmrlhf_ray.schema import TRAINING_ROW
+
+_BLOCK_ROWS = 256
+"""Of held rows: those that travel together."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class TrainingRows(Protocol):
         ...
 
     def train_batches(self, share: Share, steps: range) -> Iterator[pa.Table]:
-        """A rank's share of the batch of each step, endless or until the last one. A step has the same rows whichever
-        `steps` begin with. Raises DataError."""
+        """A rank's share of the batch of each step. A step has the same rows in the same order, whichever `steps` begin
+        with and however many ranks share them. Raises DataError."""
         ...
 
     def eval_batches(self, share: Share) -> Iterator[pa.Table]:
@@ -53,42 +58,62 @@ class TrainingRows(Protocol):
 
 @dataclass(frozen=True)
 class HeldRows:
-    """Rows that Ray Train gives to each worker as a data set."""
+    """Rows in Ray's object store, from which each worker takes its own share of every batch."""
 
-    name: str
-    """Of the data set: "train" or "eval"."""
-    count: int
+    sizes: tuple[int, ...]
+    """Rows of each block."""
+    seed: int
+    blocks: tuple["ray.ObjectRef[pa.Table]", ...] = ()
+    """What is in them; empty until it is known."""
+
+    @classmethod
+    def planned(cls, count: int, seed: int) -> "HeldRows":
+        """So many rows, which are to come."""
+        return cls(tuple(min(_BLOCK_ROWS, count - first) for first in range(0, count, _BLOCK_ROWS)), seed)
+
+    def holding(self, table: pa.Table) -> "HeldRows":
+        """With the rows of `table`, which is copied to the store."""
+        parts = [table.slice(number * _BLOCK_ROWS, size) for number, size in enumerate(self.sizes)]
+        return replace(self, blocks=tuple(ray.put(part) for part in parts))
+
+    @property
+    def count(self) -> int:
+        return sum(self.sizes)
 
     def steps(self, epochs: int, batch_size: int) -> int:
         """An epoch leaves out the rows that do not fill a batch."""
         return epochs * (self.count // batch_size)
 
     def train_batches(self, share: Share, steps: range) -> Iterator[pa.Table]:
-        """Epoch after epoch, each with a shuffle of its own."""
-        shard = ray.train.get_dataset_shard(self.name)
-        size = share.cfg.batch_size // share.world_size
-
-        def epoch(number: int) -> Iterator[pa.Table]:
-            return iter(
-                shard.iter_batches(
-                    batch_size=size,
-                    batch_format="pyarrow",
-                    local_shuffle_buffer_size=64 * size,
-                    local_shuffle_seed=share.cfg.seed + number,
-                    drop_last=True,
-                )
-            )
-
-        batches = chain.from_iterable(epoch(number) for number in count())
-        for _ in range(steps.start):
-            next(batches)
-        return batches
+        """Epoch after epoch, each in an order of its own: that of Order, whatever the number of workers."""
+        order, size = Order((self.sizes,), (1.0,), self.seed), share.cfg.batch_size
+        own = size // share.world_size
+        places = deque[list[Place]]()
+        for step in steps:
+            epoch, batch = divmod(step, self.count // size)
+            first = epoch * self.count + batch * size + share.rank * own
+            places.append([order.place(position) for position in range(first, first + own)])
+            self._fetch(places[-1])
+            if len(places) > 1:
+                yield self._taken(places.popleft())
+        yield from map(self._taken, places)
 
     def eval_batches(self, share: Share) -> Iterator[pa.Table]:
-        """Every worker reads all rows and takes its own."""
-        everything = ray.train.get_dataset_shard(self.name)
-        for table in everything.iter_batches(batch_size=share.cfg.batch_size, batch_format="pyarrow"):
-            yield table.take(pa.array(range(share.rank, len(table), share.world_size), pa.int64()))
+        order = Order((self.sizes,), (1.0,), self.seed, shuffle=False)
+        for first in range(0, self.count, share.cfg.batch_size):
+            last = min(first + share.cfg.batch_size, self.count)
+            yield self._taken([order.place(row) for row in range(first + share.rank, last, share.world_size)])
+
+    def _fetch(self, places: Sequence[Place]) -> None:
+        """Have the blocks brought to this node; nothing waits."""
+        blocks = [self.blocks[number] for number in {place.fragment for place in places}]
+        ray.wait(blocks, num_returns=len(blocks), timeout=0)
+
+    def _taken(self, places: Sequence[Place]) -> pa.Table:
+        numbers = list({place.fragment for place in places})
+        blocks = dict(zip(numbers, ray.get([self.blocks[number] for number in numbers]), strict=True))
+        rows = [blocks[place.fragment].slice(place.row, 1) for place in places]
+        return pa.concat_tables([TRAINING_ROW.empty_table(), *rows]).combine_chunks()
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ class Learner:
 
     @ray.method
     def load(self, directory: str) -> None:
-        """The inverse of save(), with as many ranks."""
+        """The inverse of save(), also of other numbers of ranks."""
         self._trained.load(Path(directory))
 
 
@@ -288,6 +288,6 @@ class Learners:
         return {name: digest for files in of_ranks for name, digest in files.items()}
 
     def load(self, directory: Path) -> None:
-        """The inverse of save(), with as many ranks."""
+        """The inverse of save(), also of other numbers of ranks."""
         refs = [handle.load.remote(str(directory.resolve())) for handle in self.group.handles]
         self.group.wait(refs, self.deadline_s, "loading a checkpoint")

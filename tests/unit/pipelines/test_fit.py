@@ -51,6 +51,10 @@ def test_a_late_checkpoint_is_made_whichever_step_it_is() -> None:
     assert due(sft(), 7, last=False, late=True) == Due(evaluate=False, log=False, save=True)
 
 
+def held(count: int) -> HeldRows:
+    return HeldRows.planned(count, seed=0)
+
+
 class Counted(StreamedRows):
     """Streamed rows that are not there."""
 
@@ -66,10 +70,10 @@ class Counted(StreamedRows):
 @pytest.mark.parametrize(
     ("rows", "changes", "steps", "left_out"),
     [
-        (HeldRows("train", 30), {"epochs": 2, "steps": None}, 6, "12 of 60 rows (30 in each epoch)"),
-        (HeldRows("train", 30), {"steps": 12}, 12, "6 of 30 rows (30 in each epoch)"),
-        (HeldRows("train", 32), {"epochs": 2, "steps": None}, 8, None),
-        (HeldRows("train", 32), {}, 12, None),
+        (held(30), {"epochs": 2, "steps": None}, 6, "12 of 60 rows (30 in each epoch)"),
+        (held(30), {"steps": 12}, 12, "6 of 30 rows (30 in each epoch)"),
+        (held(32), {"epochs": 2, "steps": None}, 8, None),
+        (held(32), {}, 12, None),
         (Counted(30), {"epochs": 2, "steps": None}, 7, "4 of 60 rows (30 in each epoch)"),
         (Counted(32), {"epochs": 2, "steps": None}, 8, None),
         (Counted(30), {}, 12, None),

@@ -146,7 +146,6 @@ PPO_REFUSED: dict[str, Any] = {
     "learner.lora": {"rank": 2},
     "learner.parts.vision_tower.train": False,
     "critic.engine.zero_stage": 0,
-    "placement.policy.replicas": 1,
     "sampling.temperature": 0.5,
     "algorithm.prompts_per_step": 128,
     "algorithm.score_normalisation": "task",
@@ -172,7 +171,7 @@ def test_what_must_not_change_is_refused_by_name_and_nothing_is_touched(tmp_path
 @pytest.mark.parametrize(
     ("key", "value"),
     [("seed", 7), ("batch_size", 4), ("data.path", "/x"), ("learner.engine.zero_stage", 0), ("model.dtype", "bfloat16"),
-     ("workers.replicas", 1), ("feedback_coef", 0.5), ("learner.lora", {"rank": 2})],
+     ("feedback_coef", 0.5), ("learner.lora", {"rank": 2})],
 )  # fmt: skip
 def test_so_it_is_in_supervised_training(tmp_path: Path, model: Path, key: str, value: Any) -> None:
     checkpoint(sft(tmp_path))
@@ -198,6 +197,8 @@ APPLIED: dict[str, Any] = {
     "rewards.1.cost.bound": 0.25,
     "checkpoint.every_steps": 2,
     "placement.generator.replicas": 2,
+    "placement.policy.replicas": 1,
+    "placement.critic.replicas": 1,
     "rollouts_logged": 3,
 }
 
