@@ -95,12 +95,19 @@ def stage(run_dir: Path, step: int) -> Path:
 
 @contextmanager
 def staged(run_dir: Path, step: int) -> Iterator[Path]:
-    """stage() for a block that writes and publishes. A block that fails leaves nothing behind; RunFailed says where
-    there was no room."""
+    """stage() for a block as in finishing()."""
     path = stage(run_dir, step)
+    with finishing(path):
+        yield path
+
+
+@contextmanager
+def finishing(path: Path) -> Iterator[None]:
+    """For a block that writes what is to come into a staged directory and publishes it. A block that fails leaves
+    nothing behind; RunFailed says where there was no room."""
     try:
         with writing(path):
-            yield path
+            yield
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise

@@ -2,6 +2,7 @@
 after as long as a test wants. For what is about time and order, which models would only slow down."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.records.order import Order
 from mmrlhf_ray.data.records.shares import Shares
-from mmrlhf_ray.errors import RoleFailed, Unreachable
+from mmrlhf_ray.errors import RoleFailed, RunFailed, Unreachable
 from mmrlhf_ray.rollout.batch import TakeStats
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import ENCODED_PROMPT, PROMPT, ROLLOUT, check
@@ -42,6 +43,7 @@ class Light:
 
     def __init__(self) -> None:
         self._times, self._version, self._running, self._groups = Times(), 0, 0, 0
+        self._asked = self._saves = 0
         self._failed: set[int] = set()
         self._outdated = False
         self._updates: list[list[tuple[int, int]]] = []
@@ -50,7 +52,7 @@ class Light:
     async def reset(self, times: "Times") -> None:
         """As if it had just started."""
         self._times, self._version, self._updates, self._evaluated = times, 0, [], []
-        self._failed, self._outdated = set(), False
+        self._failed, self._outdated, self._saves = set(), False, 0
 
     async def updates(self) -> list[list[tuple[int, int]]]:
         """Of each update: position of each group, and the version that sampled it."""
@@ -77,6 +79,7 @@ class Light:
         if self._outdated:
             raise RoleFailed("as if it had died")
         self._running += 1
+        self._asked += 1
         rows = [self._row(row, k) for row in prompts.to_pylist() for k in range(n_samples)]
         dice = np.random.default_rng(rows[0]["group_id"]).random() if rows else 0.0
         await asyncio.sleep(self._times.generate_s * (0.2 + 1.8 * dice**4))
@@ -169,6 +172,14 @@ class Light:
 
     async def save(self, directory: str) -> dict[str, str]:
         """As Learner's, with nothing in it."""
+        if self._times.cannot_save:
+            raise RunFailed("no room left")
+        self._saves += 1
+        asked, until = self._asked, time.monotonic() + 30.0
+        while self._saves <= self._times.saves_meanwhile and self._asked == asked:
+            if time.monotonic() > until:
+                raise RoleFailed("nobody was asked for the next step's responses while this was saving")
+            await asyncio.sleep(0.001)
         Path(directory).mkdir(parents=True, exist_ok=True)
         return {}
 
@@ -203,6 +214,10 @@ class Times:
     """Positions in whose update the policy cannot be reached, once."""
     hopeless: frozenset[int] = frozenset()
     """Positions that fail each time."""
+    saves_meanwhile: int = 0
+    """So many of the first checkpoints are not written before somebody is asked for the next responses."""
+    cannot_save: bool = False
+    """The disk is full."""
     failing: frozenset[int] = frozenset()
     """Positions that the generators die on once; until weights come they are of no use."""
 

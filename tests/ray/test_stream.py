@@ -1,5 +1,6 @@
 """The stream of a run, with real actors that answer without models: which groups are trained on, when, and once."""
 
+import json
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ import pytest
 import ray
 
 from mmrlhf_ray.config import PPOConfig
-from mmrlhf_ray.errors import DeadlineExceeded, RoleFailed, RunError
+from mmrlhf_ray.errors import DeadlineExceeded, RoleFailed, RunError, RunFailed
 from mmrlhf_ray.pipelines.ppo.evaluation import evaluate
 from mmrlhf_ray.pipelines.ppo.job import train
 from mmrlhf_ray.pipelines.ppo.state import DriverState
@@ -137,6 +138,32 @@ def test_a_notice_saves_the_step_and_ends_the_run(light: Any, model_dir: Path, t
     assert ended.value.code == 143
     assert 3 <= len(read_metrics(tmp_path)) == newest_step(tmp_path) < 200
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("stream", [{}, {"deterministic": False}, {"max_staleness": 1}])
+def test_a_checkpoint_is_written_while_the_next_step_is_sampled(
+    light: Any, model_dir: Path, tmp_path: Path, stream: dict[str, Any]
+) -> None:
+    saved = {"checkpoint": {"every_steps": 1, "keep": 9}, "policy": {"path": str(model_dir)}}
+    cfg = configuration(steps=4, stream=stream, **saved)
+    fleet = light_fleet(light, cfg, Times(generate_s=0.01, saves_meanwhile=2))
+    with fleet.watch:
+        train(cfg, fleet, tmp_path, Start(RunRecord("ppo", {})))
+    written = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("checkpoints/step-*/manifest.json"))]
+    assert [(m["step"], m["policy_version"], m["finished"]) for m in written] == [(n, n, n == 4) for n in range(1, 5)]
+    consumed = [m["driver"]["consumed"] for m in written]
+    assert [c["next"] - len(c["unfinished"]) for c in consumed] == [4, 8, 12, 16], "of its step, not of the next one"
+
+
+def test_a_checkpoint_that_fails_ends_the_run_a_step_later_and_leaves_nothing(
+    light: Any, model_dir: Path, tmp_path: Path
+) -> None:
+    cfg = configuration(steps=9, checkpoint={"every_steps": 2}, policy={"path": str(model_dir)})
+    fleet = light_fleet(light, cfg, Times(cannot_save=True))
+    with fleet.watch, pytest.raises(RunFailed, match="no room left"):
+        train(cfg, fleet, tmp_path, Start(RunRecord("ppo", {})))
+    assert [row["step"] for row in read_metrics(tmp_path)] == [0, 1]
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 @pytest.mark.parametrize("deterministic", [True, False])

@@ -15,17 +15,18 @@ from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import RoleFailed, Unreachable
 from mmrlhf_ray.pipelines.ppo.evaluation import evaluate
 from mmrlhf_ray.pipelines.ppo.experience import Experience
+from mmrlhf_ray.pipelines.ppo.saving import Saving
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import ppo_step
 from mmrlhf_ray.pipelines.ppo.stream import Stream
 from mmrlhf_ray.pipelines.responses import response_table
-from mmrlhf_ray.pipelines.resume import RunRecord, Start, begin, finish, run_record
+from mmrlhf_ray.pipelines.resume import Start, begin, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import NOTICED, notice, ray_session
-from mmrlhf_ray.training.checkpoint import Manifest, SaveClock, discard, publish, staged
+from mmrlhf_ray.training.checkpoint import discard
 from mmrlhf_ray.workers.crew import compile_here
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
@@ -96,14 +97,15 @@ def train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
 def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: DriverState) -> None:
     stream = Stream(fleet, cfg, state, start.step)
     encoder = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
-    clock = SaveClock(cfg.checkpoint)
     with (
         MetricsWriter(run_dir, "ppo", resume_step=start.resume_step) as writer,
         Progress("PPO", cfg.steps, "step", start=start.step) as progress,
         notice() as noticed,
+        Saving(cfg, fleet, run_dir, start.record) as saving,
     ):
         for number in range(start.step, cfg.steps):
             step = ppo_step(fleet, stream, cfg, state)
+            saving.settle()
             state = step.state
             for warning in step.warnings:
                 progress.note(f"step {number}: {warning}")
@@ -116,30 +118,12 @@ def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: Dri
                 writer.log(number, metrics)
                 shown = {name: metrics[name] for name in _SHOWN if name in metrics}
                 progress.update(done, len(step.experience.table), **shown)
-                if done % cfg.checkpoint.every_steps == 0 or clock.late or done == cfg.steps or noticed():
-                    _save(cfg, fleet, run_dir, done, state, start.record)
-                    clock.restart()
+                if saving.due(done) or noticed():
+                    saving.start(done, state)
             if noticed() and done < cfg.steps:
+                saving.settle()
                 progress.note(f"told to end: step {done} is saved; go on with --resume")
                 raise SystemExit(NOTICED)
-
-
-def _save(cfg: PPOConfig, fleet: Fleet, run_dir: Path, done: int, state: DriverState, record: RunRecord) -> None:
-    with staged(run_dir, done) as path:
-        files: dict[str, str] = {}
-        for role, group in fleet.learners.items():
-            files |= {f"{role}/{name}": digest for name, digest in group.save(path / role).items()}
-        manifest = Manifest(
-            step=done,
-            policy_version=done,
-            seed=cfg.seed,
-            ranks={role: len(group.group) for role, group in fleet.learners.items()},
-            run=record.to_dict(),
-            finished=done == cfg.steps,
-            driver=state.to_dict(),
-            files=files,
-        )
-        publish(path, manifest, cfg.checkpoint.keep)
 
 
 def _restore(cfg: PPOConfig, fleet: Fleet, start: Start) -> DriverState:

@@ -281,9 +281,12 @@ class Learners:
         refs = [handle.export.remote(str(directory.resolve())) for handle in self.group.handles]
         self.group.wait(refs, self.deadline_s, "exporting the model")
 
-    def save(self, directory: Path) -> dict[str, str]:
-        """Checkpoint the group. Returns the files of all ranks by their path in `directory` → sha256."""
-        refs = [handle.save.remote(str(directory.resolve())) for handle in self.group.handles]
+    def start_save(self, directory: Path) -> list["ray.ObjectRef[dict[str, str]]"]:
+        """Have the group write a checkpoint of what it is now; nothing blocks."""
+        return [handle.save.remote(str(directory.resolve())) for handle in self.group.handles]
+
+    def finish_save(self, refs: Sequence["ray.ObjectRef[dict[str, str]]"]) -> dict[str, str]:
+        """Until it is written. Returns the files of all ranks by their path in the directory → sha256."""
         of_ranks = self.group.wait(refs, self.deadline_s, "saving a checkpoint")
         return {name: digest for files in of_ranks for name, digest in files.items()}
 
