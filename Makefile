@@ -105,7 +105,7 @@ slow: $(READY)
 	@$(BIN)/python -m pytest $(wildcard tests/e2e tests/ray tests/browser) -n 2 --dist loadfile --no-loadscope-reorder \
 	    --durations=10
 
-# The matrix of docs/reliability.md; most of an hour, and no part of `make test`.
+# What docs/reliability.md measures; most of an hour, and no part of `make test`.
 chaos: $(READY)
 	@$(BIN)/python -m pytest tests/chaos -s
 
