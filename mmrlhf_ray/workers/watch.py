@@ -187,7 +187,7 @@ class Watch:
                 own.asked, own.since, own.wanted, own.waited = own.beat(), now, False, 0.0
         elif ray.wait([own.asked], timeout=0)[0]:
             self._answered(own, own.asked, now)
-        elif own.waited > self._recovery.silent_s:
+        elif own.waited > self._recovery.silent_s and own.heard > float("-inf"):  # who starts it has a deadline
             if own.lost is None:  # else it cannot be reached: Ray ends it as soon as it can
                 logger.warning("%s gave no sign of life for %.0f s", own.name, own.waited)
             self._kill(own)

@@ -161,6 +161,15 @@ def test_an_actor_that_says_it_is_broken_is_replaced(caplog: pytest.LogCaptureFi
     assert "generator-0: out of order" in caplog.text
 
 
+def test_an_actor_that_takes_its_time_to_start_is_not_taken_for_silent() -> None:
+    """Importing holds back its other threads, too."""
+    with crew_of(("scorer", "scorer-0")) as own:
+        actor, seconds = start(own, 0), iter([5.0])
+        own.watch.add("scorer-0", actor, lambda: actor.work.remote(next(seconds, 0.0)))
+        own.watch.wait(["scorer-0"], SOON_S)
+        assert own.watch.restarts(["scorer-0"]) == 0
+
+
 def test_who_waits_for_a_sign_of_life_is_told_who_gave_none() -> None:
     with crew_of(("scorer", "scorer-0"), silent_s=60.0) as own:
         actor = start(own, 0)
