@@ -13,7 +13,7 @@ from mmrlhf_ray.runtime.metrics import read_metrics
 from tests.chaos.test_matrix import Watched, job
 from tests.e2e.support import start
 
-STEPS = 20
+STEPS, RESPONSES = 20, 24
 FUNCTION = """
 import random
 import time
@@ -38,7 +38,7 @@ def test_no_score_is_made_up(model_dir: Path, reward_model_dir: Path, data_dir: 
         {"name": "flaky", "kind": "function", "function": "flaky.py:score", "convention": "verl", "deadline_s": 1.0,
          "on_missing": "drop"}
     ]  # fmt: skip
-    values["algorithm"] |= {"advantage_estimator": "grpo", "prompts_per_step": 4, "mini_batch_size": 8}
+    values["algorithm"] |= {"advantage_estimator": "grpo", "prompts_per_step": 12, "mini_batch_size": 24}
     values |= {"steps": STEPS, "rollouts_logged": 100, "stream": {"deterministic": False, "max_dropped": 100}}
     file.write_text(yaml.safe_dump(values))
     running = start("ppo", str(file), "name=flaky", cwd=tmp_path)
@@ -52,8 +52,8 @@ def test_no_score_is_made_up(model_dir: Path, reward_model_dir: Path, data_dir: 
     rows = read_metrics(tmp_path / "flaky")
     assert [row["step"] for row in rows] == list(range(STEPS))
     missing = sum(row["without_score"] for row in rows)
-    print(f"{missing:g} responses without a score, {STEPS * 8} trained on")
-    assert missing > 0.1 * STEPS * 8
+    print(f"{missing:g} responses without a score, {STEPS * RESPONSES} trained on")
+    assert missing > 0.1 * STEPS * RESPONSES
     scored = pq.read_table(tmp_path / "flaky" / ROLLOUTS_DIR).to_pylist()
-    assert len(scored) == STEPS * 8
+    assert len(scored) == STEPS * RESPONSES
     assert [row["score"] for row in scored] == [float(len(row["text"])) for row in scored]
