@@ -79,7 +79,7 @@ def test_trained_parts_move_at_their_rate_and_the_others_stay(
     ]
     stats = ranks.finish_update(refs, shards).stats
     ranks.export(tmp_path / "model")
-    ranks.save(tmp_path / "state")
+    ranks.finish_save(ranks.start_save(tmp_path / "state"))
     end(ranks.group)
 
     assert (stats["lr"], stats["lr_vision_tower"]) == pytest.approx((LR, TOWER_LR))
