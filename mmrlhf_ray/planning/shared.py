@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mmrlhf_ray.config.base import Resources
+from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.runtime.waits import deadline_get
 

@@ -82,13 +82,13 @@ class Fleet:
 
     def revive(self, error: RoleFailed, policy_version: int) -> None:
         """After `error`, which a generator's death may be behind: wait until as many generators answer as there must
-        be, and give those that were started again the policy's weights. Raises `error` where learners are gone, and as
-        Watch.wait()."""
+        be, and give those that were started again, or join, the policy's weights. Raises `error` where learners are
+        gone, and as Watch.wait()."""
         if self.lost_learners():
             raise error
-        generators = self.generators
+        generators, before = self.generators, self.generators.serving.group.names
         self._serve(self.watch.wait(generators.group.names, self.start_s, generators.count_required))
-        outdated = generators.serving.outdated(self.start_s)
+        outdated = generators.serving.outdated(before, self.start_s)
         if len(outdated.group):
             self.policy.push(outdated, policy_version, self.bucket_bytes)
 

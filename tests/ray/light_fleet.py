@@ -58,6 +58,10 @@ class Light:
         """Of each update: position of each group, and the version that sampled it."""
         return self._updates
 
+    async def version(self) -> int:
+        """Of its weights."""
+        return self._version
+
     async def groups(self) -> int:
         """How many groups it has sampled."""
         return self._groups

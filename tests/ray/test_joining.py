@@ -10,6 +10,7 @@ from ray.util.placement_group import remove_placement_group
 
 from mmrlhf_ray.config.base import DeadlineConfig
 from mmrlhf_ray.config.placement import RolePlacement
+from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import Step, ppo_step
 from mmrlhf_ray.pipelines.ppo.stream import Stream
@@ -52,6 +53,9 @@ def test_a_generator_joins_when_there_is_room_and_leaves_when_it_dies(light: Any
                 steps.append(ppo_step(fleet, stream, cfg, steps[-1].state))
             assert {step.metrics["generators"] for step in steps} == {1.0}
             remove_placement_group(occupied)
+            watch.wait(["generator-1"], SOON_S)
+            fleet.revive(RoleFailed("another one died"), stream.version)
+            assert ray.get(second.version.remote()) == stream.version, "it serves, with the weights of the start"
             until(2)
             for _ in range(5):
                 steps.append(ppo_step(fleet, stream, cfg, steps[-1].state))

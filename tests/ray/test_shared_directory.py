@@ -15,7 +15,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from mmrlhf_ray.config.base import Resources
+from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.planning.shared import _see_here, check_shared
 

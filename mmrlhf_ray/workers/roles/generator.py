@@ -155,11 +155,13 @@ class Generators:
         required = self._some(range(self.count_required)).group
         required.wait([handle.heartbeat.remote() for handle in required.handles], seconds, "starting the generators")
 
-    def outdated(self, seconds: float) -> "Generators":
-        """Those that were started again and have not got the policy's weights since. Raises DeadlineExceeded."""
+    def outdated(self, served: Collection[str], seconds: float) -> "Generators":
+        """Those that may not have the policy's weights: all that are not among `served`, who were pushed to, and those
+        that were started again since. Raises DeadlineExceeded."""
         asked = [handle.outdated.remote() for handle in self.group.handles]
         found = self.group.wait(asked, seconds, "looking for generators without weights")
-        return self._some([number for number, old in enumerate(found) if old])
+        names = self.group.names
+        return self._some([number for number, old in enumerate(found) if old or names[number] not in served])
 
     def ask(self, prompts: Prompts, n_samples: int, engine: int | None = None) -> Asked:
         """Ask one generator for `n_samples` responses to each of these prompts (usually one: a group); nothing blocks.
