@@ -1,6 +1,7 @@
 """Sampler and learner give a token slightly different probabilities: how different, and what is done about it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -109,3 +110,29 @@ def mismatch_stats(old_logprobs: Tensor, rollout_logprobs: Tensor, weights: Tens
         "corrected": ((weights - 1.0).abs() > _NOTICEABLE).sum().to(gap.dtype),
         "corrected_to_zero": (weights == 0).sum().to(gap.dtype),
     }
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far apart two log-probabilities of the same tokens are; nats."""
+
+    tokens: int
+    mean: float
+    """Of the distance."""
+    kl: float
+    """k3 estimate of KL(first ‖ second) per token, where the first one's model drew the tokens."""
+    outliers: float
+    """Share of the tokens whose distance is beyond the one that was asked for."""
+    largest: float
+
+
+def gap(first: Tensor, second: Tensor, outlier: float) -> Gap:
+    """Of log-probabilities [N] each, in nats; `outlier`: distance beyond which a token is one. What is not a number in
+    either is one in `mean`, `kl` and `largest` as well."""
+    if first.shape != second.shape or not len(first):
+        raise ValueError(f"expects two times one shape [N], N ≥ 1, got {list(first.shape)} and {list(second.shape)}")
+    first, second = first.double(), second.double()
+    distance = (first - second).abs()
+    kl = kl_estimate(first, second, "k3")
+    beyond = (distance > outlier).double().mean()
+    return Gap(len(first), float(distance.mean()), float(kl.mean()), float(beyond), float(distance.max()))

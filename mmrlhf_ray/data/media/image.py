@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mmrlhf_ray.config.data import MediaLimits
 from mmrlhf_ray.data.media.formats import DEFAULT_LIMITS, check_limit, open_format
 
 _PNG_DEPTH = 24
 """Where a PNG says how many bits a sample has."""
+
+_ON_ITS_SIDE = 5
+"""The first of EXIF's orientations that exchange height and width; so do those after it."""
 
 
 def decode_image(data: bytes, limits: MediaLimits = DEFAULT_LIMITS) -> Image.Image:
@@ -27,6 +30,14 @@ def decode_image(data: bytes, limits: MediaLimits = DEFAULT_LIMITS) -> Image.Ima
             _scale_transparency(image, data[_PNG_DEPTH])
         image.load()
         return to_rgb(ImageOps.exif_transpose(image))
+
+
+def image_size(data: bytes, limits: MediaLimits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """Height and width, upright as the camera says, from the header alone. Raises ValueError as decode_image()."""
+    form = open_format("image", data, limits)
+    with opened(data, form.reader, form.mime, limits) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= _ON_ITS_SIDE
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 @contextmanager

@@ -62,9 +62,9 @@ class RowStore(Protocol):
         fails."""
         ...
 
-    def first(self, count: int, reader: int = 0, readers: int = 1) -> Iterator[tuple[int, LoadedRow | Rejected]]:
-        """The rows that are checked before the start, with their numbers: those that come first in the files where all
-        are held, and else those that are served first. Only those of one reader, if there are several."""
+    def sample(self, count: int, reader: int = 0, readers: int = 1) -> Iterator[tuple[int, LoadedRow | Rejected]]:
+        """`count` rows drawn by the seed, with their numbers; of files those that are served first. Only those of one
+        reader, if there are several."""
         ...
 
     def shares(self, readers: int) -> Shares:
@@ -72,7 +72,7 @@ class RowStore(Protocol):
         ...
 
     def without(self, numbers: Collection[int]) -> "RowStore":
-        """The store, which holds those of first() with these numbers no longer. In files they stay, and load() gives
+        """The store, which holds those of sample() with these numbers no longer. In files they stay, and load() gives
         them."""
         ...
 
@@ -103,8 +103,9 @@ class HeldStore:
         place = self._order.place(position)
         return self._by_source[place.source][place.row]
 
-    def first(self, count: int, reader: int = 0, readers: int = 1) -> Iterator[tuple[int, LoadedRow]]:
-        return ((n, row) for n, row in enumerate(self.slice(0, count)) if _owner(row, readers) == reader)
+    def sample(self, count: int, reader: int = 0, readers: int = 1) -> Iterator[tuple[int, LoadedRow]]:
+        drawn = sorted(np.random.default_rng(self._seed).permutation(len(self._rows))[:count].tolist())
+        return ((n, self._rows[n]) for n in drawn if _owner(self._rows[n], readers) == reader)
 
     def shares(self, readers: int) -> Shares:
         owners = tuple(np.array([_owner(row, readers) for row in own], np.int32) for own in self._by_source)
@@ -151,7 +152,7 @@ class FileStore:
             return row.rejected(_row_error(error))
         return LoadedRow(replace(row.read, record=dict(record)), tuple(media))
 
-    def first(self, count: int, reader: int = 0, readers: int = 1) -> Iterator[tuple[int, LoadedRow | Rejected]]:
+    def sample(self, count: int, reader: int = 0, readers: int = 1) -> Iterator[tuple[int, LoadedRow | Rejected]]:
         shares = self.shares(readers)
         return ((position, self.load(position)) for position in range(count) if shares.of(position) == reader)
 

@@ -21,6 +21,7 @@ from mmrlhf_ray.pipelines.ppo.experience import (
     shard_by_tokens,
     with_old_logprobs,
 )
+from mmrlhf_ray.pipelines.ppo.gate import check_first_step
 from mmrlhf_ray.pipelines.ppo.judged import Judged, ask_learners, old_logprobs_from
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step_metrics import critic_metrics, policy_metrics, rates, stream_metrics
@@ -57,7 +58,8 @@ def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -
     rollouts, answers = drop_rows(rollouts, answers, comparable(rollouts, mixed.keep, cfg.algorithm))
     longest = cfg.sampling.max_response_tokens
     experience = make_experience(rollouts, answers, state.kl.kl_coef, cfg.algorithm, longest, state.moments)
-    _gate(step, experience, cfg)
+    if not step:
+        check_first_step(experience, cfg)
     learned, own_old_logprobs = _learn(fleet, stream, cfg, rollouts, experience, state.kl.kl_coef)
     if own_old_logprobs is not None:
         experience = with_old_logprobs(experience, own_old_logprobs, cfg.algorithm)
@@ -132,22 +134,6 @@ def drop_rows(rollouts: Rollouts, answers: Answers, keep: Sequence[bool]) -> tup
         answers, scores=scores, ref_logprobs=answers.ref_logprobs.take(rows), old_logprobs=old, values=values
     )
     return rollouts.select(rows), kept
-
-
-def _gate(step: int, experience: Experience, cfg: PPOConfig) -> None:
-    """Before the first update, sampler, learner and reference are the same model and must say so."""
-    if step:
-        return
-    gaps = {"sampler and learner logprobs": experience.metrics["mismatch_max"]}
-    if cfg.reference is None:
-        old, ref = (Ragged.of_column(experience.table.column(n)).values for n in ("old_logprobs", "ref_logprobs"))
-        gaps["policy/reference ratio"] = float(np.abs(np.expm1(old.astype(np.float64) - ref)).max())
-    for what, gap in gaps.items():
-        if not gap <= cfg.parity_gate:
-            raise RunError(
-                f"step 0: {what} differ by {gap:.2e}, more than parity_gate={cfg.parity_gate:g}; training would start "
-                "from a wrong KL. Run `mmrlhf parity` on the policy, or raise parity_gate for low precision"
-            )
 
 
 def _learn(

@@ -134,7 +134,7 @@ class StreamedRows:
     def check_first(self, run_dir: Path) -> None:
         """Read the rows that are to be checked before the start. Raises DataError as settle()."""
         config = self.plan.config
-        checked = min(config.check_rows or self.count, self.count)
+        checked = config.rows_to_check(self.count)
         rejected: list[Rejected] = []
         for block in stream(self.plan, range(checked)):
             rejected += block.rejected

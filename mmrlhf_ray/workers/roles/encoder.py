@@ -81,10 +81,10 @@ class PromptEncoder:
 
     @ray.method
     def find_bad(self, reader: int, readers: int, begun: Begun | None) -> dict[int, Rejected]:
-        """Run the processor on the first `data.check_rows` prompts, or all, as far as they are this reader's; number →
-        the bad ones (too long, wrong placeholders). Raises DataError."""
+        """Run the processor on as many prompts as DataConfig.rows_to_check() says, as far as they are this reader's;
+        number → the bad ones (too long, wrong placeholders). Raises DataError."""
         store = self._serving(begun)
-        checked = ((number, self._encode(row)) for number, row in store.first(self._to_check(store), reader, readers))
+        checked = ((number, self._encode(row)) for number, row in store.sample(self._to_check(store), reader, readers))
         return {number: row for number, row in checked if isinstance(row, Rejected)}
 
     @ray.method
@@ -100,7 +100,7 @@ class PromptEncoder:
         return self._store.shares(readers)
 
     def _to_check(self, store: RowStore) -> int:
-        return min(self._data.check_rows or store.rows, store.rows)
+        return self._data.rows_to_check(store.rows)
 
     def _serving(self, begun: Begun | None) -> RowStore:
         """The prompts; those that were, where this actor was started again."""
@@ -134,7 +134,7 @@ class PromptEncoder:
         rows = [self._encode(row) for row in store.slice(first, last)]
         bad = [row.bad for row in rows if isinstance(row, Rejected)]
         if bad:
-            raise bad_rows_error(bad, f"{store.what}: bad rows; unset data.check_rows to have all checked first")
+            raise bad_rows_error(bad, f"{store.what}: bad rows; raise data.check_rows to have all checked first")
         good = [row for row in rows if isinstance(row, _Encoded)]
         yield from self._serve(list(enumerate(good, first)), start, misses)
 

@@ -130,10 +130,21 @@ def test_what_is_served(omni: Path, omni_encoder: Encoder, tmp_path: Path) -> No
 
 def test_an_evaluation_names_a_bad_row_that_was_not_checked(omni: Path, tmp_path: Path) -> None:
     rows = [prompt(0), prompt(1), prompt(2) | {"messages": messages(["image", "image"])}]
-    encoder = server(omni, tmp_path, rows, check_rows=1, on_bad_row="quarantine")
+    encoder = server(omni, tmp_path, rows, check_rows=1, on_bad_row="quarantine", seed=1)
     assert len(served(encoder.slice(0, 2))[0]) == 2
-    with pytest.raises(DataError, match=r"unset data.check_rows .*\n.*, line 5 \(p2\): .*2 image placeholder"):
+    with pytest.raises(DataError, match=r"raise data.check_rows .*\n.*, line 5 \(p2\): .*2 image placeholder"):
         served(encoder.slice(1, 3))
+
+
+def test_of_many_prompts_a_sample_is_checked(omni: Path, tmp_path: Path) -> None:
+    many = [prompt(0) | {"prompt_id": f"p{n}"} for n in range(5000)]
+    for n, row in enumerate(many):
+        row["messages"] = messages(["image"], f"question {n}")
+    encoder = server(omni, tmp_path, many)
+    assert encoder._cache.misses == 256
+    assert len(taken(encoder, 0, 3)) == 3
+    few = server(omni, tmp_path, many[:300])
+    assert few._cache.misses == 300
 
 
 def test_no_facts_unless_configured(omni: Path, tmp_path: Path) -> None:

@@ -77,11 +77,14 @@ def test_whoever_asks_need_not_know_whether_rows_are_held(streaming, mixture, tm
     assert abs(sum(i.startswith("a") for i in ids) - 300) < 1, "by weight"
     assert sum(i.startswith("a") for i in set(ids)) == sum(i.startswith("a") for i in ids), "an epoch has each row once"
     assert [id_of(row) for row in store.slice(FRAGMENT_ROWS + 48, FRAGMENT_ROWS + 52)] == ["a304", "a305", "b0", "b1"]
-    first = [id_of(row) for _, row in store.first(3)]
-    assert first == (ids[:3] if streaming else ["a0", "a1", "a2"])
+    by_file = [id_of(row) for row in store.slice(0, store.rows)]
+    drawn = dict(store.sample(3))
+    assert len(drawn) == 3
+    assert [id_of(row) for row in drawn.values()] == (ids[:3] if streaming else [by_file[n] for n in drawn])
+    assert streaming or max(drawn) > FRAGMENT_ROWS // 2, "not the first rows of the files"
     rest = store.without([0, 2])
     assert rest.rows == store.rows - (0 if streaming else 2), "in files nothing can be left out"
-    assert streaming or [id_of(row) for _, row in rest.first(2)] == ["a1", "a3"]
+    assert streaming or [id_of(row) for row in rest.slice(0, 2)] == ["a1", "a3"]
     assert rest.what == store.what
 
 

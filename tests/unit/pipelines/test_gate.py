@@ -1,0 +1,105 @@
+"""The check before the first update: rounding passes however many tokens there are, another model does not."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmrlhf_ray.config import PPOConfig
+from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.pipelines.ppo.experience import Experience
+from mmrlhf_ray.pipelines.ppo.gate import check_first_step
+
+TOKENS = 1_000_000
+Made = np.ndarray
+
+
+def config(dtype: str, **gate: float) -> PPOConfig:
+    policy = {"path": "/models/any", "dtype": dtype}
+    reward = {"name": "good", "kind": "function", "function": "mmrlhf_ray.rewards.text:length"}
+    return PPOConfig.model_validate(
+        {
+            "policy": policy,
+            "rewards": [reward],
+            "data": {"path": "/data/any.jsonl"},
+            "output_dir": "/runs",
+            "name": "any",
+        }
+        | ({"parity_gate": gate} if gate else {})
+    )
+
+
+def experience(sampled: Made, old: Made, ref: Made) -> Experience:
+    def column(values: Made) -> pa.Array:
+        return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), pa.array(values.astype(np.float32)))
+
+    table = pa.table({"rollout_logprobs": column(sampled), "old_logprobs": column(old), "ref_logprobs": column(ref)})
+    return Experience(table, np.zeros(1), {}, {})
+
+
+def apart(noise: Callable[[np.random.Generator], Made]) -> Experience:
+    """The sampler is as far from the learner as `noise` says, the reference is the learner."""
+    rng = np.random.default_rng(0)
+    old = -rng.exponential(2.0, TOKENS)
+    return experience(old + noise(rng), old, old)
+
+
+def rounding(rng: np.random.Generator) -> Made:
+    """As measured of vLLM against a trainer in bfloat16, with a long tail."""
+    return 0.03 * rng.standard_t(4, TOKENS)
+
+
+def test_rounding_in_bfloat16_passes_however_many_tokens_there_are():
+    made = apart(rounding)
+    assert np.abs(made.table["rollout_logprobs"].combine_chunks().values.to_numpy()).max() > 0.1
+    check_first_step(made, config("bfloat16"))
+
+
+def test_what_passes_in_bfloat16_does_not_in_float32():
+    with pytest.raises(RunError, match=r"sampler and learner differ: .*parity_gate\.mean=0\.0001"):
+        check_first_step(apart(rounding), config("float32"))
+
+
+def test_one_token_is_enough_in_float32():
+    def one(rng: np.random.Generator) -> Made:
+        noise = np.zeros(TOKENS)
+        noise[7] = 0.01
+        return noise
+
+    with pytest.raises(
+        RunError, match=r"share of tokens beyond 0\.0001 nats is 1\.00e-06.*largest of 1000000.* 1\.00e-02"
+    ):
+        check_first_step(apart(one), config("float32"))
+
+
+@pytest.mark.parametrize(
+    ("noise", "key"),
+    [
+        (lambda rng: 0.1 * rng.standard_normal(TOKENS), "mean"),
+        (lambda rng: np.where(rng.random(TOKENS) < 0.02, 1.2, 0.0), "kl"),
+        (lambda rng: np.where(rng.random(TOKENS) < 0.002, 0.6, 0.0), "outliers"),
+    ],
+)
+def test_another_model_is_refused_in_bfloat16(noise: Callable[[np.random.Generator], Made], key: str):
+    with pytest.raises(RunError, match=rf"parity_gate\.{key}="):
+        check_first_step(apart(noise), config("bfloat16"))
+
+
+def test_a_reference_that_is_another_model_is_refused():
+    same = apart(lambda rng: np.zeros(TOKENS))
+    old = same.table["old_logprobs"].combine_chunks().values.to_numpy()
+    with pytest.raises(RunError, match="policy and reference differ"):
+        check_first_step(experience(old, old, old + 0.2), config("bfloat16"))
+
+
+def test_what_is_no_number_is_refused():
+    numbers = np.array([-1.0, math.nan])
+    with pytest.raises(RunError, match="sampler and learner"):
+        check_first_step(experience(numbers, numbers, numbers), config("bfloat16"))
+
+
+def test_bounds_that_are_set_replace_those_of_the_dtype():
+    made = apart(lambda rng: 0.1 * rng.standard_normal(TOKENS))
+    check_first_step(made, config("bfloat16", mean=0.2))
