@@ -38,7 +38,7 @@ STATELESS = ("encoder-0", "generator-0", "scorer-0", "functions-0", "reference-0
 LEARNERS = ("policy-0", "policy-1", "critic-0")
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 SILENT_S = 5.0
-STEPS = 200
+STEPS = 400
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "inf"))
 """After which nobody is killed any more."""
 SKIPPED = int(os.environ.get("CHAOS_SKIP", "0"))
@@ -91,6 +91,11 @@ class Watched:
     def steps(self) -> list[float]:
         """When each step that is in the metrics was logged."""
         return [row["time"] for row in read_metrics(self._run_dir)] if self._run_dir.exists() else []
+
+    @property
+    def saved(self) -> int:
+        """Steps that the newest checkpoint holds."""
+        return max((int(path.name.rpartition("-")[2]) for path in self._run_dir.glob("checkpoints/step-*")), default=0)
 
     def at(self, title: str) -> bool:
         return any(command.startswith(title) for command in self.running.processes().values())
@@ -154,6 +159,8 @@ def strike(watched: Watched, role: str, stage: str, number: signal.Signals) -> D
         back = watched.until(lambda: watched.heard(now, rf"\b{role} is back after"), f"{role} in {stage} stays away")
     logged = watched.until(lambda: [t for t in watched.steps if t > clock + back], f"no step after {role} in {stage}")
     repeated = max(0, before - len(watched.steps) + 1)
+    # Three failures at one step end a run: the next one comes at another.
+    watched.until(lambda: watched.saved > before, f"no checkpoint after {role} in {stage}")
     return Death(role, stage, number.name, noticed, back, logged[0] - clock, repeated)
 
 
