@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.output import OutputConfig
@@ -132,6 +132,20 @@ class LearnerConfig(Section):
         return self
 
 
+EnvValue = Annotated[str, Field(coerce_numbers_to_str=True)]
+_OWN_ENV = {
+    "OMP_NUM_THREADS": "set placement.<role>.threads",
+    "CUDA_VISIBLE_DEVICES": "set placement.<role>.num_gpus",
+    "RANK": "set placement.<role>.replicas",
+    "WORLD_SIZE": "set placement.<role>.replicas",
+    "LOCAL_RANK": "leave it out",
+    "MASTER_": "leave it out",
+    "DS_ACCELERATOR": "set device",
+    "RAY_": "set it where Ray is started",
+}
+"""Start of a variable's name → what to do instead."""
+
+
 class DeadlineConfig(Section):
     """Seconds after which a stage is given up with an error that names who did not answer."""
 
@@ -219,6 +233,16 @@ class RunConfig(OutputConfig):
     """`auto` is cuda where a role reserves GPUs, else cpu."""
     deadlines: DeadlineConfig = DeadlineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    env: Mapping[str, EnvValue] = {}
+    """Environment variables of every worker process, such as NCCL's and vLLM's; they replace what is set there."""
+
+    @field_validator("env")
+    @classmethod
+    def _not_ours(cls, env: Mapping[str, str]) -> Mapping[str, str]:
+        for name in env:
+            if instead := next((key for prefix, key in _OWN_ENV.items() if name.startswith(prefix)), None):
+                raise ValueError(f"{name} is set by this project; {instead}")
+        return env
 
     @property
     def roles(self) -> Mapping[str, Resources]:

@@ -42,6 +42,7 @@ WORKER_ENV: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # actors that reserve no GPU see none
 }
 
 # Ray's own processes of a private cluster.
@@ -86,7 +87,9 @@ def starts_cluster() -> bool:
 
 
 @contextmanager
-def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> Iterator[SessionInfo]:
+def ray_session(
+    *, num_cpus: int | None = None, log_to_driver: bool = False, env: Mapping[str, str] | None = None
+) -> Iterator[SessionInfo]:
     """Be connected to Ray for the time of the block.
 
     `RAY_ADDRESS` (set by hand, or by Ray for a submitted job) names a cluster to connect to. Without it a private
@@ -94,14 +97,17 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
     however it comes, no process of it is left. Its logs are removed after success and kept after an error, which
     then carries a note that says where.
 
-    num_cpus: of the private cluster; default all cores. log_to_driver: show what workers print.
+    num_cpus: of the private cluster; default all cores. log_to_driver: show what workers print. env: variables that
+    every worker process has, whatever is set there.
     Where this process is connected to Ray already, as in a session within a session, that connection is used and left.
 
     Raises RunError where Ray cannot be reached or started.
     """
     import ray
 
+    given = env or {}
     if ray.is_initialized():
+        _refuse_others(given, os.environ, "the session that this one is in")
         yield SessionInfo(ray.get_runtime_context().gcs_address, None, False, ray.cluster_resources())
         return
     address = os.environ.get("RAY_ADDRESS", _LOCAL)
@@ -109,6 +115,7 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
     # called as a package is.
     with ExitStack() as stack:
         stack.enter_context(_environment(WORKER_ENV))
+        stack.enter_context(_replaced(given))
         if address == _LOCAL:
             _ensure_token()
             _use_token()
@@ -118,7 +125,7 @@ def ray_session(*, num_cpus: int | None = None, log_to_driver: bool = False) -> 
             _use_token()
             stack.callback(ray.shutdown)
             with tempfile.TemporaryDirectory() as nowhere, chdir(nowhere):
-                context = _connect(address, log_to_driver)
+                context = _connect(address, log_to_driver, given)
         stack.enter_context(_terminate_as_exit())
         url = f"http://{context.dashboard_url}" if context.dashboard_url else None
         if url:
@@ -182,7 +189,7 @@ def _start(num_cpus: int | None, directory: Path, log_to_driver: bool) -> Any:
         ) from error
 
 
-def _connect(address: str, log_to_driver: bool) -> Any:
+def _connect(address: str, log_to_driver: bool, env: Mapping[str, str]) -> Any:
     import ray
 
     if address.startswith(("http://", "https://")):
@@ -192,7 +199,8 @@ def _connect(address: str, log_to_driver: bool) -> Any:
         )
     _check_reachable(address)
     given = _job_env_vars()
-    env_vars = {key: os.environ[key] for key in WORKER_ENV if key not in given}
+    _refuse_others({key: env[key] for key in env.keys() & given.keys()}, given, "the submitted job")
+    env_vars = {key: os.environ[key] for key in (*WORKER_ENV, *env) if key not in given}
     try:
         return ray.init(
             address=address,
@@ -282,6 +290,28 @@ def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
     finally:
         for key in added:
             os.environ.pop(key, None)
+
+
+@contextmanager
+def _replaced(values: Mapping[str, str]) -> Iterator[None]:
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
+
+
+def _refuse_others(env: Mapping[str, str], there: Mapping[str, str], who: str) -> None:
+    """Raise RunError where `who` has set a variable to another value, which workers would have."""
+    for key, value in env.items():
+        if there.get(key) != value:
+            raise RunError(
+                f"env.{key}={value!r}, but {who} has {there.get(key)!r}, which its workers get; make them the same"
+            )
 
 
 @contextmanager

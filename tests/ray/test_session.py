@@ -102,6 +102,14 @@ def test_a_session_within_a_session_is_the_same_and_leaves_it_open(session: Sess
     with ray_session() as inner:
         assert inner.address == session.address
         assert not inner.started_here
+    there = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    with ray_session(env=there):
+        pass
+    with (
+        pytest.raises(RunError, match=r"env\.NCCL_DEBUG='INFO', but the session .* has None"),
+        ray_session(env={"NCCL_DEBUG": "INFO"}),
+    ):
+        pass
     assert deadline_get(Worker.remote().answer.remote(), 180, "answer") == 7
 
 

@@ -80,7 +80,7 @@ def run(cfg: DiscreteConfig, *, resume: bool = False) -> Path:
         material, heldout = make_material(cfg, checked.records, run_dir, resume)
         if not resume:
             discard(run_dir)
-        with ray_session() as session:
+        with ray_session(env=cfg.env) as session:
             check_cluster(cfg, session)
             _train(cfg, run_dir, material, heldout, began)
         finish(run_dir, MODULE_DIR)

@@ -35,7 +35,7 @@ def run(cfg: DiscreteConfig) -> Path:
         raise ConfigError(f"output_dir={cfg.output_dir}: a sweep writes to a directory; give one")
     space = {key: _domain(values) for key, values in cfg.sweep.parameters.items()}
     varied(cfg, {key: _first(values) for key, values in cfg.sweep.parameters.items()}, "check")
-    with run_directory(cfg) as run_dir, ray_session():
+    with run_directory(cfg) as run_dir, ray_session(env=cfg.env):
         where = str(run_dir)
         actors = [role for role in (cfg.env_runners, cfg.learners) for _ in range(role.replicas)]
         needed = [{"CPU": 1.0}, *({"CPU": actor.num_cpus, "GPU": actor.num_gpus} for actor in actors)]

@@ -82,7 +82,7 @@ def run(cfg: EvaluateConfig) -> Path:
             logger.warning("no KL: with sampling.top_p below 1 or temperature 0 none follows from the responses")
         if cfg.ablate_media:
             records = with_swapped_media(records, cfg.seed)
-        with ray_session() as session:
+        with ray_session(env=cfg.env) as session:
             check_cluster(cfg, session)
             answers = list(_answers(cfg, _policies(cfg), records, run_dir))
         table = pa.concat_tables([answer.responses for answer in answers])

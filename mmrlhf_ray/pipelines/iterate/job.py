@@ -41,7 +41,7 @@ def run(cfg: IterateConfig, resume: bool = False) -> Path:
 
         if not verdict(state, cfg).stopped:
             # One Ray for the stages of all rounds, whose own sessions are this one then.
-            with ray_session(), feedback_client(cfg.feedback, run_dir) as client:
+            with ray_session(env=cfg.env), feedback_client(cfg.feedback, run_dir) as client:
                 state = advance(
                     state, cfg, partial(_told, Loop(cfg, run_dir, client, metric, checked.records["prompts"])), keep
                 )

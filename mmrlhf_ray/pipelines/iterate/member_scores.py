@@ -48,7 +48,7 @@ def member_scores(
     for number, said in enumerate(responses):
         by_prompt[said.prompt_id].append(number)
     asked = records.kept([prompt_id in by_prompt for prompt_id in records.records.column("prompt_id").to_pylist()])
-    with ray_session(), crew(cfg, ("encoder", "scorer")) as own:
+    with ray_session(env=cfg.env), crew(cfg, ("encoder", "scorer")) as own:
         found = _ask(cfg, own, asked, responses, by_prompt, run_dir)
     lacking = [responses[number].prompt_id for number in range(len(responses)) if number not in found]
     if lacking:

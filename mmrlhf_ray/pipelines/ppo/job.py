@@ -58,7 +58,7 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
         start = begin(cfg, run_dir, run_record(cfg, checked.records), resume)
         if start.finished:
             return run_dir
-        with ray_session() as session:
+        with ray_session(env=cfg.env) as session:
             check_cluster(cfg, session)
             compile_here(cfg, session)
             with launch(cfg, checked.records, run_dir) as fleet:

@@ -48,7 +48,7 @@ def run(cfg: ProbeRewardConfig) -> bool:
     with preflight(cfg, run_directory(cfg)) as checked:
         run_dir = checked.run_dir
         rows = prepare(cfg, checked.records["data"], run_dir)
-        with ray_session() as session:
+        with ray_session(env=cfg.env) as session:
             check_cluster(cfg, session)
             table = _scored(cfg, rows)
         results = summarise(table, cfg.rewards, cfg.tolerated_share)

@@ -89,7 +89,7 @@ def run_supervised(
         start = begin(cfg, run_dir, run_record(cfg, learned), resume)
         if start.finished:
             return run_dir
-        with ray_session() as session:
+        with ray_session(env=cfg.env) as session:
             check_cluster(cfg, session)
             compile_here(cfg, session)
             tables = {name: _encode(read[name], data, options(data), run_dir) for name, data in held.items()}

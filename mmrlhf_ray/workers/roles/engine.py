@@ -1,16 +1,18 @@
 """vLLM's engine, in a process of its own: how it is started, asked, paused and found dead."""
 
 import asyncio
+import difflib
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.encoding.encode import Encoder, processor_kwargs
-from mmrlhf_ray.errors import EngineDied
+from mmrlhf_ray.errors import EngineDied, RunError
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -75,7 +77,8 @@ def start_engine(
     from mmrlhf_ray.weights.object_store import OBJECT_STORE
     from mmrlhf_ray.weights.receivers import adapter_arguments
 
-    arguments = AsyncEngineArgs(
+    refuse_unknown(config.engine_args, [field.name for field in fields(AsyncEngineArgs)])
+    own = dict(
         model=model.path,
         dtype=model.dtype,
         max_model_len=max_prompt_tokens + sampling.max_response_tokens,
@@ -96,9 +99,20 @@ def start_engine(
         disable_log_stats=True,
         **(adapter_arguments(lora) if lora else {}),
     )
+    arguments = AsyncEngineArgs(**(own | dict(config.engine_args)))
     vllm_config = arguments.create_engine_config()
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = start_method  # the line above wants `spawn` on CPUs
     return AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
+
+
+def refuse_unknown(given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise RunError for what is given of `generator.engine_args` and not `known`."""
+    for name in given.keys() - set(known):
+        near = difflib.get_close_matches(name, known, 1)
+        raise RunError(
+            f"generator.engine_args.{name}: this vLLM's AsyncEngineArgs has no such argument"
+            f"{f'; did you mean {near[0]}?' if near else '; leave it out'}"
+        )
 
 
 def reads_one_way(llm: "AsyncLLM") -> bool:

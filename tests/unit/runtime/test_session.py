@@ -48,6 +48,15 @@ def test_the_users_environment_wins_and_comes_back(monkeypatch: pytest.MonkeyPat
     assert "HF_HUB_OFFLINE" not in os.environ
 
 
+def test_a_jobs_variables_win_and_what_was_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    monkeypatch.delenv("NCCL_ALGO", raising=False)
+    with session._replaced({"NCCL_DEBUG": "INFO", "NCCL_ALGO": "Ring"}):
+        assert (os.environ["NCCL_DEBUG"], os.environ["NCCL_ALGO"]) == ("INFO", "Ring")
+    assert os.environ["NCCL_DEBUG"] == "WARN"
+    assert "NCCL_ALGO" not in os.environ
+
+
 def test_logs_are_kept_after_an_error_and_removed_after_success() -> None:
     with session._private_directory() as directory:
         assert directory.is_dir()
