@@ -186,7 +186,8 @@ class PPOConfig(RewardedConfig):
     policy: ModelConfig
     """Where the policy starts; also the reference, unless `reference` is given."""
     reference: ModelConfig | None = None
-    """Another model to stay close to: a teacher, for on-policy distillation."""
+    """Another model to stay close to: a teacher, for on-policy distillation. With `algorithm.kl_coef: 0` the KL to it
+    is only measured; where neither is given, there is no reference, unless `fluency` is among the rewards."""
     rewards: tuple[Reward, ...] = ()
     """Components that score responses; may be empty for distillation, where the KL to the reference is all there is."""
     data: DataConfig
@@ -211,6 +212,12 @@ class PPOConfig(RewardedConfig):
     parity_gate: ParityGate = ParityGate()
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether anything uses `ref_logprobs`."""
+        fluent = any(isinstance(r, FluencyReward) for r in self.rewards)
+        return fluent or self.algorithm.kl_coef > 0 or self.reference is not None
+
+    @property
     def roles(self) -> Mapping[str, Resources]:
         has = {
             "encoder": True,
@@ -219,7 +226,7 @@ class PPOConfig(RewardedConfig):
             "scorer": bool(self.model_rewards),
             "functions": bool(self.function_rewards),
             # With an adapter the policy itself answers for the reference: the adapter is switched off.
-            "reference": self.learner.lora is None,
+            "reference": self.needs_reference and self.learner.lora is None,
             "policy": True,
             "critic": self.algorithm.has_critic,
         }

@@ -158,7 +158,11 @@ def train_job(cfg: IterateConfig, paths: RoundPaths, heldout: bool) -> PPOConfig
     reference = cfg.policy if previous else None
     shared = _shared(cfg, paths, paths.policy.name)
     if cfg.train.ppo is not None:
-        return PPOConfig.model_validate(_ppo_defaults(cfg) | _ppo(cfg, paths) | shared | _from(start, reference))
+        keys = _ppo_defaults(cfg) | _ppo(cfg, paths) | shared
+        job = PPOConfig.model_validate(keys | {"policy": start})
+        if reference is None or not job.needs_reference:
+            return job
+        return PPOConfig.model_validate(keys | {"policy": start, "reference": reference})
     assert cfg.train.preference is not None, "the configuration has one of the two"
     unseen = {"facts_column": None}
     values = cfg.train.preference | shared | {
@@ -192,10 +196,6 @@ def _ppo(cfg: IterateConfig, paths: RoundPaths) -> dict[str, Any]:
         "uncertainty_coef": cfg.train.uncertainty_coef,
     }
     return keys | {"rewards": [reward, *keys.get("rewards", ())], "data": cfg.prompts}
-
-
-def _from(start: ModelConfig, reference: ModelConfig | None) -> dict[str, Any]:
-    return {"policy": start} | ({"reference": reference} if reference else {})
 
 
 def _shared(cfg: IterateConfig, paths: RoundPaths, name: str) -> dict[str, Any]:

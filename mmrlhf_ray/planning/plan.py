@@ -101,7 +101,8 @@ def plan_ppo(cfg: PPOConfig, gpus_per_node: int = 8, cpus_per_node: float = 96.0
 
 def _models(cfg: PPOConfig) -> dict[str, ModelConfig]:
     """Configuration key → every model that some role loads."""
-    found = {"policy": cfg.policy, "reference": cfg.reference or cfg.policy}
+    found = {"policy": cfg.policy}
+    found |= {"reference": cfg.reference or cfg.policy} if "reference" in cfg.roles else {}
     found |= {f"rewards.{reward.name}": reward.model for reward in cfg.model_rewards}
     return found | ({"critic": cfg.critic_model} if "critic" in cfg.roles else {})
 
@@ -180,7 +181,7 @@ def _memory(cfg: PPOConfig, sizes: dict[str, ModelSize], trained: dict[str, int]
     if scoring:  # one actor holds them all
         each = [server("scorer", size, model, 0) for size, model in scoring]
         yield of("scorer", {name: sum(items[name] for items in each) for name in each[0]})
-    if "reference" in cfg.roles and "reference" in sizes:
+    if "reference" in sizes:
         responses = _response_tokens(cfg, tokens)
         yield of("reference", server("reference", sizes["reference"], cfg.reference or cfg.policy, responses))
     if "policy" in sizes:

@@ -167,7 +167,7 @@ EXPERIENCE = _schema(
     ("score", pa.float32()),
     ("rewards", _FLOATS),
     ("old_logprobs", _FLOATS),
-    ("ref_logprobs", _FLOATS),
+    ("ref_logprobs", _FLOATS),  # NaN where no reference was asked
     ("values", _FLOATS),
     ("advantages", _FLOATS),
     ("returns", _FLOATS),

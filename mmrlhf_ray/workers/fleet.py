@@ -14,7 +14,6 @@ from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.models import adapter_for
-from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
 from mmrlhf_ray.weights.layout import InFlight
@@ -28,12 +27,11 @@ from mmrlhf_ray.workers.crew import (
     start_references,
     start_scorers,
 )
-from mmrlhf_ray.workers.roles.answers import Pending
 from mmrlhf_ray.workers.roles.functions import Functions, Rewards
 from mmrlhf_ray.workers.roles.generator import Generators
-from mmrlhf_ray.workers.roles.learner import Learner, Learners, LearnerSpec
+from mmrlhf_ray.workers.roles.learner import Learner, Learners, LearnerSpec, WithoutAdapter
 from mmrlhf_ray.workers.roles.prompts import PromptServer
-from mmrlhf_ray.workers.roles.reference import References
+from mmrlhf_ray.workers.roles.reference import AsksReference, References
 from mmrlhf_ray.workers.roles.scorer import Scorers
 from mmrlhf_ray.workers.watch import Watch
 
@@ -47,8 +45,8 @@ class Fleet:
     prompts: PromptServer
     generators: Generators
     rewards: Rewards
-    references: References | None
-    """None where the policy itself, without its adapter, is the reference."""
+    reference: AsksReference | None
+    """None where nothing uses `ref_logprobs`."""
     policy: Learners
     critic: Learners | None
     held_out: PromptServer | None
@@ -58,10 +56,6 @@ class Fleet:
     watch: Watch
     start_s: float
     """Seconds within which an actor that is started again must be at work."""
-
-    def ask_reference(self, rollouts: Rollouts) -> Pending:
-        """`ref_logprobs` of each row; nothing blocks."""
-        return self.references.ask(rollouts) if self.references else self.policy.reference_logprobs(rollouts)
 
     def push(self, policy_version: int, in_flight: InFlight = "finish") -> int:
         """Policy weights to all generators that are at work, proven by names and checksums; these serve from then on.
@@ -133,7 +127,7 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
             prompts=prompts,
             generators=others.generators,
             rewards=Rewards(others.scorers, cfg.model_rewards, others.functions),
-            references=others.references,
+            reference=others.references or (WithoutAdapter(others.policy) if cfg.needs_reference else None),
             policy=others.policy,
             critic=others.critic,
             held_out=held_out[0] if held_out else None,
@@ -169,7 +163,7 @@ def _others(own: Crew, cfg: PPOConfig, records: Records) -> _Others:
     answering = cfg.score_micro_batch_tokens
     models = [reward.model for reward in cfg.model_rewards]
     references, critic = None, None
-    if cfg.learner.lora is None:
+    if "reference" in cfg.roles:
         reference = cfg.reference or cfg.policy
         budget = _budget(cfg.learner, [reference], answering)
         references = start_references(own, cfg, reference, cfg.sampling.temperature, budget)

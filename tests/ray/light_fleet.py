@@ -268,7 +268,7 @@ def light_fleet(
             ActorGroup(("generator-0", "generator-1"), (light, second or light)), deadline_s, 1 if second else None
         ),
         rewards=Rewards(Scorers(group, budget, deadline_s), models, None),
-        references=References(group, budget, deadline_s),
+        reference=References(group, budget, deadline_s) if cfg.needs_reference else None,
         policy=Learners(group, budget, deadline_s),
         critic=None,
         held_out=PromptServer(group, deadline_s, _shares(HELD_OUT)) if cfg.eval_data else None,

@@ -244,6 +244,23 @@ def test_a_policy_is_evaluated_as_it_is_and_learns_as_if_it_were_not(light: Any,
     assert sorted(trained) == list(range(16))
 
 
+def test_without_a_use_for_a_reference_none_is_asked_and_no_kl_is_reported(light: Any) -> None:
+    algorithm = {"kl_coef": 0.0}
+    cfg = configuration(steps=2, algorithm=algorithm, eval_data={"path": "none"})
+    fleet, state = light_fleet(light, cfg, Times()), DriverState.start(cfg)
+    flow = Stream(fleet, cfg, state, 0)
+    with fleet.watch:
+        for _ in range(2):
+            step = ppo_step(fleet, flow, cfg, state)
+            state = step.state
+            assert not {"kl", "seconds_reference", "idle_reference"} & step.metrics.keys()
+            assert step.metrics["kl_coef"] == 0.0
+            assert np.isnan(step.experience.response_kl).all()
+        found = evaluate(fleet, flow, cfg)
+    assert "eval_score" in found
+    assert "eval_kl" not in found
+
+
 def test_a_prompts_responses_count_as_one_in_an_evaluation(light: Any) -> None:
     cfg = configuration(steps=1, eval_data={"path": "none"}, eval_samples_per_prompt=2)
     fleet, state = light_fleet(light, cfg, Times(unscored_every=10)), DriverState.start(cfg)

@@ -23,7 +23,8 @@ _PROMPTS_PER_CALL = 128
 
 def evaluate(fleet: Fleet, stream: Stream, cfg: PPOConfig) -> dict[str, float]:
     """Metrics of the present policy on all of `eval_data`: `eval_score` with the bounds of its 95 % interval, `eval_kl`
-    to the reference (nats a response), `eval_response_tokens`, and each component's mean `eval_reward_<name>`.
+    to the reference (nats a response) where there is one, `eval_response_tokens`, and each component's mean
+    `eval_reward_<name>`.
 
     The score is the rewards' mixture without `normalise`, costs at their first multiplier, so that evaluations of one
     run can be compared. Raises RunError for a missing score as `on_missing` says, and what a role raised.
@@ -35,11 +36,12 @@ def evaluate(fleet: Fleet, stream: Stream, cfg: PPOConfig) -> dict[str, float]:
     rewards = [reward.model_copy(update={"normalise": False}) for reward in cfg.rewards]
     table = judged.rollouts.table
     mixed = mix(rewards, all_scores(cfg, judged), Rows.of(table), MixtureState.start(rewards))
-    kl = Ragged.of_column(table.column("rollout_logprobs")).sums() - judged.tokens["ref_logprobs"].sums()
     metrics = {name: value for name, value in mixed.metrics.items() if not name.startswith("lagrange_")} | {
-        "kl": float(np.mean(kl)),
         "response_tokens": float(row_lengths(table, "response_token_ids").mean()),
     }
+    if (reference := judged.tokens.get("ref_logprobs")) is not None:
+        kl = Ragged.of_column(table.column("rollout_logprobs")).sums() - reference.sums()
+        metrics["kl"] = float(np.mean(kl))
     if scores := list(_by_prompt(judged, mixed)):
         interval = mean_interval(scores)
         metrics |= {"score": interval.estimate, "score_low": interval.low, "score_high": interval.high}

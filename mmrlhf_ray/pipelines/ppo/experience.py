@@ -41,7 +41,8 @@ class Answers:
 
     scores: Sequence[float]
     """Mixed over the reward components."""
-    ref_logprobs: Ragged
+    ref_logprobs: Ragged | None
+    """None where nothing uses them."""
     old_logprobs: Ragged | None
     """None: the update will give them, see `with_old_logprobs()`."""
     values: Ragged | None
@@ -56,7 +57,10 @@ class Experience:
 
     table: pa.Table
     response_kl: np.ndarray
-    """Sum over tokens of k1 to the reference, per response, nats; NaN while `old_logprobs` are to come."""
+    """Sum over tokens of k1 to the reference, per response, nats; NaN without one, and while `old_logprobs` are to
+    come."""
+    referenced: bool
+    """Whether a reference was asked. Without one the column `ref_logprobs` is NaN, and there is no metric of the KL."""
     moments: dict[str, RunningMoments]
     """Of scores, this step's counted."""
     metrics: dict[str, float]
@@ -73,12 +77,12 @@ def make_experience(
     """Rewards, advantages and returns of every response token.
 
     Raises ValueError where a role's answer has another length than the response, or where the KL in the reward needs
-    `old_logprobs` that are to come.
+    `old_logprobs` that are to come, or `ref_logprobs` that are not there.
     """
-    table, old = rollouts.table, answers.old_logprobs
+    table, old, ref = rollouts.table, answers.old_logprobs, answers.ref_logprobs
     tokens = _Tokens.of(table)
     columns = {
-        "ref_logprobs": answers.ref_logprobs,
+        "ref_logprobs": tokens.unknown() if ref is None else ref,
         "old_logprobs": tokens.unknown() if old is None else old,
         "values": tokens.zeros() if answers.values is None else answers.values,
     }
@@ -91,6 +95,8 @@ def make_experience(
     in_reward = kl_coef if algorithm.kl_in == "reward" else 0.0
     if in_reward and old is None:
         raise ValueError("old_logprobs: the KL in the reward needs them before the update, got None")
+    if kl_coef and ref is None:
+        raise ValueError(f"ref_logprobs: kl_coef={kl_coef:g} needs them, got None")
     groups = torch.from_numpy(table.column("group_id").to_numpy().copy())
     made = _per_token(tokens, columns, scores, in_reward, algorithm, groups)
     metrics = {
@@ -101,7 +107,7 @@ def make_experience(
         "unfinished": float(np.mean([r != "stop" for r in table.column("finish_reason").to_pylist()])),
     }
     made_table = _table(table, scores, columns | made.columns)
-    experience = Experience(made_table, np.full(len(table), math.nan), moments, metrics)
+    experience = Experience(made_table, np.full(len(table), math.nan), ref is not None, moments, metrics)
     return experience if old is None else _measured(experience, algorithm, answers.sampler_serves)
 
 
@@ -117,17 +123,19 @@ def _measured(experience: Experience, algorithm: AlgorithmConfig, sampler_serves
     """With the metrics that `old_logprobs` are for: KL, entropy, and the mismatch unless they are the sampler's."""
     tokens, stats = _Tokens.of(experience.table), []
     old_column, ref_column = (Ragged.of_column(experience.table.column(n)) for n in ("old_logprobs", "ref_logprobs"))
-    kl = torch.zeros(len(tokens.sampled), dtype=torch.float64)
+    kl = torch.full((len(tokens.sampled),), math.nan, dtype=torch.float64)
     for rows, own in tokens.chunks():
         kept, old = tokens.kept[rows], tokens.read(old_column, own)
-        kl[rows] = row_sums(old - tokens.read(ref_column, own), kept)
+        if experience.referenced:
+            kl[rows] = row_sums(old - tokens.read(ref_column, own), kept)
         found: Stats = {"tokens": kept.sum(), "entropy": -old.sum()}
         if not sampler_serves:
             chosen, sampled = algorithm.mismatch, tokens.read(tokens.sampled, own)
             weights = flat_mismatch_weights(old, sampled, kept, chosen.correction, chosen.low, chosen.high)
             found |= mismatch_stats(old, sampled, weights)
         stats.append(found)
-    metrics = experience.metrics | {"kl": float(kl.mean())} | mean_stats(merge_stats(stats), "tokens")
+    metrics = experience.metrics | mean_stats(merge_stats(stats), "tokens")
+    metrics |= {"kl": float(kl.mean())} if experience.referenced else {}
     del metrics["tokens"]
     return replace(experience, response_kl=kl.numpy(), metrics=metrics)
 

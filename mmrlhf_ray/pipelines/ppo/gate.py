@@ -13,7 +13,7 @@ from mmrlhf_ray.pipelines.ppo.experience import Experience
 def check_first_step(experience: Experience, cfg: PPOConfig) -> None:
     """Raise RunError where two of them are further apart than `parity_gate` allows."""
     pairs = {"sampler and learner": ("rollout_logprobs", "old_logprobs")}
-    if cfg.reference is None:
+    if cfg.reference is None and experience.referenced:
         pairs["policy and reference"] = ("old_logprobs", "ref_logprobs")
     bounds = cfg.parity_gate.bounds(cfg.policy.dtype)
     for who, (ours, others) in pairs.items():

@@ -23,7 +23,7 @@ class Judged:
     scores: Mapping[str, ComponentScores]
     """Of each reward component."""
     tokens: Mapping[str, Ragged]
-    """`ref_logprobs`, and whatever else was asked for per token."""
+    """`ref_logprobs` where a reference was asked, and whatever else was asked for per token."""
     seconds: Mapping[str, float]
     """Stage → seconds of its slowest actor."""
 
@@ -108,8 +108,9 @@ def ask_judges(fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, step: int) -> J
 
 
 def ask_scores(fleet: Fleet, rollouts: Rollouts) -> Judging:
-    """Ask rewards and reference; nothing blocks."""
-    return Judging(rollouts, fleet.rewards.ask(rollouts), {"ref_logprobs": fleet.ask_reference(rollouts)})
+    """Ask rewards and, where there is one, the reference; nothing blocks."""
+    reference = {} if fleet.reference is None else {"ref_logprobs": fleet.reference.ask(rollouts)}
+    return Judging(rollouts, fleet.rewards.ask(rollouts), reference)
 
 
 def ask_learners(fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, step: int) -> dict[str, Pending]:

@@ -78,7 +78,7 @@ def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -
     metrics |= rates(metrics, cfg.roles)
     state = DriverState(
         consumed=stream.consumed,
-        kl=state.kl.update(experience.metrics["kl"], len(rollouts.table)),
+        kl=state.kl.update(experience.metrics["kl"], len(rollouts.table)) if experience.referenced else state.kl,
         mixture=mixed.state,
         moments=experience.moments,
     )
@@ -98,7 +98,7 @@ def _answered(fleet: Fleet, stream: Stream, cfg: PPOConfig, judged: Judged, cloc
         tokens |= {name: clock.noted(name, pending.result()) for name, pending in asked.items()}
     sampled = Ragged.of_column(rollouts.table.column("rollout_logprobs")) if source == "sampler" else None
     old = tokens.get("old_logprobs", sampled)
-    return Answers((), tokens["ref_logprobs"], old, tokens.get("values"), sampler_serves=source == "sampler")
+    return Answers((), tokens.get("ref_logprobs"), old, tokens.get("values"), sampler_serves=source == "sampler")
 
 
 class _Clock:
@@ -127,13 +127,12 @@ def drop_rows(rollouts: Rollouts, answers: Answers, keep: Sequence[bool]) -> tup
     rows = [row for row, kept in enumerate(keep) if kept]
     if not rows:
         raise RunError(f"the rewards gave no score for any of the step's {len(keep)} responses; see the warnings above")
-    values = None if answers.values is None else answers.values.take(rows)
-    old = None if answers.old_logprobs is None else answers.old_logprobs.take(rows)
-    scores = [answers.scores[row] for row in rows]
-    kept = replace(
-        answers, scores=scores, ref_logprobs=answers.ref_logprobs.take(rows), old_logprobs=old, values=values
+    ref, old, values = (
+        None if column is None else column.take(rows)
+        for column in (answers.ref_logprobs, answers.old_logprobs, answers.values)
     )
-    return rollouts.select(rows), kept
+    scores = [answers.scores[row] for row in rows]
+    return rollouts.select(rows), replace(answers, scores=scores, ref_logprobs=ref, old_logprobs=old, values=values)
 
 
 def _learn(

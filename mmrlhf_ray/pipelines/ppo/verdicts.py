@@ -16,9 +16,9 @@ from mmrlhf_ray.rollout.groups import group_rows, why_left_out
 
 def all_scores(cfg: PPOConfig, judged: Judged) -> dict[str, ComponentScores]:
     """Of every component: those that were asked for, and mean log p under the reference where `fluency` is one."""
-    means = judged.tokens["ref_logprobs"].means().tolist()
-    fluency = {r.name: ComponentScores.of(means) for r in cfg.rewards if isinstance(r, FluencyReward)}
-    return {**judged.scores, **fluency}
+    fluency = [reward.name for reward in cfg.rewards if isinstance(reward, FluencyReward)]
+    means = judged.tokens["ref_logprobs"].means().tolist() if fluency else []
+    return {**judged.scores, **{name: ComponentScores.of(means) for name in fluency}}
 
 
 def mixed_for_verdict(cfg: PPOConfig, judged: Judged, state: MixtureState) -> Mixed:

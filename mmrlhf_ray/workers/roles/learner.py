@@ -294,3 +294,14 @@ class Learners:
         """The inverse of save(), also of other numbers of ranks."""
         refs = [handle.load.remote(str(directory.resolve())) for handle in self.group.handles]
         self.group.wait(refs, self.deadline_s, "loading a checkpoint")
+
+
+@dataclass(frozen=True)
+class WithoutAdapter:
+    """The policy as its own reference: its adapter is switched off."""
+
+    policy: Learners
+
+    def ask(self, rollouts: Rollouts) -> Pending:
+        """`ref_logprobs` of each row; nothing blocks."""
+        return self.policy.reference_logprobs(rollouts)

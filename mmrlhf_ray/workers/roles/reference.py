@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyarrow as pa
 import ray
@@ -50,6 +51,13 @@ def per_token(
     """One value per response token from `read(output, batch)`."""
     rows = rollout_rows(table, with_facts=False)
     return Ragged.of_rows(passes.per_token(rows, read_features(*features), shard.steps[0], read))
+
+
+class AsksReference(Protocol):
+    """The driver's way to ask for `ref_logprobs`, whoever answers."""
+
+    def ask(self, rollouts: Rollouts) -> Pending:
+        """`ref_logprobs` of each row; nothing blocks."""
 
 
 @dataclass(frozen=True)

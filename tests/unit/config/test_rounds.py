@@ -48,6 +48,13 @@ def test_evaluations_differ_in_the_policy_alone():
     assert (before.seed, before.data, before.sampling) == (after.seed, after.data, after.sampling)
 
 
+def test_no_reference_is_given_to_ppo_that_uses_none():
+    cfg = loop_config(train={"start": "previous", "ppo": {"steps": 2, "algorithm": {"kl_coef": 0}}})
+    job = train_job(cfg, paths(3), heldout=True)
+    assert (job.policy.path, job.reference) == ("/runs/loop/round-02/policy/model", None)
+    assert "reference" not in job.roles
+
+
 @pytest.mark.parametrize(
     ("start", "number", "policy", "reference"),
     [

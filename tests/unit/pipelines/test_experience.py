@@ -285,6 +285,28 @@ def test_the_samplers_own_logprobs_say_nothing_of_a_mismatch() -> None:
     assert made.response_kl.tolist() == pytest.approx(want, abs=1e-5)
 
 
+def test_without_a_reference_nothing_is_made_up_of_one() -> None:
+    with_one, without = (make(rollouts(), a, 0.0, AlgorithmConfig()) for a in (answers(), answers(ref_logprobs=None)))
+    assert all(math.isnan(x) for row in without.table.column("ref_logprobs").to_pylist() for x in row)
+    assert np.isnan(without.response_kl).all()
+    assert without.metrics == {name: value for name, value in with_one.metrics.items() if name != "kl"}
+    left = ["ref_logprobs"]
+    assert without.table.drop_columns(left).equals(with_one.table.drop_columns(left)), "nothing else hangs on it"
+
+
+def test_later_old_logprobs_make_no_kl_without_a_reference() -> None:
+    algorithm = AlgorithmConfig(kl_coef=0.0)
+    first = make(rollouts(), answers(old_logprobs=None, ref_logprobs=None), 0.0, algorithm)
+    found = with_old_logprobs(first, numbers(2), algorithm)
+    assert "entropy" in found.metrics
+    assert "kl" not in found.metrics
+
+
+def test_a_kl_without_a_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match="ref_logprobs: kl_coef=0.3 needs them, got None"):
+        make(rollouts(), answers(ref_logprobs=None), 0.3, AlgorithmConfig(kl_in="loss", kl_estimator="k3"))
+
+
 def test_distillation_is_the_reverse_kl_of_each_token() -> None:
     algorithm = AlgorithmConfig(advantage_estimator="reinforce", gamma=0.0)
     made = make(rollouts(), answers(scores=[0.0] * 4, values=None), 1.0, algorithm)

@@ -36,7 +36,7 @@ def experience(sampled: Made, old: Made, ref: Made) -> Experience:
         return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), pa.array(values.astype(np.float32)))
 
     table = pa.table({"rollout_logprobs": column(sampled), "old_logprobs": column(old), "ref_logprobs": column(ref)})
-    return Experience(table, np.zeros(1), {}, {})
+    return Experience(table, np.zeros(1), True, {}, {})
 
 
 def apart(noise: Callable[[np.random.Generator], Made]) -> Experience:

@@ -107,6 +107,13 @@ def test_dropped_rows_are_gone_everywhere() -> None:
     assert of.values is None
 
 
+@pytest.mark.usefixtures("no_store")
+def test_rows_are_dropped_where_no_reference_was_asked() -> None:
+    _, of = drop_rows(rollouts(), replace(answers(), ref_logprobs=None), [True] * 5 + [False])
+    assert of.ref_logprobs is None
+    assert of.scores == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
 def test_a_step_without_any_score_ends_the_run() -> None:
     with pytest.raises(RunError, match="no score for any of the step's 6 responses"):
         drop_rows(rollouts(), answers(), [False] * 6)

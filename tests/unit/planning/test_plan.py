@@ -52,6 +52,12 @@ def test_fractional_gpus_share_one():
     assert [node.gpus for node in plan_ppo(cfg).nodes] == [5]
 
 
+def test_a_plan_has_no_reference_that_nothing_uses():
+    used, unused = plan_ppo(config()), plan_ppo(config("algorithm.kl_coef=0"))
+    assert "reference" in render(used)
+    assert "reference" not in render(unused)
+
+
 def test_strict_strategies():
     spread = plan_ppo(config(*GPUS, "placement.strategy=STRICT_SPREAD"))
     assert len(spread.nodes) == 8

@@ -1,0 +1,39 @@
+"""Who answers for the reference, and when no one does."""
+
+from typing import Any
+
+import pytest
+
+from mmrlhf_ray.config import PPOConfig
+
+REWARD = {"name": "r", "kind": "function", "function": "length"}
+FLUENCY = {"name": "f", "kind": "fluency"}
+
+
+def config(**changes: Any) -> PPOConfig:
+    keys = {"name": "n", "policy": {"path": "m"}, "data": {"path": "d.jsonl"}, "rewards": [REWARD]}
+    return PPOConfig.model_validate(keys | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({}, True),
+        ({"algorithm": {"kl_coef": 0}}, False),
+        ({"algorithm": {"kl_coef": 0}, "rewards": [REWARD, FLUENCY]}, True),
+        ({"algorithm": {"kl_coef": 0}, "reference": {"path": "teacher"}}, True),
+        ({"algorithm": {"kl_coef": 0.1, "kl_in": "loss", "kl_estimator": "k3"}}, True),
+        ({"algorithm": {"kl_coef": 1}, "rewards": [], "reference": {"path": "teacher"}}, True),
+    ],
+)
+def test_there_is_a_reference_only_where_something_uses_it(changes: dict[str, Any], needed: bool) -> None:
+    cfg = config(**changes)
+    assert cfg.needs_reference is needed
+    assert ("reference" in cfg.roles) is needed
+
+
+@pytest.mark.parametrize("kl_coef", [0.0, 0.1])
+def test_a_policy_without_its_adapter_takes_the_place_of_the_role(kl_coef: float) -> None:
+    cfg = config(learner={"lora": {}}, algorithm={"kl_coef": kl_coef})
+    assert cfg.needs_reference is (kl_coef > 0)
+    assert "reference" not in cfg.roles
