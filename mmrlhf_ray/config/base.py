@@ -77,7 +77,8 @@ class EngineConfig(Section):
     every response in a row of its own with its prompt and media."""
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
-    """Keep optimizer state in host memory (GPU only)."""
+    """Keep the optimizer's state and the float32 copies of the weights in host memory, and take its step there. With
+    `zero_stage` 1 to 3."""
 
 
 class LoRAConfig(Section):

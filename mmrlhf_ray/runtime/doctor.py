@@ -78,7 +78,7 @@ def run_checks() -> list[Finding]:
         check_imports,
         check_gpu,
         check_compiler,
-        check_extension,
+        check_extensions,
         check_cpus,
         check_memory,
         check_shared_memory,
@@ -109,10 +109,10 @@ def fix() -> list[str]:
         for lock in extension.stale_locks():
             lock.unlink(missing_ok=True)
             done.append(f"{lock} of a compiler that is gone removed")
-        if not nvidia_gpus() and not extension.built():
+        for missing in _missing_extensions():
             try:
-                extension.build_here()
-                done.append("DeepSpeed's extension for CPUs compiled")
+                extension.build_here(missing)
+                done.append(f"{missing.title} compiled")
             except RunFailed as error:  # the rest is of use without it
                 print(f"not fixed: {error}", file=sys.stderr)
     token = token_path()
@@ -242,16 +242,22 @@ def check_compiler() -> Finding:
     return Finding("compiler", "warn", "no C++ compiler", remedy)
 
 
-def check_extension() -> Finding:
-    name = "deepspeed extension"
+def _missing_extensions() -> list[extension.Extension]:
+    """Those that learners on this machine may need and that are not compiled."""
+    needed = (extension.CPU_ADAM,) if nvidia_gpus() else extension.EXTENSIONS
+    return [each for each in needed if not extension.built(each)]
+
+
+def check_extensions() -> Finding:
+    name = "deepspeed extensions"
     if stale := extension.stale_locks():
         remedy = "mmrlhf doctor --fix removes it"
         return Finding(name, "warn", f"{stale[0]} is of a compiler that is gone", remedy, fixable=True)
-    if nvidia_gpus():
-        return Finding(name, "ok", "needed on CPUs only")
-    if extension.built():
+    missing = [each.title for each in _missing_extensions()]
+    if not missing:
         return Finding(name, "ok", "compiled")
-    return Finding(name, "warn", "not compiled yet; the first run will", "mmrlhf doctor --fix", fixable=True)
+    found = f"{' and '.join(missing)} not compiled yet; the first run that needs it will"
+    return Finding(name, "warn", found, "mmrlhf doctor --fix", fixable=True)
 
 
 def check_cpus() -> Finding:

@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,11 @@ from mmrlhf_ray.models import (
     merged_weights,
     trained_weights,
 )
+from mmrlhf_ray.training import extension
 from mmrlhf_ray.training.checkpoint import scratch_path, sealed
+from mmrlhf_ray.training.deepspeed_config import deepspeed_config
 from mmrlhf_ray.training.engine_files import PlainFiles, convert, plain_values
-from mmrlhf_ray.training.extension import build as build_extension
+from mmrlhf_ray.training.optimizer import adamw, lr_multiplier, own_counters
 
 _TAG = "state"
 _LAYOUT_FILE = "layout.json"
@@ -71,31 +73,12 @@ def adopt_process_group(device: torch.device) -> None:
     Raises DeadlineExceeded where another process compiles DeepSpeed's extension for too long.
     """
     if device.type == "cpu":
-        build_extension()
+        extension.build(extension.COLLECTIVES)
     deepspeed.init_distributed(dist_backend=_backend(device), verbose=False)
 
 
 def _backend(device: torch.device) -> str:
     return "nccl" if device.type == "cuda" else "gloo"
-
-
-def deepspeed_config(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """DeepSpeed's JSON. Accumulation is driven by TrainEngine, so its own is one."""
-    zero: dict[str, Any] = {"stage": engine.zero_stage}
-    if engine.offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    if engine.zero_stage == 3:
-        # Small tensors stay complete on each rank: gathering them costs more than it saves.
-        zero["stage3_param_persistence_threshold"] = 10_000
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": optimizer.max_grad_norm,
-        "bf16": {"enabled": dtype == torch.bfloat16},
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 2**31,
-    }
 
 
 @contextmanager
@@ -110,21 +93,6 @@ def partitioned_loading(engine: EngineConfig, optimizer: OptimizerConfig, dtype:
     finally:
         del notice
         unset_hf_deepspeed_config()
-
-
-def lr_multiplier(optimizer: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
-    """Step → factor on the learning rate: linear warm-up, then the schedule."""
-
-    def factor(step: int) -> float:
-        if step < optimizer.warmup_steps:
-            return (step + 1) / optimizer.warmup_steps
-        if optimizer.schedule == "constant":
-            return 1.0
-        done = (step - optimizer.warmup_steps) / max(1, total_steps - optimizer.warmup_steps)
-        done = min(1.0, done)
-        return 1.0 - done if optimizer.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-
-    return factor
 
 
 class TrainEngine:
@@ -147,19 +115,12 @@ class TrainEngine:
         if groups is None:
             groups = [ParameterGroup("", optimizer.lr, tuple(p for p in model.parameters() if p.requires_grad))]
         self._groups = tuple(group.name for group in groups)
-        adamw = torch.optim.AdamW(
-            [{"params": list(group.parameters), "lr": group.lr} for group in groups],
-            lr=optimizer.lr,
-            betas=optimizer.betas,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-        )
         self._optimizer, self._rates = optimizer, [group.lr for group in groups]
-        self._adamw = adamw
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lr_multiplier(optimizer, total_steps))
+        self._adamw = adamw(groups, optimizer, device, offload=engine.offload_optimizer)
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adamw, lr_multiplier(optimizer, total_steps))
         self._engine, *_ = deepspeed.initialize(
             model=model.to(device),
-            optimizer=adamw,
+            optimizer=self._adamw,
             lr_scheduler=self._schedule,
             config=deepspeed_config(engine, optimizer, dtype),
         )
@@ -328,6 +289,7 @@ class TrainEngine:
         elif was["steps"]:  # else it is the model that the run started from, without moments, which has no other format
             with self._converted(directory) as universal:
                 self._load_universal(universal)
+        own_counters(self._adamw)
         self._apply_settings()
 
     @contextmanager
@@ -354,9 +316,6 @@ class TrainEngine:
                 self._engine.load_checkpoint(str(directory), tag=_TAG)
         finally:
             config.load_universal_checkpoint = False
-        # Under ZeRO-3 DeepSpeed gives all partitions one and the same counter, which each of them would then raise.
-        for state in filter(None, self._adamw.state.values()):
-            state["step"] = torch.as_tensor(state["step"]).clone()
 
     def _apply_settings(self) -> None:
         """Of the optimizer, where DeepSpeed and torch have put back those of the checkpoint."""

@@ -1,8 +1,8 @@
-"""DeepSpeed's extension for CPUs: compiled once for an environment, and nobody waits for a compiler that is gone.
+"""DeepSpeed's extensions: compiled once for an environment, and nobody waits for a compiler that is gone.
 
 torch marks a compile by a file that stays when the compiling process is killed, and then waits for it forever. It keeps
 one build for all environments of a Python, and compiles anew whenever another one's paths are in it: each has its own.
-Run as a script, this builds the extension.
+Run as a script, this builds the extension that is named.
 """
 
 import fcntl
@@ -14,34 +14,51 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from mmrlhf_ray.errors import DeadlineExceeded, RunFailed
 
-_NAME = "deepspeed_shm_comm"
 _LOCK = "lock"
 _BUILD_S = 900.0
 _POLL_S = 0.2
 
 
-def built() -> bool:
+@dataclass(frozen=True)
+class Extension:
+    """What DeepSpeed compiles at first use, with a C++ compiler alone, on machines with GPUs as well."""
+
+    name: str
+    builder: str
+    """Its builder, as DeepSpeed's accelerators name it."""
+    title: str
+
+
+COLLECTIVES = Extension("deepspeed_shm_comm", "ShareMemCommBuilder", "DeepSpeed's collectives for CPUs")
+"""Loaded by every rank on a CPU."""
+CPU_ADAM = Extension("cpu_adam", "CPUAdamBuilder", "DeepSpeed's Adam for CPUs")
+"""The optimizer where its state stays in host memory (`engine.offload_optimizer`)."""
+EXTENSIONS = (COLLECTIVES, CPU_ADAM)
+
+
+def built(extension: Extension) -> bool:
     """Whether it is there, as far as can be told without importing torch."""
-    return (_root() / _NAME / f"{_NAME}.so").exists()
+    return (_root() / extension.name / f"{extension.name}.so").exists()
 
 
 def stale_locks() -> list[Path]:
     """Marks of compiles whose process is gone."""
-    lock = _root() / _NAME / _LOCK
-    return [lock] if lock.exists() and not _holder(lock) else []
+    locks = (_root() / extension.name / _LOCK for extension in EXTENSIONS)
+    return [lock for lock in locks if lock.exists() and not _holder(lock)]
 
 
-def build_here() -> None:
+def build_here(extension: Extension) -> None:
     """Build it in a process of its own where it is not there, saying so. Raises RunFailed where it cannot be built."""
-    if built():
+    if built(extension):
         return
-    print("compiling DeepSpeed's extension for CPUs, once for this environment (1 to 3 minutes)", file=sys.stderr)
-    command = [sys.executable, "-P", "-m", __name__]
+    print(f"compiling {extension.title}, once for this environment (1 to 3 minutes)", file=sys.stderr)
+    command = [sys.executable, "-P", "-m", __name__, extension.name]
     try:
         done = subprocess.run(
             command,
@@ -53,14 +70,14 @@ def build_here() -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise DeadlineExceeded(f"compiling DeepSpeed's extension took more than {_BUILD_S:g} s") from error
+        raise DeadlineExceeded(f"compiling {extension.title} took more than {_BUILD_S:g} s") from error
     if done.returncode:
         killed = f"its compiler was ended by signal {-done.returncode}" if done.returncode < 0 else "no reason given"
         last = next(reversed(done.stderr.strip().splitlines()), killed)
-        raise RunFailed(f"DeepSpeed's extension could not be compiled: {last}; `mmrlhf doctor` looks for the compiler")
+        raise RunFailed(f"{extension.title} could not be compiled: {last}; `mmrlhf doctor` looks for the compiler")
 
 
-def build(seconds: float = _BUILD_S) -> None:
+def build(extension: Extension, seconds: float = _BUILD_S) -> None:
     """Compile and load it in this process, one process of the machine at a time.
 
     Raises DeadlineExceeded naming whoever compiles for longer than `seconds`.
@@ -68,13 +85,13 @@ def build(seconds: float = _BUILD_S) -> None:
     from deepspeed.accelerator import get_accelerator
     from torch.utils.cpp_extension import _get_build_directory  # where the load() below compiles
 
-    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    builder = get_accelerator().create_op_builder(extension.builder)
     if builder is None:
         return
     os.environ["TORCH_EXTENSIONS_DIR"] = str(_root())
-    directory = Path(_get_build_directory(_NAME, verbose=False))
+    directory = Path(_get_build_directory(extension.name, verbose=False))
     until = time.monotonic() + seconds
-    with _alone(directory.with_name(f"{_NAME}.building"), until), _own_ninja():
+    with _alone(directory.with_name(f"{extension.name}.building"), until), _own_ninja():
         _wait_for_others(directory / _LOCK, until)
         builder.load(verbose=False)
 
@@ -149,4 +166,4 @@ def _root() -> Path:
 
 
 if __name__ == "__main__":
-    build()
+    build(next(extension for extension in EXTENSIONS if extension.name == sys.argv[1]))

@@ -38,7 +38,7 @@ from mmrlhf_ray.runtime.actors import (
     spawn,
 )
 from mmrlhf_ray.runtime.session import SessionInfo
-from mmrlhf_ray.training.extension import build_here
+from mmrlhf_ray.training.extension import COLLECTIVES, CPU_ADAM, build_here
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
 from mmrlhf_ray.workers.roles.functions import Functions, RewardFunctions
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
@@ -180,9 +180,13 @@ def device_of(resources: Resources, configured: str) -> str:
 
 
 def compile_here(cfg: RunConfig, session: SessionInfo) -> None:
-    """Before learners start on the CPUs of this machine: compile what DeepSpeed needs, if it is not there."""
-    if session.started_here and any(device_of(cfg.roles[role], cfg.device) == "cpu" for role in _learning(cfg)):
-        build_here()
+    """Before learners start on this machine: compile what DeepSpeed needs, if it is not there."""
+    if not session.started_here:
+        return
+    if any(device_of(cfg.roles[role], cfg.device) == "cpu" for role in _learning(cfg)):
+        build_here(COLLECTIVES)
+    if any(use.config.engine.offload_optimizer for use in cfg.trained.values()):
+        build_here(CPU_ADAM)
 
 
 def _learning(cfg: RunConfig) -> set[str]:

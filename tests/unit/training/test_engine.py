@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
 from mmrlhf_ray.errors import NonFiniteLoss, RunError, UserError
 from mmrlhf_ray.models import HeadedModel
-from mmrlhf_ray.training.engine import TrainEngine, deepspeed_config, lr_multiplier
+from mmrlhf_ray.training.deepspeed_config import deepspeed_config
+from mmrlhf_ray.training.engine import TrainEngine
+from mmrlhf_ray.training.optimizer import lr_multiplier
 
 CPU = torch.device("cpu")
 OPTIMIZER = OptimizerConfig(lr=0.05, weight_decay=0.1, max_grad_norm=0.3, warmup_steps=2, schedule="linear")

@@ -15,7 +15,7 @@ from mmrlhf_ray.training import extension
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the extension is compiled."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    path = tmp_path / "deepspeed_shm_comm"
+    path = tmp_path / extension.COLLECTIVES.name
     path.mkdir()
     return path
 
@@ -62,21 +62,31 @@ def test_all_processes_find_one_ninja(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_doctor_knows_what_is_there(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "nvidia_gpus", lambda: [])
-    found = doctor.check_extension()
-    assert (found.status, found.found, found.fixable) == ("warn", "not compiled yet; the first run will", True)
+    found = doctor.check_extensions()
+    assert (found.status, found.fixable) == ("warn", True)
+    assert found.found.startswith("DeepSpeed's collectives for CPUs and DeepSpeed's Adam for CPUs not compiled yet")
     (directory / "lock").touch()
-    assert "is of a compiler that is gone" in doctor.check_extension().found
+    assert "is of a compiler that is gone" in doctor.check_extensions().found
     (directory / "lock").unlink()
-    (directory / "deepspeed_shm_comm.so").touch()
-    assert doctor.check_extension().status == "ok"
+    (directory / f"{directory.name}.so").touch()
+    assert doctor.check_extensions().found.startswith("DeepSpeed's Adam for CPUs not compiled yet")
+    adam = directory.with_name(extension.CPU_ADAM.name)
+    adam.mkdir()
+    (adam / f"{adam.name}.so").touch()
+    assert doctor.check_extensions().status == "ok"
+
+
+def test_with_gpus_the_collectives_for_cpus_are_not_needed(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "nvidia_gpus", lambda: ["a GPU"])
+    assert doctor.check_extensions().found.startswith("DeepSpeed's Adam for CPUs not compiled yet")
 
 
 def test_environments_do_not_compile_over_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    file = extension._root() / "deepspeed_shm_comm" / "deepspeed_shm_comm.so"
+    file = extension._root() / extension.CPU_ADAM.name / f"{extension.CPU_ADAM.name}.so"
     file.parent.mkdir(parents=True)
     file.touch()
-    assert extension.built()
+    assert extension.built(extension.CPU_ADAM)
     monkeypatch.setattr(sys, "prefix", "/another/environment")
-    assert not extension.built()
+    assert not extension.built(extension.CPU_ADAM)

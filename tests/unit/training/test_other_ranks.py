@@ -26,9 +26,9 @@ from tests.unit.training.test_engine_lora import loss_of as loss_with_adapter
 
 TOLERANCE = 1e-6
 CASES = [f"whole-{stage}" for stage in (0, 1, 2, 3)]
-CASES += [f"{kind}-{stage}" for kind in ("adapter", "parts", "fresh", "bfloat16") for stage in (1, 3)]
+CASES += [f"{kind}-{stage}" for kind in ("adapter", "parts", "fresh", "bfloat16", "offload") for stage in (1, 3)]
 """The whole model; an adapter; two parts with rates of their own while a third is frozen; no step before the
-checkpoint; master copies beside the weights."""
+checkpoint; master copies beside the weights; the optimizer's state in host memory."""
 
 encoder_of = lru_cache(load_encoder)
 
@@ -40,7 +40,8 @@ def engine_of(case: str, omni: Path) -> TrainEngine:
     if kind == "adapter":
         return engine_with_adapter(encoder_of(omni), omni, int(stage))
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
-    return TrainEngine(model().to(dtype), EngineConfig(zero_stage=int(stage)), OPTIMIZER, STEPS, dtype, CPU)
+    config = EngineConfig(zero_stage=int(stage), offload_optimizer=kind == "offload")
+    return TrainEngine(model().to(dtype), config, OPTIMIZER, STEPS, dtype, CPU)
 
 
 def steps_before(case: str) -> int:
