@@ -9,6 +9,7 @@ from mmrlhf_ray.models.adapter import (
 )
 from mmrlhf_ray.models.export import ADAPTER_DIR, export_lora, export_model
 from mmrlhf_ray.models.families.clips import CLIPS, ROWS
+from mmrlhf_ray.models.families.divided import Division, dividing
 from mmrlhf_ray.models.families.registry import adapter_for
 from mmrlhf_ray.models.families.shared import PART, PLACE, PLAIN_IDS, PLAIN_MASK, PROMPT
 from mmrlhf_ray.models.headed import (
@@ -29,6 +30,7 @@ from mmrlhf_ray.models.tokens import check_same_tokens
 __all__ = [
     "ADAPTER_DIR",
     "CLIPS",
+    "Division",
     "HeadedModel",
     "ModelAdapter",
     "PART",
@@ -49,6 +51,7 @@ __all__ = [
     "check_trained",
     "checkpoint_name",
     "checkpoint_tensors",
+    "dividing",
     "eos_token_ids",
     "export_lora",
     "export_model",

@@ -19,17 +19,19 @@ from typing import Any
 
 import deepspeed
 import torch.distributed as dist
-from torch import Tensor
-from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+from deepspeed.accelerator import get_accelerator
+from torch import Tensor, nn
 
 from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import NonFiniteLoss, RunError
 from mmrlhf_ray.models import (
+    Division,
     HeadedModel,
     ParameterGroup,
     Weight,
+    dividing,
     grouped,
     lora_off,
     merged_weights,
@@ -87,12 +89,19 @@ def partitioned_loading(engine: EngineConfig, optimizer: OptimizerConfig, dtype:
     if engine.zero_stage < 3:
         yield
         return
-    notice = HfDeepSpeedConfig(deepspeed_config(engine, optimizer, dtype))  # transformers looks for a live one
-    try:
+    divided: list[nn.Parameter] = []
+
+    def divide(parameters: Sequence[nn.Parameter]) -> None:
+        if divided:  # in the same way, as DeepSpeed itself divides what it finds undivided
+            divided[0].convert_to_zero_parameters(param_list=parameters)
+        else:
+            config = deepspeed_config(engine, optimizer, dtype)
+            deepspeed.zero.Init(module=nn.ParameterList(parameters), config_dict_or_path=config)
+            divided.extend(parameters)
+
+    device = torch.device(get_accelerator().current_device_name())
+    with dividing(Division(divide, dist.get_rank() == 0, device)):
         yield
-    finally:
-        del notice
-        unset_hf_deepspeed_config()
 
 
 class TrainEngine:

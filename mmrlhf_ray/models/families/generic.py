@@ -49,7 +49,7 @@ class GenericAdapter:
     """Nor can how it numbers and masks what it reads."""
 
     def load(self, path: Path, dtype: torch.dtype, device_map: str | None = None) -> PreTrainedModel:
-        model = load_weights(AutoModelForMultimodalLM, path, dtype, device_map)
+        model = load_weights(type(self.skeleton), path, dtype, device_map)
         taken = inspect.signature(type(model).forward).parameters
         names = [name for name in _TOKEN_KINDS if name in taken]
 
