@@ -1,7 +1,7 @@
 """The configuration of online training, and what other jobs that sample and score responses share with it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
@@ -188,6 +188,9 @@ class PPOConfig(RewardedConfig):
     reference: ModelConfig | None = None
     """Another model to stay close to: a teacher, for on-policy distillation. With `algorithm.kl_coef: 0` the KL to it
     is only measured; where neither is given, there is no reference, unless `fluency` is among the rewards."""
+    reference_engine: Literal["server", "zero3"] = "server"
+    """`server`: each of `placement.reference.replicas` holds the model, its layers one after the other on the GPUs that
+    it reserves. `zero3`: they are ranks that hold it together, one GPU each, and all compute at once."""
     rewards: tuple[Reward, ...] = ()
     """Components that score responses; may be empty for distillation, where the KL to the reference is all there is."""
     data: DataConfig
@@ -271,6 +274,13 @@ class PPOConfig(RewardedConfig):
         learning = self.steps - (a.critic_warmup_steps if role == "policy" else 0)
         return learning * a.ppo_epochs * (a.prompts_per_step * a.n_samples_per_prompt // a.mini_batch_size)
 
+    def _check_reference(self) -> None:
+        if self.reference is not None and self.learner.lora is not None:
+            raise ValueError("learner.lora makes the adapter-less policy the reference; leave `reference` out")
+        if self.reference_engine != "server" and "reference" not in self.roles:
+            why = "the policy without its adapter is the reference" if self.needs_reference else "there is no reference"
+            raise ValueError(f"reference_engine={self.reference_engine} has no effect: {why}; leave it out")
+
     def _check_schedules(self) -> None:
         warmup = self.algorithm.critic_warmup_steps
         if warmup >= self.steps:
@@ -317,6 +327,7 @@ class PPOConfig(RewardedConfig):
     def _agrees(self) -> "PPOConfig":
         a = self.algorithm
         self._check_schedules()
+        self._check_reference()
         self.sampling.refuse_greedy("a policy learns from responses that differ")
         samples = a.prompts_per_step * a.n_samples_per_prompt
         if samples % a.mini_batch_size:
@@ -341,8 +352,6 @@ class PPOConfig(RewardedConfig):
                 "a step's groups are sampled together, so that responses hang on how many generators there are; set "
                 "stream.max_staleness above 0 or stream.deterministic to false"
             )
-        if self.reference is not None and self.learner.lora is not None:
-            raise ValueError("learner.lora makes the adapter-less policy the reference; leave `reference` out")
         if a.overlong and a.overlong.buffer_tokens >= self.sampling.max_response_tokens:
             raise ValueError(
                 f"algorithm.overlong.buffer_tokens={a.overlong.buffer_tokens} must be below "

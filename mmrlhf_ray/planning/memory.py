@@ -198,13 +198,23 @@ def learner_bytes(
 
 
 def server_bytes(
-    size: ModelSize, dtype: str, tokens: int, response_tokens: int, devices: int, vocabulary_head: bool
+    size: ModelSize,
+    dtype: str,
+    tokens: int,
+    response_tokens: int,
+    devices: int,
+    vocabulary_head: bool,
+    gathers: bool = False,
 ) -> dict[str, float]:
-    """A scorer or reference server: weights divided over its devices, and one layer's activations."""
+    """A scorer or reference server: weights divided over its devices, and one layer's activations. `gathers`: the
+    devices are ranks under ZeRO-3, each of which gathers the weights that it computes with."""
+    weight = DTYPE_BYTES[dtype]
     items = {
-        "parameters": size.parameters * DTYPE_BYTES[dtype] / devices,
-        "activations": 34 * tokens * size.hidden_size * DTYPE_BYTES[dtype] / 2,
+        "parameters": size.parameters * weight / devices,
+        "activations": 34 * tokens * size.hidden_size * weight / 2,
     }
+    if gathers:
+        items["buffers"] = weight * min(size.parameters, _LIVE_PARAMETERS)
     if vocabulary_head:
         items["logits"] = logits_bytes(size, dtype, response_tokens, backward=False)
     return items

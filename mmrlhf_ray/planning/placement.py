@@ -97,6 +97,11 @@ def this_machine(cfg: RunConfig) -> tuple[float, float]:
 def check_consistent(cfg: RunConfig) -> None:
     """Raise ConfigError with every contradiction between placement, device and batch keys."""
     problems = [*_device_problems(cfg), *_learner_problems(cfg)]
+    if isinstance(cfg, PPOConfig) and cfg.reference_engine == "zero3" and cfg.placement.reference.num_gpus > 1:
+        given = f"placement.reference.num_gpus={cfg.placement.reference.num_gpus:g}"
+        problems.append(
+            f"{given}: with reference_engine=zero3 a rank drives one GPU; raise placement.reference.replicas"
+        )
     if isinstance(cfg, PPOConfig | EvaluateConfig):
         problems += [*_generator_problems(cfg), *_token_problems(cfg)]
     if problems:

@@ -171,8 +171,10 @@ def _memory(cfg: PPOConfig, sizes: dict[str, ModelSize], trained: dict[str, int]
         return of(role, learner_bytes(size, model.dtype, engine, ranks, responses, role == "policy", learns))
 
     def server(role: str, size: ModelSize, model: ModelConfig, responses: int) -> dict[str, float]:
-        devices = max(1, ceil(getattr(place, role).num_gpus))
-        return server_bytes(size, model.dtype, tokens, responses, devices, vocabulary_head=role == "reference")
+        placed, together = getattr(place, role), role == "reference" and cfg.reference_engine == "zero3"
+        devices = placed.replicas if together else max(1, ceil(placed.num_gpus))
+        head = role == "reference"
+        return server_bytes(size, model.dtype, tokens, responses, devices, vocabulary_head=head, gathers=together)
 
     if "policy" in sizes:
         on_gpu = gpu if place.generator.num_gpus else None
@@ -224,7 +226,8 @@ def _remedy(cfg: PPOConfig, role: RoleMemory) -> str:
         return "lower generator.gpu_memory_utilization or raise generator.tensor_parallel_size"
     if role.role in ("scorer", "reference"):
         if largest == "parameters":
-            return f"raise placement.{role.role}.num_gpus or use bfloat16"
+            together = role.role == "reference" and cfg.reference_engine == "zero3"
+            return f"raise placement.{role.role}.{'replicas' if together else 'num_gpus'} or use bfloat16"
         return "lower score_micro_batch_tokens"
     section = "learner" if role.role == "policy" else "critic"
     engine: EngineConfig = getattr(cfg, section).engine
@@ -238,7 +241,8 @@ def _remedy(cfg: PPOConfig, role: RoleMemory) -> str:
 
 
 def _sharing_warnings(cfg: PPOConfig) -> Iterator[str]:
-    for role in sorted({"policy", "critic"} & set(cfg.roles)):
+    grouped = {"policy", "critic", *(["reference"] if cfg.reference_engine == "zero3" else [])}
+    for role in sorted(grouped & set(cfg.roles)):
         placed = getattr(cfg.placement, role)
         if 0 < placed.num_gpus <= 0.5 and placed.replicas > 1:
             yield (

@@ -43,7 +43,9 @@ from mmrlhf_ray.workers.roles.encoder import PromptEncoder
 from mmrlhf_ray.workers.roles.functions import Functions, RewardFunctions
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.prompts import Encoders
+from mmrlhf_ray.workers.roles.ranks import Meeting
 from mmrlhf_ray.workers.roles.reference import Reference, References
+from mmrlhf_ray.workers.roles.reference_ranks import ReferenceRank, ReferenceRanks
 from mmrlhf_ray.workers.roles.scorer import Scorer, Scorers
 from mmrlhf_ray.workers.watch import Watch
 
@@ -54,7 +56,7 @@ CrewConfig = PPOConfig | EvaluateConfig | ProbeRewardConfig
 
 _REPEATED = frozenset({"encoder", "eval_encoder", "scorer", "functions", "reference"})
 """Roles whose answers hang on nothing but the question. A generator must be given its weights before it is asked again,
-and a learner is changed by what it is asked."""
+a learner is changed by what it is asked, and a rank of the reference answers together with the others only."""
 _REPEATS = 2
 _GIVE_BACK_S = 30.0
 _POLL_S = 0.05
@@ -89,7 +91,7 @@ class Crew:
             bundle = self.seats.index(seat)
         restarts = Restarts()
         if self.watch is not None and self.watch.starts_again:
-            restarts = Restarts(-1, _REPEATS if seat.role in _REPEATED else 0)
+            restarts = Restarts(-1, _REPEATS if seat.role in _REPEATED and kind is not ReferenceRank else 0)
         handle = spawn(seat, group, bundle, self.namespace, restarts, kind, *args, **kwargs)
         self._started.append(handle)
         if self.watch is not None:
@@ -260,3 +262,16 @@ def start_references(
     device = device_of(cfg.placement.reference, cfg.device)
     group = own.start("reference", Reference, model, temperature, device, cfg.sampling.allow_tokens)
     return References(group, budget, cfg.deadlines.stage_s)
+
+
+def start_reference_ranks(
+    own: Crew, watch: Watch, cfg: PPOConfig, model: ModelConfig, budget: PassBudget
+) -> ReferenceRanks:
+    """Start the ranks that hold the reference together; they have yet to meet."""
+    seats, sampling = own.of("reference"), cfg.sampling
+    handles = []
+    for rank, seat in enumerate(seats):
+        meeting = Meeting(rank, len(seats), device_of(seat.resources, cfg.device))
+        handles.append(own.spawn(seat, ReferenceRank, meeting, model, sampling.temperature, sampling.allow_tokens))
+    group = ActorGroup(tuple(seat.name for seat in seats), tuple(handles))
+    return ReferenceRanks(group, budget, cfg.deadlines.stage_s, watch, cfg.deadlines.start_s)

@@ -24,6 +24,7 @@ from mmrlhf_ray.workers.crew import (
     start_encoders,
     start_functions,
     start_generators,
+    start_reference_ranks,
     start_references,
     start_scorers,
 )
@@ -32,6 +33,7 @@ from mmrlhf_ray.workers.roles.generator import Generators
 from mmrlhf_ray.workers.roles.learner import Learner, Learners, LearnerSpec, WithoutAdapter
 from mmrlhf_ray.workers.roles.prompts import PromptServer
 from mmrlhf_ray.workers.roles.reference import AsksReference, References
+from mmrlhf_ray.workers.roles.reference_ranks import ReferenceRanks
 from mmrlhf_ray.workers.roles.scorer import Scorers
 from mmrlhf_ray.workers.watch import Watch
 
@@ -120,14 +122,14 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
         encoders = [start_encoders(own, cfg, records["data"], run_dir)]
         if cfg.eval_data is not None:
             encoders.append(start_encoders(own, cfg, records["eval_data"], run_dir, "eval_encoder", "eval_data"))
-        others = _others(own, cfg, records["data"])
+        others = _others(own, watch, cfg, records["data"])
         prompts, *held_out = (own.check(cfg.deadlines.start_s) for own in encoders)
         others.wait(cfg.deadlines.start_s)
         yield Fleet(
             prompts=prompts,
             generators=others.generators,
             rewards=Rewards(others.scorers, cfg.model_rewards, others.functions),
-            reference=others.references or (WithoutAdapter(others.policy) if cfg.needs_reference else None),
+            reference=others.reference or (WithoutAdapter(others.policy) if cfg.needs_reference else None),
             policy=others.policy,
             critic=others.critic,
             held_out=held_out[0] if held_out else None,
@@ -144,29 +146,27 @@ class _Others:
     generators: Generators
     scorers: Scorers | None
     functions: Functions | None
-    references: References | None
+    reference: References | ReferenceRanks | None
     policy: Learners
     critic: Learners | None
 
     def wait(self, seconds: float) -> None:
         """Until all answer."""
-        joining = [(group, group.join(seconds)) for group in (self.policy, self.critic) if group]
-        for role in (self.generators, self.scorers, self.functions, self.references):
-            if role is not None:
+        roles = (self.generators, self.scorers, self.functions, self.reference, self.policy, self.critic)
+        groups = [role for role in roles if isinstance(role, Learners | ReferenceRanks)]
+        joining = [(group, group.join(seconds)) for group in groups]
+        for role in roles:
+            if not (role is None or isinstance(role, Learners | ReferenceRanks)):
                 role.wait_ready(seconds)
         for group, refs in joining:
             group.wait_joined(refs, seconds)
 
 
-def _others(own: Crew, cfg: PPOConfig, records: Records) -> _Others:
+def _others(own: Crew, watch: Watch, cfg: PPOConfig, records: Records) -> _Others:
     """Start them; nothing waits."""
     answering = cfg.score_micro_batch_tokens
     models = [reward.model for reward in cfg.model_rewards]
-    references, critic = None, None
-    if "reference" in cfg.roles:
-        reference = cfg.reference or cfg.policy
-        budget = _budget(cfg.learner, [reference], answering)
-        references = start_references(own, cfg, reference, cfg.sampling.temperature, budget)
+    critic = None
     if cfg.algorithm.has_critic:
         critic = _start_learners(own, cfg, "critic", cfg.critic_model, cfg.critic, CriticObjective(cfg.algorithm))
     policy_objective = PolicyObjective(cfg.algorithm, cfg.sampling.temperature)
@@ -174,10 +174,18 @@ def _others(own: Crew, cfg: PPOConfig, records: Records) -> _Others:
         start_generators(own, cfg, cfg.policy, cfg.learner.lora),
         start_scorers(own, cfg, models, _budget(cfg.learner, models, answering)) if models else None,
         start_functions(own, cfg, records.records) if cfg.function_rewards else None,
-        references,
+        _start_reference(own, watch, cfg) if "reference" in cfg.roles else None,
         _start_learners(own, cfg, "policy", cfg.policy, cfg.learner, policy_objective),
         critic,
     )
+
+
+def _start_reference(own: Crew, watch: Watch, cfg: PPOConfig) -> References | ReferenceRanks:
+    model = cfg.reference or cfg.policy
+    budget = _budget(cfg.learner, [model], cfg.score_micro_batch_tokens)
+    if cfg.reference_engine == "zero3":
+        return start_reference_ranks(own, watch, cfg, model, budget)
+    return start_references(own, cfg, model, cfg.sampling.temperature, budget)
 
 
 def _start_learners(

@@ -33,7 +33,7 @@ def job(ppo_job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     del values["critic"]
     del values["placement"]["critic"]
     values["placement"]["functions"] = {"num_cpus": 0.2}
-    values |= {"steps": STEPS, "output_dir": str(directory)}
+    values |= {"steps": STEPS, "output_dir": str(directory), "reference_engine": "zero3"}
     values["rewards"] += [
         {"name": "unsure", "kind": "function", "function": f"{own}:unsure", "convention": "verl",
          "on_missing": "drop", "normalise": True},

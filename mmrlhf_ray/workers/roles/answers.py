@@ -1,12 +1,13 @@
 """How rows are divided among the actors that answer for them, and how their answers come back together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ray
 
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard, one_pass_plan
 from mmrlhf_ray.data.batches.ragged import Ragged, gather
+from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.waits import deadline_get
 
@@ -24,10 +25,17 @@ class Pending:
     deadline_s: float
     what: str
     """The stage, for messages."""
+    again: "Callable[[RoleFailed], Pending] | None" = None
+    """Asks once more after an actor has failed, or raises why not."""
 
     def result(self) -> Answer:
         """Numbers in row order, and the seconds of the slowest actor."""
-        answers = deadline_get(self.refs, self.deadline_s, self.what, self.names)
+        try:
+            answers = deadline_get(self.refs, self.deadline_s, self.what, self.names)
+        except RoleFailed as error:
+            if self.again is None:
+                raise
+            return self.again(error).result()
         numbers = gather([part for part, _ in answers], [shard.rows for shard in self.shards])
         return numbers, max(seconds for _, seconds in answers)
 

@@ -1,6 +1,5 @@
 """Learner groups: DeepSpeed trains the policy in one and the critic in another; a rank is an actor."""
 
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from ray.actor import ActorProxy
 from torch import Tensor
 
@@ -21,16 +19,15 @@ from mmrlhf_ray.data.batches.ragged import Ragged, gather
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup
-from mmrlhf_ray.runtime.network import meet_over
 from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
 from mmrlhf_ray.training.build import Trained, build_trained
-from mmrlhf_ray.training.engine import init_process_group
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.training.passes import train_step
 from mmrlhf_ray.weights.layout import InFlight, TensorLayout
 from mmrlhf_ray.weights.push import ObjectStore, Sent, check_pushed, send
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
+from mmrlhf_ray.workers.roles.ranks import Meeting, start_joining, wait_joined
 from mmrlhf_ray.workers.roles.reference import per_token
 
 
@@ -68,31 +65,27 @@ class Learner:
     def __init__(self, spec: LearnerSpec, objective: Objective):
         self._spec = spec
         self._objective = objective
+        self._meeting = Meeting(spec.rank, spec.world_size, spec.device)
         self._trained: Trained
         self._joined = False
-        self._listener: socket.socket | None = None
-        """Of the first rank."""
 
     @ray.method
     def rendezvous(self) -> tuple[str, int]:
-        """This node's address and a port of it that is held from now on, where the other ranks find the first."""
-        address = ray.util.get_node_ip_address()
-        self._listener = socket.create_server((address, 0))
-        return address, self._listener.getsockname()[1]
+        """As Meeting.hold_port()."""
+        return self._meeting.hold_port()
 
     @ray.method
     def join(self, address: str, port: int) -> None:
         """Join the group and load the model."""
-        spec, device = self._spec, torch.device(self._spec.device)
-        meet_over(ray.util.get_node_ip_address())
-        init_process_group(spec.rank, spec.world_size, address, port, device, self._listener)
+        spec = self._spec
+        self._meeting.enter(address, port)
         self._trained = build_trained(
             self._objective,
             spec.model,
             spec.learner,
             optimizer_steps=spec.optimizer_steps,
             seed=spec.seed,
-            device=device,
+            device=self._meeting.device,
             allowed=spec.allowed,
         )
         self._joined = True
@@ -200,13 +193,11 @@ class Learners:
 
     def join(self, seconds: float) -> list["ray.ObjectRef[None]"]:
         """Tell all ranks where the first one is; they load the model and meet in the background: see wait_joined()."""
-        first = ActorGroup(self.group.names[:1], self.group.handles[:1])
-        ((address, port),) = first.wait([first.handles[0].rendezvous.remote()], seconds, "rendezvous")
-        return [handle.join.remote(address, port) for handle in self.group.handles]
+        return start_joining(self.group, seconds)
 
     def wait_joined(self, refs: Sequence["ray.ObjectRef[None]"], seconds: float) -> None:
         """Until all ranks have met. Raises what loading raised, DeadlineExceeded."""
-        self.group.wait(refs, seconds, "joining the learner group")
+        wait_joined(self.group, refs, seconds, "learner")
 
     def joined(self, seconds: float) -> bool:
         """Whether all ranks have joined and none was started again since. Raises DeadlineExceeded, RoleFailed."""

@@ -37,3 +37,16 @@ def test_a_policy_without_its_adapter_takes_the_place_of_the_role(kl_coef: float
     cfg = config(learner={"lora": {}}, algorithm={"kl_coef": kl_coef})
     assert cfg.needs_reference is (kl_coef > 0)
     assert "reference" not in cfg.roles
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"algorithm": {"kl_coef": 0}}, "there is no reference"),
+        ({"learner": {"lora": {}}}, "the policy without its adapter is the reference"),
+    ],
+)
+def test_how_a_reference_computes_is_asked_only_where_there_is_one(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=f"reference_engine=zero3 has no effect: {why}; leave it out"):
+        config(reference_engine="zero3", **changes)
+    assert config(reference_engine="zero3").placement.reference.replicas == 1

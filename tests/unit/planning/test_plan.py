@@ -58,6 +58,19 @@ def test_a_plan_has_no_reference_that_nothing_uses():
     assert "reference" not in render(unused)
 
 
+def test_ranks_that_hold_the_reference_together_are_planned_as_such():
+    gpus = [*GPUS, "placement.reference.replicas=4", "reference_engine=zero3"]
+    others = [key for key in gpus if key != "placement.reference.num_gpus=1"]
+    together = next(role for role in plan_ppo(config(*gpus)).memory if role.role == "reference")
+    alone = next(role for role in plan_ppo(config(*gpus[:-1])).memory if role.role == "reference")
+    assert together.items["parameters"] == alone.items["parameters"] / 4
+    assert together.items["buffers"] == 2e9, "each gathers what it computes with: 1e9 parameters in two bytes"
+    with pytest.raises(ConfigError, match=r"reference.num_gpus=2: with reference_engine=zero3 a rank drives one"):
+        plan_ppo(config(*others, "placement.reference.num_gpus=2"))
+    shared = plan_ppo(config(*others, "placement.reference.num_gpus=0.5"))
+    assert any("placement.reference.num_gpus=0.5: two ranks may land on one GPU" in w for w in shared.warnings)
+
+
 def test_strict_strategies():
     spread = plan_ppo(config(*GPUS, "placement.strategy=STRICT_SPREAD"))
     assert len(spread.nodes) == 8
