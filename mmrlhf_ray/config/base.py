@@ -75,6 +75,10 @@ class EngineConfig(Section):
     """A prompt with several responses goes through the model once per pass, a clip of several prompts through its
     tower, and rows are laid end to end, which leaves little padding. Off, or for a family without it (docs/models.md):
     every response in a row of its own with its prompt and media."""
+    attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
+    """Who computes attention, in the language model and in the towers. `auto` = on GPUs and in bfloat16 the newest
+    flash attention that is installed, else torch's own (sdpa). With flash attention the rows of a pass in which no
+    prompt is shared stand end to end in one line, without padding and without a mask; other passes take sdpa."""
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
     """Keep the optimizer's state and the float32 copies of the weights in host memory, and take its step there. With

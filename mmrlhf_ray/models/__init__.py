@@ -10,6 +10,7 @@ from mmrlhf_ray.models.adapter import (
 from mmrlhf_ray.models.export import ADAPTER_DIR, export_lora, export_model
 from mmrlhf_ray.models.families.clips import CLIPS, ROWS
 from mmrlhf_ray.models.families.divided import Division, dividing
+from mmrlhf_ray.models.families.kernels import chosen_kernel, is_flash, set_kernel, why_not
 from mmrlhf_ray.models.families.registry import adapter_for
 from mmrlhf_ray.models.families.shared import PART, PLACE, PLAIN_IDS, PLAIN_MASK, PROMPT
 from mmrlhf_ray.models.headed import (
@@ -51,12 +52,14 @@ __all__ = [
     "check_trained",
     "checkpoint_name",
     "checkpoint_tensors",
+    "chosen_kernel",
     "dividing",
     "eos_token_ids",
     "export_lora",
     "export_model",
     "freeze_parts",
     "grouped",
+    "is_flash",
     "load_policy",
     "load_processor",
     "load_scalar",
@@ -67,6 +70,8 @@ __all__ = [
     "read_config",
     "read_scalar_head",
     "scalar_head_file",
+    "set_kernel",
     "special_tokens",
     "trained_weights",
+    "why_not",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from mmrlhf_ray.config import DiscreteConfig, EvaluateConfig, PPOConfig, Resources, RunConfig
 from mmrlhf_ray.errors import ConfigError, PlacementError
+from mmrlhf_ray.models import why_not
 
 _WITHOUT_MODEL = ("encoder", "eval_encoder", "functions")
 LEARNERS: Mapping[str, str] = {"policy": "learner", "critic": "critic"}
@@ -149,6 +150,9 @@ def _learner_problems(cfg: RunConfig) -> list[str]:
             problems.append(f"{key}.num_gpus={gpus:g}: a learner rank drives one GPU; raise {key}.replicas")
         if engine.offload_optimizer and engine.zero_stage == 0:
             problems.append(f"{section}.engine.offload_optimizer=true needs {section}.engine.zero_stage 1, 2 or 3")
+        reason = why_not(engine.attention, cfg.trained[section].model.dtype, "cuda" if gpus else "cpu")
+        if reason is not None:
+            problems.append(f"{section}.engine.attention={engine.attention} {reason}; choose sdpa or auto")
     return problems
 
 

@@ -14,10 +14,12 @@ from mmrlhf_ray.models import (
     HeadedModel,
     ScalarHead,
     add_lora,
+    chosen_kernel,
     export_lora,
     export_model,
     freeze_parts,
     parameter_groups,
+    set_kernel,
 )
 from mmrlhf_ray.training.engine import TrainEngine, partitioned_loading
 from mmrlhf_ray.training.passes import Passes
@@ -88,6 +90,7 @@ def build_trained(
     adapter, scalar, dtype = encoder.adapter, trainable.scalar, getattr(torch, model.dtype)
     with partitioned_loading(learner.engine, learner.optimizer, dtype):
         loaded = trainable.load(encoder, Path(model.path), dtype)
+    set_kernel(loaded.backbone, chosen_kernel(learner.engine.attention, model.dtype, device.type))
     if learner.lora:
         add_lora(loaded, adapter, learner.lora, train_head=scalar, seed=seed)
     freeze_parts(loaded, adapter, learner.parts, scalar=scalar)

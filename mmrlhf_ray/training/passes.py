@@ -53,7 +53,15 @@ class Passes:
             if micro_batch.lines is None:
                 batch = collate(real, dummies, known, self._pad_token_id)
             else:
-                batch = collate_lines(real, micro_batch.lines, dummies, known, self._pad_token_id, self._towers)
+                batch = collate_lines(
+                    real,
+                    micro_batch.lines,
+                    dummies,
+                    known,
+                    self._pad_token_id,
+                    self._towers,
+                    packed=micro_batch.packed,
+                )
             yield batch.to(self._device)
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from mmrlhf_ray.data.batches.collate import Batch, TokenRow
 from mmrlhf_ray.data.encoding.encode import Features
 from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
 from mmrlhf_ray.disk import writing
+from mmrlhf_ray.models import chosen_kernel, is_flash
 from mmrlhf_ray.schema import TRAINING_ROW, check
 from mmrlhf_ray.training.build import build_trained
 from mmrlhf_ray.training.checkpoint import Manifest, publish, sealed, staged, staging_path
@@ -93,7 +94,8 @@ class SupervisedWorker:
         )
         self._encoder, self._engine = self._trained.encoder, self._trained.engine
         self._passes = self._trained.passes
-        self._budget = PassBudget.of(learner.engine, [self._encoder.adapter])
+        kernel = chosen_kernel(learner.engine.attention, plan.cfg.model.dtype, device.type)
+        self._budget = PassBudget.of(learner.engine, [self._encoder.adapter], packed=is_flash(kernel))
         self._point_sums: dict[str, float] = {}
         """Of a running reference point, over all steps of training; the same on all ranks."""
 
@@ -257,10 +259,11 @@ def _passes(by_row: Sequence[Sequence[TokenRow]], budget: PassBudget) -> list[Mi
     """Passes of sequences. Rows are never split: the sequences of a row share a pass. Raises ValueError for a row that
     is larger than a pass."""
     pieces = [range(first, last) for first, last in pairwise([0, *accumulate(map(len, by_row))])]
-    if budget.shared:
-        tokens = [len(of_row[0].context) + sum(len(s.response) for s in of_row) for of_row in by_row]
+    if budget.shared or budget.packed:
+        prompts = [len(of_row[0].context) * (1 if budget.shared else len(of_row)) for of_row in by_row]
+        tokens = [n + sum(len(s.response) for s in of_row) for n, of_row in zip(prompts, by_row, strict=True)]
         check_lengths(tokens, budget)
-        return [in_lines(lines, pieces) for lines in fill_lines(range(len(pieces)), tokens, budget)]
+        return [in_lines(lines, pieces, budget) for lines in fill_lines(range(len(pieces)), tokens, budget)]
     padded = [len(of_row) * max(map(len, of_row)) for of_row in by_row]
     check_lengths(padded, budget)
     passes = fill_passes(range(len(pieces)), padded, budget)

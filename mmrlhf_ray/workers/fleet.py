@@ -13,7 +13,7 @@ from mmrlhf_ray.config import LearnerConfig, ModelConfig, PPOConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RoleFailed
-from mmrlhf_ray.models import adapter_for
+from mmrlhf_ray.models import adapter_for, chosen_kernel, is_flash
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
 from mmrlhf_ray.weights.layout import InFlight
@@ -207,8 +207,11 @@ def _start_learners(
         )
         handles.append(own.spawn(seat, Learner, spec, objective))
     group = ActorGroup(tuple(seat.name for seat in seats), tuple(handles))
-    return Learners(group, _budget(learner, [model]), cfg.deadlines.stage_s)
+    kernel = chosen_kernel(learner.engine.attention, model.dtype, device_of(seats[0].resources, cfg.device))
+    return Learners(group, _budget(learner, [model], packed=is_flash(kernel)), cfg.deadlines.stage_s)
 
 
-def _budget(learner: LearnerConfig, models: Sequence[ModelConfig], tokens: int | None = None) -> PassBudget:
-    return PassBudget.of(learner.engine, [adapter_for(Path(model.path)) for model in models], tokens)
+def _budget(
+    learner: LearnerConfig, models: Sequence[ModelConfig], tokens: int | None = None, *, packed: bool = False
+) -> PassBudget:
+    return PassBudget.of(learner.engine, [adapter_for(Path(model.path)) for model in models], tokens, packed=packed)

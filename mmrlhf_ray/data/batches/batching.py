@@ -21,12 +21,23 @@ class PassBudget:
     max_padding_share: float = 0.05
     shared: bool = False
     """Rows are laid in lines, where a prompt that several have in common stands once."""
+    packed: bool = False
+    """The rows of a pass without a shared prompt are laid in one line, so that none of it is padding and attention
+    needs no mask."""
 
     @classmethod
-    def of(cls, engine: EngineConfig, adapters: "Iterable[ModelAdapter]", tokens: int | None = None) -> "PassBudget":
-        """As `engine` says, for models of these families; `tokens` instead of its own."""
-        shared = engine.shared_prompt and all(adapter.shared_rows is not None for adapter in adapters)
-        return cls(tokens or engine.micro_batch_tokens, engine.max_padding_share, shared)
+    def of(
+        cls,
+        engine: EngineConfig,
+        adapters: "Iterable[ModelAdapter]",
+        tokens: int | None = None,
+        *,
+        packed: bool = False,
+    ) -> "PassBudget":
+        """As `engine` says, for models of these families; `tokens` instead of its own; `packed` where they can."""
+        in_lines = all(adapter.shared_rows is not None for adapter in adapters)
+        shared = engine.shared_prompt and in_lines
+        return cls(tokens or engine.micro_batch_tokens, engine.max_padding_share, shared, packed and in_lines)
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,8 @@ class MicroBatch:
     A media tower that runs on one rank only would leave the others waiting in a ZeRO collective."""
     lines: tuple[int, ...] | None = None
     """The line of each row; None = every row is a line by itself, with its own prompt."""
+    packed: bool = False
+    """All rows stand in one line, each with its own prompt."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +102,9 @@ def plan_shards(
     check_lengths(lengths, budget)
     own: list[list[int]] = [[] for _ in range(n_ranks)]
     plans: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(n_ranks)]
-    known = prompts or SharedPrompts(range(len(lengths)), [0] * len(lengths))
+    known = prompts if prompts and budget.shared else _nothing_shared(lengths)
     for step in steps:
-        if budget.shared:
+        if budget.shared or budget.packed:
             passes = _in_lines(step, lengths, known, n_ranks, budget)
         else:
             passes = [fill_passes(share, lengths, budget) for share in _balance(step, lengths, n_ranks)]
@@ -103,6 +116,10 @@ def plan_shards(
     return [Shard(tuple(rows), tuple(plan)) for rows, plan in zip(own, plans, strict=True)]
 
 
+def _nothing_shared(lengths: Sequence[int]) -> SharedPrompts:
+    return SharedPrompts(range(len(lengths)), [0] * len(lengths))
+
+
 def _in_lines(
     step: Sequence[int], lengths: Sequence[int], prompts: SharedPrompts, n_ranks: int, budget: PassBudget
 ) -> list[list[MicroBatch]]:
@@ -110,7 +127,7 @@ def _in_lines(
     pieces = _pieces(step, lengths, prompts, n_ranks, budget)
     costs = [prompts.cost(piece, lengths) for piece in pieces]
     shares = _balance(range(len(pieces)), costs, n_ranks)
-    return [[in_lines(lines, pieces) for lines in fill_lines(share, costs, budget)] for share in shares]
+    return [[in_lines(lines, pieces, budget) for lines in fill_lines(share, costs, budget)] for share in shares]
 
 
 def _pieces(
@@ -200,10 +217,14 @@ def _lines(pieces: Sequence[int], costs: Sequence[int], max_padding_share: float
         count = max(1, count * 3 // 4)
 
 
-def in_lines(lines: Sequence[Sequence[int]], pieces: Sequence[Sequence[int]]) -> MicroBatch:
-    """A pass of these lines of pieces, which are rows."""
+def in_lines(lines: Sequence[Sequence[int]], pieces: Sequence[Sequence[int]], budget: PassBudget) -> MicroBatch:
+    """A pass of these lines of pieces, which are rows that may share a prompt; packed where the budget has it and
+    nothing is shared."""
     placed = [(row, number) for number, line in enumerate(lines) for piece in line for row in pieces[piece]]
-    return MicroBatch(tuple(row for row, _ in placed), lines=tuple(line for _, line in placed))
+    alone = not budget.shared or all(len(pieces[piece]) == 1 for line in lines for piece in line)
+    packed = budget.packed and alone
+    rows, numbers = tuple(row for row, _ in placed), tuple(0 if packed else line for _, line in placed)
+    return MicroBatch(rows, lines=numbers, packed=packed)
 
 
 def present_kinds(rows: Sequence[int], kinds: Sequence[frozenset[str]]) -> frozenset[str]:
@@ -260,7 +281,7 @@ def media_kinds(modality: str) -> frozenset[str]:
 
 def padding_share(shards: Sequence[Shard], lengths: Sequence[int], prompts: SharedPrompts | None = None) -> float:
     """Share of the positions that go through the model which are padding. `prompts`: as of plan_shards()."""
-    known = prompts or SharedPrompts(range(len(lengths)), [0] * len(lengths))
+    alone = _nothing_shared(lengths)
     padded = real = 0
     for shard in shards:
         for micro_batch in (micro_batch for step in shard.steps for micro_batch in step):
@@ -268,6 +289,7 @@ def padding_share(shards: Sequence[Shard], lengths: Sequence[int], prompts: Shar
             lines: dict[int, list[int]] = {}
             for row, line in zip(rows, micro_batch.lines or range(len(rows)), strict=True):
                 lines.setdefault(line, []).append(row)
+            known = alone if micro_batch.packed else prompts or alone
             tokens = [known.cost(line, lengths) for line in lines.values()]
             padded += max(tokens, default=0) * len(tokens)
             real += sum(tokens)

@@ -30,10 +30,12 @@ def collate_lines(
     features: Mapping[str, Features],
     pad_token_id: int,
     towers: Collection[str],
+    *,
+    packed: bool = False,
 ) -> Batch:
     """As collate(), with a prompt that rows of one line have in common in it once. `lines`: of each row. A dummy has a
-    line of its own, behind them."""
-    prompts = _prompts(rows, lines, dummies)
+    line of its own, behind them. `packed`: there is one line, of rows and dummies that share nothing."""
+    prompts = _apart(rows, dummies) if packed else _prompts(rows, lines, dummies)
     tokens = [len(p.row.context) + sum(len(rows[i].response) for i in p.rows) for p in prompts]
     loads = [0] * (prompts[-1].line + 1)
     for prompt, count in zip(prompts, tokens, strict=True):
@@ -55,6 +57,8 @@ def collate_lines(
         ends[prompt.line] = end
     shown = [prompt.row for prompt in prompts]
     inputs = grid.inputs() | _plain(prompts, rows, pad_token_id) | media_inputs(shown, features, towers)
+    if packed:
+        del inputs[PART]
     return Batch(
         inputs=inputs,
         response_positions=torch.cat([torch.empty(0, dtype=torch.long), *response_positions]),
@@ -73,6 +77,11 @@ def _prompts(rows: Sequence[TokenRow], lines: Sequence[int], dummies: Sequence[T
         found.setdefault(key, _Prompt(order[line], row, [])).rows.append(number)
     prompts = sorted(found.values(), key=lambda prompt: prompt.line)
     return prompts + [_Prompt(len(order) + number, dummy, []) for number, dummy in enumerate(dummies)]
+
+
+def _apart(rows: Sequence[TokenRow], dummies: Sequence[TokenRow]) -> list[_Prompt]:
+    """All in one line, each with its own prompt."""
+    return [*(_Prompt(0, row, [i]) for i, row in enumerate(rows)), *(_Prompt(0, dummy, []) for dummy in dummies)]
 
 
 @dataclass(frozen=True)

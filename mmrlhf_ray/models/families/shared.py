@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mmrlhf_ray.models.families.kernels import is_flash, kernel_of, use_kernel
 from mmrlhf_ray.models.families.positions import Inputs
 
 PROMPT, PART, PLACE = "line_prompt", "line_part", "line_place"
 """Inputs [lines, width] next to `input_ids`: the number of the prompt, −1 where there is padding; 0 in the prompt, from
-1 on in its responses; and the place that the token would have in a plain row."""
+1 on in its responses; and the place that the token would have in a plain row. Without PART the line is packed: there is
+one, and each prompt in it has one response."""
 PLAIN_IDS, PLAIN_MASK = "plain_ids", "plain_mask"
 """Inputs [prompts, longest]: each prompt with its longest response as a plain row, and where it has tokens."""
 
@@ -40,27 +42,39 @@ def take_lines(
 
     def hook(module: PreTrainedModel, arguments: tuple[Any, ...], inputs: Inputs) -> tuple[tuple[Any, ...], Inputs]:
         if PROMPT not in inputs:
+            use_kernel(module)
             return arguments, inputs | (complete(module, inputs) if complete else {})
-        prompt, part, place, plain_ids, plain_mask = (
-            inputs.pop(name) for name in (PROMPT, PART, PLACE, PLAIN_IDS, PLAIN_MASK)
-        )
+        prompt, place, plain_ids, plain_mask = (inputs.pop(name) for name in (PROMPT, PLACE, PLAIN_IDS, PLAIN_MASK))
+        part = inputs.pop(PART, None)
         plain = shared.positions(module, inputs | {"input_ids": plain_ids, "attention_mask": plain_mask})
         positions = place if plain is None else plain[..., prompt.clamp(min=0), place]
         both = shared.both_ways(module, inputs["input_ids"]) if shared.both_ways else None
+        if part is None and is_flash(kernel_of(module)) and (both is None or not bool((both >= 0).any())):
+            use_kernel(module)
+            return arguments, inputs | {
+                "position_ids": _packed_positions(place, positions),
+                "attention_mask": _by_layer(module, None, None),
+            }
+        use_kernel(module, masked=True)
         return arguments, inputs | {
             "position_ids": positions,
-            "attention_mask": _masks(module, prompt, part, place, both),
+            "attention_mask": _masks(module, prompt, torch.zeros_like(place) if part is None else part, place, both),
         }
 
     model.register_forward_pre_hook(hook, with_kwargs=True)
 
 
+def _packed_positions(place: Tensor, positions: Tensor) -> Tensor:
+    """As transformers reads them where rows stand end to end without a mask: from the places, which begin anew with
+    each row, it tells where the rows are. Those of text, time, height and width are four [4, 1, width]."""
+    return torch.cat([place[None], positions]) if positions.dim() == 3 else positions
+
+
 def _masks(
     model: PreTrainedModel, prompt: Tensor, part: Tensor, place: Tensor, both: Tensor | None
-) -> Tensor | dict[str, Tensor]:
+) -> Tensor | dict[str, Tensor | None] | None:
     """The positions that each position of a line sees, [lines, 1, width, width]; by kind of layer where some layers
     have a window."""
-    config = model.config.get_text_config()
 
     def pairs(values: Tensor) -> tuple[Tensor, Tensor]:
         return values[:, :, None], values[:, None, :]
@@ -71,13 +85,21 @@ def _masks(
     if both is not None:
         run, other_run = pairs(both)
         seen |= row & (run == other_run) & (run >= 0)
-    whole = _as_attention(model, seen)
-    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
-        return whole
-    return {
-        "full_attention": whole,
-        "sliding_attention": _as_attention(model, seen & (there > here - config.sliding_window)),
-    }
+    if not _has_window(model):
+        return _as_attention(model, seen)
+    near = seen & (there > here - model.config.get_text_config().sliding_window)
+    return _by_layer(model, _as_attention(model, seen), _as_attention(model, near))
+
+
+def _has_window(model: PreTrainedModel) -> bool:
+    return "sliding_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ())
+
+
+def _by_layer(
+    model: PreTrainedModel, whole: Tensor | None, near: Tensor | None
+) -> Tensor | dict[str, Tensor | None] | None:
+    """Masks in the form that the class takes: by kind of layer where some layers have a window."""
+    return {"full_attention": whole, "sliding_attention": near} if _has_window(model) else whole
 
 
 def _as_attention(model: PreTrainedModel, seen: Tensor) -> Tensor:

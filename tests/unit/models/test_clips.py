@@ -20,7 +20,10 @@ def repeated(encoder: Encoder, kind: str) -> tuple[list[TokenRow], dict[str, Fea
     return token_rows(encoder, shown, [[token + (3 * i + k) % 20 for k in range(2 + i % 3)] for i in range(5)])
 
 
-def passed(model: HeadedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+Passed = tuple[Tensor, dict[str, Tensor]]
+
+
+def passed(model: HeadedModel, batch: Batch) -> Passed:
     """Log-probabilities of the response tokens, and the gradients of their sum weighed by place."""
     model.zero_grad(set_to_none=True)
     values = model(batch.response_positions, **batch.inputs).log_softmax(-1)
@@ -30,8 +33,13 @@ def passed(model: HeadedModel, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]
 
 
 def same(model: HeadedModel, one: Batch, other: Batch, atol: float = 1e-5) -> None:
-    """The same values and gradients; these, which are sums over all tokens, by the size of the largest."""
-    (values, gradients), (others, of_other) = passed(model, one), passed(model, other)
+    """The same values and gradients."""
+    alike(passed(model, one), passed(model, other), atol)
+
+
+def alike(one: Passed, other: Passed, atol: float = 1e-5) -> None:
+    """Values by themselves; gradients, which are sums over all tokens, by the size of the largest."""
+    (values, gradients), (others, of_other) = one, other
     torch.testing.assert_close(values, others, atol=atol, rtol=0)
     assert gradients.keys() == of_other.keys()
     largest = max(float(g.abs().max()) for g in gradients.values())

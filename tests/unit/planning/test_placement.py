@@ -82,6 +82,14 @@ def test_an_unknown_job_is_a_programming_error():
             ["learner.engine={zero_stage: 0, offload_optimizer: true}"],
             "needs learner.engine.zero_stage 1, 2 or 3",
         ),
+        (
+            ["learner.engine.attention=flash_attention_2"],
+            "learner.engine.attention=flash_attention_2 needs a GPU; choose sdpa or auto",
+        ),
+        (
+            ["placement.critic.num_gpus=1", "critic.engine.attention=flash_attention_3"],
+            "critic.engine.attention=flash_attention_3 computes in bfloat16, and the model's dtype is float32",
+        ),
         (["learner.engine.micro_batch_tokens=1000"], "learner.engine.micro_batch_tokens=1000 is less than"),
         (["score_micro_batch_tokens=1000"], "score_micro_batch_tokens=1000 is less than"),
     ],

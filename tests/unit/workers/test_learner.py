@@ -1,4 +1,4 @@
-"""A learner's update and answers are the same whether responses share their prompt or not."""
+"""A learner's update and answers are the same whether responses share their prompt or not, or are packed."""
 
 from pathlib import Path
 
@@ -24,9 +24,7 @@ ALGORITHM = AlgorithmConfig(kl_in="loss", kl_estimator="k3", kl_coef=0.1, entrop
 
 
 @pytest.mark.parametrize("objective", [PolicyObjective(ALGORITHM, 0.7), CriticObjective(ALGORITHM)])
-def test_shared_prompts_change_no_number(
-    process_group: None, omni: Path, omni_encoder: Encoder, objective: Objective
-) -> None:
+def test_layouts_change_no_number(process_group: None, omni: Path, omni_encoder: Encoder, objective: Objective) -> None:
     prompts, features = mixed_rows(omni_encoder)
     rng = np.random.default_rng(0)
     rows = [type(prompts[g])(prompts[g].context, prompts[g].response * (1 + i % 3), prompts[g].media_ids)
@@ -41,7 +39,7 @@ def test_shared_prompts_change_no_number(
     common = SharedPrompts(GROUPS, [len(row.context) for row in rows])
     order = rng.permutation(len(rows)).tolist()
 
-    def learned(shared: bool) -> tuple[list[np.ndarray], dict[str, float], list[np.ndarray]]:
+    def learned(*, shared: bool, packed: bool = False) -> tuple[list[np.ndarray], dict[str, float], list[np.ndarray]]:
         engine = EngineConfig(zero_stage=0, shared_prompt=shared)
         spec = LearnerSpec(
             ModelConfig(path=str(omni)), LearnerConfig(engine=engine, optimizer=OptimizerConfig(lr=0.1, eps=1.0)), 2,
@@ -51,7 +49,7 @@ def test_shared_prompts_change_no_number(
         learner._trained = build_trained(
             objective, spec.model, spec.learner, optimizer_steps=2, seed=0, device=torch.device("cpu")
         )
-        budget = PassBudget.of(engine, [omni_encoder.adapter], tokens=150)
+        budget = PassBudget.of(engine, [omni_encoder.adapter], tokens=150, packed=packed)
 
         def planned(steps: list[list[int]]) -> Shard:
             (shard,) = plan_shards(lengths, kinds, steps, 1, budget, common)
@@ -59,7 +57,7 @@ def test_shared_prompts_change_no_number(
 
         def answers() -> list[np.ndarray]:
             shard = planned([list(range(len(rows)))])
-            assert all((m.lines is not None) == shared for m in shard.steps[0])
+            assert all(((m.lines is not None), m.packed) == (shared or packed, packed) for m in shard.steps[0])
             found = learner.infer(table.select(rollout_table(rows).schema.names), shard, features_table(features))[0]
             return [row for _, row in sorted(zip(shard.rows, found, strict=True), key=lambda pair: pair[0])]
 
@@ -69,8 +67,9 @@ def test_shared_prompts_change_no_number(
         )
         return before, updated.stats, answers()
 
-    plain, shared = learned(False), learned(True)
-    for was, now in ((plain[0], shared[0]), (plain[2], shared[2])):
-        np.testing.assert_allclose(np.concatenate(now), np.concatenate(was), atol=1e-5)
+    plain = learned(shared=False)
     assert float(np.abs(np.concatenate(plain[2]) - np.concatenate(plain[0])).max()) > 1e-3, "it learned something"
-    assert shared[1] == pytest.approx(plain[1], rel=1e-4, abs=1e-5)
+    for other in (learned(shared=True), learned(shared=False, packed=True)):
+        for was, now in ((plain[0], other[0]), (plain[2], other[2])):
+            np.testing.assert_allclose(np.concatenate(now), np.concatenate(was), atol=1e-5)
+        assert other[1] == pytest.approx(plain[1], rel=1e-4, abs=1e-5)

@@ -2,9 +2,11 @@
 
 import random
 from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 
+from mmrlhf_ray.config import EngineConfig
 from mmrlhf_ray.data.batches.batching import (
     MicroBatch,
     PassBudget,
@@ -20,6 +22,7 @@ from mmrlhf_ray.data.batches.batching import (
     plan_shards,
     present_kinds,
 )
+from mmrlhf_ray.data.encoding.encode import Encoder
 
 KINDS = ("image", "audio", "video")
 
@@ -148,6 +151,34 @@ def test_prompts_in_common_save_tokens() -> None:
     assert shard.steps == ((MicroBatch(tuple(range(8)), lines=(0,) * 4 + (1,) * 4),),)
     (plain,) = one_pass_plan(lengths, [frozenset()] * 8, 1, PassBudget(300), prompts)
     assert [len(micro_batch.rows) for micro_batch in plain.steps[0]] == [2, 2, 2, 2]
+
+
+def test_what_shares_no_prompt_is_packed_where_the_budget_has_it() -> None:
+    lengths, prompts = [110, 110, 90], SharedPrompts([0, 0, 1], [100, 100, 80])
+
+    def passes(**budget: bool | int) -> tuple[MicroBatch, ...]:
+        (shard,) = one_pass_plan(lengths, [frozenset()] * 3, 1, PassBudget(**budget), prompts)
+        assert padding_share([shard], lengths, prompts) == 0.0
+        return shard.steps[0]
+
+    apart = MicroBatch((0, 1, 2), lines=(0, 0, 0), packed=True)
+    assert passes(tokens=400, packed=True) == (apart,)
+    assert passes(tokens=400, packed=True, shared=True) == (MicroBatch((0, 1, 2), lines=(0, 0, 0)),)
+    # The group fills a pass, and the other row is alone in the next.
+    assert passes(tokens=130, packed=True, shared=True, max_padding_share=0) == (
+        MicroBatch((0, 1), lines=(0, 0)),
+        MicroBatch((2,), lines=(0,), packed=True),
+    )
+
+
+def test_a_family_that_takes_no_lines_packs_none(vl_encoder: Encoder) -> None:
+    @dataclass(frozen=True)
+    class Other:
+        shared_rows = None
+
+    engine = EngineConfig(shared_prompt=False)
+    assert PassBudget.of(engine, [vl_encoder.adapter], packed=True).packed
+    assert not PassBudget.of(engine, [vl_encoder.adapter, Other()], packed=True).packed
 
 
 def test_ranks_are_balanced_to_within_one_row(plain: list[Workload]) -> None:
