@@ -93,7 +93,7 @@ class Piece:
 
     target: str
     """The first one's name in the model."""
-    sources: Mapping[str, list[str]]
+    sources: dict[str, list[str]]
     """Pattern of the converter → names in the files, in their order."""
     converter: WeightConverter | None
     """None: the tensor is taken as it is."""
@@ -119,7 +119,7 @@ class Plan:
     """By the names in the model that it fills."""
     missing: set[str]
     """What the model needs and the files lack."""
-    mismatched: list[tuple[str, Sequence[int], Sequence[int]]]
+    mismatched: Sequence[tuple[str, Sequence[int], Sequence[int]]]
     """Name, shape in the files, shape in the model."""
 
 
@@ -139,7 +139,8 @@ def plan(model: PreTrainedModel, files: WeightFiles) -> Plan:
     """How `model` is filled. Ties its weights as from_pretrained() does: where the files have one of two that are tied,
     or both and the same."""
     wanted = model.state_dict()
-    pieces, shapes = {}, {}
+    pieces: dict[tuple[str, ...], Piece] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for piece in _pieces(model, files.names(), wanted):
         made = {n: tuple(t.shape) for n, t in piece.convert(model, files.outline).items() if n in wanted}
         if made:
