@@ -79,6 +79,9 @@ class EngineConfig(Section):
     """Who computes attention, in the language model and in the towers. `auto` = on GPUs and in bfloat16 the newest
     flash attention that is installed, else torch's own (sdpa). With flash attention the rows of a pass in which no
     prompt is shared stand end to end in one line, without padding and without a mask; other passes take sdpa."""
+    logits_tile: PositiveInt = 1024
+    """Most response tokens of a pass whose logits are in memory at a time. A pass with more computes them again, tile
+    by tile, for the gradient."""
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False
     """Keep the optimizer's state and the float32 copies of the weights in host memory, and take its step there. With

@@ -15,6 +15,7 @@ from mmrlhf_ray.models.families.registry import adapter_for
 from mmrlhf_ray.models.families.shared import PART, PLACE, PLAIN_IDS, PLAIN_MASK, PROMPT
 from mmrlhf_ray.models.headed import (
     HeadedModel,
+    Reading,
     check_speaks,
     checkpoint_name,
     checkpoint_tensors,
@@ -41,6 +42,7 @@ __all__ = [
     "PROMPT",
     "ParameterGroup",
     "ROWS",
+    "Reading",
     "ScalarHead",
     "SpecialTokens",
     "Weight",

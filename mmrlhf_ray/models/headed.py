@@ -1,11 +1,14 @@
 """A backbone and a linear head: the policy with its vocabulary head, critic and reward model with a scalar one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.adapter import ModelAdapter
@@ -22,6 +25,43 @@ HEAD = "head."
 """Prefix of the head's parameters in a HeadedModel."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What is made of the head's output as it is computed, so that it is never whole in memory."""
+
+    read: Callable[[Tensor, Tensor], Tensor]
+    """(output [n, ·], tokens [n]) → [n] or [n, ·]; each row by itself."""
+    tokens: Tensor
+    """[N] of the selected positions: those that come next."""
+    tile: int
+    """Positions that are read at a time."""
+
+
+class Head(nn.Module):
+    """A linear layer whose output may be read in tiles. The tiles are one call of one module, since ZeRO-3 gathers the
+    weight for each call, on all ranks, and these may have other numbers of tiles."""
+
+    def __init__(self, layer: nn.Linear):
+        super().__init__()
+        self.weight = layer.weight
+        self.register_parameter("bias", layer.bias)
+
+    def forward(self, hidden: Tensor, reading: Reading | None = None) -> Tensor:
+        """[N, hidden] → [N, outputs], or what `reading` makes of it. Of more than one tile, each is computed again in
+        the backward pass."""
+        if reading is None:
+            return linear(hidden, self.weight, self.bias)
+        parts = list(zip(hidden.split(reading.tile), reading.tokens.split(reading.tile), strict=True))
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._read(reading, *part) for part in parts])
+        return torch.cat(
+            [checkpoint(self._read, reading, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        )
+
+    def _read(self, reading: Reading, hidden: Tensor, tokens: Tensor) -> Tensor:
+        return reading.read(linear(hidden, self.weight, self.bias), tokens)
+
+
 class HeadedModel(nn.Module):
     """Hidden states of all positions, the head on the selected ones only.
 
@@ -32,15 +72,16 @@ class HeadedModel(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Linear):
         super().__init__()
         self.backbone = backbone
-        self.head = head
+        self.head = Head(head)
 
-    def forward(self, select: Tensor, **inputs: Tensor) -> Tensor:
+    def forward(self, select: Tensor, reading: Reading | None = None, **inputs: Tensor) -> Tensor:
         """`inputs`: the family's model inputs, [B, L] and features. `select` [N]: flat positions in B·L.
 
-        Returns the head's output, [N, vocabulary] or [N, outputs].
+        Returns the head's output, [N, vocabulary] or [N, outputs], or what `reading` makes of it.
         """
-        hidden = self.backbone(**inputs, use_cache=False).logits
-        return self.head(hidden.flatten(0, 1)[select])
+        hidden = self.backbone(**inputs, use_cache=False).logits.flatten(0, 1)[select]
+        output: Tensor = self.head(hidden, reading)
+        return output
 
 
 def split_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
@@ -95,7 +136,7 @@ def load_critic(adapter: ModelAdapter, path: Path, dtype: torch.dtype) -> Headed
     model = load_scalar(adapter, path, dtype, new_head=not trained)
     weight = model.head.weight.detach()
     if len(weight) > 1:
-        model.head = _linear(read_scalar_head(path).combined(weight), dtype, weight.device)
+        model.head = Head(_linear(read_scalar_head(path).combined(weight), dtype, weight.device))
     return model
 
 

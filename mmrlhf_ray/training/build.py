@@ -97,4 +97,5 @@ def build_trained(
     groups = parameter_groups(loaded, adapter, learner.parts, learner.optimizer.lr, scalar=scalar)
     engine = TrainEngine(loaded, learner.engine, learner.optimizer, optimizer_steps, dtype, device, groups)
     engine.train(False)
-    return Trained(encoder, engine, Passes(engine, encoder, device), Path(model.path), scalar, learner.lora)
+    passes = Passes(engine, encoder, device, learner.engine.logits_tile)
+    return Trained(encoder, engine, passes, Path(model.path), scalar, learner.lora)

@@ -30,6 +30,7 @@ from mmrlhf_ray.models import (
     Division,
     HeadedModel,
     ParameterGroup,
+    Reading,
     Weight,
     dividing,
     grouped,
@@ -158,9 +159,9 @@ class TrainEngine:
         norm = self._engine.get_global_grad_norm()
         return float(self._plain_norm if norm is None else norm)
 
-    def forward(self, select: Tensor, **inputs: Tensor) -> Tensor:
+    def forward(self, select: Tensor, reading: Reading | None = None, **inputs: Tensor) -> Tensor:
         """HeadedModel.forward() of the trained model."""
-        return self._engine(select, **inputs)
+        return self._engine(select, reading, **inputs)
 
     def train(self, mode: bool = True) -> None:
         self._engine.train(mode)

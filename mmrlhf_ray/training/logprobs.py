@@ -8,27 +8,26 @@ from torch import Tensor
 
 from mmrlhf_ray.algorithms.logprobs import token_logprobs, token_logprobs_and_entropy
 from mmrlhf_ray.config.base import ModelConfig
-from mmrlhf_ray.data.batches.collate import Batch
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.models import load_policy
 from mmrlhf_ray.training.passes import Inference, Passes, device_map
 
 
 class ResponseLogprobs:
-    """Reads log p of each response token [N] from logits [N, V], float32, under the distribution that is sampled from:
+    """Reads log p of tokens [N] from logits [N, V], float32, under the distribution that is sampled from:
     at `temperature`, and without the tokens that the sampler may not emit."""
 
     def __init__(self, encoder: Encoder, temperature: float = 1.0):
         self._temperature = temperature
         self._banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long)
 
-    def __call__(self, output: Tensor, batch: Batch) -> Tensor:
-        return token_logprobs(output, batch.response_tokens, self._temperature, self._banned_on(output.device))
+    def __call__(self, output: Tensor, tokens: Tensor) -> Tensor:
+        return token_logprobs(output, tokens, self._temperature, self._banned_on(output.device))
 
-    def with_entropy(self, output: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The same, and the entropy [N] in nats of the distribution at each token."""
+    def with_entropy(self, output: Tensor, tokens: Tensor) -> Tensor:
+        """[N, 2]: the same, and the entropy in nats of the distribution at each token."""
         banned = self._banned_on(output.device)
-        return token_logprobs_and_entropy(output, batch.response_tokens, self._temperature, banned)
+        return torch.stack(token_logprobs_and_entropy(output, tokens, self._temperature, banned), dim=1)
 
     def _banned_on(self, device: torch.device) -> Tensor:
         self._banned = self._banned.to(device)

@@ -21,11 +21,7 @@ from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, load_critic, load_policy
 from mmrlhf_ray.training.build import Trainable
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
-from mmrlhf_ray.training.passes import LossFunction
-
-Reader = Callable[[Tensor, Batch], Tensor]
-"""(head output [N, ·] at the response tokens, batch) → one number per response token [N]."""
-
+from mmrlhf_ray.training.passes import LossFunction, Reader
 
 Noted = Callable[[Sequence[int], Tensor], None]
 """Takes the row numbers of a pass and log p of their response tokens [N], without gradient."""
@@ -35,7 +31,10 @@ class Objective(Trainable, Protocol):
     """A model with a head, what is read from the head, and its loss."""
 
     def reader(self, encoder: Encoder) -> Reader:
-        """How the head's output is read."""
+        """How the head's output is read: one number per response token [N]."""
+
+    def loss_reader(self, encoder: Encoder) -> Reader:
+        """The same for the loss, which may need more than one."""
 
     def loss(
         self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float, noted: Noted | None = None
@@ -81,21 +80,22 @@ class PolicyObjective:
     def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
         return load_policy(encoder.adapter, path, dtype)
 
-    def reader(self, encoder: Encoder) -> ResponseLogprobs:
+    def reader(self, encoder: Encoder) -> Reader:
         return ResponseLogprobs(encoder, self.temperature)
+
+    def loss_reader(self, encoder: Encoder) -> Reader:
+        read = ResponseLogprobs(encoder, self.temperature)
+        return read.with_entropy if self.algorithm.entropy_coef else read
 
     def loss(
         self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float, noted: Noted | None = None
     ) -> LossFunction:
         algorithm, policy_loss = self.algorithm, POLICY_LOSSES[self.algorithm.policy_loss]
-        clip, read = policy_clip(algorithm), self.reader(encoder)
+        clip = policy_clip(algorithm)
 
         def loss(output: Tensor, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Stats]:
             grids = _Grids(table, rows, output.device)
-            if algorithm.entropy_coef:
-                flat, entropy = read.with_entropy(output, batch)
-            else:
-                flat, entropy = read(output, batch), None
+            flat, entropy = output.unbind(1) if algorithm.entropy_coef else (output, None)
             logprobs, mask = grids.grid(flat), grids.column("response_mask")
             old = grids.column("old_logprobs") if noted is None else logprobs.detach()
             if noted is not None:
@@ -142,12 +142,15 @@ class CriticObjective:
     def reader(self, encoder: Encoder) -> Reader:
         return _values
 
+    def loss_reader(self, encoder: Encoder) -> Reader:
+        return _values
+
     def loss(
         self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float, noted: Noted | None = None
     ) -> LossFunction:
         def loss(output: Tensor, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Stats]:
             grids = _Grids(table, rows, output.device)
-            values = grids.grid(_values(output, batch))
+            values = grids.grid(output)
             old, returns, mask = (grids.column(name) for name in ("values", "returns", "response_mask"))
             value, stats = ppo_value_loss(values, old, returns, mask, self.algorithm.value_clip_range, denominator)
             return value * self.algorithm.vf_coef, stats
@@ -155,5 +158,5 @@ class CriticObjective:
         return loss
 
 
-def _values(output: Tensor, _: Batch) -> Tensor:
+def _values(output: Tensor, _: Tensor) -> Tensor:
     return output[:, 0].float()

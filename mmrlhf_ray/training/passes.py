@@ -13,31 +13,38 @@ from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
 from mmrlhf_ray.data.batches.dummy import dummy_rows
 from mmrlhf_ray.data.batches.lines import collate_lines
 from mmrlhf_ray.data.encoding.encode import Encoder, Features
-from mmrlhf_ray.models import HeadedModel
+from mmrlhf_ray.models import HeadedModel, Reading
+
+Reader = Callable[[Tensor, Tensor], Tensor]
+"""(head output [n, ·], the tokens that come next [n]) → [n] or [n, ·], each row by itself. Where a response's last
+token is read there is no next one, and the tokens mean nothing."""
+LOGITS_TILE = 1024
 
 
 class Forward(Protocol):
     """A model that can be run: a TrainEngine, or a HeadedModel that only answers."""
 
-    def forward(self, select: Tensor, **inputs: Tensor) -> Tensor: ...
+    def forward(self, select: Tensor, reading: Reading | None = None, **inputs: Tensor) -> Tensor: ...
 
 
-class Learning(Forward, Protocol):
+class Learning(Protocol):
     """A model that learns: a TrainEngine. Those who only answer need not import DeepSpeed."""
 
     def backward(self, loss: Tensor, *, last: bool) -> None: ...
 
 
 LossFunction = Callable[[Tensor, Batch, Sequence[int]], tuple[Tensor, Stats]]
-"""(head output at the selected positions, batch, row numbers) → (loss, statistics to be summed)."""
+"""(what was read at the selected positions, batch, row numbers) → (loss, statistics to be summed)."""
 
 
 class Passes:
-    """Runs a model over the passes that plan_shards() laid out."""
+    """Runs a model over the passes that plan_shards() laid out. `tile`: of the positions whose head output is in memory
+    at a time."""
 
-    def __init__(self, model: Forward, encoder: Encoder, device: torch.device):
+    def __init__(self, model: Forward, encoder: Encoder, device: torch.device, tile: int = LOGITS_TILE):
         self._model = model
         self._device = device
+        self._tile = tile
         self._towers = encoder.adapter.towers
         self._pad_token_id = encoder.eos_token_ids[0]  # never attended to
         self._dummies, self._dummy_features = dummy_rows(encoder, list(encoder.adapter.placeholders))
@@ -64,29 +71,39 @@ class Passes:
                 )
             yield batch.to(self._device)
 
+    def run(self, batch: Batch, read: Reader | None, *, at_last: bool = False) -> tuple[Tensor, Tensor]:
+        """The head's output, or what `read` makes of it, at the response positions (or at each row's last token); and
+        at the anchors."""
+        positions = batch.last_positions if at_last else batch.response_positions
+        # The anchors keep the selection non-empty on ranks that have no row in this pass.
+        select = torch.cat([positions, batch.anchor_positions])
+        tokens = torch.full_like(select, self._pad_token_id)
+        if not at_last:
+            tokens[: len(positions)] = batch.response_tokens
+        reading = None if read is None else Reading(read, tokens, self._tile)
+        output = self._model.forward(select, reading, **batch.inputs)
+        return output[: len(positions)], output[len(positions) :]
+
     @torch.no_grad()
     def infer(
         self,
         rows: Sequence[TokenRow],
         features: Mapping[str, Features],
         passes: Sequence[MicroBatch],
-        read: Callable[[Tensor, Batch], Tensor],
+        read: Reader,
         *,
         at_last: bool = False,
     ) -> Iterator[tuple[MicroBatch, Tensor]]:
-        """`read` applied to the head's output at the response positions (or at each row's last token)."""
+        """What is read at the response positions (or at each row's last token)."""
         for micro_batch, batch in zip(passes, self.batches(rows, features, passes), strict=True):
-            positions = batch.last_positions if at_last else batch.response_positions
-            # The anchor keeps the selection non-empty on ranks that have no row in this pass.
-            output = self._model.forward(torch.cat([positions, batch.anchor_positions]), **batch.inputs)
-            yield micro_batch, read(output[: len(positions)], batch).float().cpu()
+            yield micro_batch, self.run(batch, read, at_last=at_last)[0].float().cpu()
 
     def per_token(
         self,
         rows: Sequence[TokenRow],
         features: Mapping[str, Features],
         passes: Sequence[MicroBatch],
-        read: Callable[[Tensor, Batch], Tensor],
+        read: Reader,
     ) -> list[np.ndarray]:
         """One value per response token from `read`, cut into rows; the passes must hold every row."""
         answers: dict[int, np.ndarray] = {}
@@ -104,16 +121,16 @@ def train_step(
     step: Sequence[MicroBatch],
     loss_function: LossFunction,
     *,
+    read: Reader | None = None,
     at_last: bool = False,
 ) -> Stats:
-    """One optimizer step over its passes. Returns the statistics merged over passes."""
+    """One optimizer step over its passes, which run `engine`. `read`: what the loss is computed from; None = the
+    head's output. Returns the statistics merged over passes."""
     parts = []
     for number, (micro_batch, batch) in enumerate(zip(step, passes.batches(rows, features, step), strict=True)):
-        positions = batch.last_positions if at_last else batch.response_positions
-        output = engine.forward(torch.cat([positions, batch.anchor_positions]), **batch.inputs)
-        loss, stats = loss_function(output[: len(positions)], batch, micro_batch.rows)
-        anchor = output[len(positions) :].float().sum() * 0.0
-        engine.backward(loss + anchor, last=number == len(step) - 1)
+        output, anchors = passes.run(batch, read, at_last=at_last)
+        loss, stats = loss_function(output, batch, micro_batch.rows)
+        engine.backward(loss + anchors.float().sum() * 0.0, last=number == len(step) - 1)
         parts.append(stats)
     return merge_stats(parts)
 
@@ -124,8 +141,8 @@ class Inference:
     def __init__(self, model: HeadedModel):
         self._model = model.eval()
 
-    def forward(self, select: Tensor, **inputs: Tensor) -> Tensor:
-        output: Tensor = self._model(select, **inputs)
+    def forward(self, select: Tensor, reading: Reading | None = None, **inputs: Tensor) -> Tensor:
+        output: Tensor = self._model(select, reading, **inputs)
         return output.to(select.device)
 
 

@@ -29,6 +29,7 @@ from mmrlhf_ray.data.batches.collate import Batch
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, load_policy
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
+from mmrlhf_ray.training.passes import Reader
 from mmrlhf_ray.training.tasks import (
     PassLoss,
     PassSums,
@@ -103,12 +104,11 @@ class Responses:
         return tokens.new_zeros(len(self.lengths)).index_add(0, owners, tokens)
 
 
-def read_responses(read: ResponseLogprobs, output: Tensor, batch: Batch, rows: pa.Table) -> Responses:
+def read_responses(logprobs: Tensor, rows: pa.Table) -> Responses:
     """The facts about a pass that the losses need. Rows without `ref_logprobs` give an empty `ref_tokens`."""
     given = rows.column("ref_logprobs").to_pylist()
     ref = [value for of_row in given for response in of_row for value in response]
-    ref_tokens = torch.tensor(ref, dtype=torch.float32, device=output.device)
-    return Responses(rows, read(output, batch), ref_tokens)
+    return Responses(rows, logprobs, torch.tensor(ref, dtype=torch.float32, device=logprobs.device))
 
 
 Loss = Callable[[PreferenceConfig, Responses, float, Mapping[str, float]], tuple[Tensor, Stats]]
@@ -216,10 +216,8 @@ class MismatchedResponses:
         return _each(rows, slice(None, -1))
 
     def sums(self, encoder: Encoder) -> PassSums:
-        read = ResponseLogprobs(encoder)
-
         def sums(output: Tensor, batch: Batch, rows: pa.Table) -> Stats:
-            r = read_responses(read, output, batch, rows)
+            r = read_responses(output, rows)
             return {"log_ratios": (r.sums - r.ref_sums).sum(), "responses": r.sums.new_tensor(float(len(r.lengths)))}
 
         return sums
@@ -237,8 +235,7 @@ class JudgedResponses:
         return rows
 
     def sums(self, encoder: Encoder) -> PassSums:
-        read = ResponseLogprobs(encoder)
-        return lambda output, batch, rows: _drift(read_responses(read, output, batch, rows))
+        return lambda output, batch, rows: _drift(read_responses(output, rows))
 
 
 def _each(rows: pa.Table, kept: slice) -> pa.Table:
@@ -305,15 +302,18 @@ class PreferenceTask:
     def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
         return load_policy(encoder.adapter, path, dtype)
 
+    def reader(self, encoder: Encoder) -> Reader:
+        return ResponseLogprobs(encoder)
+
     def weights(self, rows: pa.Table) -> dict[str, float]:
         judged = sum(value != 0 for of_row in rows.column("feedback").to_pylist() for value in of_row)
         return {self.objective.count: len(rows) if self.objective.count == "pairs" else judged}
 
     def loss(self, encoder: Encoder, denominators: Mapping[str, float], measured: Mapping[str, float]) -> PassLoss:
-        objective, read = self.objective, ResponseLogprobs(encoder)
+        objective = self.objective
 
         def loss(output: Tensor, batch: Batch, rows: pa.Table) -> tuple[Tensor, Stats]:
-            responses = read_responses(read, output, batch, rows)
+            responses = read_responses(output, rows)
             value, stats = objective.loss(self.cfg, responses, denominators[objective.count], measured)
             return value, stats | (_drift(responses) if objective.has_reference else {})
 

@@ -53,6 +53,9 @@ class RewardModelTask:
     def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
         return load_scalar(encoder.adapter, path, dtype, new_head=True, layout=self.layout, seed=self.cfg.seed)
 
+    def reader(self, encoder: Encoder) -> None:
+        return None
+
     def weights(self, rows: pa.Table) -> dict[str, float]:
         objective = _OBJECTIVES[self.cfg.objective]
         return {objective.count: objective.denominator(rows)}

@@ -161,6 +161,7 @@ class SupervisedWorker:
             work.features,
             work.passes,
             loss,
+            read=self._plan.task.reader(self._encoder),
             at_last=self._plan.task.scalar,
         )
         self._engine.train(False)
@@ -214,12 +215,11 @@ class SupervisedWorker:
     @torch.no_grad()
     def _sums(self, work: _Work, sums: PassSums) -> Stats:
         """Statistics of this rank's rows, without learning."""
-        parts = []
+        parts, read = [], self._plan.task.reader(self._encoder)
         batches = self._passes.batches(work.sequences, work.features, work.passes)
         for micro_batch, batch in zip(work.passes, batches, strict=True):
-            positions = batch.last_positions if self._plan.task.scalar else batch.response_positions
-            output = self._engine.forward(torch.cat([positions, batch.anchor_positions]), **batch.inputs)
-            parts.append(sums(output[: len(positions)], batch, work.rows_of(micro_batch.rows)))
+            output, _ = self._passes.run(batch, read, at_last=self._plan.task.scalar)
+            parts.append(sums(output, batch, work.rows_of(micro_batch.rows)))
         return merge_stats(parts)
 
     def export(self) -> None:

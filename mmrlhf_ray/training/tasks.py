@@ -16,9 +16,10 @@ from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, ScalarHead, load_policy
 from mmrlhf_ray.training.build import Trainable
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
+from mmrlhf_ray.training.passes import Reader
 
 PassLoss = Callable[[Tensor, Batch, pa.Table], tuple[Tensor, Stats]]
-"""(head output at the selected positions, batch, the pass's TRAINING_ROW rows) → (loss, statistics to be summed).
+"""(what was read at the selected positions, batch, the pass's TRAINING_ROW rows) → (loss, statistics to be summed).
 
 The sequences of the batch are the rows' responses, one row's after the other's. A pass without rows adds nothing, and
 its statistics have the same keys."""
@@ -27,7 +28,7 @@ PassSums = Callable[[Tensor, Batch, pa.Table], Stats]
 
 
 PassRecord = Callable[[Tensor, pa.Table], pa.Table]
-"""(head output, the pass's rows) → what is written down of each response: columns `row`, `response` and others."""
+"""(what was read, the pass's rows) → what is written down of each response: columns `row`, `response` and others."""
 
 
 class ReferencePoint(Protocol):
@@ -66,6 +67,9 @@ class SupervisedTask(Trainable, Protocol):
     @property
     def reference_point(self) -> ReferencePoint | None:
         """Quantities to measure before the loss."""
+
+    def reader(self, encoder: Encoder) -> Reader | None:
+        """How the head's output is read, for the loss and for all else; None = as it is."""
 
     def weights(self, rows: pa.Table) -> dict[str, float]:
         """These rows' contribution to each of the loss's denominators; the same keys for all rows."""
@@ -110,6 +114,9 @@ class SFTTask:
     def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
         return load_policy(encoder.adapter, path, dtype)
 
+    def reader(self, encoder: Encoder) -> Reader:
+        return ResponseLogprobs(encoder)
+
     def weights(self, rows: pa.Table) -> dict[str, float]:
         feedback = feedback_of(rows, torch.device("cpu")).tolist()
         lengths = response_lengths(rows)
@@ -117,12 +124,9 @@ class SFTTask:
         return {"tokens": tokens, "feedback_rows": sum(judged != 0 for judged in feedback)}
 
     def loss(self, encoder: Encoder, denominators: Mapping[str, float], measured: Mapping[str, float]) -> PassLoss:
-        read = ResponseLogprobs(encoder)
-
         def loss(output: Tensor, batch: Batch, rows: pa.Table) -> tuple[Tensor, Stats]:
             lengths, feedback = response_lengths(rows), feedback_of(rows, output.device)
-            flat = read(output, batch)
-            logprobs, mask = pad_rows(flat, lengths), pad_rows(torch.ones_like(flat, dtype=torch.bool), lengths)
+            logprobs, mask = pad_rows(output, lengths), pad_rows(torch.ones_like(output, dtype=torch.bool), lengths)
             feedback = feedback if lengths else feedback.new_zeros(1)  # as pad_rows() makes a row where there is none
             # Without a row in the entire batch a term is an empty sum, whatever it is divided by.
             imitated, stats = sft_loss(logprobs, mask & (feedback == 0)[:, None], denominators["tokens"] or 1.0)

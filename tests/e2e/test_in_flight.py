@@ -62,7 +62,7 @@ class Stage:
         self.model.load_state_dict(self.weights[version])
         batch = collate(rollout_rows(rollouts, with_facts=False), [], self.features, self.encoder.eos_token_ids[0])
         output = self.model(batch.response_positions, **batch.inputs)
-        flat = ResponseLogprobs(self.encoder, SAMPLING.temperature)(output, batch).numpy()
+        flat = ResponseLogprobs(self.encoder, SAMPLING.temperature)(output, batch.response_tokens).numpy()
         lengths = [len(ids) for ids in rollouts.column("response_token_ids").to_pylist()]
         return np.split(flat, np.cumsum(lengths)[:-1])
 

@@ -136,7 +136,7 @@ def _logprobs(encoder: Encoder, model: HeadedModel, rollouts: pa.Table, features
     """The learner's, of all response tokens: a batch of rows of different lengths."""
     batch = collate(rollout_rows(rollouts, with_facts=False), [], features, encoder.eos_token_ids[0])
     output = model(batch.response_positions, **batch.inputs)
-    return ResponseLogprobs(encoder, _SAMPLING.temperature)(output, batch)
+    return ResponseLogprobs(encoder, _SAMPLING.temperature)(output, batch.response_tokens)
 
 
 def _worst(rollouts: pa.Table, learned: Tensor) -> tuple[float, str]:

@@ -144,7 +144,8 @@ class Learner:
         for step, denominator in zip(shard.steps, denominators, strict=True):
             encoder, note = self._trained.encoder, noted if own_old_logprobs else None
             loss = self._objective.loss(encoder, table, denominator, kl_coef, note)
-            stats.append(train_step(self._trained.engine, self._trained.passes, rows, arrays, step, loss))
+            read = self._objective.loss_reader(encoder)
+            stats.append(train_step(self._trained.engine, self._trained.passes, rows, arrays, step, loss, read=read))
             norms.append(self._trained.engine.grad_norm)
         self._trained.engine.train(False)
         merged = {k: float(v) for k, v in self._trained.engine.merge_over_ranks(merge_stats(stats)).items()}

@@ -1,24 +1,23 @@
 """The reference policy's KL server, and the driver's way to ask it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 import ray
-from torch import Tensor
 
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
-from mmrlhf_ray.data.batches.collate import Batch, rollout_rows
+from mmrlhf_ray.data.batches.collate import rollout_rows
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import ROLLOUT, check
 from mmrlhf_ray.training.logprobs import frozen_policy
-from mmrlhf_ray.training.passes import Passes
+from mmrlhf_ray.training.passes import Passes, Reader
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 
 
@@ -46,9 +45,9 @@ def per_token(
     table: pa.Table,
     features: Sequence[pa.Table],
     shard: Shard,
-    read: Callable[[Tensor, Batch], Tensor],
+    read: Reader,
 ) -> Ragged:
-    """One value per response token from `read(output, batch)`."""
+    """One value per response token from `read`."""
     rows = rollout_rows(table, with_facts=False)
     return Ragged.of_rows(passes.per_token(rows, read_features(*features), shard.steps[0], read))
 

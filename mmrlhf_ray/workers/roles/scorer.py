@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
-from mmrlhf_ray.data.batches.collate import Batch, rollout_rows
+from mmrlhf_ray.data.batches.collate import rollout_rows
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.data.encoding.features import read_features
@@ -22,7 +22,7 @@ from mmrlhf_ray.models import ScalarHead, check_same_tokens, load_scalar, read_s
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import ROLLOUT, check
-from mmrlhf_ray.training.passes import Inference, Passes, device_map
+from mmrlhf_ray.training.passes import Inference, Passes, Reader, device_map
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 
 
@@ -82,7 +82,7 @@ def _scores(head: ScalarHead, outputs: Tensor) -> Tensor:
     return torch.stack(head.score(outputs), dim=1)
 
 
-def _reader(read: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Batch], Tensor]:
+def _reader(read: Callable[[Tensor], Tensor]) -> Reader:
     return lambda output, _: read(output.float())
 
 

@@ -48,7 +48,7 @@ def test_a_new_scalar_head_says_zero(encoder: Encoder, directory: Path) -> None:
 def test_a_trained_scalar_head_is_read_from_its_file(encoder: Encoder, directory: Path, tmp_path: Path) -> None:
     for file in directory.iterdir():
         (tmp_path / file.name).symlink_to(file)
-    width = load_policy(encoder.adapter, directory, torch.float32).head.in_features
+    width = load_policy(encoder.adapter, directory, torch.float32).head.weight.shape[1]
     weight = torch.randn(1, width, generator=torch.Generator().manual_seed(0))
     save_file({"weight": weight}, tmp_path / SCALAR_HEAD_FILE)
     model = load_scalar(encoder.adapter, tmp_path, torch.float32, new_head=False)

@@ -40,7 +40,7 @@ def test_every_token_of_every_response(vl: Path, vl_encoder: Encoder, shared: bo
                 [sequence],
                 features_from_bytes([row["features"]]),
                 [MicroBatch((0,))],
-                lambda output, batch: token_logprobs(output, batch.response_tokens, 1.0, banned),
+                lambda output, tokens: token_logprobs(output, tokens, 1.0, banned),
             )
             np.testing.assert_allclose(values, want, rtol=1e-4, atol=1e-5)
 

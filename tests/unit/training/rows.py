@@ -12,6 +12,7 @@ from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.data.encoding.features import features_table
 from mmrlhf_ray.data.encoding.training_rows import table_to_bytes
 from mmrlhf_ray.schema import TRAINING_ROW
+from mmrlhf_ray.training.tasks import SupervisedTask
 from tests.unit.tiny import encode, mixed_media, mixed_responses
 
 CONTEXT = [20, 21]
@@ -55,6 +56,13 @@ def logits_for(encoder: Encoder, rows: pa.Table) -> Tensor:
     """Noise for every response token."""
     tokens = sum(len(r) for of_row in rows.column("responses_token_ids").to_pylist() for r in of_row)
     return torch.randn(tokens, len(encoder.tokenizer), generator=torch.Generator().manual_seed(0))
+
+
+def read_by(task: SupervisedTask, encoder: Encoder, logits: Tensor, rows: pa.Table) -> Tensor:
+    """What the task reads from the logits."""
+    read = task.reader(encoder)
+    assert read is not None
+    return read(logits, batch_of(rows).response_tokens)
 
 
 def tokens_by_hand(encoder: Encoder, logits: Tensor, rows: pa.Table) -> list[list[float]]:

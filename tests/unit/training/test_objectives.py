@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from mmrlhf_ray.algorithms.policy_loss import Clip
+from mmrlhf_ray.algorithms.statistics import Stats
 from mmrlhf_ray.config import AlgorithmConfig
 from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.schema import EXPERIENCE
-from mmrlhf_ray.training.objectives import CriticObjective, PolicyObjective, policy_clip
+from mmrlhf_ray.training.objectives import CriticObjective, Noted, Objective, PolicyObjective, policy_clip
 from tests.unit.tiny import rollout_table
 
 RESPONSES = [[20, 21, 22], [23], [24, 25]]
@@ -33,6 +34,22 @@ def batch(rows: tuple[int, ...]) -> Batch:
     return collate([TokenRow([20], RESPONSES[i], []) for i in rows], [], {}, 0)
 
 
+def loss_of(
+    objective: Objective,
+    encoder: Encoder,
+    table: pa.Table,
+    denominator: float,
+    kl_coef: float,
+    output: Tensor,
+    rows: tuple[int, ...],
+    noted: Noted | None = None,
+) -> tuple[Tensor, Stats]:
+    """Of a pass of these rows in which the head gave this output."""
+    passed = batch(rows)
+    read = objective.loss_reader(encoder)(output, passed.response_tokens)
+    return objective.loss(encoder, table, denominator, kl_coef, noted)(read, passed, rows)
+
+
 def logits(encoder: Encoder, tokens: int) -> Tensor:
     return torch.randn(tokens, len(encoder.tokenizer), generator=torch.Generator().manual_seed(0), requires_grad=True)
 
@@ -50,7 +67,7 @@ def sampling_logprobs(encoder: Encoder, output: Tensor, tokens: list[int]) -> tu
 
 def test_the_policy_reads_the_sampling_distribution(omni_encoder: Encoder) -> None:
     output = logits(omni_encoder, 3)
-    got = PolicyObjective(AlgorithmConfig(), TEMPERATURE).reader(omni_encoder)(output, batch((1, 2)))
+    got = PolicyObjective(AlgorithmConfig(), TEMPERATURE).reader(omni_encoder)(output, batch((1, 2)).response_tokens)
     want, _ = sampling_logprobs(omni_encoder, output, [23, 24, 25])
     assert got.tolist() == pytest.approx(want, rel=1e-5)
 
@@ -62,9 +79,8 @@ def test_the_policy_loss_takes_the_rows_of_its_pass(omni_encoder: Encoder) -> No
     old = [[0.0] * 3, [current[2] - math.log(1.1)], [current[0], current[1] - math.log(1.5)]]
     advantages = [[9.0] * 3, [-2.0], [1.0, 3.0]]
     objective = PolicyObjective(AlgorithmConfig(clip_range=0.2), TEMPERATURE)
-    loss, stats = objective.loss(omni_encoder, experience(old_logprobs=old, advantages=advantages), 10, 0.0)(
-        output, batch(rows), rows
-    )
+    table = experience(old_logprobs=old, advantages=advantages)
+    loss, stats = loss_of(objective, omni_encoder, table, 10, 0.0, output, rows)
     # Ratios 1, 1.5 (clipped to 1.2) and 1.1 (within the range).
     assert loss.item() == pytest.approx(-(1.0 * 1.0 + 3.0 * 1.2 - 2.0 * 1.1) / 10, rel=1e-4)
     assert float(stats["tokens"]) == 3
@@ -78,9 +94,8 @@ def test_tokens_outside_the_mask_do_not_count(omni_encoder: Encoder) -> None:
     place = table.column_names.index("response_mask")
     table = table.set_column(place, EXPERIENCE.field("response_mask"), mask)
     output = logits(omni_encoder, 3)
-    loss, stats = PolicyObjective(AlgorithmConfig(), TEMPERATURE).loss(omni_encoder, table, 2, 0.0)(
-        output, batch((0,)), (0,)
-    )
+    objective = PolicyObjective(AlgorithmConfig(), TEMPERATURE)
+    loss, stats = loss_of(objective, omni_encoder, table, 2, 0.0, output, (0,))
     assert float(stats["tokens"]) == 2
     loss.backward()
     assert output.grad is not None
@@ -93,7 +108,7 @@ def test_the_entropy_bonus_lowers_the_loss(omni_encoder: Encoder) -> None:
     logprobs, entropies = sampling_logprobs(omni_encoder, output, RESPONSES[0])
     table = experience(old_logprobs=[logprobs, [0.0], [0.0, 0.0]], advantages=[[1.0, 2.0, 3.0], [0.0], [0.0, 0.0]])
     objective = PolicyObjective(AlgorithmConfig(entropy_coef=0.5), TEMPERATURE)
-    loss, stats = objective.loss(omni_encoder, table, 4, 0.0)(output, batch((0,)), (0,))
+    loss, stats = loss_of(objective, omni_encoder, table, 4, 0.0, output, (0,))
     assert float(stats["entropy"]) == pytest.approx(sum(entropies), rel=1e-5)
     assert loss.item() == pytest.approx((-6.0 - 0.5 * sum(entropies)) / 4, rel=1e-4)
 
@@ -123,7 +138,8 @@ def test_a_mismatch_correction_leaves_kl_and_entropy_whole(
     algorithm = AlgorithmConfig(
         clip_range=None, entropy_coef=0.5, kl_in="loss", kl_estimator="k2", mismatch={"correction": correction}
     )
-    loss, stats = PolicyObjective(algorithm, TEMPERATURE).loss(omni_encoder, table, 3, 0.1)(output, batch((0,)), (0,))
+    objective = PolicyObjective(algorithm, TEMPERATURE)
+    loss, stats = loss_of(objective, omni_encoder, table, 3, 0.1, output, (0,))
     policy = -sum(w * math.exp(p - o) for w, p, o in zip(weights, logprobs, old, strict=True))
     assert float(stats["kl_loss"]) == pytest.approx(3 * 0.5 * 0.3**2, rel=1e-4)
     assert float(stats["entropy"]) == pytest.approx(sum(entropies), rel=1e-5)
@@ -149,8 +165,8 @@ def test_the_critic_reads_its_one_output_and_scales_its_loss(omni_encoder: Encod
     returns = [[0.0], [3.0], [1.0, 0.5]]
     table = experience(values=[[0.0] * 3, [1.0], [2.0, 0.5]], returns=[[0.0] * 3, *returns[1:]])
     objective = CriticObjective(AlgorithmConfig(vf_coef=2.0, value_clip_range=0.2))
-    assert objective.reader(omni_encoder)(output, batch((1, 2))).tolist() == [1.0, 2.0, 0.5]
-    loss, stats = objective.loss(omni_encoder, table, 5, 0.0)(output, batch((1, 2)), (1, 2))
+    assert objective.reader(omni_encoder)(output, batch((1, 2)).response_tokens).tolist() == [1.0, 2.0, 0.5]
+    loss, stats = loss_of(objective, omni_encoder, table, 5, 0.0, output, (1, 2))
     errors = np.array([1.0 - 3.0, 2.0 - 1.0, 0.5 - 0.5])
     assert loss.item() == pytest.approx(2.0 * 0.5 * float((errors**2).sum()) / 5)
     assert float(stats["value_tokens"]) == 3
@@ -164,7 +180,8 @@ def test_a_pass_without_rows_adds_nothing(omni_encoder: Encoder) -> None:
         (CriticObjective(AlgorithmConfig()), 1),
     ):
         output = torch.zeros(0, width, requires_grad=True)
-        loss, _ = objective.loss(omni_encoder, experience(), 7, 0.1)(output, empty, ())
+        values = objective.loss_reader(omni_encoder)(output, empty.response_tokens)
+        loss, _ = objective.loss(omni_encoder, experience(), 7, 0.1)(values, empty, ())
         assert loss.item() == 0.0
         loss.backward()
 
@@ -179,7 +196,7 @@ def test_the_pass_itself_serves_for_old_logprobs(omni_encoder: Encoder, policy_l
         {"policy_loss": policy_loss, "mismatch": mismatch, "entropy_coef": 0.1, "kl_in": "loss", "kl_estimator": "k2"}
     )
     objective, output, passed = PolicyObjective(algorithm, TEMPERATURE), logits(omni_encoder, 3), batch(rows)
-    read = objective.reader(omni_encoder)(output, passed).detach()
+    read = objective.reader(omni_encoder)(output, passed.response_tokens).detach()
     sampled = [[0.0] * 3, (read[2:] - 0.1).tolist(), (read[:2] + torch.tensor([0.1, -0.9])).tolist()]
     found: list[tuple[tuple[int, ...], Tensor]] = []
     results = []
@@ -191,7 +208,7 @@ def test_the_pass_itself_serves_for_old_logprobs(omni_encoder: Encoder, policy_l
         column = pa.array(sampled, EXPERIENCE.field("rollout_logprobs").type)
         place = table.column_names.index("rollout_logprobs")
         table = table.set_column(place, EXPERIENCE.field("rollout_logprobs"), column)
-        loss, stats = objective.loss(omni_encoder, table, 10, 0.2, noted)(output, passed, rows)
+        loss, stats = loss_of(objective, omni_encoder, table, 10, 0.2, output, rows, noted)
         results.append(({"loss": loss, **stats}, torch.autograd.grad(loss, output)[0]))
     torch.testing.assert_close(results[0], results[1])
     ((numbers, logprobs),) = found

@@ -36,8 +36,8 @@ MANY = [
 ]
 
 
-def read(output: Tensor, batch: Batch) -> Tensor:
-    return token_logprobs(output, batch.response_tokens)
+def read(output: Tensor, tokens: Tensor) -> Tensor:
+    return token_logprobs(output, tokens)
 
 
 def passes_for(encoder: Encoder, passes: list[MicroBatch]) -> list[MicroBatch]:
@@ -86,7 +86,7 @@ def test_dummies_come_last_and_are_anchored(encoder: Encoder, policy: HeadedMode
 
 
 def nll(output: Tensor, batch: Batch, _: object) -> tuple[Tensor, Stats]:
-    logprobs = read(output, batch)[None]
+    logprobs = output[None]
     return sft_loss(logprobs, torch.ones_like(logprobs, dtype=torch.bool), denominator=15)
 
 
@@ -101,7 +101,7 @@ def test_a_step_does_not_depend_on_the_cut(
         # A large eps makes the update follow the gradient's size, not only its sign.
         optimizer = OptimizerConfig(lr=0.1, eps=1.0, max_grad_norm=100.0)
         engine = TrainEngine(model, EngineConfig(zero_stage=stage), optimizer, 1, torch.float32, CPU)
-        stats = train_step(engine, Passes(engine, omni_encoder, CPU), rows, features, passes, nll)
+        stats = train_step(engine, Passes(engine, omni_encoder, CPU), rows, features, passes, nll, read=read)
         return {n: t for bucket in engine.buckets(1 << 30) for n, t in bucket}, stats, engine.grad_norm
 
     start = {n: p.detach() for n, p in load_policy(omni_encoder.adapter, omni, torch.float32).named_parameters()}

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmrlhf_ray.config import PreferenceConfig
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.training.preference_tasks import OBJECTIVES, PreferenceTask
-from tests.unit.training.rows import batch_of, logits_for, row_table, tokens_by_hand
+from tests.unit.training.rows import batch_of, logits_for, read_by, row_table, tokens_by_hand
 
 BETA = 0.3
 # Lengths differ within pairs, and the second pair shares its first and last tokens.
@@ -44,7 +44,8 @@ def measure(chosen: PreferenceTask, encoder: Encoder, rows: pa.Table, logits: Ca
     if point is None:
         return rows, {}
     measured = point.measured(rows)
-    sums = point.sums(encoder)(logits(measured), batch_of(measured), measured)
+    read = read_by(chosen, encoder, logits(measured), measured)
+    sums = point.sums(encoder)(read, batch_of(measured), measured)
     return point.trained(rows), {k: float(v) for k, v in sums.items()}
 
 
@@ -56,7 +57,8 @@ def run(chosen: PreferenceTask, encoder: Encoder, rows: pa.Table) -> tuple[float
 
     trained, measured = measure(chosen, encoder, rows, logits)
     values = logits(trained).requires_grad_()
-    loss, stats = chosen.loss(encoder, chosen.weights(trained), measured)(values, batch_of(trained), trained)
+    read = read_by(chosen, encoder, values, trained)
+    loss, stats = chosen.loss(encoder, chosen.weights(trained), measured)(read, batch_of(trained), trained)
     loss.backward()
     assert values.grad is not None
     assert values.grad.isfinite().all()
@@ -218,13 +220,13 @@ def test_cutting_the_batch_changes_nothing_and_empty_passes_add_nothing(objectiv
     chosen, rows = task(objective), with_others() if objective == "kto" else pairs()
     trained, measured = measure(chosen, omni_encoder, rows, lambda table: logits_for(omni_encoder, table))
     loss_of = chosen.loss(omni_encoder, chosen.weights(trained), measured)
-    logits = logits_for(omni_encoder, trained)
-    whole, whole_stats = loss_of(logits, batch_of(trained), trained)
+    read = read_by(chosen, omni_encoder, logits_for(omni_encoder, trained), trained)
+    whole, whole_stats = loss_of(read, batch_of(trained), trained)
     first = sum(LENGTHS[:2])
     cuts = [
-        (logits[:first], trained.slice(0, 1)),
-        (logits[:0], trained.slice(0, 0)),
-        (logits[first:], trained.slice(1)),
+        (read[:first], trained.slice(0, 1)),
+        (read[:0], trained.slice(0, 0)),
+        (read[first:], trained.slice(1)),
     ]
     parts = [loss_of(values, batch_of(table), table) for values, table in cuts]
     torch.testing.assert_close(sum(part[0] for part in parts), whole)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.training.tasks import SFTTask
-from tests.unit.training.rows import batch_of, by_hand, logits_for, row_table
+from tests.unit.training.rows import batch_of, by_hand, logits_for, read_by, row_table
 
 RESPONSES = [[[20, 21, 22]], [[23]], [[24, 20]], [[21, 22]]]
 FEEDBACK = [[0.0], [0.0], [1.0], [-0.5]]
@@ -18,7 +18,8 @@ FEEDBACK = [[0.0], [0.0], [1.0], [-0.5]]
 def run(task: SFTTask, encoder: Encoder, rows: pa.Table, logits: Tensor) -> tuple[float, Tensor, dict[str, float]]:
     """Loss, gradient and metrics where this is the whole batch."""
     logits = logits.clone().requires_grad_()
-    loss, stats = task.loss(encoder, task.weights(rows), {})(logits, batch_of(rows), rows)
+    read = read_by(task, encoder, logits, rows)
+    loss, stats = task.loss(encoder, task.weights(rows), {})(read, batch_of(rows), rows)
     loss.backward()
     return float(loss.detach()), logits.grad, task.metrics({k: float(v) for k, v in stats.items()})
 
@@ -32,7 +33,8 @@ def test_sft_is_the_mean_negative_log_likelihood_without_banned_tokens(omni_enco
     assert loss == pytest.approx(want, rel=1e-5)
     assert metrics == pytest.approx({"loss": want, "response_tokens": 4.0}, rel=1e-5)
     halved = SFTTask().loss(omni_encoder, {"tokens": 8.0, "feedback_rows": 0.0}, {})
-    assert float(halved(logits, batch_of(rows), rows)[0]) == pytest.approx(want / 2, rel=1e-5)
+    read = read_by(SFTTask(), omni_encoder, logits, rows)
+    assert float(halved(read, batch_of(rows), rows)[0]) == pytest.approx(want / 2, rel=1e-5)
 
 
 def test_feedback_rows_add_the_human_feedback_loss(omni_encoder: Encoder) -> None:
@@ -83,5 +85,5 @@ def test_a_batch_without_one_kind_of_rows_lacks_its_term(omni_encoder: Encoder, 
 def test_a_pass_without_rows_adds_nothing(omni_encoder: Encoder) -> None:
     empty = row_table()
     sft = SFTTask(0.3).loss(omni_encoder, {"tokens": 1.0, "feedback_rows": 1.0}, {})
-    loss, stats = sft(torch.zeros(0, len(omni_encoder.tokenizer)), batch_of(empty), empty)
+    loss, stats = sft(torch.zeros(0), batch_of(empty), empty)
     assert (float(loss), float(stats["tokens"]), float(stats["feedback_rows"])) == (0.0, 0.0, 0.0)
