@@ -11,22 +11,10 @@ from mmrlhf_ray.config.output import OutputConfig
 from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.placement import LearnerPlacement, Resources
 from mmrlhf_ray.config.section import Section
+from mmrlhf_ray.config.shapes import ModelShape
 
 MODEL_DIR = "model"
 """Below its directory: where a run exports the model that it trained."""
-
-
-class ModelShape(Section):
-    """Size of a model, for planning where its directory is not on the machine that plans."""
-
-    parameters_b: PositiveFloat
-    """Billions of parameters, media towers counted."""
-    hidden_size: PositiveInt
-    num_layers: PositiveInt
-    """Of the language model, as are all below."""
-    num_kv_heads: PositiveInt
-    head_dim: PositiveInt
-    vocab_size: PositiveInt
 
 
 class ModelConfig(Section):

@@ -16,10 +16,12 @@ from mmrlhf_ray.config import (
     TrainJobConfig,
 )
 from mmrlhf_ray.config.rounds import first_round
-from mmrlhf_ray.planning.memory import check_learners, model_size
+from mmrlhf_ray.planning.devices import Nodes
 from mmrlhf_ray.planning.placement import reservations, this_machine
-from mmrlhf_ray.planning.plan import Plan, plan_ppo, render, role_table
+from mmrlhf_ray.planning.plan import Plan, plan_ppo
 from mmrlhf_ray.planning.preflight import Checked, preflight
+from mmrlhf_ray.planning.render import render, role_table
+from mmrlhf_ray.planning.sizes import check_learners, model_size
 from mmrlhf_ray.runtime.session import starts_cluster
 
 
@@ -34,7 +36,7 @@ def dry_run(cfg: RunConfig) -> str:
 def _plan(cfg: PPOConfig) -> Plan:
     """For the nodes of a cluster; a job without GPUs that starts its own Ray runs on this machine."""
     if starts_cluster() and not any(r.num_gpus for r in reservations(cfg)):
-        return plan_ppo(cfg, gpus_per_node=0, cpus_per_node=this_machine(cfg)[0])
+        return plan_ppo(cfg, Nodes(gpus=0, cpus=this_machine(cfg)[0]))
     return plan_ppo(cfg)
 
 

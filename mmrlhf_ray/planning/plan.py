@@ -1,28 +1,29 @@
 """The needs of a PPO job, worked out without starting anything: placement, memory, batch arithmetic."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import ceil
 
-from mmrlhf_ray.config import EngineConfig, LearnerConfig, ModelConfig, PartConfig, PPOConfig
+from mmrlhf_ray.config import EngineConfig, LearnerConfig, ModelConfig, PPOConfig
 from mmrlhf_ray.errors import ConfigError, PlacementError
-from mmrlhf_ray.planning.memory import (
-    GIB,
-    ModelSize,
-    check_learners,
-    generator_bytes,
-    kv_sequences,
-    learner_bytes,
-    lora_parameters,
-    model_size,
-    server_bytes,
-)
+from mmrlhf_ray.planning.devices import H100_NODES, Nodes
+from mmrlhf_ray.planning.host import host_bytes
+from mmrlhf_ray.planning.loads import pass_loads
+from mmrlhf_ray.planning.memory import PASS_ITEMS, generator_bytes, kv_sequences, learner_bytes, peak, server_bytes
 from mmrlhf_ray.planning.placement import LEARNERS, Reservation, check_consistent, reservations
+from mmrlhf_ray.planning.sizes import GIB, ModelSize, check_learners, lora_parameters, model_size
 
 # vLLM, CUDA and fragmentation take some of every GPU.
 _USABLE = 0.92
-_ITEMS = ("parameters", "gradients", "optimizer", "buffers", "activations", "logits", "kv_cache")
+
+_HOST_REMEDIES = {
+    "processes": "spread the actors over more nodes",
+    "loading": "use zero_stage 3, which loads a rank's share alone, or fewer ranks on a node",
+    "offloaded": "spread the ranks over more nodes, or leave the optimizer's state on the GPUs",
+    "buckets": "lower generator.bucket_mb",
+    "encoder cache": "lower data.encoder_cache_mb or placement.encoder.replicas",
+    "features": "lower algorithm.prompts_per_step or data.max_prompt_tokens",
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class NodeLoad:
     cpus: float
     gpus: float
     replicas: dict[str, int]
+    host: Mapping[str, float] = field(default_factory=dict)
+    """Bytes of host memory by what takes them."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class RoleMemory:
 
     @property
     def total(self) -> float:
-        return sum(self.items.values())
+        """At the highest point: passes and the optimizer's step take turns."""
+        return peak(self.items)
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,7 @@ class Plan:
     cfg: PPOConfig
     roles: tuple[Reservation, ...]
     nodes: tuple[NodeLoad, ...]
-    gpus_per_node: int
-    cpus_per_node: float
+    node: Nodes
     memory: tuple[RoleMemory, ...]
     batch: BatchPlan
     trained: dict[str, int]
@@ -80,23 +83,31 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def plan_ppo(cfg: PPOConfig, gpus_per_node: int = 8, cpus_per_node: float = 96.0, gpu_memory_gb: float = 80.0) -> Plan:
-    """Plan `cfg` for nodes of the given size (GPU memory in GiB); needs neither Ray nor the model.
+def plan_ppo(cfg: PPOConfig, node: Nodes = H100_NODES) -> Plan:
+    """Plan `cfg` for nodes of that kind; needs neither Ray nor the model.
 
     Raises ConfigError for keys that contradict each other, PlacementError for actors that no such node can hold.
     """
     check_consistent(cfg)
     roles = reservations(cfg)
-    nodes = _pack(roles, cfg.placement.strategy, gpus_per_node, cpus_per_node)
     models = _models(cfg)
     sizes = {key: model_size(model) for key, model in models.items()}
     _check_context(cfg, sizes["policy"])
     counted = check_learners(cfg)
     trained = {role: counted[section] for role, section in LEARNERS.items() if section in counted}
     known = {key: size for key, size in sizes.items() if size is not None}
-    memory = tuple(_memory(cfg, known, trained, gpu_memory_gb * GIB))
-    warnings = (*_unknown(models, sizes), *_memory_warnings(cfg, memory, sizes["policy"]), *_sharing_warnings(cfg))
-    return Plan(cfg, roles, nodes, gpus_per_node, cpus_per_node, memory, _batch(cfg), trained, warnings)
+    memory = tuple(role_memory(cfg, known, trained, node.device.memory_gb * GIB))
+    nodes = tuple(
+        replace(load, host=host_bytes(cfg, load.replicas, known, trained))
+        for load in pack(roles, cfg.placement.strategy, node)
+    )
+    warnings = (
+        *_unknown(models, sizes),
+        *_memory_warnings(cfg, memory, sizes["policy"]),
+        *_host_warnings(nodes, node),
+        *_sharing_warnings(cfg),
+    )
+    return Plan(cfg, roles, nodes, node, memory, _batch(cfg), trained, warnings)
 
 
 def _models(cfg: PPOConfig) -> dict[str, ModelConfig]:
@@ -107,8 +118,10 @@ def _models(cfg: PPOConfig) -> dict[str, ModelConfig]:
     return found | ({"critic": cfg.critic_model} if "critic" in cfg.roles else {})
 
 
-def _pack(roles: tuple[Reservation, ...], strategy: str, gpus: int, cpus: float) -> tuple[NodeLoad, ...]:
-    """Nodes that hold one bundle per replica: largest first, each to the first node with room."""
+def pack(roles: tuple[Reservation, ...], strategy: str, kind: Nodes) -> tuple[NodeLoad, ...]:
+    """Nodes that hold one bundle per replica: largest first, each to the first node with room. Raises
+    PlacementError."""
+    gpus, cpus = kind.gpus, kind.cpus
     for role in roles:
         for name, need, have in (("GPUs", role.num_gpus, gpus), ("CPUs", role.num_cpus, cpus)):
             if need > have:
@@ -151,14 +164,20 @@ def _check_context(cfg: PPOConfig, size: ModelSize | None) -> None:
         )
 
 
-def _response_tokens(cfg: PPOConfig, budget: int) -> int:
-    """Response tokens in a pass full of rows of full length."""
-    limit = cfg.sampling.max_response_tokens
-    return max(1, budget // (cfg.data.max_prompt_tokens + limit)) * limit
+def trained_parameters(size: ModelSize, config: LearnerConfig) -> int:
+    """As far as the model's size alone says it."""
+    if config.lora is not None:
+        return lora_parameters(size, config.lora)
+    return size.parameters if config.parts.vision_tower.train else size.parameters - size.tower_parameters
 
 
-def _memory(cfg: PPOConfig, sizes: dict[str, ModelSize], trained: dict[str, int], gpu: float) -> Iterator[RoleMemory]:
-    place, tokens = cfg.placement, cfg.score_micro_batch_tokens
+def role_memory(
+    cfg: PPOConfig, sizes: Mapping[str, ModelSize], trained: Mapping[str, int], gpu: float
+) -> Iterator[RoleMemory]:
+    """Of one rank or replica of each role whose model is known. `sizes` by configuration key; `trained`: learner role →
+    parameters that it trains, where they were counted; `gpu`: bytes of one."""
+    place, a = cfg.placement, cfg.algorithm
+    step = a.prompts_per_step * a.n_samples_per_prompt
 
     def of(role: str, items: dict[str, float]) -> RoleMemory:
         gpus = getattr(place, role).num_gpus
@@ -166,30 +185,37 @@ def _memory(cfg: PPOConfig, sizes: dict[str, ModelSize], trained: dict[str, int]
 
     def learner(role: str, size: ModelSize, model: ModelConfig, config: LearnerConfig) -> RoleMemory:
         engine, ranks = config.engine, getattr(place, role).replicas
-        responses = _response_tokens(cfg, engine.micro_batch_tokens)
-        learns = trained.get(role, lora_parameters(size, config.lora) if config.lora else None)
-        return of(role, learner_bytes(size, model.dtype, engine, ranks, responses, role == "policy", learns))
+        learns = trained.get(role, trained_parameters(size, config))
+        towers = config.lora is None and config.parts.vision_tower.train
+        loads = pass_loads(cfg, size, engine.micro_batch_tokens, ceil(a.mini_batch_size / ranks))
+        each = (
+            learner_bytes(size, model.dtype, engine, ranks, load, role == "policy", learns, towers) for load in loads
+        )
+        return of(role, max(each, key=peak))
 
-    def server(role: str, size: ModelSize, model: ModelConfig, responses: int) -> dict[str, float]:
+    def server(role: str, size: ModelSize, model: ModelConfig) -> dict[str, float]:
         placed, together = getattr(place, role), role == "reference" and cfg.reference_engine == "zero3"
-        devices = placed.replicas if together else max(1, ceil(placed.num_gpus))
-        head = role == "reference"
-        return server_bytes(size, model.dtype, tokens, responses, devices, vocabulary_head=head, gathers=together)
+        loads = pass_loads(cfg, size, cfg.score_micro_batch_tokens, ceil(step / placed.replicas))
+        devices, head = placed.replicas if together else max(1, ceil(placed.num_gpus)), role == "reference"
+        return max((server_bytes(size, model.dtype, load, devices, head, gathers=together) for load in loads), key=peak)
 
     if "policy" in sizes:
         on_gpu = gpu if place.generator.num_gpus else None
         yield of("generator", generator_bytes(sizes["policy"], cfg.policy.dtype, cfg.generator, on_gpu))
     scoring = [(sizes[key], r.model) for r in cfg.model_rewards if (key := f"rewards.{r.name}") in sizes]
-    if scoring:  # one actor holds them all
-        each = [server("scorer", size, model, 0) for size, model in scoring]
-        yield of("scorer", {name: sum(items[name] for items in each) for name in each[0]})
+    if scoring:  # one actor holds them all, and asks one at a time
+        yield of("scorer", _held_together([server("scorer", size, model) for size, model in scoring]))
     if "reference" in sizes:
-        responses = _response_tokens(cfg, tokens)
-        yield of("reference", server("reference", sizes["reference"], cfg.reference or cfg.policy, responses))
+        yield of("reference", server("reference", sizes["reference"], cfg.reference or cfg.policy))
     if "policy" in sizes:
         yield learner("policy", sizes["policy"], cfg.policy, cfg.learner)
     if "critic" in sizes:
         yield learner("critic", sizes["critic"], cfg.critic_model, cfg.critic)
+
+
+def _held_together(each: list[dict[str, float]]) -> dict[str, float]:
+    largest = max(each, key=lambda items: sum(items.get(name, 0.0) for name in PASS_ITEMS))
+    return largest | {"parameters": sum(items["parameters"] for items in each)}
 
 
 def _unknown(models: dict[str, ModelConfig], sizes: dict[str, ModelSize | None]) -> Iterator[str]:
@@ -233,11 +259,22 @@ def _remedy(cfg: PPOConfig, role: RoleMemory) -> str:
     engine: EngineConfig = getattr(cfg, section).engine
     if largest == "activations" and not engine.gradient_checkpointing:
         return f"set {section}.engine.gradient_checkpointing"
-    if largest in ("activations", "logits"):
+    if largest in PASS_ITEMS:
         return f"lower {section}.engine.micro_batch_tokens"
     if engine.zero_stage < 3:
         return f"raise {section}.engine.zero_stage or placement.{role.role}.replicas"
     return f"raise placement.{role.role}.replicas or set {section}.engine.offload_optimizer"
+
+
+def _host_warnings(nodes: tuple[NodeLoad, ...], kind: Nodes) -> Iterator[str]:
+    fullest = max(nodes, key=lambda node: sum(node.host.values()))
+    taken = sum(fullest.host.values())
+    if kind.gpus and taken > kind.host_gb * GIB:
+        largest = max(fullest.host, key=lambda name: fullest.host[name])
+        yield (
+            f"host memory: about {taken / GIB:.0f} GiB of a node's {kind.host_gb:g}, most of it {largest} "
+            f"({fullest.host[largest] / GIB:.0f}); {_HOST_REMEDIES[largest]}"
+        )
 
 
 def _sharing_warnings(cfg: PPOConfig) -> Iterator[str]:
@@ -268,89 +305,3 @@ def _batch(cfg: PPOConfig) -> BatchPlan:
             ceil(most / (engine.micro_batch_tokens // longest)),
         )
     return BatchPlan(responses, responses // a.mini_batch_size * a.ppo_epochs, responses * cfg.steps, per_rank, passes)
-
-
-def render(plan: Plan) -> str:
-    """The plan as text for a terminal."""
-    cfg = plan.cfg
-    lines = [f"Plan of {cfg.name}: {cfg.steps} steps, device {cfg.device}. Nothing was started.", ""]
-    lines += [f"Placement ({cfg.placement.strategy})", *_placement_table(plan), ""]
-    if plan.memory:
-        lines += ["Memory per rank or replica and device, GiB (estimates)", *_memory_table(plan.memory), ""]
-    if plan.trained:
-        lines += ["Trained parameters", *_trained_lines(plan), ""]
-    lines += ["Batch", *_batch_lines(plan), ""]
-    lines += [f"Warning: {warning}" for warning in plan.warnings] or ["No warnings."]
-    return "\n".join(lines)
-
-
-def _table(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
-        for row in rows
-    ]
-
-
-def role_table(roles: Sequence[Reservation]) -> list[str]:
-    """Lines with what each role reserves, and all of them."""
-    rows = [["role", "replicas", "CPUs each", "GPUs each", "CPUs", "GPUs"]]
-    rows += [
-        [r.role, *(f"{x:g}" for x in (r.replicas, r.num_cpus, r.num_gpus, r.total_cpus, r.total_gpus))] for r in roles
-    ]
-    cpus, gpus = sum(r.total_cpus for r in roles), sum(r.total_gpus for r in roles)
-    return _table([*rows, ["total", str(sum(r.replicas for r in roles)), "", "", f"{cpus:g}", f"{gpus:g}"]])
-
-
-def _placement_table(plan: Plan) -> list[str]:
-    gpus = sum(r.total_gpus for r in plan.roles)
-    size = f"{plan.gpus_per_node} GPUs and {plan.cpus_per_node:g} CPUs" if gpus else f"{plan.cpus_per_node:g} CPUs"
-    nodes = [f"  {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''} of {size}:"]
-    first = 1
-    for node, alike in groupby(plan.nodes):
-        last = first + len(list(alike)) - 1
-        held = ", ".join(f"{count} {role}" for role, count in node.replicas.items())
-        which = f"{first}" if first == last else f"{first} to {last}, each"
-        nodes.append(f"    {which}: {node.gpus:g} GPUs, {node.cpus:g} CPUs: {held}")
-        first = last + 1
-    return [*role_table(plan.roles), *nodes]
-
-
-def _memory_table(memory: tuple[RoleMemory, ...]) -> list[str]:
-    used = [name for name in _ITEMS if any(name in role.items for role in memory)]
-    rows = [["role", "on", *used, "total", "usable"]]
-    for role in memory:
-        cells = [f"{role.items[name] / GIB:.2f}" if name in role.items else "-" for name in used]
-        limit = "-" if role.limit is None else f"{role.limit / GIB:.1f}"
-        rows.append([role.role, "GPU" if role.on_gpu else "host", *cells, f"{role.total / GIB:.2f}", limit])
-    return _table(rows)
-
-
-def _trained_lines(plan: Plan) -> list[str]:
-    lines = []
-    for role, count in plan.trained.items():
-        learner = plan.cfg.learner if role == "policy" else plan.cfg.critic
-        own = {name: part for name, part in learner.parts if part != PartConfig()}
-        said = [f"{name} {f'at lr={p.lr:g}' if p.train and p.lr else 'frozen'}" for name, p in own.items()]
-        if learner.lora:
-            said = [f"an adapter of rank {learner.lora.rank}"]
-        lines.append(f"  {role}: {count:,}" + (f" ({', '.join(said)})" if said else ""))
-    return lines
-
-
-def _batch_lines(plan: Plan) -> list[str]:
-    a, b = plan.cfg.algorithm, plan.batch
-    lines = [
-        f"  responses per PPO step: {a.prompts_per_step} prompts × {a.n_samples_per_prompt} = {b.responses_per_step}",
-        f"  optimizer steps per PPO step: {b.responses_per_step} / {a.mini_batch_size} × {a.ppo_epochs} epochs "
-        f"= {b.optimizer_steps}",
-        f"  responses in the entire run: {b.responses_in_run}",
-    ]
-    for role, (least, most) in b.responses_per_rank.items():
-        count = f"{least}" if least == most else f"{least} to {most}"
-        passes = b.micro_batches[role]
-        lines.append(
-            f"  {role}: about {count} responses per rank and optimizer step, in {passes[0]} to {passes[1]} forward "
-            f"passes (shortest to longest responses)"
-        )
-    return lines

@@ -36,9 +36,9 @@ from mmrlhf_ray.models import (
     scalar_head_file,
 )
 from mmrlhf_ray.planning.lengths import check_lengths
-from mmrlhf_ray.planning.memory import check_learners, context_tokens
 from mmrlhf_ray.planning.placement import check_consistent, check_fits, reservations, this_machine
 from mmrlhf_ray.planning.shared import check_shared
+from mmrlhf_ray.planning.sizes import check_learners, context_tokens
 from mmrlhf_ray.rewards.batch import extras_columns
 from mmrlhf_ray.rewards.check import check_rewards
 from mmrlhf_ray.runtime.mirror import storage

@@ -30,8 +30,8 @@ from mmrlhf_ray.errors import DeadlineExceeded, KnownError
 from mmrlhf_ray.pipelines.resume import begin, check_length, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.pipelines.supervised.rows import HeldRows, Share, TrainingRows, open_streams
-from mmrlhf_ray.planning.memory import context_tokens
 from mmrlhf_ray.planning.preflight import check_batch, check_cluster, check_warmup, preflight
+from mmrlhf_ray.planning.sizes import context_tokens
 from mmrlhf_ray.runtime.actors import threads_env
 from mmrlhf_ray.runtime.metrics import FILE_NAME, MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress

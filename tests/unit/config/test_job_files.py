@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 from mmrlhf_ray.config import JobKind, PPOConfig, load_config, read_job_kind
-from mmrlhf_ray.planning.plan import plan_ppo, render
+from mmrlhf_ray.planning.devices import Nodes
+from mmrlhf_ray.planning.plan import plan_ppo
+from mmrlhf_ray.planning.render import render
 
 JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.yaml"))
 GONE = "not said: the default"
@@ -210,7 +212,7 @@ def test_real_scale_jobs_fill_the_nodes_they_name_without_a_warning(name, gpus, 
 
 @pytest.mark.parametrize("path", [p for p in PPO if p.stem.startswith("demo")], ids=lambda p: p.stem)
 def test_demo_jobs_fit_two_cores(path):
-    plan = plan_ppo(load_config(path, [], PPOConfig), gpus_per_node=0, cpus_per_node=2)
+    plan = plan_ppo(load_config(path, [], PPOConfig), Nodes(gpus=0, cpus=2))
     assert len(plan.nodes) == 1
 
 

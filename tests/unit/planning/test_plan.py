@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 
 from mmrlhf_ray.config import PPOConfig, load_config
 from mmrlhf_ray.errors import ConfigError, PlacementError
-from mmrlhf_ray.planning.memory import GIB
-from mmrlhf_ray.planning.plan import plan_ppo, render
+from mmrlhf_ray.planning.devices import H100, Nodes
+from mmrlhf_ray.planning.plan import plan_ppo
+from mmrlhf_ray.planning.render import render
+from mmrlhf_ray.planning.sizes import GIB
 
 SHAPE = "{parameters_b: 1.0, hidden_size: 1024, num_layers: 10, num_kv_heads: 2, head_dim: 64, vocab_size: 50000}"
 BASE = [
@@ -14,6 +18,10 @@ BASE = [
     "sampling.max_response_tokens=64",
 ]
 GPUS = [f"placement.{role}.num_gpus=1" for role in ("generator", "scorer", "reference", "policy", "critic")]
+
+
+def of_memory(gigabytes: float) -> Nodes:
+    return Nodes(device=replace(H100, memory_gb=gigabytes))
 
 
 def config(*overrides: str) -> PPOConfig:
@@ -40,11 +48,11 @@ def test_batch_arithmetic_by_hand():
 
 def test_nodes_are_filled_by_gpus_and_cpus():
     cfg = config(*GPUS, "placement.generator.replicas=2", "placement.policy.replicas=4", "placement.critic.replicas=4")
-    plan = plan_ppo(cfg, gpus_per_node=4, cpus_per_node=8)
+    plan = plan_ppo(cfg, Nodes(gpus=4, cpus=8))
     assert [node.gpus for node in plan.nodes] == [4, 4, 4]
     assert sum(sum(node.replicas.values()) for node in plan.nodes) == 13
     # The same actors on nodes with two CPUs: those run out first.
-    assert len(plan_ppo(cfg, gpus_per_node=4, cpus_per_node=2).nodes) == 7
+    assert len(plan_ppo(cfg, Nodes(gpus=4, cpus=2)).nodes) == 7
 
 
 def test_fractional_gpus_share_one():
@@ -75,32 +83,32 @@ def test_strict_strategies():
     spread = plan_ppo(config(*GPUS, "placement.strategy=STRICT_SPREAD"))
     assert len(spread.nodes) == 8
     with pytest.raises(PlacementError, match="STRICT_PACK wants one node, the actors need 2"):
-        plan_ppo(config(*GPUS, "placement.strategy=STRICT_PACK"), gpus_per_node=6)
+        plan_ppo(config(*GPUS, "placement.strategy=STRICT_PACK"), Nodes(gpus=6))
 
 
 def test_an_actor_larger_than_a_node():
     with pytest.raises(PlacementError, match=r"placement.reference: one reference needs 4 GPUs, a node has 2"):
-        plan_ppo(config("placement.reference.num_gpus=4"), gpus_per_node=2)
+        plan_ppo(config("placement.reference.num_gpus=4"), Nodes(gpus=2))
 
 
 def test_memory_over_the_limit_warns_and_names_a_remedy():
-    plan = plan_ppo(config(*GPUS), gpu_memory_gb=8)
+    plan = plan_ppo(config(*GPUS), of_memory(8))
     warnings = "\n".join(plan.warnings)
     assert "policy: about" in warnings
     assert "learner.engine" in warnings
     assert "usable" in warnings
-    assert plan_ppo(config(*GPUS), gpu_memory_gb=80).warnings == ()
+    assert plan_ppo(config(*GPUS), of_memory(80)).warnings == ()
 
 
 def test_a_share_of_a_gpu_has_that_share_of_its_memory():
-    plan = plan_ppo(config(*GPUS[:-1], "placement.critic.num_gpus=0.6"), gpu_memory_gb=100)
+    plan = plan_ppo(config(*GPUS[:-1], "placement.critic.num_gpus=0.6"), of_memory(100))
     limits = {role.role: role.limit for role in plan.memory}
     assert limits["critic"] == pytest.approx(0.6 * limits["policy"])
     assert limits["policy"] == pytest.approx(92 * GIB)
 
 
 def test_a_kv_cache_without_room_warns():
-    plan = plan_ppo(config(*GPUS, "generator.gpu_memory_utilization=0.2"), gpu_memory_gb=8)
+    plan = plan_ppo(config(*GPUS, "generator.gpu_memory_utilization=0.2"), of_memory(8))
     assert any("no room for the KV cache" in warning for warning in plan.warnings)
 
 
@@ -140,14 +148,16 @@ def test_render_shows_placement_memory_and_batch():
     assert ["total", "22", "22", "21"] in words
     assert "64 prompts × 1 = 64" in text
     assert "policy: about 4 responses per rank" in text
-    head = next(line for line in words if "usable" in line)
-    assert " ".join(head) == "role on parameters gradients optimizer buffers activations logits kv_cache total usable"
+    assert ["generator", "scorer", "reference", "policy", "critic"] in words
     # 2 bytes × 1e9 parameters.
-    assert next(line for line in words if line[:2] == ["policy", "GPU"])[2] == "1.86"
+    assert ["parameters", *["1.86"] * 5] in words
+    # 12 of them, and 12 for a step, over 16 ranks and over 2.
+    assert ["optimizer", "-", "-", "-", "0.70", "5.59"] in words
+    assert ["step", "-", "-", "-", "0.70", "5.59"] in words
 
 
 def test_nodes_that_are_alike_are_listed_together():
-    text = render(plan_ppo(config(*GPUS, "placement.policy.replicas=32"), gpus_per_node=4))
+    text = render(plan_ppo(config(*GPUS, "placement.policy.replicas=32"), Nodes(gpus=4)))
     assert "2 to 8, each: 4 GPUs, 4 CPUs: 4 policy" in text
 
 

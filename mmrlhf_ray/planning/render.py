@@ -1,0 +1,120 @@
+"""A plan as text for a terminal of 80 columns."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from textwrap import wrap
+
+from mmrlhf_ray.config import PartConfig
+from mmrlhf_ray.planning.memory import PASS_ITEMS
+from mmrlhf_ray.planning.placement import Reservation
+from mmrlhf_ray.planning.plan import Plan, RoleMemory
+from mmrlhf_ray.planning.sizes import GIB
+
+_ITEMS = (
+    "parameters", "gradients", "optimizer", "buffers", *PASS_ITEMS, "step", "kv_cache", "graphs",
+)  # fmt: skip
+
+
+def render(plan: Plan) -> str:
+    """The plan as text for a terminal."""
+    cfg = plan.cfg
+    lines = [f"Plan of {cfg.name}: {cfg.steps} steps, device {cfg.device}. Nothing was started.", ""]
+    lines += [f"Placement ({cfg.placement.strategy})", *_placement_table(plan), ""]
+    if plan.memory:
+        lines += ["Memory per rank or replica and device, GiB (estimates)", *_memory_table(plan.memory)]
+        lines += [*_host_lines(plan), ""]
+    if plan.trained:
+        lines += ["Trained parameters", *_trained_lines(plan), ""]
+    lines += ["Batch", *_batch_lines(plan), ""]
+    lines += [line for warning in plan.warnings for line in wrap(f"Warning: {warning}", 80, subsequent_indent="  ")]
+    lines += [] if plan.warnings else ["No warnings."]
+    return "\n".join(lines)
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
+        for row in rows
+    ]
+
+
+def role_table(roles: Sequence[Reservation]) -> list[str]:
+    """Lines with what each role reserves, and all of them."""
+    rows = [["role", "replicas", "CPUs each", "GPUs each", "CPUs", "GPUs"]]
+    rows += [
+        [r.role, *(f"{x:g}" for x in (r.replicas, r.num_cpus, r.num_gpus, r.total_cpus, r.total_gpus))] for r in roles
+    ]
+    cpus, gpus = sum(r.total_cpus for r in roles), sum(r.total_gpus for r in roles)
+    return _table([*rows, ["total", str(sum(r.replicas for r in roles)), "", "", f"{cpus:g}", f"{gpus:g}"]])
+
+
+def _placement_table(plan: Plan) -> list[str]:
+    gpus = sum(r.total_gpus for r in plan.roles)
+    size = f"{plan.node.gpus} GPUs and {plan.node.cpus:g} CPUs" if gpus else f"{plan.node.cpus:g} CPUs"
+    nodes = [f"  {len(plan.nodes)} node{'s' if len(plan.nodes) > 1 else ''} of {size}:"]
+    first = 1
+    for node, alike in groupby(plan.nodes):
+        last = first + len(list(alike)) - 1
+        held = ", ".join(f"{count} {role}" for role, count in node.replicas.items())
+        which = f"{first}" if first == last else f"{first} to {last}, each"
+        nodes.append(f"    {which}: {node.gpus:g} GPUs, {node.cpus:g} CPUs: {held}")
+        first = last + 1
+    return [*role_table(plan.roles), *nodes]
+
+
+def _memory_table(memory: tuple[RoleMemory, ...]) -> list[str]:
+    used = [name for name in _ITEMS if any(name in role.items for role in memory)]
+    rows = [["", *(role.role for role in memory)], ["on", *("GPU" if role.on_gpu else "host" for role in memory)]]
+    rows += [[name, *(_gib(role.items[name]) if name in role.items else "-" for role in memory)] for name in used]
+    rows.append(["total", *(_gib(role.total) for role in memory)])
+    rows.append(["usable", *("-" if role.limit is None else f"{role.limit / GIB:.1f}" for role in memory)])
+    notes = ["  total: activations, towers and logits are gone when the optimizer steps"]
+    return _table(rows) + (notes if "step" in used else [])
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f}"
+
+
+def _host_lines(plan: Plan) -> list[str]:
+    """Of the node that holds most."""
+    fullest = max(plan.nodes, key=lambda node: sum(node.host.values()))
+    parts = [f"{name} {size / GIB:.0f}" for name, size in fullest.host.items() if size >= GIB / 2]
+    said = f"host memory of the fullest node: {sum(fullest.host.values()) / GIB:.0f} of {plan.node.host_gb:g} GiB"
+    return wrapped(f"{said} ({', '.join(parts)})")
+
+
+def wrapped(text: str) -> list[str]:
+    """In lines of a terminal, below a heading."""
+    return wrap(text, 78, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _trained_lines(plan: Plan) -> list[str]:
+    lines = []
+    for role, count in plan.trained.items():
+        learner = plan.cfg.learner if role == "policy" else plan.cfg.critic
+        own = {name: part for name, part in learner.parts if part != PartConfig()}
+        said = [f"{name} {f'at lr={p.lr:g}' if p.train and p.lr else 'frozen'}" for name, p in own.items()]
+        if learner.lora:
+            said = [f"an adapter of rank {learner.lora.rank}"]
+        lines.append(f"  {role}: {count:,}" + (f" ({', '.join(said)})" if said else ""))
+    return lines
+
+
+def _batch_lines(plan: Plan) -> list[str]:
+    a, b = plan.cfg.algorithm, plan.batch
+    lines = [
+        f"  responses per PPO step: {a.prompts_per_step} prompts × {a.n_samples_per_prompt} = {b.responses_per_step}",
+        f"  optimizer steps per PPO step: {b.responses_per_step} / {a.mini_batch_size} × "
+        f"{a.ppo_epochs} epochs = {b.optimizer_steps}",
+        f"  responses in the entire run: {b.responses_in_run}",
+    ]
+    for role, (least, most) in b.responses_per_rank.items():
+        count = f"{least}" if least == most else f"{least} to {most}"
+        passes = b.micro_batches[role]
+        lines += [
+            f"  {role}: about {count} responses per rank and optimizer step,",
+            f"    in {passes[0]} to {passes[1]} forward passes (shortest to longest responses)",
+        ]
+    return lines
