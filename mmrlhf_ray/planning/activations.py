@@ -7,6 +7,7 @@ Counted term by term from what transformers' layers and this project's loss keep
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mmrlhf_ray.config.base import EngineConfig
 from mmrlhf_ray.config.shapes import TowerShape
 from mmrlhf_ray.planning.sizes import DTYPE_BYTES, ModelSize
 
@@ -14,9 +15,9 @@ _FLOAT = 4
 # Rows of float32 logits that token_logprobs() holds at a time, and how many such tensors: in a backward pass, in one
 # that only infers.
 _LOGIT_ROWS, _ROWS_BACKWARD, _ROWS_FORWARD = 1024, 4, 2
-# Alive at once in a backward pass: the logits; the gradients of the two parts that train_step() cuts them into; that of
-# the rows which token_logprobs() takes at a time, piece by piece, and joined.
-_LOGIT_COPIES = 4
+# Alive at once in a backward pass: the logits; the gradients of the rows that token_logprobs() takes at a time, piece by
+# piece, and joined.
+_LOGIT_COPIES = 3
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,18 @@ class PassLoad:
     """Positions that are in one row of the pass: the mask has a number for each pair of them."""
     media: Mapping[str, int] = field(default_factory=dict)
     """Tower → tokens of its clips, each clip counted once."""
+    tile: int = EngineConfig.model_fields["logits_tile"].default
+    """Most of those positions whose logits are in memory at a time."""
+
+    @property
+    def logits(self) -> int:
+        """Positions whose logits are in memory at a time."""
+        return min(self.response_tokens, self.tile)
+
+    @property
+    def tiled(self) -> bool:
+        """Whether that is not all of them, so that none stay until the backward pass."""
+        return self.response_tokens > self.tile
 
 
 def learning_pass(
@@ -42,6 +55,7 @@ def learning_pass(
     gradients back; the towers' layers wait for theirs meanwhile.
     """
     b, layers = DTYPE_BYTES[dtype], size.num_layers
+    kept: float
     if checkpointing:
         kept = layers * load.tokens * size.hidden_size * b
         in_work = load.tokens * (_kept_by_layer(size, load, b) + _gradients_of_layer(size, b))
@@ -51,10 +65,10 @@ def learning_pass(
     mask = load.tokens * load.line
     own, at_head = 0.0, 0.0
     if logits:
-        own = load.response_tokens * size.vocab_size * b
+        own = 0.0 if load.tiled else load.response_tokens * size.vocab_size * b
         # The norm before the head, and the rows that the head reads.
         at_head = load.tokens * size.hidden_size * (_FLOAT + b) + load.response_tokens * size.hidden_size * b
-        at_head += _logits_backward(size, load.response_tokens, b)
+        at_head += _head_backward(size, load, b)
     tied = size.vocab_size * size.hidden_size * b if size.tied and logits else 0.0
     shown = {"activations": kept + in_work + mask + tied, "logits": own}
     if at_head > in_work + tied + own:
@@ -67,9 +81,9 @@ def inferring_pass(size: ModelSize, dtype: str, load: PassLoad, *, logits: bool)
     b, tokens, hidden = DTYPE_BYTES[dtype], load.tokens, size.hidden_size
     feed_forward = 3 * size.width if size.experts is None else 4 * hidden * size.experts.per_token
     attention = 8 * size.query_width + load.line
-    items = {"activations": tokens * (b * (max(feed_forward, attention) + 4 * hidden) + load.line)}
+    items: dict[str, float] = {"activations": tokens * (b * (max(feed_forward, attention) + 4 * hidden) + load.line)}
     if logits:
-        items["logits"] = logits_bytes(size, dtype, load.response_tokens)
+        items["logits"] = logits_bytes(size, dtype, load.logits)
     return items | _towers(size, dtype, load, checkpointing=True, learn=False)
 
 
@@ -77,6 +91,17 @@ def logits_bytes(size: ModelSize, dtype: str, response_tokens: int) -> float:
     """Of a pass that only infers: the logits, and the rows of them that are read in float32 at a time."""
     rows = min(response_tokens, _LOGIT_ROWS)
     return size.vocab_size * (response_tokens * DTYPE_BYTES[dtype] + rows * _FLOAT * _ROWS_FORWARD)
+
+
+def _head_backward(size: ModelSize, load: PassLoad, b: int) -> float:
+    """Of the logits and, where they come in tiles, of the weight's gradient: that of the tiles so far while the next
+    one's logits are there, then with that of the next one and their sum."""
+    logits = _logits_backward(size, load.logits, b)
+    if not load.tiled:
+        return logits
+    weight = size.vocab_size * size.hidden_size * b
+    # The tile's logits themselves are gone when their gradients are computed in float32.
+    return max(logits - size.vocab_size * load.logits * b + weight, 3 * weight)
 
 
 def _logits_backward(size: ModelSize, response_tokens: int, b: int) -> float:

@@ -21,9 +21,10 @@ def pass_loads(cfg: PPOConfig, size: ModelSize, tokens: int, responses: int) -> 
     Short prompts fill a pass with responses; long ones hold nothing but media. Which is larger depends on the model.
     """
     line, most = longest_line(cfg, tokens), cfg.sampling.max_response_tokens
-    yield PassLoad(tokens, min(tokens, responses * most), line)
+    tile = cfg.learner.engine.logits_tile
+    yield PassLoad(tokens, min(tokens, responses * most), line, tile=tile)
     shared = cfg.algorithm.n_samples_per_prompt if cfg.learner.engine.shared_prompt else 1
     prompts = min(tokens // line, ceil(responses / shared))
     shown = max(1, prompts) * min(cfg.data.max_prompt_tokens, tokens)
     for tower in size.towers:
-        yield PassLoad(tokens, min(tokens - shown, prompts * shared * most), line, {tower: shown})
+        yield PassLoad(tokens, min(tokens - shown, prompts * shared * most), line, {tower: shown}, tile)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmrlhf_ray.config.base import EngineConfig, ModelConfig, OptimizerConfig
 from mmrlhf_ray.data.encoding.encode import load_encoder
-from mmrlhf_ray.models import HeadedModel, load_policy
+from mmrlhf_ray.models import HeadedModel, Reading, load_policy
 from mmrlhf_ray.training.engine import deepspeed_config, partitioned_loading
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
 from mmrlhf_ray.training.passes import Passes
@@ -28,9 +28,9 @@ class ShardedInference:
         self._engine, *_ = deepspeed.initialize(model=model.eval().to(device), config=config)
         self._engine.eval()
 
-    def forward(self, select: Tensor, **inputs: Tensor) -> Tensor:
+    def forward(self, select: Tensor, reading: Reading | None = None, **inputs: Tensor) -> Tensor:
         """HeadedModel.forward(). A collective: all ranks run equally many passes over the same media towers."""
-        output: Tensor = self._engine(select, **inputs)
+        output: Tensor = self._engine(select, reading, **inputs)
         return output
 
     @property

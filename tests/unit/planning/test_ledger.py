@@ -15,27 +15,29 @@ from mmrlhf_ray.data.batches.collate import Batch
 from mmrlhf_ray.models.headed import HeadedModel
 from mmrlhf_ray.planning.activations import PassLoad, inferring_pass, learning_pass, tower_bytes
 from mmrlhf_ray.planning.sizes import ModelSize, model_size
-from mmrlhf_ray.training.passes import train_step
+from mmrlhf_ray.training.passes import Passes, train_step
 from tests.unit.planning.ledger import Ledger
 from tests.unit.planning.real_models import MODELS
 
 WITHIN = 0.05
 
 
-class OnePass:
-    def __init__(self, batch: Batch):
-        self.batch = batch
+class OnePass(Passes):
+    """A pass that is there already."""
+
+    def __init__(self, model: "Learning", batch: Batch, tile: int):
+        self._model, self._batch, self._tile, self._pad_token_id = model, batch, tile, 0
 
     def batches(self, *given: object):
-        yield self.batch
+        yield self._batch
 
 
 class Learning:
     def __init__(self, model: HeadedModel):
         self.model = model
 
-    def forward(self, select, **inputs):
-        return self.model(select, **inputs)
+    def forward(self, select, reading=None, **inputs):
+        return self.model(select, reading, **inputs)
 
     def backward(self, loss, *, last):
         loss.backward()
@@ -72,21 +74,24 @@ def text_pass(load: PassLoad) -> Batch:
 
 def counted(model: HeadedModel, load: PassLoad, *, learns: bool) -> int:
     """Bytes alive at the highest point of a pass, as training/ runs it."""
-    batch, banned = text_pass(load), numbers(20)
+    batch, banned, learning = text_pass(load), numbers(20), Learning(model)
 
-    def loss(output, batch, rows):
-        return token_logprobs(output, batch.response_tokens, 1.0, banned).sum(), {}
+    def read(output, tokens):
+        return token_logprobs(output, tokens, 1.0, banned)
 
+    passes = OnePass(learning, batch, load.tile)
     with Ledger([*model.parameters(), *model.buffers()], batch.inputs.values()) as ledger:
         if learns:
-            train_step(Learning(model), OnePass(batch), [], {}, [MicroBatch(())], loss)
+            one, loss = [MicroBatch(())], lambda logprobs, *_: (logprobs.sum(), {})
+            train_step(learning, passes, [], {}, one, loss, read=read)
         else:
             with torch.no_grad():
-                loss(model(batch.response_positions, **batch.inputs), batch, ())
+                passes.run(batch, read)
     return ledger.peak
 
 
 FULL, SHORT, WORDY = PassLoad(16384, 256, 16384), PassLoad(8192, 2048, 4096), PassLoad(8192, 8000, 8192)
+UNTILED = PassLoad(8192, 8000, 8192, tile=8192)
 
 
 @pytest.mark.parametrize(("name", "load"), [("3B", WORDY), ("7B", FULL), ("72B", SHORT), ("30B-A3B", FULL)])
@@ -97,7 +102,7 @@ def test_a_pass_of_a_whole_model_that_learns(name, load, tmp_path):
     assert sum(planned.values()) == pytest.approx(counted(model, load, learns=True), rel=WITHIN)
 
 
-@pytest.mark.parametrize("load", [FULL, SHORT, WORDY])
+@pytest.mark.parametrize("load", [FULL, SHORT, WORDY, UNTILED])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_pass_of_four_layers_that_learns(name, load, tmp_path):
     size, model = planned_with(name, tmp_path, layers=4)
