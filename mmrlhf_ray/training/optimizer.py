@@ -36,12 +36,11 @@ def adamw(
 def own_counters(optimizer: torch.optim.Optimizer) -> None:
     """Give each state a counter of steps of its own, as this kind of AdamW keeps it: DeepSpeed reads them as they were
     written, and for all states of a universal checkpoint one and the same, which each of them would then raise."""
-    torchs = isinstance(optimizer, torch.optim.AdamW)
-    for group in optimizer.param_groups:
-        for state in filter(None, (optimizer.state[p] for p in group["params"])):
-            steps = float(state["step"])
-            device = state["exp_avg"].device if group.get("fused") else torch.device("cpu")
-            state["step"] = torch.tensor(steps, device=device) if torchs else int(steps)
+    torchs, fused = isinstance(optimizer, torch.optim.AdamW), optimizer.defaults.get("fused")
+    for state in filter(None, optimizer.state.values()):
+        steps = float(state["step"])
+        device = state["exp_avg"].device if fused else torch.device("cpu")
+        state["step"] = torch.tensor(steps, device=device) if torchs else int(steps)
 
 
 def lr_multiplier(optimizer: OptimizerConfig, total_steps: int) -> Callable[[int], float]:
