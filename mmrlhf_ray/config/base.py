@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.output import OutputConfig
@@ -74,6 +74,40 @@ class EngineConfig(Section):
     offload_optimizer: bool = False
     """Keep the optimizer's state and the float32 copies of the weights in host memory, and take its step there. With
     `zero_stage` 1 to 3."""
+    deepspeed: dict[str, JsonValue] = Field({})
+    """More of DeepSpeed's own settings, by its names, e.g. `{zero_optimization: {overlap_comm: true}}`: merged last
+    into those that are made of the keys here. What has such a key is refused."""
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _of_deepspeed_alone(cls, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for name, instead in _NOT_DEEPSPEEDS.items():
+            inner: JsonValue = given
+            for part in name.split("."):
+                inner = inner.get(part) if isinstance(inner, dict) else None
+            if inner is not None:
+                raise ValueError(f"{name} is not set here: {instead}")
+        return given
+
+
+_NOT_DEEPSPEEDS = {
+    "zero_optimization.stage": "use engine.zero_stage",
+    "zero_optimization.offload_optimizer": "use engine.offload_optimizer",
+    "zero_optimization.cpu_offload": "use engine.offload_optimizer",
+    "activation_checkpointing": "use engine.gradient_checkpointing",
+    "train_batch_size": "the job says how many rows a step has, and engine.micro_batch_tokens divides them into passes",
+    "train_micro_batch_size_per_gpu": "use engine.micro_batch_tokens",
+    "gradient_accumulation_steps": "use engine.micro_batch_tokens",
+    "gradient_clipping": "use optimizer.max_grad_norm",
+    "optimizer": "use the section optimizer",
+    "scheduler": "use optimizer.schedule and optimizer.warmup_steps",
+    "bf16": "use dtype of the model",
+    "fp16": "use dtype of the model, which has no float16",
+    "amp": "use dtype of the model",
+    "checkpoint": "use the section checkpoint",
+    "elasticity": "a checkpoint is read by any number of ranks",
+}
+"""Keys of DeepSpeed, some inside a section → what to use instead."""
 
 
 class LoRAConfig(Section):

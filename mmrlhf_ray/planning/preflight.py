@@ -44,6 +44,7 @@ from mmrlhf_ray.rewards.check import check_rewards
 from mmrlhf_ray.runtime.mirror import storage
 from mmrlhf_ray.runtime.session import SessionInfo, check_open_files, starts_cluster
 from mmrlhf_ray.schema import TABLES
+from mmrlhf_ray.training.deepspeed_config import check_settings
 
 _FIRST_ROWS = 256
 """Rows of a stream that are looked at."""
@@ -101,7 +102,7 @@ def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
     if here:
         load_encoder(here[0].config.path, allowed=_allowed(cfg))  # which every role of the job will do
         check_same_tokens(here[0].config.path, *(use.config.path for use in here[1:]))
-    check_learners(cfg)
+    _check_learners(cfg)
     _check_machine(cfg, dry=missing is not None)
 
 
@@ -109,11 +110,18 @@ def _check_stage(job: RunConfig, dry: bool) -> None:
     """A job of a round, whose models and records other jobs of the loop will make."""
     try:
         check_consistent(job)
-        check_learners(job)
+        _check_learners(job)
         _check_machine(job, dry)
     except UserError as error:
         error.add_note(f"This is about the job {job.name!r} of a round.")
         raise
+
+
+def _check_learners(cfg: RunConfig) -> None:
+    """What is trained fits its model, and DeepSpeed takes its settings."""
+    check_learners(cfg)
+    for section, use in cfg.trained.items():
+        check_settings(use.config.engine, use.config.optimizer, getattr(torch, use.model.dtype), section)
 
 
 def _models_here(cfg: RunConfig, missing: list[str] | None) -> list[ModelUse]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
 from mmrlhf_ray.errors import NonFiniteLoss, RunError, UserError
 from mmrlhf_ray.models import HeadedModel
-from mmrlhf_ray.training.deepspeed_config import deepspeed_config
 from mmrlhf_ray.training.engine import TrainEngine
 from mmrlhf_ray.training.optimizer import lr_multiplier
 
@@ -303,15 +302,3 @@ def test_the_rate_stays_at_zero_past_the_last_step(name: str) -> None:
     factor = lr_multiplier(OptimizerConfig(schedule=name), 4)
     assert factor(9) == pytest.approx(0.0)
     assert lr_multiplier(OptimizerConfig(schedule=name, warmup_steps=5), 5)(5) == pytest.approx(1.0)
-
-
-def test_deepspeed_is_configured_as_asked() -> None:
-    plain = deepspeed_config(EngineConfig(zero_stage=1), OptimizerConfig(max_grad_norm=0.5), torch.float32)
-    assert plain["zero_optimization"] == {"stage": 1}
-    assert plain["gradient_clipping"] == 0.5
-    assert plain["gradient_accumulation_steps"] == 1
-    assert plain["bf16"] == {"enabled": False}
-    large = deepspeed_config(EngineConfig(zero_stage=3, offload_optimizer=True), OptimizerConfig(), torch.bfloat16)
-    assert large["bf16"] == {"enabled": True}
-    assert large["zero_optimization"]["stage"] == 3
-    assert large["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
