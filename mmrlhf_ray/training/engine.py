@@ -42,11 +42,13 @@ from mmrlhf_ray.training import extension
 from mmrlhf_ray.training.checkpoint import scratch_path, sealed
 from mmrlhf_ray.training.deepspeed_config import deepspeed_config
 from mmrlhf_ray.training.engine_files import PlainFiles, convert, plain_values
+from mmrlhf_ray.training.engine_memory import check_movable, move_back, move_off
 from mmrlhf_ray.training.optimizer import adamw, lr_multiplier, own_counters
 
 _TAG = "state"
 _LAYOUT_FILE = "layout.json"
-_GATHERED_BYTES = 1 << 30
+GATHERED_BYTES = 1 << 30
+"""Of weights that are gathered at a time, where nothing else says how many."""
 _REMEDY = (
     "Nothing was applied. Continue from the last checkpoint with a lower optimizer.lr or a smaller "
     "optimizer.max_grad_norm, and look for scores, margins or values that are far off in the metrics before"
@@ -185,6 +187,19 @@ class TrainEngine:
         if last and not self._engine.was_step_applied():  # ZeRO leaves such a step out without a word
             raise _bad_gradient(self.grad_norm)
 
+    def offload(self) -> None:
+        """Move what this rank holds on its device to host memory, until reload(): others can use the device meanwhile.
+        Between optimizer steps; nothing else may be called before reload(). With ZeRO 1 to 3; in bfloat16 2 and 3.
+
+        Raises RunError for other stages, and where `engine.deepspeed` keeps parameters in host memory anyway.
+        """
+        check_movable(self._engine)
+        move_off(self._engine)
+
+    def reload(self) -> None:
+        """The inverse of offload()."""
+        move_back(self._engine)
+
     def _check_loss(self, loss: Tensor) -> None:
         """Raise NonFiniteLoss on all ranks when that of any is not finite. A collective."""
         finite = torch.tensor(float(torch.isfinite(loss)), device=self.device)
@@ -221,7 +236,7 @@ class TrainEngine:
 
     def weights(self, *, trained_only: bool = False) -> dict[str, Tensor]:
         """buckets() in one, copied. A collective; rank 0 gets all, the others nothing."""
-        buckets = self.buckets(_GATHERED_BYTES, trained_only=trained_only)
+        buckets = self.buckets(GATHERED_BYTES, trained_only=trained_only)
         return {name: tensor.clone() for bucket in buckets for name, tensor in bucket}
 
     def _gather(self, group: list[Weight]) -> list[tuple[str, Tensor]]:
