@@ -145,6 +145,19 @@ def submit(
     _exit_by(submission.submit(job, address, wait=wait))
 
 
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or one of its checkpoints.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not be there yet.")],
+) -> None:
+    """Write the model of a checkpoint as a Hugging Face directory."""
+    os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported: a GPU may be too small for all of a model
+    from mmrlhf_ray.pipelines.export import export as write
+
+    found = write(source, target)
+    print(f"{found.path}: the model after {found.step} steps, from {found.checkpoint}")
+
+
 app.command(name="discrete-export")(discrete_export)
 app.command(name="discrete-serve")(discrete_serve)
 

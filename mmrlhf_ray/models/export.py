@@ -3,13 +3,12 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -49,29 +48,45 @@ _FILES = (
 ADAPTER_DIR = "adapter"
 """Next to an exported model: the trained weights alone."""
 
+SHARD_BYTES = 5 * 10**9
+"""The most that one file of an exported model holds, as released models have it."""
+
 
 def export_model(
     adapter: ModelAdapter,
     source: Path,
     target: Path,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
     *,
     scalar: bool,
     layout: ScalarHead | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a HeadedModel's parameters to `target`, with what `source` has of a model's other files: processor, chat
     template, generation config, licence. A scalar head goes into separate files with its `layout` (one output unless
     given), a vocabulary head where the family keeps it. config.json says the dtype of the tensors that are written.
 
-    `target` appears complete or not at all; an earlier export is replaced.
+    `tensors` may come one by one: no more of them are held than a file of at most `shard_bytes` takes. `target` appears
+    complete or not at all; an earlier export is replaced.
     """
+    pairs = tensors.items() if isinstance(tensors, Mapping) else tensors
+    own_head: dict[str, Tensor] = {}
+    sizes = Counter[torch.dtype]()
+
+    def named() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in pairs:
+            if tensor.is_floating_point():
+                sizes[tensor.dtype] += tensor.numel()
+            if scalar and name.startswith(HEAD):
+                own_head[name] = tensor.contiguous()
+            else:
+                yield from checkpoint_tensors(adapter, name, tensor)
+
     with _published(target) as fresh:
         fresh.mkdir()
         _copy_files(source, fresh)
-        _write_dtype(fresh / "config.json", tensors)
-        own_head = {n: t.contiguous() for n, t in tensors.items() if scalar and n.startswith(HEAD)}
-        rest = (item for n, t in tensors.items() if n not in own_head for item in checkpoint_tensors(adapter, n, t))
-        save_torch_state_dict({name: tensor.contiguous() for name, tensor in rest}, fresh)
+        _write_weights(fresh, named(), shard_bytes)
+        _write_dtype(fresh / "config.json", sizes)
         if scalar:
             _write_head(fresh, own_head, layout)
 
@@ -107,6 +122,39 @@ def export_lora(
             _write_head(fresh, own_head, layout)
 
 
+def _write_weights(directory: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> None:
+    """`model.safetensors`, or where that would be larger several files and their index, by the hub's names."""
+    shards: list[dict[str, int]] = []
+    for shard in _shards(tensors, shard_bytes):
+        save_file(shard, directory / f"{len(shards)}.part", metadata={"format": "pt"})
+        shards.append({name: tensor.nbytes for name, tensor in shard.items()})
+    files = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        files = ["model.safetensors"]
+    for number, file in enumerate(files):
+        (directory / f"{number}.part").rename(directory / file)
+    if len(shards) > 1:
+        index = {
+            "metadata": {"total_size": sum(size for shard in shards for size in shard.values())},
+            "weight_map": {name: file for file, shard in zip(files, shards, strict=True) for name in shard},
+        }
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(tensors: Iterable[tuple[str, Tensor]], shard_bytes: int) -> Iterator[dict[str, Tensor]]:
+    """In groups of at most `shard_bytes`; a larger tensor is a group by itself."""
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > shard_bytes:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor.contiguous()
+        size += tensor.nbytes
+    if shard:
+        yield shard
+
+
 def _write_head(directory: Path, tensors: Mapping[str, Tensor], layout: ScalarHead | None) -> None:
     save_file({name.removeprefix(HEAD): tensor for name, tensor in tensors.items()}, directory / SCALAR_HEAD_FILE)
     write_scalar_head(directory, layout or ScalarHead())
@@ -120,13 +168,9 @@ def _copy_files(source: Path, fresh: Path) -> None:
             shutil.copy2(file, copy)
 
 
-def _write_dtype(file: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write_dtype(file: Path, sizes: "Counter[torch.dtype]") -> None:
     """Name the tensors' dtype where config.json names one, in nested configurations too; leave it as it is if it fits.
-    Most of the numbers decide, where dtypes differ."""
-    sizes = Counter[torch.dtype]()
-    for tensor in tensors.values():
-        if tensor.is_floating_point():
-            sizes[tensor.dtype] += tensor.numel()
+    `sizes`: numbers of each dtype, of which the most decide."""
     written = json.loads(file.read_text(encoding="utf-8"))
     for dtype in (str(dtype).removeprefix("torch.") for dtype, _ in sizes.most_common(1)):
         said = _with_dtype(written, dtype)

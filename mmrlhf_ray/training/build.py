@@ -1,5 +1,6 @@
 """One way to build a model that a group of ranks trains, with what gets it out again."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from mmrlhf_ray.models import (
     parameter_groups,
     set_kernel,
 )
-from mmrlhf_ray.training.engine import TrainEngine, partitioned_loading
+from mmrlhf_ray.training.engine import GATHERED_BYTES, TrainEngine, partitioned_loading
 from mmrlhf_ray.training.passes import Passes
 
 
@@ -50,16 +51,19 @@ class Trained:
 
     def export(self, directory: Path, layout: ScalarHead | None = None) -> None:
         """Write the model to `directory` in Hugging Face format, and an adapter, if that is what is trained, next to it
-        as `adapter`. The first rank writes. `layout`: of a scalar head's outputs; None = one output."""
-        tensors = self.engine.weights()
-        trained = self.engine.weights(trained_only=True) if self.lora else {}
-        if self.engine.rank:
-            return
-        adapter = self.encoder.adapter
-        export_model(adapter, self.source, directory, tensors, scalar=self.scalar, layout=layout)
+        as `adapter`. The first rank writes, and holds one file's weights at a time. `layout`: of a scalar head's
+        outputs; None = one output."""
+        adapter, first = self.encoder.adapter, self.engine.rank == 0
+        weights = (pair for bucket in self.engine.buckets(GATHERED_BYTES) for pair in bucket)
+        if first:
+            export_model(adapter, self.source, directory, weights, scalar=self.scalar, layout=layout)
+        else:
+            deque(weights, maxlen=0)  # its part in gathering them
         if self.lora:
-            target = directory.with_name(ADAPTER_DIR)
-            export_lora(adapter, self.source, target, self.lora, trained, layout=layout)
+            trained = self.engine.weights(trained_only=True)
+            if first:
+                target = directory.with_name(ADAPTER_DIR)
+                export_lora(adapter, self.source, target, self.lora, trained, layout=layout)
 
     def save(self, directory: Path) -> dict[str, str]:
         """Write a checkpoint of all ranks. Returns what this one wrote, as TrainEngine.save()."""

@@ -157,11 +157,10 @@ def newest_complete(run_dir: Path) -> Complete | None:
     """
     damaged: dict[Path, str] = {}
     for path in reversed(_steps(run_dir / _DIRECTORY)):
-        found = _manifest(path)
-        wrong = found if isinstance(found, str) else _mismatch(path, found.files)
-        if wrong is None and isinstance(found, Manifest):
+        found = _checked(path)
+        if isinstance(found, Manifest):
             return Complete(path, found, damaged)
-        damaged[path] = str(wrong)
+        damaged[path] = found
     if not damaged:
         return None
     raise RunError(
@@ -170,6 +169,20 @@ def newest_complete(run_dir: Path) -> Complete | None:
         + f"\nNothing was changed. Restore the files, or run without --resume to start over, which discards "
         f"{run_dir / _DIRECTORY}"
     )
+
+
+def complete_at(path: Path) -> Complete:
+    """One checkpoint. Raises RunError where a file of it is not as it was written."""
+    found = _checked(path)
+    if isinstance(found, Manifest):
+        return Complete(path, found, {})
+    raise RunError(f"the checkpoint cannot be read: {found}; choose another one")
+
+
+def _checked(path: Path) -> Manifest | str:
+    """The manifest of a checkpoint whose files all match their hashes, or what is wrong with one."""
+    found = _manifest(path)
+    return found if isinstance(found, str) else _mismatch(path, found.files) or found
 
 
 def set_aside(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import weakref
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -135,6 +137,33 @@ def test_only_files_that_belong_to_the_model_are_copied(omni_encoder: Encoder, o
     export_model(omni_encoder.adapter, source, tmp_path / "model", tensors, scalar=False)
     found = {str(p.relative_to(tmp_path / "model")) for p in (tmp_path / "model").rglob("*") if p.is_file()}
     assert found == {p.name for p in omni.iterdir()} | set(own)
+
+
+@torch.no_grad()
+def test_a_large_model_is_written_file_by_file(omni_encoder: Encoder, omni: Path, tmp_path: Path) -> None:
+    model, limit = load_policy(omni_encoder.adapter, omni, torch.float32), 100_000
+    largest = max(parameter.nbytes for parameter in model.parameters())
+    held: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+
+    def one_by_one() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, parameter in model.named_parameters():
+            tensor = parameter.detach().clone()
+            held.add(tensor)
+            assert sum(t.nbytes for t in held) <= limit + 2 * largest, "more than a file's weights are held"
+            yield name, tensor
+
+    target = tmp_path / "model"
+    export_model(omni_encoder.adapter, omni, target, one_by_one(), scalar=False, shard_bytes=limit)
+    files = sorted(target.glob("*.safetensors"))
+    assert len(files) > 3
+    assert files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
+    sizes = [[tensor.nbytes for tensor in load_file(file).values()] for file in files]
+    assert all(len(size) == 1 or sum(size) <= limit for size in sizes)
+    index = json.loads((target / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(map(sum, sizes))
+    assert index["weight_map"] == {name: file.name for file in files for name in load_file(file)}
+    again = dict(load_policy(omni_encoder.adapter, target, torch.float32).named_parameters())
+    assert all(torch.equal(again[name], parameter) for name, parameter in model.named_parameters())
 
 
 def test_a_policy_from_a_reward_models_directory_has_no_scalar_head(

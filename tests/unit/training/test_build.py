@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
@@ -15,6 +16,7 @@ from mmrlhf_ray.models import ScalarHead, load_policy, load_scalar, read_scalar_
 from mmrlhf_ray.training.build import Trained, build_trained
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
 from tests.unit.tiny import mixed_rows
+from tests.unit.training.rank_process import run_ranks
 
 CPU = torch.device("cpu")
 LORA = LoRAConfig(rank=2, alpha=8.0, target_modules=("q_proj", "o_proj"))
@@ -96,3 +98,18 @@ def test_a_checkpoint_brings_back_what_was_trained(process_group: None, vl: Path
     assert not torch.allclose(output(other, batch), want, atol=1e-3)
     other.load(tmp_path)
     torch.testing.assert_close(output(other, batch), want)
+
+
+def export_what_was_loaded(rank: int, directory: Path) -> None:
+    learner = LearnerConfig(engine=EngineConfig(zero_stage=3))
+    path = str(directory / "source")
+    built = build_trained(POLICY, ModelConfig(path=path), learner, optimizer_steps=1, seed=0, device=CPU)
+    built.export(directory / "model")
+
+
+def test_ranks_export_what_they_have_divided(vl: Path, tmp_path: Path) -> None:
+    (tmp_path / "source").symlink_to(vl)
+    run_ranks(2, export_what_was_loaded, tmp_path)
+    got, want = (load_file(tmp_path / name / "model.safetensors") for name in ("model", "source"))
+    assert got.keys() == want.keys()
+    assert all(torch.equal(got[name], tensor) for name, tensor in want.items())
