@@ -15,8 +15,8 @@ _FLOAT = 4
 # Rows of float32 logits that token_logprobs() holds at a time, and how many such tensors: in a backward pass, in one
 # that only infers.
 _LOGIT_ROWS, _ROWS_BACKWARD, _ROWS_FORWARD = 1024, 4, 2
-# Alive at once in a backward pass: the logits; the gradients of the rows that token_logprobs() takes at a time, piece by
-# piece, and joined.
+# Alive at once in a backward pass: the logits; the gradients of the rows that token_logprobs() takes at a time, one by
+# one, and joined.
 _LOGIT_COPIES = 3
 
 
