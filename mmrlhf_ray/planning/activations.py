@@ -57,7 +57,7 @@ def learning_pass(
     b, layers = DTYPE_BYTES[dtype], size.num_layers
     kept: float
     if checkpointing:
-        kept = layers * load.tokens * size.hidden_size * b
+        kept = float(layers * load.tokens * size.hidden_size * b)
         in_work = load.tokens * (_kept_by_layer(size, load, b) + _gradients_of_layer(size, b))
     else:
         kept = layers * load.tokens * _kept_by_layer(size, load, b)
@@ -81,7 +81,8 @@ def inferring_pass(size: ModelSize, dtype: str, load: PassLoad, *, logits: bool)
     b, tokens, hidden = DTYPE_BYTES[dtype], load.tokens, size.hidden_size
     feed_forward = 3 * size.width if size.experts is None else 4 * hidden * size.experts.per_token
     attention = 8 * size.query_width + load.line
-    items: dict[str, float] = {"activations": tokens * (b * (max(feed_forward, attention) + 4 * hidden) + load.line)}
+    work = b * (max(feed_forward, attention) + 4 * hidden) + load.line
+    items = {"activations": float(tokens * work)}
     if logits:
         items["logits"] = logits_bytes(size, dtype, load.logits)
     return items | _towers(size, dtype, load, checkpointing=True, learn=False)

@@ -15,9 +15,9 @@ _BATCHED_TOKENS = 16_384
 _SAMPLED_COPIES = 3
 # CUDA graphs are recorded on top of vLLM's share; 1 to 3 GiB are reported. An assumption.
 _GRAPHS = 2 * GIB
-# While an optimizer step is made, for each number of a rank's part: the gradient in float32 (DeepSpeed copies the whole
-# part), and what torch's AdamW makes on the way.
-_STEP_GRADIENT, _STEP_WORK = 4, 8
+# While an optimizer step is made, for each number of a rank's part: the gradient in float32. The fused AdamW makes
+# nothing else on the way.
+_STEP_GRADIENT = 4
 
 PASS_ITEMS = ("activations", "towers", "logits")
 """Alive during passes; `step` is alive while the optimizer works: never both."""
@@ -56,15 +56,14 @@ def step_bytes(dtype: str, engine: EngineConfig, ranks: int, trained: int) -> fl
     """What an optimizer step takes on top of the state, while no activations are alive.
 
     DeepSpeed 0.19.8 copies a rank's part of the gradients to float32, all of it under ZeRO-1 and 2
-    (`stage_1_and_2.py`, `get_grads_to_reduce` and `step`), a sub-group at a time under ZeRO-3.
+    (`stage_1_and_2.py`, `step`), a sub-group at a time under ZeRO-3.
     """
     if engine.offload_optimizer:
         return 0.0
     part = trained / (ranks if engine.zero_stage >= 1 else 1)
     if engine.zero_stage == 3:
         part = min(part, _SUB_GROUP)
-    gradient = 0 if engine.zero_stage == 0 and dtype == "float32" else _STEP_GRADIENT
-    return part * (gradient + _STEP_WORK)
+    return 0.0 if engine.zero_stage == 0 and dtype == "float32" else part * _STEP_GRADIENT
 
 
 def learner_bytes(

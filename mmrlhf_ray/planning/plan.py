@@ -1,17 +1,19 @@
 """The needs of a PPO job, worked out without starting anything: placement, memory, batch arithmetic."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import ceil
 
 from mmrlhf_ray.config import EngineConfig, LearnerConfig, ModelConfig, PPOConfig
-from mmrlhf_ray.errors import ConfigError, PlacementError
+from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.planning.devices import H100_NODES, Nodes
 from mmrlhf_ray.planning.host import host_bytes
 from mmrlhf_ray.planning.loads import pass_loads
 from mmrlhf_ray.planning.memory import PASS_ITEMS, generator_bytes, kv_sequences, learner_bytes, peak, server_bytes
+from mmrlhf_ray.planning.packing import NodeLoad, pack
 from mmrlhf_ray.planning.placement import LEARNERS, Reservation, check_consistent, reservations
-from mmrlhf_ray.planning.sizes import GIB, ModelSize, check_learners, lora_parameters, model_size
+from mmrlhf_ray.planning.sizes import GIB, ModelSize, check_learners, model_size, trained_parameters
+from mmrlhf_ray.planning.step_time import StepTime, step_time
 
 # vLLM, CUDA and fragmentation take some of every GPU.
 _USABLE = 0.92
@@ -24,17 +26,6 @@ _HOST_REMEDIES = {
     "encoder cache": "lower data.encoder_cache_mb or placement.encoder.replicas",
     "features": "lower algorithm.prompts_per_step or data.max_prompt_tokens",
 }
-
-
-@dataclass(frozen=True)
-class NodeLoad:
-    """One node and the bundles on it."""
-
-    cpus: float
-    gpus: float
-    replicas: dict[str, int]
-    host: Mapping[str, float] = field(default_factory=dict)
-    """Bytes of host memory by what takes them."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +71,8 @@ class Plan:
     batch: BatchPlan
     trained: dict[str, int]
     """Learner role → parameters that it trains, where its model is here."""
+    time: StepTime | None
+    """None = not known: a model whose size is not known, or a role without a GPU."""
     warnings: tuple[str, ...]
 
 
@@ -107,7 +100,9 @@ def plan_ppo(cfg: PPOConfig, node: Nodes = H100_NODES) -> Plan:
         *_host_warnings(nodes, node),
         *_sharing_warnings(cfg),
     )
-    return Plan(cfg, roles, nodes, node, memory, _batch(cfg), trained, warnings)
+    on_gpus = all(getattr(cfg.placement, role).num_gpus for role in ("generator", "policy"))
+    time = step_time(cfg, known, trained, node) if on_gpus and len(known) == len(models) else None
+    return Plan(cfg, roles, nodes, node, memory, _batch(cfg), trained, time, warnings)
 
 
 def _models(cfg: PPOConfig) -> dict[str, ModelConfig]:
@@ -118,43 +113,6 @@ def _models(cfg: PPOConfig) -> dict[str, ModelConfig]:
     return found | ({"critic": cfg.critic_model} if "critic" in cfg.roles else {})
 
 
-def pack(roles: tuple[Reservation, ...], strategy: str, kind: Nodes) -> tuple[NodeLoad, ...]:
-    """Nodes that hold one bundle per replica: largest first, each to the first node with room. Raises
-    PlacementError."""
-    gpus, cpus = kind.gpus, kind.cpus
-    for role in roles:
-        for name, need, have in (("GPUs", role.num_gpus, gpus), ("CPUs", role.num_cpus, cpus)):
-            if need > have:
-                raise PlacementError(
-                    f"{role.key}: one {role.role} needs {need:g} {name}, a node has {have:g}; "
-                    f"an actor cannot span nodes"
-                )
-    spread = strategy == "STRICT_SPREAD"
-    nodes: list[NodeLoad] = []
-    for role in sorted(roles, key=lambda r: (-r.num_gpus, -r.num_cpus)):
-        for _ in range(role.replicas):
-            found = None if spread else next((n for n in nodes if _has_room(n, role, gpus, cpus)), None)
-            node = found or NodeLoad(0.0, 0.0, {})
-            grown = NodeLoad(
-                node.cpus + role.num_cpus,
-                node.gpus + role.num_gpus,
-                node.replicas | {role.role: node.replicas.get(role.role, 0) + 1},
-            )
-            if found is None:
-                nodes.append(grown)
-            else:
-                nodes[nodes.index(found)] = grown
-    if strategy == "STRICT_PACK" and len(nodes) > 1:
-        raise PlacementError(
-            f"placement.strategy=STRICT_PACK wants one node, the actors need {len(nodes)}; use PACK or fewer replicas"
-        )
-    return tuple(nodes)
-
-
-def _has_room(node: NodeLoad, role: Reservation, gpus: int, cpus: float) -> bool:
-    return node.gpus + role.num_gpus <= gpus + 1e-6 and node.cpus + role.num_cpus <= cpus + 1e-6
-
-
 def _check_context(cfg: PPOConfig, size: ModelSize | None) -> None:
     longest = cfg.data.max_prompt_tokens + cfg.sampling.max_response_tokens
     if size is not None and size.context is not None and longest > size.context:
@@ -162,13 +120,6 @@ def _check_context(cfg: PPOConfig, size: ModelSize | None) -> None:
             f"data.max_prompt_tokens + sampling.max_response_tokens = {longest} is more than the {size.context} "
             f"tokens of {cfg.policy.path}; lower one of them"
         )
-
-
-def trained_parameters(size: ModelSize, config: LearnerConfig) -> int:
-    """As far as the model's size alone says it."""
-    if config.lora is not None:
-        return lora_parameters(size, config.lora)
-    return size.parameters if config.parts.vision_tower.train else size.parameters - size.tower_parameters
 
 
 def role_memory(

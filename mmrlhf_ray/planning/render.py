@@ -1,6 +1,6 @@
 """A plan as text for a terminal of 80 columns."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from textwrap import wrap
 
@@ -26,17 +26,17 @@ def render(plan: Plan) -> str:
     if plan.trained:
         lines += ["Trained parameters", *_trained_lines(plan), ""]
     lines += ["Batch", *_batch_lines(plan), ""]
+    lines += [*_time_lines(plan), ""]
     lines += [line for warning in plan.warnings for line in wrap(f"Warning: {warning}", 80, subsequent_indent="  ")]
     lines += [] if plan.warnings else ["No warnings."]
     return "\n".join(lines)
 
 
-def _table(rows: list[list[str]]) -> list[str]:
+def _table(rows: list[list[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Columns that are not in `left` end at the same place."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  " + "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
-        for row in rows
-    ]
+    cells = [[c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))] for row in rows]
+    return ["  " + "  ".join(row).rstrip() for row in cells]
 
 
 def role_table(roles: Sequence[Reservation]) -> list[str]:
@@ -58,7 +58,7 @@ def _placement_table(plan: Plan) -> list[str]:
         last = first + len(list(alike)) - 1
         held = ", ".join(f"{count} {role}" for role, count in node.replicas.items())
         which = f"{first}" if first == last else f"{first} to {last}, each"
-        nodes.append(f"    {which}: {node.gpus:g} GPUs, {node.cpus:g} CPUs: {held}")
+        nodes += wrapped(f"  {which}: {node.gpus:g} GPUs, {node.cpus:g} CPUs: {held}")
         first = last + 1
     return [*role_table(plan.roles), *nodes]
 
@@ -71,6 +71,27 @@ def _memory_table(memory: tuple[RoleMemory, ...]) -> list[str]:
     rows.append(["usable", *("-" if role.limit is None else f"{role.limit / GIB:.1f}" for role in memory)])
     notes = ["  total: activations, towers and logits are gone when the optimizer steps"]
     return _table(rows) + (notes if "step" in used else [])
+
+
+def _time_lines(plan: Plan) -> list[str]:
+    if plan.time is None:
+        return ["Time of a step: known for GPUs alone, and for models of known size"]
+    time, rows = plan.time, [["phase", "seconds", "bound by"]]
+    seconds = {phase.name: phase for phase in time.phases}
+    for turn in time.turns:
+        rows += [
+            [("  and " if number else "") + name, f"{seconds[name].seconds:.1f}", seconds[name].bound_by]
+            for number, name in enumerate(turn)
+        ]
+    rows.append(["step", f"{time.seconds:.1f}", time.bottleneck.name])
+    how = "sampling beside learning" if time.overlapped else "one after the other, `and` at the same time"
+    saved = plan.cfg.checkpoint.every_steps
+    return [
+        f"Time of a step on {plan.node.device.name}, all rows of full length (estimates)",
+        *_table(rows, left=(0, 2)),
+        f"  {how}",
+        f"  a checkpoint every {saved} steps: {time.checkpoint.seconds:.0f} s, while the next step is sampled",
+    ]
 
 
 def _gib(size: float) -> str:

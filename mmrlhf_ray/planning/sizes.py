@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from mmrlhf_ray.config import LoRAConfig, ModelConfig, RunConfig
+from mmrlhf_ray.config import LearnerConfig, LoRAConfig, ModelConfig, RunConfig
 from mmrlhf_ray.config.shapes import ExpertsShape, ModelShape, TowerShape
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.models import check_trained
@@ -250,3 +250,10 @@ def lora_parameters(size: ModelSize, lora: LoRAConfig) -> int:
         layers |= dict.fromkeys(("gate_proj", "up_proj"), (hidden, size.width)) | {"down_proj": (size.width, hidden)}
     named = [layers[name] for name in lora.target_modules if name in layers]
     return size.num_layers * lora.rank * sum(a + b for a, b in named)
+
+
+def trained_parameters(size: ModelSize, config: LearnerConfig) -> int:
+    """As far as the model's size alone says it."""
+    if config.lora is not None:
+        return lora_parameters(size, config.lora)
+    return size.parameters if config.parts.vision_tower.train else size.parameters - size.tower_parameters
