@@ -67,6 +67,9 @@ class EngineConfig(Section):
     """Who computes attention, in the language model and in the towers. `auto` = on GPUs and in bfloat16 the newest
     flash attention that is installed, else torch's own (sdpa). With flash attention the rows of a pass in which no
     prompt is shared stand end to end in one line, without padding and without a mask; other passes take sdpa."""
+    sequence_parallel: PositiveInt = 1
+    """Ranks that each pass is spread over: its language model's tokens, and in attention its heads (Ulysses). A pass is
+    then one line of up to this many times `micro_batch_tokens`, and `replicas` divided by it are data-parallel."""
     logits_tile: PositiveInt = 1024
     """Most response tokens of a pass whose logits are in memory at a time. A pass with more computes them again, tile
     by tile, for the gradient."""

@@ -10,7 +10,7 @@ from mmrlhf_ray.models.adapter import (
 from mmrlhf_ray.models.export import ADAPTER_DIR, export_lora, export_model
 from mmrlhf_ray.models.families.clips import CLIPS, ROWS
 from mmrlhf_ray.models.families.divided import Division, dividing
-from mmrlhf_ray.models.families.kernels import chosen_kernel, is_flash, set_kernel, why_not
+from mmrlhf_ray.models.families.kernels import SDPA, chosen_kernel, is_flash, kernel_of, set_kernel, why_not
 from mmrlhf_ray.models.families.registry import adapter_for
 from mmrlhf_ray.models.families.shared import PART, PLACE, PLAIN_IDS, PLAIN_MASK, PROMPT
 from mmrlhf_ray.models.headed import (
@@ -27,6 +27,7 @@ from mmrlhf_ray.models.lora import Weight, add_lora, grouped, lora_off, merged_w
 from mmrlhf_ray.models.parts import ParameterGroup, check_trained, freeze_parts, parameter_groups
 from mmrlhf_ray.models.scalar_head import ScalarHead, read_scalar_head, scalar_head_file
 from mmrlhf_ray.models.special import SpecialTokens, special_tokens
+from mmrlhf_ray.models.spread import Spread
 from mmrlhf_ray.models.tokens import check_same_tokens
 
 __all__ = [
@@ -43,8 +44,10 @@ __all__ = [
     "ParameterGroup",
     "ROWS",
     "Reading",
+    "SDPA",
     "ScalarHead",
     "SpecialTokens",
+    "Spread",
     "Weight",
     "adapter_for",
     "add_lora",
@@ -62,6 +65,7 @@ __all__ = [
     "freeze_parts",
     "grouped",
     "is_flash",
+    "kernel_of",
     "load_policy",
     "load_processor",
     "load_scalar",

@@ -1,7 +1,7 @@
 """A backbone and a linear head: the policy with its vocabulary head, critic and reward model with a scalar one."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +20,7 @@ from mmrlhf_ray.models.scalar_head import (
     read_scalar_head,
     scalar_head_file,
 )
+from mmrlhf_ray.models.spread import Spread
 
 HEAD = "head."
 """Prefix of the head's parameters in a HeadedModel."""
@@ -73,15 +74,26 @@ class HeadedModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = Head(head)
+        self.spread: Spread | None = None
+        """Where the backbone computes a part of the positions only."""
 
     def forward(self, select: Tensor, reading: Reading | None = None, **inputs: Tensor) -> Tensor:
         """`inputs`: the family's model inputs, [B, L] and features. `select` [N]: flat positions in B·L.
 
         Returns the head's output, [N, vocabulary] or [N, outputs], or what `reading` makes of it.
         """
-        hidden = self.backbone(**inputs, use_cache=False).logits.flatten(0, 1)[select]
-        output: Tensor = self.head(hidden, reading)
+        hidden = self.backbone(**inputs, use_cache=False).logits.flatten(0, 1)
+        if self.spread is not None:
+            return self._of_all_ranks(self.spread, hidden, select, reading)
+        output: Tensor = self.head(hidden[select], reading)
         return output
+
+    def _of_all_ranks(self, spread: Spread, hidden: Tensor, select: Tensor, reading: Reading | None) -> Tensor:
+        """`hidden`: of this rank's positions."""
+        own = spread.part(len(hidden) * spread.ranks)
+        mine = (select >= own.start) & (select < own.stop)
+        of_mine = None if reading is None else replace(reading, tokens=reading.tokens[mine])
+        return spread.joined(self.head(hidden[select[mine] - own.start], of_mine), mine)
 
 
 def split_head(model: nn.Module) -> tuple[nn.Module, nn.Linear]:

@@ -150,6 +150,9 @@ def _learner_problems(cfg: RunConfig) -> list[str]:
             problems.append(f"{key}.num_gpus={gpus:g}: a learner rank drives one GPU; raise {key}.replicas")
         if engine.offload_optimizer and engine.zero_stage == 0:
             problems.append(f"{section}.engine.offload_optimizer=true needs {section}.engine.zero_stage 1, 2 or 3")
+        ranks, spread = placed[role].replicas, engine.sequence_parallel
+        if ranks % spread:
+            problems.append(f"{section}.engine.sequence_parallel={spread} must divide {key}.replicas={ranks}")
         reason = why_not(engine.attention, cfg.trained[section].model.dtype, "cuda" if gpus else "cpu")
         if reason is not None:
             problems.append(f"{section}.engine.attention={engine.attention} {reason}; choose sdpa or auto")

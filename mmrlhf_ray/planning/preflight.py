@@ -37,6 +37,7 @@ from mmrlhf_ray.models import (
 )
 from mmrlhf_ray.planning.lengths import check_lengths
 from mmrlhf_ray.planning.placement import check_consistent, check_fits, reservations, this_machine
+from mmrlhf_ray.planning.sequence import check_spread
 from mmrlhf_ray.planning.shared import check_shared
 from mmrlhf_ray.planning.sizes import check_learners, context_tokens
 from mmrlhf_ray.rewards.batch import extras_columns
@@ -103,6 +104,7 @@ def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
         load_encoder(here[0].config.path, allowed=_allowed(cfg))  # which every role of the job will do
         check_same_tokens(here[0].config.path, *(use.config.path for use in here[1:]))
     _check_learners(cfg)
+    check_spread(cfg)
     _check_machine(cfg, dry=missing is not None)
 
 
@@ -111,6 +113,7 @@ def _check_stage(job: RunConfig, dry: bool) -> None:
     try:
         check_consistent(job)
         _check_learners(job)
+        check_spread(job)
         _check_machine(job, dry)
     except UserError as error:
         error.add_note(f"This is about the job {job.name!r} of a round.")

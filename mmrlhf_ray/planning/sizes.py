@@ -146,8 +146,13 @@ def _size_on_disk(directory: Path) -> ModelSize:
 
 def context_tokens(directory: Path) -> int | None:
     """Most tokens of prompt and response together that the model in `directory` is made for; None = not known."""
-    found: int | None = _configs(directory)[1].get("max_position_embeddings")
+    found: int | None = text_config(directory).get("max_position_embeddings")
     return found
+
+
+def text_config(directory: Path) -> Mapping[str, Any]:
+    """The language model's part of config.json."""
+    return _configs(directory)[1]
 
 
 def _configs(directory: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

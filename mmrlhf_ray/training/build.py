@@ -14,6 +14,7 @@ from mmrlhf_ray.models import (
     ADAPTER_DIR,
     HeadedModel,
     ScalarHead,
+    Spread,
     add_lora,
     chosen_kernel,
     export_lora,
@@ -24,6 +25,7 @@ from mmrlhf_ray.models import (
 )
 from mmrlhf_ray.training.engine import GATHERED_BYTES, TrainEngine, partitioned_loading
 from mmrlhf_ray.training.passes import Passes
+from mmrlhf_ray.training.ulysses import sequence_group, spread_over
 
 
 class Trainable(Protocol):
@@ -48,6 +50,8 @@ class Trained:
     """Directory that the model came from."""
     scalar: bool
     lora: LoRAConfig | None
+    spread: Spread | None = None
+    """This rank's place among those that share a pass."""
 
     def export(self, directory: Path, layout: ScalarHead | None = None) -> None:
         """Write the model to `directory` in Hugging Face format, and an adapter, if that is what is trained, next to it
@@ -95,11 +99,15 @@ def build_trained(
     with partitioned_loading(learner.engine, learner.optimizer, dtype):
         loaded = trainable.load(encoder, Path(model.path), dtype)
     set_kernel(loaded.backbone, chosen_kernel(learner.engine.attention, model.dtype, device.type))
+    ranks = learner.engine.sequence_parallel
+    spread = sequence_group(ranks) if ranks > 1 else None
+    if spread is not None:
+        spread_over(loaded, adapter, spread)
     if learner.lora:
         add_lora(loaded, adapter, learner.lora, train_head=scalar, seed=seed)
     freeze_parts(loaded, adapter, learner.parts, scalar=scalar)
     groups = parameter_groups(loaded, adapter, learner.parts, learner.optimizer.lr, scalar=scalar)
     engine = TrainEngine(loaded, learner.engine, learner.optimizer, optimizer_steps, dtype, device, groups)
     engine.train(False)
-    passes = Passes(engine, encoder, device, learner.engine.logits_tile)
-    return Trained(encoder, engine, passes, Path(model.path), scalar, learner.lora)
+    passes = Passes(engine, encoder, device, learner.engine.logits_tile, ranks)
+    return Trained(encoder, engine, passes, Path(model.path), scalar, learner.lora, spread)

@@ -139,6 +139,7 @@ class TrainEngine:
         self._engine.checkpoint_engine = self._files = PlainFiles()
         self.device = device
         self._zero_stage = engine.zero_stage
+        self._spread = engine.sequence_parallel
         self._plain_norm = 0.0
 
     @property
@@ -217,7 +218,9 @@ class TrainEngine:
         own = torch.stack([stats[k].detach().double() for k in keys]).to(self.device)
         everyone = [torch.empty_like(own) for _ in range(self.world_size)]
         dist.all_gather(everyone, own)
-        return merge_stats(dict(zip(keys, values.cpu(), strict=True)) for values in everyone)
+        # Ranks that share a pass have the same statistics of it.
+        own_rows = everyone[:: self._spread]
+        return merge_stats(dict(zip(keys, values.cpu(), strict=True)) for values in own_rows)
 
     def adapter_off(self) -> AbstractContextManager[None]:
         """Meanwhile forward() computes what the model did before lora was added. Raises ValueError without one."""

@@ -38,13 +38,16 @@ LossFunction = Callable[[Tensor, Batch, Sequence[int]], tuple[Tensor, Stats]]
 
 
 class Passes:
-    """Runs a model over the passes that plan_shards() laid out. `tile`: of the positions whose head output is in memory
-    at a time."""
+    """Runs a model over the passes that plan_shards() laid out. `tile`: positions whose head output is in memory at a
+    time. `spread`: ranks that each pass is spread over."""
 
-    def __init__(self, model: Forward, encoder: Encoder, device: torch.device, tile: int = LOGITS_TILE):
+    def __init__(
+        self, model: Forward, encoder: Encoder, device: torch.device, tile: int = LOGITS_TILE, spread: int = 1
+    ):
         self._model = model
         self._device = device
         self._tile = tile
+        self._spread = spread
         self._towers = encoder.adapter.towers
         self._pad_token_id = encoder.eos_token_ids[0]  # never attended to
         self._dummies, self._dummy_features = dummy_rows(encoder, list(encoder.adapter.placeholders))
@@ -57,17 +60,18 @@ class Passes:
             real = [rows[i] for i in micro_batch.rows]
             dummies = [self._dummies[kind] for kind in micro_batch.dummies]
             known = {**features, **self._dummy_features}
-            if micro_batch.lines is None:
+            if micro_batch.lines is None and self._spread == 1:
                 batch = collate(real, dummies, known, self._pad_token_id)
             else:
                 batch = collate_lines(
                     real,
-                    micro_batch.lines,
+                    micro_batch.lines or (),
                     dummies,
                     known,
                     self._pad_token_id,
                     self._towers,
                     packed=micro_batch.packed,
+                    spread=self._spread,
                 )
             yield batch.to(self._device)
 

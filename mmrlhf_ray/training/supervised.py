@@ -95,7 +95,9 @@ class SupervisedWorker:
         self._encoder, self._engine = self._trained.encoder, self._trained.engine
         self._passes = self._trained.passes
         kernel = chosen_kernel(learner.engine.attention, plan.cfg.model.dtype, device.type)
-        self._budget = PassBudget.of(learner.engine, [self._encoder.adapter], packed=is_flash(kernel))
+        budget = PassBudget.of(learner.engine, [self._encoder.adapter], packed=is_flash(kernel))
+        self._spread = learner.engine.sequence_parallel
+        self._budget = budget.over(self._spread)
         self._point_sums: dict[str, float] = {}
         """Of a running reference point, over all steps of training; the same on all ranks."""
 
@@ -150,7 +152,8 @@ class SupervisedWorker:
 
     def step(self, table: pa.Table) -> dict[str, float]:
         """One optimizer step on this rank's rows. Metrics are over all ranks. A collective."""
-        work, measured = self._prepared(check(table, TRAINING_ROW, "SupervisedWorker"), learning=True)
+        own = self._of_neighbours(check(table, TRAINING_ROW, "SupervisedWorker"))
+        work, measured = self._prepared(own, learning=True)
         denominators = self._totals(self._plan.task.weights(work.rows))
         loss = _of_sequences(self._plan.task.loss(self._encoder, denominators, measured), work)
         self._engine.train()
@@ -174,7 +177,7 @@ class SupervisedWorker:
         A collective; every rank needs as many tables."""
         task, parts, recorded = self._plan.task, [], list[pa.Table]()
         for table in tables:
-            work, measured = self._prepared(table)
+            work, measured = self._prepared(self._of_neighbours(table))
             loss = task.loss(self._encoder, dict.fromkeys(task.weights(work.rows), 1.0), measured)
 
             def sums(output: Tensor, batch: Batch, rows: pa.Table, loss: PassLoss = loss) -> Stats:
@@ -192,12 +195,22 @@ class SupervisedWorker:
         everyone: list[Any] | None = [None] * self._world_size if self._rank == 0 else None
         dist.gather_object(recorded, everyone)
         if everyone is not None:
-            table = pa.concat_tables(everyone).sort_by([("row", "ascending"), ("response", "ascending")])
+            of_shares = everyone[:: self._spread]
+            table = pa.concat_tables(of_shares).sort_by([("row", "ascending"), ("response", "ascending")])
             target = self._plan.run_dir / EVAL_SCORES_FILE
             partial = target.with_name(target.name + ".partial")
             with writing(target):
                 pq.write_table(table, partial)
                 partial.replace(target)
+
+    def _of_neighbours(self, table: pa.Table) -> pa.Table:
+        """The rows of all ranks that this one shares its passes with. A collective."""
+        spread = self._trained.spread
+        if spread is None:
+            return table
+        tables: list[Any] = [None] * spread.ranks
+        dist.all_gather_object(tables, table, group=spread.group)
+        return pa.concat_tables(tables)
 
     def _prepared(self, table: pa.Table, *, learning: bool = False) -> tuple[_Work, dict[str, float]]:
         """The rows to learn from, and the sums of the task's reference point; `learning` adds them to a running one."""
@@ -248,7 +261,7 @@ class SupervisedWorker:
         keys = sorted(weights)
         totals = torch.tensor([weights[k] for k in keys], dtype=torch.float64, device=self._engine.device)
         dist.all_reduce(totals)
-        return dict(zip(keys, totals.tolist(), strict=True))
+        return dict(zip(keys, (totals / self._spread).tolist(), strict=True))
 
     def _report(self, stats: Stats) -> dict[str, float]:
         merged = self._engine.merge_over_ranks(stats)

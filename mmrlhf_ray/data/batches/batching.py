@@ -25,6 +25,9 @@ class PassBudget:
     """The rows of a pass without a shared prompt are laid in one line, so that none of it is padding and attention
     needs no mask."""
 
+    one_line: bool = False
+    """A pass is one line, whose attention costs more the longer it is."""
+
     @classmethod
     def of(
         cls,
@@ -38,6 +41,12 @@ class PassBudget:
         in_lines = all(adapter.shared_rows is not None for adapter in adapters)
         shared = engine.shared_prompt and in_lines
         return cls(tokens or engine.micro_batch_tokens, engine.max_padding_share, shared, packed and in_lines)
+
+    def over(self, ranks: int) -> "PassBudget":
+        """For passes that are each spread over this many ranks."""
+        if ranks == 1:
+            return self
+        return replace(self, tokens=self.tokens * ranks, packed=self.packed or not self.shared, one_line=True)
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,7 @@ def fill_lines(pieces: Sequence[int], costs: Sequence[int], budget: PassBudget) 
         else:
             passes.append([piece])
             used = costs[piece]
-    return [_lines(own, costs, budget.max_padding_share) for own in passes]
+    return [[own] if budget.one_line else _lines(own, costs, budget.max_padding_share) for own in passes]
 
 
 def _lines(pieces: Sequence[int], costs: Sequence[int], max_padding_share: float) -> list[list[int]]:

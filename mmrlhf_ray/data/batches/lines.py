@@ -32,15 +32,17 @@ def collate_lines(
     towers: Collection[str],
     *,
     packed: bool = False,
+    spread: int = 1,
 ) -> Batch:
     """As collate(), with a prompt that rows of one line have in common in it once. `lines`: of each row. A dummy has a
-    line of its own, behind them. `packed`: there is one line, of rows and dummies that share nothing."""
-    prompts = _apart(rows, dummies) if packed else _prompts(rows, lines, dummies)
+    line of its own, behind them. `packed`: there is one line, of rows and dummies that share nothing. `spread`: ranks
+    that the pass is for; if more than one it is one line, dummies included, of a width that they can divide."""
+    prompts = _apart(rows, dummies) if packed else _prompts(rows, lines, dummies, one_line=spread > 1)
     tokens = [len(p.row.context) + sum(len(rows[i].response) for i in p.rows) for p in prompts]
     loads = [0] * (prompts[-1].line + 1)
     for prompt, count in zip(prompts, tokens, strict=True):
         loads[prompt.line] += count
-    width = max(loads)
+    width = -(-max(loads) // spread) * spread
     grid = _Grid.empty(len(loads), width, pad_token_id)
     response_positions: list[Tensor] = [torch.empty(0, dtype=torch.long)] * len(rows)
     last_positions, anchors, ends = [0] * len(rows), list[int](), [line * width for line in range(len(loads))]
@@ -68,15 +70,17 @@ def collate_lines(
     )
 
 
-def _prompts(rows: Sequence[TokenRow], lines: Sequence[int], dummies: Sequence[TokenRow]) -> list[_Prompt]:
-    """Line by line, as the tokens and so the clips will stand."""
+def _prompts(
+    rows: Sequence[TokenRow], lines: Sequence[int], dummies: Sequence[TokenRow], *, one_line: bool
+) -> list[_Prompt]:
+    """Line by line, as the tokens and so the clips will stand. `one_line`: dummies have none of their own."""
     found: dict[tuple[int, bytes, tuple[str, ...]], _Prompt] = {}
     order = {line: number for number, line in enumerate(sorted(set(lines)))}
     for number, (row, line) in enumerate(zip(rows, lines, strict=True)):
         key = (order[line], np.asarray(row.context, np.int64).tobytes(), tuple(row.media_ids))
         found.setdefault(key, _Prompt(order[line], row, [])).rows.append(number)
     prompts = sorted(found.values(), key=lambda prompt: prompt.line)
-    return prompts + [_Prompt(len(order) + number, dummy, []) for number, dummy in enumerate(dummies)]
+    return prompts + [_Prompt(0 if one_line else len(order) + n, dummy, []) for n, dummy in enumerate(dummies)]
 
 
 def _apart(rows: Sequence[TokenRow], dummies: Sequence[TokenRow]) -> list[_Prompt]:

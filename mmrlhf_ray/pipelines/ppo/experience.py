@@ -300,7 +300,7 @@ def shard_by_tokens(
 ) -> Plan:
     """Divide the rows of each optimizer step among the ranks, so that each has about as many tokens."""
     lengths, prompts = rollouts.lengths, rollouts.shared()
-    shards = plan_shards(lengths, rollouts.kinds, steps, len(group.group), group.budget, prompts)
+    shards = plan_shards(lengths, rollouts.kinds, steps, group.shares, group.budget, prompts)
     tokens = _Tokens.of(experience).kept
     denominators = [loss_denominator(tokens[step].tolist(), aggregation, max_response_tokens) for step in steps]
     return Plan(shards, denominators, padding_share(shards, lengths, prompts))

@@ -1,7 +1,7 @@
 """Learner groups: DeepSpeed trains the policy in one and the critic in another; a rank is an actor."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,6 +191,17 @@ class Learners:
     group: ActorGroup[Learner]
     budget: PassBudget
     deadline_s: float
+    spread: int = 1
+    """Neighbouring ranks that are given the same rows, each pass of which is spread over them."""
+
+    @property
+    def shares(self) -> int:
+        """Into how many the rows are divided: data-parallel ranks."""
+        return len(self.group) // self.spread
+
+    def _each(self, shards: Sequence[Shard]) -> Iterator[tuple[ActorProxy[Learner], Shard]]:
+        """The ranks, each with its shard."""
+        return zip(self.group.handles, (shard for shard in shards for _ in range(self.spread)), strict=True)
 
     def join(self, seconds: float) -> list["ray.ObjectRef[None]"]:
         """Tell all ranks where the first one is; they load the model and meet in the background: see wait_joined()."""
@@ -208,21 +219,21 @@ class Learners:
 
     def infer(self, rollouts: Rollouts) -> Pending:
         """`old_logprobs` of the policy, `values` of the critic; nothing blocks."""
-        shards = divide(rollouts, len(self.group), self.budget)
+        shards = divide(rollouts, self.shares, self.budget)
         refs = [
             handle.infer.remote(rollouts.ref, shard, *rollouts.features_of(shard.rows))
-            for handle, shard in zip(self.group.handles, shards, strict=True)
+            for handle, shard in self._each(shards)
         ]
-        return Pending(refs, self.group.names, shards, self.deadline_s, "learner inference")
+        return Pending(refs, self.group.names, shards, self.deadline_s, "learner inference", copies=self.spread)
 
     def reference_logprobs(self, rollouts: Rollouts) -> Pending:
         """`ref_logprobs` by the policy without its adapter; nothing blocks."""
-        shards = divide(rollouts, len(self.group), self.budget)
+        shards = divide(rollouts, self.shares, self.budget)
         refs = [
             handle.reference_logprobs.remote(rollouts.ref, shard, *rollouts.features_of(shard.rows))
-            for handle, shard in zip(self.group.handles, shards, strict=True)
+            for handle, shard in self._each(shards)
         ]
-        return Pending(refs, self.group.names, shards, self.deadline_s, "reference log-probabilities")
+        return Pending(refs, self.group.names, shards, self.deadline_s, "reference log-probabilities", copies=self.spread)
 
     def update(
         self,
@@ -239,7 +250,7 @@ class Learners:
             handle.update.remote(
                 experience, shard, list(denominators), kl_coef, own_old_logprobs, *rollouts.features_of(shard.rows)
             )
-            for handle, shard in zip(self.group.handles, shards, strict=True)
+            for handle, shard in self._each(shards)
         ]
 
     def finish_update(self, refs: Sequence["ray.ObjectRef[Updated]"], shards: Sequence[Shard]) -> Updated:
@@ -248,7 +259,7 @@ class Learners:
         shards: those that update() was given.
         """
         answers = self.group.wait(refs, self.deadline_s, "learner update")
-        parts = [answer.old_logprobs for answer in answers if answer.old_logprobs is not None]
+        parts = [answer.old_logprobs for answer in answers[:: self.spread] if answer.old_logprobs is not None]
         old = gather(parts, [shard.rows for shard in shards]) if parts else None
         return Updated(answers[0].stats, max(answer.seconds for answer in answers), old)
 
