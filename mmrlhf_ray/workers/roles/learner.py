@@ -233,7 +233,9 @@ class Learners:
             handle.reference_logprobs.remote(rollouts.ref, shard, *rollouts.features_of(shard.rows))
             for handle, shard in self._each(shards)
         ]
-        return Pending(refs, self.group.names, shards, self.deadline_s, "reference log-probabilities", copies=self.spread)
+        return Pending(
+            refs, self.group.names, shards, self.deadline_s, "reference log-probabilities", copies=self.spread
+        )
 
     def update(
         self,
