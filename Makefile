@@ -3,6 +3,7 @@
 # make check   style, types, import directions and the tests that need no Ray: minutes
 # make test    make check, then the tests with Ray, vLLM, DeepSpeed and a browser
 # make chaos   kill every role in every stage of an online step; most of an hour, no part of make test
+# make gpu-check   what only a GPU can show, in ten minutes; says so where there is none
 # make clean   remove the environment and caches; runs/ stays
 #
 # EXTRA=gpu takes the CUDA build of vLLM, PYTHON=... another Python (3.11, 3.12 or 3.13), SEED=... another demo.
@@ -34,7 +35,7 @@ endif
 export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo check test lint quick slow chaos constraints clean other-python
+.PHONY: help setup demo check test lint quick slow chaos gpu-check constraints clean other-python
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -108,6 +109,9 @@ slow: $(READY)
 # What docs/reliability.md measures; most of an hour, and no part of `make test`.
 chaos: $(READY)
 	@$(BIN)/python -m pytest tests/chaos -s
+
+gpu-check: $(READY)
+	@$(BIN)/python -m tests.gpu.check
 
 # Write down what is installed, after a change of versions that passed `make test`.
 constraints: $(READY)

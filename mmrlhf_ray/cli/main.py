@@ -152,7 +152,7 @@ def export(
 ) -> None:
     """Write the model of a checkpoint as a Hugging Face directory."""
     os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported: a GPU may be too small for all of a model
-    from mmrlhf_ray.pipelines.export import export as write
+    from mmrlhf_ray.pipelines.export.job import export as write
 
     found = write(source, target)
     print(f"{found.path}: the model after {found.step} steps, from {found.checkpoint}")

@@ -76,6 +76,7 @@ class EvaluateConfig(RewardedConfig):
     @model_validator(mode="after")
     def _measures_something(self) -> "EvaluateConfig":
         self.placement.refuse_changing("generators join and leave in online training alone")
+        self.placement.refuse_sharing("roles take turns on devices in online training alone")
         if self.rewards and self.reward_model is not None:
             raise ValueError("reward_model is short for rewards with one component; leave one of them out")
         if self.reference is not None and not self.sampling.full:
@@ -116,6 +117,11 @@ class ProbeRewardConfig(RewardedConfig):
     """A probe passes when at most this share of its responses scores above the honest one."""
     score_micro_batch_tokens: PositiveInt = 8192
     placement: Placement = Placement()
+
+    @model_validator(mode="after")
+    def _has_no_turns(self) -> "ProbeRewardConfig":
+        self.placement.refuse_sharing("roles take turns on devices in online training alone")
+        return self
 
     @property
     def roles(self) -> Mapping[str, Resources]:

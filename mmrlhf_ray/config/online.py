@@ -281,6 +281,25 @@ class PPOConfig(RewardedConfig):
             why = "the policy without its adapter is the reference" if self.needs_reference else "there is no reference"
             raise ValueError(f"reference_engine={self.reference_engine} has no effect: {why}; leave it out")
 
+    def _check_turns(self) -> None:
+        """Raise ValueError for roles that share devices and could not take turns."""
+        if not self.placement.colocate:
+            return
+        shared = self.placement.sharing_roles
+        if "generator" in shared and not self.stream.in_turns:
+            raise ValueError(
+                "placement.colocate: a generator that shares its device cannot sample while others learn; set "
+                "stream.max_staleness to 0 and leave stream.deterministic out, or take it out of placement.colocate"
+            )
+        if "generator" in shared and self.algorithm.old_logprobs == "sampler":
+            raise ValueError(
+                "algorithm.old_logprobs=sampler: a generator that shares its device proves with the learner's that it "
+                "woke up as what it was; set it to auto or learner"
+            )
+        if missing := sorted(shared - set(self.roles)):
+            raise ValueError(f"placement.colocate names {missing[0]}, which this job has not; take it out")
+        self.placement.refuse_changing("generators that share their devices have a fixed number")
+
     def _check_schedules(self) -> None:
         warmup = self.algorithm.critic_warmup_steps
         if warmup >= self.steps:
@@ -328,6 +347,7 @@ class PPOConfig(RewardedConfig):
         a = self.algorithm
         self._check_schedules()
         self._check_reference()
+        self._check_turns()
         self.sampling.refuse_greedy("a policy learns from responses that differ")
         samples = a.prompts_per_step * a.n_samples_per_prompt
         if samples % a.mini_batch_size:

@@ -1,5 +1,6 @@
 """What the actors of a job reserve, how many there are, and how they are spread."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_serializer, model_validator
@@ -103,6 +104,21 @@ class GeneratorPlacement(_Computing):
         return self.replicas.max
 
 
+Colocated = Literal["generator", "scorer", "reference", "policy", "critic"]
+
+
+def _repeated(names: Sequence[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
+
+
+def _most(resources: Resources) -> int:
+    return resources.most_actors
+
+
+def _gpus(resources: Resources) -> float:
+    return resources.num_gpus
+
+
 class Placement(Section):
     """How many actors each role has, what each reserves, and how they are spread."""
 
@@ -118,10 +134,48 @@ class Placement(Section):
     """Each replica holds all prompts and encodes its share of them, its decoding workers beside it."""
     eval_encoder: RolePlacement = RolePlacement()
     """Of the prompts that a policy is evaluated on during training."""
+    colocate: tuple[tuple[Colocated, ...], ...] = ()
+    """Groups of roles that share devices and take turns on them: the first actor of each shares one, and so on. What a
+    role reserves of GPUs (`num_gpus`, the same for all of a group) is then the group's."""
+
+    @model_validator(mode="after")
+    def _can_share(self) -> "Placement":
+        named = [role for group in self.colocate for role in group]
+        if len(set(named)) < len(named):
+            raise ValueError(f"colocate: a role has one device, but {_repeated(named)} is named twice")
+        for group in self.colocate:
+            if len(group) < 2:
+                raise ValueError(f"colocate: {list(group)} shares with nobody; give two roles or more, or leave it out")
+            placed = {role: getattr(self, role) for role in group}
+            for key, of in (("replicas", _most), ("num_gpus", _gpus)):
+                own = {role: of(resources) for role, resources in placed.items()}
+                if len(set(own.values())) > 1:
+                    said = ", ".join(f"{role} {value:g}" for role, value in own.items())
+                    raise ValueError(f"colocate: roles that share devices have the same {key}, got {said}")
+            if _gpus(placed[group[0]]) > 1:
+                raise ValueError(
+                    f"colocate: a device is one GPU, but placement.{group[0]}.num_gpus={_gpus(placed[group[0]]):g}; "
+                    "roles on several GPUs each (tensor_parallel_size) cannot share them"
+                )
+        return self
+
+    @property
+    def sharing_roles(self) -> frozenset[str]:
+        """Roles of `colocate`."""
+        return frozenset(role for group in self.colocate for role in group)
+
+    def sharing(self, role: str) -> tuple[str, ...]:
+        """The roles that this one shares devices with, itself among them; alone where it shares with none."""
+        return next((group for group in self.colocate if role in group), (role,))
 
     def of(self, *roles: str) -> dict[str, Resources]:
         """Role → what its actors reserve."""
         return {role: getattr(self, role) for role in roles}
+
+    def refuse_sharing(self, why: str) -> None:
+        """Raise ValueError where roles share devices."""
+        if self.colocate:
+            raise ValueError(f"placement.colocate: {why}; leave it out")
 
     def refuse_changing(self, why: str) -> None:
         """Raise ValueError where the number of generators may change."""

@@ -4,9 +4,11 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from mmrlhf_ray.config import DiscreteConfig, EvaluateConfig, PPOConfig, Resources, RunConfig
+from mmrlhf_ray.config.placement import Placement
 from mmrlhf_ray.errors import ConfigError, PlacementError
 from mmrlhf_ray.models import why_not
 
@@ -26,6 +28,8 @@ class Reservation:
     replicas: int
     num_cpus: float
     num_gpus: float
+    sharing: int = 1
+    """How many roles share these GPUs."""
 
     @property
     def total_cpus(self) -> float:
@@ -33,28 +37,36 @@ class Reservation:
 
     @property
     def total_gpus(self) -> float:
-        return self.replicas * self.num_gpus
+        return self.replicas * self.num_gpus / self.sharing
 
 
 def reservations(cfg: RunConfig) -> tuple[Reservation, ...]:
     """Every role of a job and what it reserves."""
     prefix = _PLACEMENT if "placement" in type(cfg).model_fields else ""
     return tuple(
-        Reservation(role, prefix + role, placed.actors, placed.num_cpus, placed.num_gpus)
+        Reservation(role, prefix + role, placed.actors, placed.num_cpus, placed.num_gpus, _sharing(cfg, role))
         for role, placed in cfg.roles.items()
     )
+
+
+def _sharing(cfg: RunConfig, role: str) -> int:
+    placement = getattr(cfg, "placement", None)
+    return len(placement.sharing(role)) if isinstance(placement, Placement) else 1
 
 
 def check_fits(cfg: RunConfig, cpus: float, gpus: float, where: str = "the cluster") -> None:
     """Raise PlacementError, with have, need and what to change, unless `where`, with so much, holds the job."""
     roles = reservations(cfg)
     problems = []
-    for name, attribute, have in (("CPU", "num_cpus", cpus), ("GPU", "num_gpus", gpus)):
-        shares = [(r, r.replicas * getattr(r, attribute)) for r in roles]
+    for name, attribute, have, total in (
+        ("CPU", "num_cpus", cpus, attrgetter("total_cpus")),
+        ("GPU", "num_gpus", gpus, attrgetter("total_gpus")),
+    ):
+        shares = [(r, total(r)) for r in roles]
         need = sum(share for _, share in shares)
         if need <= have + 1e-6:
             continue
-        parts = " + ".join(f"{r.role} {r.replicas} × {getattr(r, attribute):g}" for r, share in shares if share)
+        parts = " + ".join(f"{r.role} {r.replicas} × {share / r.replicas:g}" for r, share in shares if share)
         largest = max(shares, key=lambda pair: pair[1])[0]
         lower = f"{largest.key}.{attribute}" + (f" or {largest.key}.replicas" if largest.replicas > 1 else "")
         problems.append(f"{where} has {have:g} {name}s, the job needs {need:g}: {parts}; lower {lower}")
@@ -150,6 +162,12 @@ def _learner_problems(cfg: RunConfig) -> list[str]:
             problems.append(f"{key}.num_gpus={gpus:g}: a learner rank drives one GPU; raise {key}.replicas")
         if engine.offload_optimizer and engine.zero_stage == 0:
             problems.append(f"{section}.engine.offload_optimizer=true needs {section}.engine.zero_stage 1, 2 or 3")
+        least = 2 if cfg.trained[section].model.dtype == "bfloat16" else 1
+        if placed[role].sharing > 1 and engine.zero_stage < least:
+            problems.append(
+                f"{section}.engine.zero_stage={engine.zero_stage}: DeepSpeed cannot move such a learner off the device "
+                f"that placement.colocate has it share; set it to {least} or more"
+            )
         ranks, spread = placed[role].replicas, engine.sequence_parallel
         if ranks % spread:
             problems.append(f"{section}.engine.sequence_parallel={spread} must divide {key}.replicas={ranks}")

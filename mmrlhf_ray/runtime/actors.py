@@ -4,6 +4,7 @@ Actor classes mark their methods with `ray.method`, so that `handle.generate.rem
 stubs know its arguments and its answer.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, cast
@@ -20,6 +21,9 @@ from mmrlhf_ray.runtime.waits import deadline_get
 
 WATCH_LANE = "watch"
 """Concurrency group of actors that can be started again: what is asked in it is answered beside all other work."""
+
+_SHARES = 10_000
+"""Ray counts GPUs in such parts."""
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -44,15 +48,24 @@ class Seat:
     name: str
     """The actor's name on the dashboard, e.g. policy-1."""
     resources: Resources
+    sharing: int = 1
+    """How many actors share its device."""
+
+    @property
+    def num_gpus(self) -> float:
+        """Its part of the device."""
+        return math.floor(_SHARES * self.resources.num_gpus / self.sharing) / _SHARES
 
 
-def reserve(seats: Sequence[Seat], strategy: str, deadlines: DeadlineConfig) -> PlacementGroup:
-    """Reserve all seats at once. Raises PlacementError with need and have when they are not free in time."""
-    group = placement_group([_bundle(seat) for seat in seats], strategy=strategy)
+def reserve(bundles: Sequence[Sequence[Seat]], strategy: str, deadlines: DeadlineConfig) -> PlacementGroup:
+    """Reserve all seats at once; those of a bundle share a device. Raises PlacementError with need and have when they
+    are not free in time."""
+    seats = [seat for bundle in bundles for seat in bundle]
+    group = placement_group([_bundle(bundle) for bundle in bundles], strategy=strategy)
     if group.wait(deadlines.placement_s):
         return group
     remove_placement_group(group)
-    need = {k: sum(_amounts(s.resources)[k] for s in seats) for k in ("CPU", "GPU")}
+    need = {k: sum(_bundle(bundle).get(k, 0.0) for bundle in bundles) for k in ("CPU", "GPU")}
     free = {k: ray.available_resources().get(k, 0.0) for k in ("CPU", "GPU")}
     raise PlacementError(
         f"placement: {len(seats)} actors need {need['CPU']:g} CPUs and {need['GPU']:g} GPUs ({strategy}); free are "
@@ -63,11 +76,13 @@ def reserve(seats: Sequence[Seat], strategy: str, deadlines: DeadlineConfig) -> 
 
 def reserve_when_possible(seat: Seat) -> PlacementGroup:
     """Have Ray reserve the seat as soon as it is free; nothing waits. Where there is an autoscaler, it is asked."""
-    return placement_group([_bundle(seat)])
+    return placement_group([_bundle([seat])])
 
 
-def _bundle(seat: Seat) -> dict[str, float]:
-    return {k: v for k, v in _amounts(seat.resources).items() if v} or {"CPU": 0.001}
+def _bundle(seats: Sequence[Seat]) -> dict[str, float]:
+    amounts = [_amounts(seat.resources) for seat in seats]
+    needed = {"CPU": sum(own["CPU"] for own in amounts), "GPU": max(own["GPU"] for own in amounts)}
+    return {k: v for k, v in needed.items() if v} or {"CPU": 0.001}
 
 
 def _amounts(resources: Resources) -> dict[str, float]:
@@ -102,7 +117,7 @@ def spawn(
         name=seat.name,
         namespace=namespace,
         num_cpus=seat.resources.num_cpus,
-        num_gpus=seat.resources.num_gpus,
+        num_gpus=seat.num_gpus,
         runtime_env=threads_env(seat.resources),
         max_restarts=restarts.actors,
         max_task_retries=restarts.calls,

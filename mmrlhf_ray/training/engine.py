@@ -42,7 +42,7 @@ from mmrlhf_ray.training import extension
 from mmrlhf_ray.training.checkpoint import scratch_path, sealed
 from mmrlhf_ray.training.deepspeed_config import deepspeed_config
 from mmrlhf_ray.training.engine_files import PlainFiles, convert, plain_values
-from mmrlhf_ray.training.engine_memory import check_movable, move_back, move_off
+from mmrlhf_ray.training.engine_memory import check_movable, move_back, move_off, state_bytes
 from mmrlhf_ray.training.optimizer import adamw, lr_multiplier, own_counters
 
 _TAG = "state"
@@ -200,6 +200,11 @@ class TrainEngine:
     def reload(self) -> None:
         """The inverse of offload()."""
         move_back(self._engine)
+
+    @property
+    def state_bytes(self) -> int:
+        """Of this rank's parameters, their master copies and the optimizer's moments."""
+        return state_bytes(self._engine)
 
     def _check_loss(self, loss: Tensor) -> None:
         """Raise NonFiniteLoss on all ranks when that of any is not finite. A collective."""

@@ -60,6 +60,16 @@ def move_back(engine: deepspeed.DeepSpeedEngine) -> None:
         tensor.data = tensor.to(engine.device)
 
 
+def state_bytes(engine: deepspeed.DeepSpeedEngine) -> int:
+    """Of what move_off() moves, gradient buffers apart."""
+    optimizer = getattr(engine.optimizer, "optimizer", engine.optimizer)  # ZeRO's has the plain one
+    own = [p.ds_tensor if is_zero_param(p) else p for p in engine.module.parameters()]
+    masters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    distinct = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in (*own, *masters, *moments)}
+    return sum(distinct.values())
+
+
 def _frozen(engine: deepspeed.DeepSpeedEngine) -> list[Tensor]:
     """This rank's part of parameters that are not trained."""
     frozen = [p for p in engine.module.parameters() if not p.requires_grad]

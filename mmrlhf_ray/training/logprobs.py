@@ -1,6 +1,7 @@
 """Log-probabilities of the response tokens of a pass, and a frozen policy that they are asked of."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,11 +35,19 @@ class ResponseLogprobs:
         return self._banned
 
 
-def frozen_policy(
-    model: ModelConfig, temperature: float, device: str, allowed: Sequence[str] = ()
-) -> tuple[Passes, ResponseLogprobs]:
-    """The policy in `model.path`, which only answers, and what reads its log-probabilities. `allowed`: as of
-    load_encoder(). Raises ModelError."""
+@dataclass(frozen=True)
+class FrozenPolicy:
+    """A policy that only answers."""
+
+    model: Inference
+    passes: Passes
+    read: ResponseLogprobs
+
+
+def frozen_policy(model: ModelConfig, temperature: float, device: str, allowed: Sequence[str] = ()) -> FrozenPolicy:
+    """The policy in `model.path`, which only answers. `allowed`: as of load_encoder(). Raises ModelError."""
     encoder = load_encoder(model.path, allowed=allowed)
     policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.dtype), device_map(device))
-    return Passes(Inference(policy), encoder, torch.device(device)), ResponseLogprobs(encoder, temperature)
+    inference = Inference(policy)
+    passes = Passes(inference, encoder, torch.device(device))
+    return FrozenPolicy(inference, passes, ResponseLogprobs(encoder, temperature))

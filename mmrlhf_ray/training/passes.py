@@ -14,6 +14,7 @@ from mmrlhf_ray.data.batches.dummy import dummy_rows
 from mmrlhf_ray.data.batches.lines import collate_lines
 from mmrlhf_ray.data.encoding.encode import Encoder, Features
 from mmrlhf_ray.models import HeadedModel, Reading
+from mmrlhf_ray.runtime.devices import Held, held, tensor_bytes
 
 Reader = Callable[[Tensor, Tensor], Tensor]
 """(head output [n, ·], the tokens that come next [n]) → [n] or [n, ·], each row by itself. Where a response's last
@@ -144,6 +145,17 @@ class Inference:
 
     def __init__(self, model: HeadedModel):
         self._model = model.eval()
+
+    def leave(self) -> Held:
+        """The model waits in the host's memory; what is left on its device."""
+        device = next(self._model.parameters()).device
+        self._model.to("cpu")
+        return held(device, 0)
+
+    def enter(self, device: torch.device) -> Held:
+        """The model is on `device` again; what is there."""
+        self._model.to(device)
+        return held(device, tensor_bytes(self._model))
 
     def forward(self, select: Tensor, reading: Reading | None = None, **inputs: Tensor) -> Tensor:
         output: Tensor = self._model(select, reading, **inputs)

@@ -38,6 +38,11 @@ class ShardedInference:
         """Parameters that this rank holds between passes; small ones are held by all."""
         return sum(p.numel() or p.ds_tensor.numel() for p in self._engine.module.parameters())
 
+    @property
+    def held_bytes(self) -> int:
+        """Of those parameters."""
+        return self.held * next(self._engine.module.parameters()).element_size()
+
 
 def sharded_policy(
     model: ModelConfig, temperature: float, device: torch.device, allowed: Sequence[str] = ()

@@ -66,7 +66,8 @@ _POLL_S = 0.05
 class Crew:
     """Reserved seats, and the actors that were started on them."""
 
-    seats: tuple[Seat, ...]
+    bundles: tuple[tuple[Seat, ...], ...]
+    """Those of a bundle share a device."""
     group: PlacementGroup
     namespace: str
     watch: Watch | None = None
@@ -79,7 +80,7 @@ class Crew:
 
     def of(self, role: str) -> list[Seat]:
         """The seats of a role."""
-        return [seat for seat in self.seats if seat.role == role]
+        return [seat for seats in self.bundles for seat in seats if seat.role == role]
 
     def spawn(self, seat: Seat, kind: Callable[P, A], *args: P.args, **kwargs: P.kwargs) -> ActorProxy[A]:
         """Start an actor on its seat; on a `later` one, when there is room for it."""
@@ -88,7 +89,7 @@ class Crew:
             group = reserve_when_possible(seat)
             self._rooms.append(group)
         else:
-            bundle = self.seats.index(seat)
+            bundle = next(number for number, seats in enumerate(self.bundles) if seat in seats)
         restarts = Restarts()
         if self.watch is not None and self.watch.starts_again:
             restarts = Restarts(-1, _REPEATS if seat.role in _REPEATED and kind is not ReferenceRank else 0)
@@ -128,14 +129,18 @@ class Crew:
 def crew(cfg: CrewConfig, roles: Collection[str], watch: Watch | None = None) -> Iterator[Crew]:
     """Reserve a seat for every actor of `roles` that is waited for. Raises PlacementError when they are not free in
     time."""
-    seats, later = [], []
+    bundles: dict[tuple[str, int], list[Seat]] = {}
+    later = []
     for role, placed in cfg.roles.items():
         if role in roles:
-            own_seats = [Seat(role, f"{role}-{i}", placed) for i in range(placed.most_actors)]
-            seats += own_seats[: placed.actors]
+            sharing = cfg.placement.sharing(role)
+            own_seats = [Seat(role, f"{role}-{i}", placed, len(sharing)) for i in range(placed.most_actors)]
+            for number, seat in enumerate(own_seats[: placed.actors]):
+                bundles.setdefault((sharing[0], number), []).append(seat)
             later += own_seats[placed.actors :]
-    group = reserve(seats, cfg.placement.strategy, cfg.deadlines)
-    own = Crew(tuple(seats), group, f"{cfg.name}-{secrets.token_hex(4)}", watch, tuple(later))
+    reserved = tuple(tuple(seats) for seats in bundles.values())
+    group = reserve(reserved, cfg.placement.strategy, cfg.deadlines)
+    own = Crew(reserved, group, f"{cfg.name}-{secrets.token_hex(4)}", watch, tuple(later))
     try:
         yield own
     finally:
@@ -232,6 +237,7 @@ def start_generators(
         data=cfg.data,
         seed=cfg.seed,
         lora=lora,
+        shares_device="generator" in cfg.placement.sharing_roles,
     )
     if own.watch is not None:
         for name, handle in zip(group.names, group.handles, strict=True):

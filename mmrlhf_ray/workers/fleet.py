@@ -15,6 +15,7 @@ from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.models import adapter_for, chosen_kernel, is_flash
 from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.devices import Phase
 from mmrlhf_ray.training.objectives import CriticObjective, Objective, PolicyObjective
 from mmrlhf_ray.weights.layout import InFlight
 from mmrlhf_ray.workers.crew import (
@@ -35,6 +36,7 @@ from mmrlhf_ray.workers.roles.prompts import PromptServer
 from mmrlhf_ray.workers.roles.reference import AsksReference, References
 from mmrlhf_ray.workers.roles.reference_ranks import ReferenceRanks
 from mmrlhf_ray.workers.roles.scorer import Scorers
+from mmrlhf_ray.workers.turns import Taking, Turns
 from mmrlhf_ray.workers.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,14 @@ class Fleet:
     watch: Watch
     start_s: float
     """Seconds within which an actor that is started again must be at work."""
+    turns: Turns | None = None
+    """Of roles that share devices."""
+
+    def begin(self, phase: Phase) -> None:
+        """Before anybody is asked for what this phase of a step is about: roles that share devices take turns. Raises
+        as Turns.begin()."""
+        if self.turns is not None:
+            self.turns.begin(phase)
 
     def push(self, policy_version: int, in_flight: InFlight = "finish") -> int:
         """Policy weights to all generators that are at work, proven by names and checksums; these serve from then on.
@@ -67,6 +77,7 @@ class Fleet:
         at_work = self.watch.at_work(names)
         if len(at_work) < required:
             at_work = self.watch.wait(names, self.start_s, required)
+        self.begin("push")
         self._serve(at_work)
         return self.policy.push(self.generators.serving, policy_version, self.bucket_bytes, in_flight)
 
@@ -82,10 +93,12 @@ class Fleet:
         gone, and as Watch.wait()."""
         if self.lost_learners():
             raise error
+        self._forget_turns()
         generators, before = self.generators, self.generators.serving.group.names
         self._serve(self.watch.wait(generators.group.names, self.start_s, generators.count_required))
         outdated = generators.serving.outdated(before, self.start_s)
         if len(outdated.group):
+            self.begin("push")
             self.policy.push(outdated, policy_version, self.bucket_bytes)
 
     def lost_learners(self) -> bool:
@@ -99,6 +112,11 @@ class Fleet:
         joining = [(group, group.join(self.start_s)) for group in self.learners.values()]
         for group, refs in joining:
             group.wait_joined(refs, self.start_s)
+        self._forget_turns()
+
+    def _forget_turns(self) -> None:
+        if self.turns is not None:
+            self.turns.forget()
 
     @property
     def _ranks(self) -> list[str]:
@@ -122,12 +140,21 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
         encoders = [start_encoders(own, cfg, records["data"], run_dir)]
         if cfg.eval_data is not None:
             encoders.append(start_encoders(own, cfg, records["eval_data"], run_dir, "eval_encoder", "eval_data"))
+        generators = None if "generator" in cfg.placement.sharing_roles else _generators(own, cfg)
         others = _others(own, watch, cfg, records["data"])
         prompts, *held_out = (own.check(cfg.deadlines.start_s) for own in encoders)
         others.wait(cfg.deadlines.start_s)
+        if generators is None:  # an engine takes its part of a device where the others are not
+            for role in cfg.placement.sharing("generator"):
+                if role in others.sharing:
+                    others.sharing[role].leave()
+            generators = _generators(own, cfg)
+        generators.wait_ready(cfg.deadlines.start_s)
+        sharing: dict[str, Taking] = {"generator": generators, **others.sharing}
+        turns = Turns(cfg.placement.colocate, sharing) if cfg.placement.colocate else None
         yield Fleet(
             prompts=prompts,
-            generators=others.generators,
+            generators=generators,
             rewards=Rewards(others.scorers, cfg.model_rewards, others.functions),
             reference=others.reference or (WithoutAdapter(others.policy) if cfg.needs_reference else None),
             policy=others.policy,
@@ -136,23 +163,34 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
             bucket_bytes=cfg.generator.bucket_mb << 20,
             watch=watch,
             start_s=cfg.deadlines.start_s,
+            turns=turns,
         )
 
 
 @dataclass(frozen=True)
 class _Others:
-    """Everybody but the encoders, on their way."""
+    """Everybody but encoders and generators, on their way."""
 
-    generators: Generators
     scorers: Scorers | None
     functions: Functions | None
     reference: References | ReferenceRanks | None
     policy: Learners
     critic: Learners | None
 
+    @property
+    def sharing(self) -> dict[str, Taking]:
+        """Role → who can leave its devices."""
+        there = {
+            "scorer": self.scorers,
+            "reference": self.reference,
+            "policy": self.policy,
+            "critic": self.critic,
+        }
+        return {role: group for role, group in there.items() if group is not None}
+
     def wait(self, seconds: float) -> None:
         """Until all answer."""
-        roles = (self.generators, self.scorers, self.functions, self.reference, self.policy, self.critic)
+        roles = (self.scorers, self.functions, self.reference, self.policy, self.critic)
         groups = [role for role in roles if isinstance(role, Learners | ReferenceRanks)]
         joining = [(group, group.join(seconds)) for group in groups]
         for role in roles:
@@ -160,6 +198,11 @@ class _Others:
                 role.wait_ready(seconds)
         for group, refs in joining:
             group.wait_joined(refs, seconds)
+
+
+def _generators(own: Crew, cfg: PPOConfig) -> Generators:
+    """Start them; nothing waits."""
+    return start_generators(own, cfg, cfg.policy, cfg.learner.lora)
 
 
 def _others(own: Crew, watch: Watch, cfg: PPOConfig, records: Records) -> _Others:
@@ -171,7 +214,6 @@ def _others(own: Crew, watch: Watch, cfg: PPOConfig, records: Records) -> _Other
         critic = _start_learners(own, cfg, "critic", cfg.critic_model, cfg.critic, CriticObjective(cfg.algorithm))
     policy_objective = PolicyObjective(cfg.algorithm, cfg.sampling.temperature)
     return _Others(
-        start_generators(own, cfg, cfg.policy, cfg.learner.lora),
         start_scorers(own, cfg, models, _budget(cfg.learner, models, answering)) if models else None,
         start_functions(own, cfg, records.records) if cfg.function_rewards else None,
         _start_reference(own, watch, cfg) if "reference" in cfg.roles else None,

@@ -135,7 +135,7 @@ class Counting:
 )
 def test_an_actor_computes_with_the_threads_of_its_seat(placed: dict[str, Any], threads: int) -> None:
     seat = Seat("reference", "reference-0", RolePlacement(**placed))
-    group = reserve([seat], "PACK", DeadlineConfig(placement_s=60.0))
+    group = reserve([[seat]], "PACK", DeadlineConfig(placement_s=60.0))
     try:
         actor: Any = spawn(seat, group, 0, f"counted-{placed}", Restarts(), Counting)
         assert ray.get(actor.threads.remote(), timeout=60) == (threads, str(threads))

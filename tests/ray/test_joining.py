@@ -34,7 +34,7 @@ def light() -> Iterator[Any]:
 def test_a_generator_joins_when_there_is_room_and_leaves_when_it_dies(light: Any) -> None:
     cfg = configuration(steps=5000, stream={"max_staleness": 1})
     everything = RolePlacement(num_cpus=ray.cluster_resources()["CPU"])
-    occupied = reserve([Seat("other", "other-0", everything)], "PACK", DeadlineConfig(placement_s=SOON_S))
+    occupied = reserve([[Seat("other", "other-0", everything)]], "PACK", DeadlineConfig(placement_s=SOON_S))
     watch = Watch(cfg.recovery)
     seat = Seat("generator", "generator-1", everything)
     own = Crew((), occupied, f"joining-{time.monotonic_ns()}", watch, later=(seat,))

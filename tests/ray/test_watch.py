@@ -46,7 +46,7 @@ class Role:
 def crew_of(*seats: tuple[str, str], **recovery: Any) -> Iterator[Crew]:
     """Seats (role, name) that are watched."""
     watch = Watch(RecoveryConfig(**{"silent_s": 2.0, **recovery}))
-    reserved = tuple(Seat(role, name, RolePlacement(num_cpus=0.1)) for role, name in seats)
+    reserved = tuple((Seat(role, name, RolePlacement(num_cpus=0.1)),) for role, name in seats)
     group = reserve(reserved, "PACK", DeadlineConfig(placement_s=SOON_S))
     own = Crew(reserved, group, f"watched-{time.monotonic_ns()}", watch)
     try:
@@ -57,7 +57,7 @@ def crew_of(*seats: tuple[str, str], **recovery: Any) -> Iterator[Crew]:
 
 
 def start(own: Crew, number: int, *arguments: Any, **named: Any) -> Any:
-    return own.spawn(own.seats[number], Role, *arguments, **named)
+    return own.spawn(own.bundles[number][0], Role, *arguments, **named)
 
 
 def pid_of(actor: Any) -> int:

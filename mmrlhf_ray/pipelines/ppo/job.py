@@ -66,6 +66,7 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
                     discard(run_dir)
                     shutil.rmtree(run_dir / ROLLOUTS_DIR, ignore_errors=True)
                 train(cfg, fleet, run_dir, start)
+                fleet.begin("learn")
                 fleet.policy.export(run_dir / MODEL_DIR)
         finish(run_dir)
     return run_dir
@@ -130,6 +131,7 @@ def _restore(cfg: PPOConfig, fleet: Fleet, start: Start) -> DriverState:
     """Load the checkpoint that the run starts from, if any."""
     if start.checkpoint is None:
         return DriverState.start(cfg)
+    fleet.begin("learn")
     for role, group in fleet.learners.items():
         group.load(start.checkpoint / role)
     fleet.push(policy_version=start.policy_version)

@@ -109,6 +109,7 @@ def ask_judges(fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, step: int) -> J
 
 def ask_scores(fleet: Fleet, rollouts: Rollouts) -> Judging:
     """Ask rewards and, where there is one, the reference; nothing blocks."""
+    fleet.begin("judge")
     reference = {} if fleet.reference is None else {"ref_logprobs": fleet.reference.ask(rollouts)}
     return Judging(rollouts, fleet.rewards.ask(rollouts), reference)
 

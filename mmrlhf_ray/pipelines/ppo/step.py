@@ -21,7 +21,7 @@ from mmrlhf_ray.pipelines.ppo.experience import (
     shard_by_tokens,
     with_old_logprobs,
 )
-from mmrlhf_ray.pipelines.ppo.gate import check_first_step
+from mmrlhf_ray.pipelines.ppo.gate import check_agreement
 from mmrlhf_ray.pipelines.ppo.judged import Judged, ask_learners, old_logprobs_from
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step_metrics import critic_metrics, policy_metrics, rates, stream_metrics
@@ -58,11 +58,13 @@ def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -
     rollouts, answers = drop_rows(rollouts, answers, comparable(rollouts, mixed.keep, cfg.algorithm))
     longest = cfg.sampling.max_response_tokens
     experience = make_experience(rollouts, answers, state.kl.kl_coef, cfg.algorithm, longest, state.moments)
-    if not step:
-        check_first_step(experience, cfg)
+    if answers.old_logprobs is not None:
+        check_agreement(experience, cfg, step)
+    fleet.begin("learn")
     learned, own_old_logprobs = _learn(fleet, stream, cfg, rollouts, experience, state.kl.kl_coef)
     if own_old_logprobs is not None:
         experience = with_old_logprobs(experience, own_old_logprobs, cfg.algorithm)
+        check_agreement(experience, cfg, step)
     pushing = time.monotonic()
     pushed = stream.push()
 

@@ -129,10 +129,14 @@ class Stream:
         """Responses that are not learned from, by the policy as it is; the stream flows meanwhile."""
         generators = self._fleet.generators
         if self._in_turns:
-            return self._again(lambda: generators.generate(prompts, n_samples), self.version)
+            return self._again(lambda: self._generated(prompts, n_samples), self.version)
         asked = [generators.ask(prompt, n_samples) for prompt in one_by_one(prompts)]
         self.tend([group.ref for group in asked])
         return concat_rollouts([self._answer(group, n_samples) for group in asked])
+
+    def _generated(self, prompts: Prompts, n_samples: int) -> Rollouts:
+        self._fleet.begin("generate")
+        return self._fleet.generators.generate(prompts, n_samples)
 
     def _answer(self, asked: Asked, n_samples: int) -> Rollouts:
         for _ in range(_ATTEMPTS - 1):
@@ -192,7 +196,7 @@ class Stream:
             self._start(prompts.table.column("group_id").to_pylist())
             self._encode_ahead(self._size)
             samples = self._cfg.algorithm.n_samples_per_prompt
-            rollouts = self._again(lambda: self._fleet.generators.generate(prompts, samples), self.version)
+            rollouts = self._again(lambda: self._generated(prompts, samples), self.version)
             self._passed.seconds += rollouts.seconds
             self._note_sampled(rollouts)
 

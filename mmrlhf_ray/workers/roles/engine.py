@@ -13,6 +13,7 @@ from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.data.encoding.encode import Encoder, processor_kwargs
 from mmrlhf_ray.errors import EngineDied, RunError
+from mmrlhf_ray.runtime.devices import Held
 
 if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
@@ -64,6 +65,7 @@ def start_engine(
     lora: LoRAConfig | None,
     encoder: Encoder,
     start_method: StartMethod,
+    shares_device: bool = False,
 ) -> "AsyncLLM":
     """An AsyncLLM whose engine has loaded `model`. The engine's process ends with this one, however that ends."""
     _before_vllm(config)
@@ -97,6 +99,8 @@ def start_engine(
         mm_processor_kwargs=processor_kwargs(encoder),
         seed=seed,
         disable_log_stats=True,
+        # vLLM's CPU build cannot free anything, but takes the same calls.
+        enable_sleep_mode=shares_device and not current_platform.is_cpu(),
         **(adapter_arguments(lora) if lora else {}),
     )
     arguments = AsyncEngineArgs(**(own | dict(config.engine_args)))
@@ -113,6 +117,16 @@ def refuse_unknown(given: Mapping[str, Any], known: Sequence[str]) -> None:
             f"generator.engine_args.{name}: this vLLM's AsyncEngineArgs has no such argument"
             f"{f'; did you mean {near[0]}?' if near else '; leave it out'}"
         )
+
+
+def occupied(config: GeneratorConfig, weight_bytes: int, weights_alone: bool) -> Held:
+    """What an engine that is awake has on its device; vLLM takes as much of it as it was told to."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        return Held(weight_bytes + (0 if weights_alone else config.cpu_kv_cache_gb << 30), None)
+    total = current_platform.get_device_total_memory()
+    return Held(weight_bytes if weights_alone else int(config.gpu_memory_utilization * total), total)
 
 
 def reads_one_way(llm: "AsyncLLM") -> bool:

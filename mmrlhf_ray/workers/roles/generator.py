@@ -19,6 +19,7 @@ from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of
 from mmrlhf_ray.rollout.routing import Routing, group_tokens
 from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.devices import Held, Phase
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import MEDIA, ROLLOUT, check
 from mmrlhf_ray.weights.layout import InFlight, Pushed, TensorLayout
@@ -31,7 +32,9 @@ from mmrlhf_ray.workers.roles.sampler_process import (
     ReceiveBucket,
     SamplerProcess,
     SamplerSpec,
+    Sleep,
     StartWeightUpdate,
+    Wake,
 )
 
 _Answer = tuple[pa.Table, float]
@@ -49,8 +52,11 @@ class Generator:
         data: DataConfig,
         seed: int,
         lora: LoRAConfig | None = None,
+        shares_device: bool = False,
     ):
-        self._sampler = SamplerProcess(SamplerSpec(model, config, sampling, data.max_prompt_tokens, seed, lora, data))
+        """`shares_device`: it can leave() its device."""
+        spec = SamplerSpec(model, config, sampling, data.max_prompt_tokens, seed, lora, data, shares_device)
+        self._sampler = SamplerProcess(spec)
         self._bucket = SharedBuffer()
         self._one_bucket = asyncio.Lock()
         self._outdated = ray.get_runtime_context().was_current_actor_reconstructed
@@ -79,6 +85,17 @@ class Generator:
             raise RoleFailed("started again, and without the policy's weights so far")
         table = pa.concat_tables(media) if media else MEDIA.empty_table()
         return await self._sampler.ask(Generate(prompts, table, n_samples, together))
+
+    @ray.method
+    async def leave(self) -> Held:
+        """The engine sleeps; what is left on its device."""
+        await self._sampler.ask(Sleep())
+        return Held(0, None)
+
+    @ray.method
+    async def enter(self, phase: Phase) -> Held:
+        """The engine is awake: for a push with its weights alone; what is there."""
+        return await self._sampler.ask(Wake(weights_alone=phase == "push"))
 
     @ray.method
     async def start_weight_update(self, in_flight: InFlight) -> None:
@@ -205,6 +222,16 @@ class Generators:
         answers = self.group.wait(refs, self.deadline_s, "generating responses")
         table = check(pa.concat_tables([t for t, _ in answers]), ROLLOUT, "Generators").combine_chunks()
         return rollouts_of(table, prompts.features, max(seconds for _, seconds in answers), prompts.records)
+
+    def leave(self) -> list[Held]:
+        """As Taking.leave()."""
+        refs = [handle.leave.remote() for handle in self.group.handles]
+        return self.group.wait(refs, self.deadline_s, "leaving the devices")
+
+    def enter(self, phase: Phase) -> list[Held]:
+        """As Taking.enter()."""
+        refs = [handle.enter.remote(phase) for handle in self.group.handles]
+        return self.group.wait(refs, self.deadline_s, "coming back to the devices")
 
     def start_weight_update(self, in_flight: InFlight = "finish") -> None:
         """Open a push on every generator; the fate of running responses as in Sampler.start_weight_update()."""

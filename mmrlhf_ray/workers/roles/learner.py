@@ -19,6 +19,7 @@ from mmrlhf_ray.data.batches.ragged import Ragged, gather
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup
+from mmrlhf_ray.runtime.devices import Held, Phase, held
 from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
 from mmrlhf_ray.training.build import Trained, build_trained
 from mmrlhf_ray.training.objectives import Objective
@@ -67,7 +68,7 @@ class Learner:
         self._objective = objective
         self._meeting = Meeting(spec.rank, spec.world_size, spec.device)
         self._trained: Trained
-        self._joined = False
+        self._joined = self._away = False
 
     @ray.method
     def rendezvous(self) -> tuple[str, int]:
@@ -169,6 +170,22 @@ class Learner:
         return self._trained.engine.perturb(prefix, scale, seed)
 
     @ray.method
+    def leave(self) -> Held:
+        """Weights, gradients and optimizer state wait in the host's memory; what is left on its device."""
+        if not self._away:
+            self._trained.engine.offload()
+            self._away = True
+        return held(self._trained.engine.device, 0)
+
+    @ray.method
+    def enter(self) -> Held:
+        """They are on its device again; what is there."""
+        if self._away:
+            self._trained.engine.reload()
+            self._away = False
+        return held(self._trained.engine.device, self._trained.engine.state_bytes)
+
+    @ray.method
     def export(self, directory: str) -> None:
         """As Trained.export()."""
         self._trained.export(Path(directory))
@@ -216,6 +233,16 @@ class Learners:
         asked = [handle.joined.remote() for handle in self.group.handles]
         found = self.group.wait(asked, seconds, "looking for learners that are gone")
         return all(found)
+
+    def leave(self) -> list[Held]:
+        """As Taking.leave()."""
+        refs = [handle.leave.remote() for handle in self.group.handles]
+        return self.group.wait(refs, self.deadline_s, "leaving the devices")
+
+    def enter(self, phase: Phase) -> list[Held]:
+        """As Taking.enter()."""
+        refs = [handle.enter.remote() for handle in self.group.handles]
+        return self.group.wait(refs, self.deadline_s, "coming back to the devices")
 
     def infer(self, rollouts: Rollouts) -> Pending:
         """`old_logprobs` of the policy, `values` of the critic; nothing blocks."""

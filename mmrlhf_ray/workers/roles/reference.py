@@ -7,6 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 import ray
+import torch
 
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
@@ -15,6 +16,7 @@ from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.devices import Held, Phase
 from mmrlhf_ray.schema import ROLLOUT, check
 from mmrlhf_ray.training.logprobs import frozen_policy
 from mmrlhf_ray.training.passes import Passes, Reader
@@ -26,7 +28,8 @@ class Reference:
     of each token."""
 
     def __init__(self, model: ModelConfig, temperature: float, device: str, allowed: Sequence[str] = ()):
-        self._passes, self._read = frozen_policy(model, temperature, device, allowed)
+        self._policy = frozen_policy(model, temperature, device, allowed)
+        self._device = torch.device(device)
 
     @ray.method
     def ready(self) -> None:
@@ -37,7 +40,17 @@ class Reference:
         """log p of the response tokens of the shard's rows under the sampling distribution."""
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Reference.logprobs").take(list(shard.rows))
-        return per_token(self._passes, table, features, shard, self._read), time.monotonic() - start
+        return per_token(self._policy.passes, table, features, shard, self._policy.read), time.monotonic() - start
+
+    @ray.method
+    def leave(self) -> Held:
+        """The model waits in the host's memory; what is left on its device."""
+        return self._policy.model.leave()
+
+    @ray.method
+    def enter(self) -> Held:
+        """The model is on its device again; what is there."""
+        return self._policy.model.enter(self._device)
 
 
 def per_token(
@@ -79,3 +92,13 @@ class References:
             for handle, shard in zip(self.group.handles, shards, strict=True)
         ]
         return Pending(refs, self.group.names, shards, self.deadline_s, "reference log-probabilities")
+
+    def leave(self) -> list[Held]:
+        """As Taking.leave()."""
+        refs = [handle.leave.remote() for handle in self.group.handles]
+        return self.group.wait(refs, self.deadline_s, "leaving the devices")
+
+    def enter(self, phase: Phase) -> list[Held]:
+        """As Taking.enter()."""
+        refs = [handle.enter.remote() for handle in self.group.handles]
+        return self.group.wait(refs, self.deadline_s, "coming back to the devices")

@@ -14,6 +14,7 @@ from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup
+from mmrlhf_ray.runtime.devices import Held, Phase, held
 from mmrlhf_ray.schema import ROLLOUT, check
 from mmrlhf_ray.training.sharded import sharded_policy
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
@@ -42,13 +43,18 @@ class ReferenceRank:
     def join(self, address: str, port: int) -> None:
         """Join the group and load the model. A collective."""
         self._meeting.enter(address, port)
-        _, self._passes, self._read = sharded_policy(*self._settings)
+        self._model, self._passes, self._read = sharded_policy(*self._settings)
         self._joined = True
 
     @ray.method(concurrency_group=WATCH_LANE)
     def joined(self) -> bool:
         """Whether it has joined its group since it was started; answered whatever else it is at work on."""
         return self._joined
+
+    @ray.method
+    def held(self) -> Held:
+        """Its share, which is on its device all the time."""
+        return held(self._meeting.device, self._model.held_bytes)
 
     @ray.method
     def logprobs(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
@@ -94,6 +100,15 @@ class ReferenceRanks:
     def ask(self, rollouts: Rollouts) -> Pending:
         """`ref_logprobs` of each row; nothing blocks. Its result() starts the ranks again where one has failed."""
         return self._ask(rollouts, _ATTEMPTS)
+
+    def leave(self) -> list[Held]:
+        """As Taking.leave(); a rank's share is so little that it stays."""
+        refs = [handle.held.remote() for handle in self.group.handles]
+        return self.group.wait(refs, self.deadline_s, "counting what is on the devices")
+
+    def enter(self, phase: Phase) -> list[Held]:
+        """As Taking.enter()."""
+        return self.leave()
 
     def _ask(self, rollouts: Rollouts, attempts: int) -> Pending:
         shards = divide(rollouts, len(self.group), self.budget)

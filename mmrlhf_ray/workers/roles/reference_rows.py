@@ -20,7 +20,7 @@ class ReferenceRows:
     """A frozen policy: TRAINING_ROW in, REF_LOGPROBS out, at temperature 1."""
 
     def __init__(self, model: ModelConfig, budget: PassBudget, device: str, allowed: Sequence[str] = ()):
-        self._passes, self._read = frozen_policy(model, 1.0, device, allowed)
+        self._policy = frozen_policy(model, 1.0, device, allowed)
         self._budget = budget
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -38,7 +38,7 @@ class ReferenceRows:
         (shard,) = one_pass_plan(list(map(len, sequences)), kinds, 1, self._budget, prompts)
         features = features_from_bytes(batch.column("features").to_pylist())
         ordered = [sequences[i] for i in shard.rows]
-        found = self._passes.per_token(ordered, features, shard.steps[0], self._read)
+        found = self._policy.passes.per_token(ordered, features, shard.steps[0], self._policy.read)
         logprobs = gather([Ragged.of_rows(found)], [shard.rows])
         column = pa.ListArray.from_arrays(pa.array(offsets_of(sizes).astype("int32")), logprobs.to_arrow())
         return pa.table([batch.column("row"), column], schema=REF_LOGPROBS)

@@ -5,6 +5,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,15 +21,19 @@ from mmrlhf_ray.data.encoding.encode import (
     media_arguments,
 )
 from mmrlhf_ray.errors import RoleFailed, RunError
+from mmrlhf_ray.runtime.devices import Held
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, ROLLOUT, check
 from mmrlhf_ray.weights.layout import InFlight, Pushed, checksums, combine
 from mmrlhf_ray.weights.shared import SharedBucket
-from mmrlhf_ray.workers.roles.engine import Request, StartMethod, engine_alive, reads_one_way, start_engine
+from mmrlhf_ray.workers.roles.engine import Request, StartMethod, engine_alive, occupied, reads_one_way, start_engine
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
     from vllm.sampling_params import SamplingParams
 
+_WEIGHTS = frozenset({"weights"})
+_MEMORY = _WEIGHTS | {"kv_cache"}
+"""vLLM's names for what an engine has on its device."""
 Row = Mapping[str, Any]
 """Of ENCODED_PROMPT."""
 _SEED_STRIDE = 1_000_003
@@ -60,14 +65,20 @@ class Sampler:
         data: DataConfig | None = None,
         encoder: Encoder | None = None,
         start_method: StartMethod = "spawn",
+        shares_device: bool = False,
     ):
         """Decodes media as `data` says. With `lora` the sampler keeps `model`'s weights, and pushes bring an adapter of
-        this shape. `encoder`: of `model` and `data`; None = load_encoder()."""
+        this shape. `encoder`: of `model` and `data`; None = load_encoder(). `shares_device`: it can sleep()."""
         self._encoder: Encoder = encoder or load_encoder(model.path, data, allowed=sampling.allow_tokens)
         self._written_as = self._encoder.written_as
         self._sampling = sampling
         self._seed = seed
-        self._llm = start_engine(model, config, sampling, max_prompt_tokens, seed, lora, self._encoder, start_method)
+        self._llm = start_engine(
+            model, config, sampling, max_prompt_tokens, seed, lora, self._encoder, start_method, shares_device
+        )
+        self._config = config
+        self._weight_bytes = sum(file.stat().st_size for file in Path(model.path).glob("*.safetensors"))
+        self._asleep: frozenset[str] = frozenset()
         from mmrlhf_ray.weights.receivers import AdapterReceiver, SessionReceiver  # vLLM's settings come before it
 
         self._receiver: AdapterReceiver | SessionReceiver = (
@@ -183,6 +194,24 @@ class Sampler:
             "finish_reason": completion.finish_reason,
             "media_ids": row["media_ids"],
         }
+
+    async def sleep(self) -> None:
+        """Give the device's memory back, when running requests are finished. Weights are dropped, since the push before
+        wake() brings new ones; those that an adapter is for are kept in the host's memory."""
+        if self._asleep:
+            return
+        async with engine_alive(), self._adding:
+            await self._llm.sleep(level=1 if self._receiver.only_finish else 2, mode="wait")
+            self._asleep = _MEMORY
+
+    async def wake(self, weights_alone: bool) -> Held:
+        """Take the memory again, for a push that of the weights alone; what is on the device then."""
+        wanted = _WEIGHTS if weights_alone else _MEMORY
+        async with engine_alive(), self._adding:
+            for tag in sorted(self._asleep & wanted, reverse=True):  # weights first
+                await self._llm.wake_up([tag])
+            self._asleep -= wanted
+        return occupied(self._config, self._weight_bytes, weights_alone=bool(self._asleep))
 
     async def start_weight_update(self, in_flight: InFlight = "finish") -> None:
         """Stop sampling and open a session; buckets follow. in_flight: the fate of running responses.

@@ -28,6 +28,7 @@ from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.errors import EngineDied, KnownError, RoleFailed, first_line
+from mmrlhf_ray.runtime.devices import Held
 from mmrlhf_ray.runtime.processes import end_with
 from mmrlhf_ray.weights.layout import InFlight, Pushed
 from mmrlhf_ray.weights.shared import SharedBucket
@@ -99,6 +100,20 @@ class FinishWeightUpdate:
 
 
 @dataclass(frozen=True)
+class Sleep:
+    async def of(self, sampler: "Sampler") -> None:
+        await sampler.sleep()
+
+
+@dataclass(frozen=True)
+class Wake:
+    weights_alone: bool
+
+    async def of(self, sampler: "Sampler") -> Held:
+        return await sampler.wake(self.weights_alone)
+
+
+@dataclass(frozen=True)
 class SamplerSpec:
     """The sampler to make; fields as in Sampler()."""
 
@@ -109,6 +124,7 @@ class SamplerSpec:
     seed: int
     lora: LoRAConfig | None
     data: DataConfig
+    shares_device: bool = False
 
     def make(self) -> "Sampler":
         from mmrlhf_ray.workers.roles.sampler import Sampler
@@ -122,6 +138,7 @@ class SamplerSpec:
             self.lora,
             self.data,
             start_method="fork",
+            shares_device=self.shares_device,
         )
 
 

@@ -21,6 +21,7 @@ from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.models import ScalarHead, check_same_tokens, load_scalar, read_scalar_head
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
+from mmrlhf_ray.runtime.devices import Held, Phase, merged
 from mmrlhf_ray.schema import ROLLOUT, check
 from mmrlhf_ray.training.passes import Inference, Passes, Reader, device_map
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
@@ -32,7 +33,8 @@ class Scorer:
     def __init__(self, models: Sequence[ModelConfig], device: str):
         self._paths = [model.path for model in models]
         encoders = [load_encoder(model.path) for model in models]
-        self._models = [_reward_model(*own, device) for own in zip(models, encoders, strict=True)]
+        self._device = torch.device(device)
+        self._models = [_reward_model(*own, self._device) for own in zip(models, encoders, strict=True)]
         self._start = encoders[0].special.start
 
     @ray.method
@@ -50,6 +52,16 @@ class Scorer:
         """Of each of the shard's rows: the scores by the members of each model's ensemble, model after model."""
         return self._read(rollouts, features, shard, ScalarHead.member_scores)
 
+    @ray.method
+    def leave(self) -> Held:
+        """The models wait in the host's memory; what is left on its device."""
+        return merged([own.model.leave() for own in self._models])
+
+    @ray.method
+    def enter(self) -> Held:
+        """The models are on their device again; what is there."""
+        return merged([own.model.enter(self._device) for own in self._models])
+
     def _read(
         self,
         rollouts: pa.Table,
@@ -62,20 +74,28 @@ class Scorer:
         table = check(rollouts, ROLLOUT, "Scorer").take(list(shard.rows))
         rows, arrays = rollout_rows(table, with_facts=True, start=self._start), read_features(*features)
         columns = []
-        for passes, head in self._models:
+        for own in self._models:
             answers: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
-            reader = _reader(partial(read, head))
-            for micro_batch, values in passes.infer(rows, arrays, shard.steps[0], reader, at_last=True):
+            reader = _reader(partial(read, own.head))
+            for micro_batch, values in own.passes.infer(rows, arrays, shard.steps[0], reader, at_last=True):
                 for row, value in zip(micro_batch.rows, values.numpy(), strict=True):
                     answers[row] = value
             columns.append(answers)
         return Ragged.of_rows([np.concatenate(own) for own in zip(*columns, strict=True)]), time.monotonic() - start
 
 
-def _reward_model(model: ModelConfig, encoder: Encoder, device: str) -> tuple[Passes, ScalarHead]:
+@dataclass(frozen=True)
+class _RewardModel:
+    model: Inference
+    passes: Passes
+    head: ScalarHead
+
+
+def _reward_model(model: ModelConfig, encoder: Encoder, device: torch.device) -> _RewardModel:
     dtype = getattr(torch, model.dtype)
-    scalar = load_scalar(encoder.adapter, Path(model.path), dtype, new_head=False, device_map=device_map(device))
-    return Passes(Inference(scalar), encoder, torch.device(device)), read_scalar_head(model.path)
+    scalar = load_scalar(encoder.adapter, Path(model.path), dtype, new_head=False, device_map=device_map(device.type))
+    inference = Inference(scalar)
+    return _RewardModel(inference, Passes(inference, encoder, device), read_scalar_head(model.path))
 
 
 def _scores(head: ScalarHead, outputs: Tensor) -> Tensor:
@@ -115,3 +135,13 @@ class Scorers:
             for handle, shard in zip(self.group.handles, shards, strict=True)
         ]
         return Pending(refs, self.group.names, shards, self.deadline_s, "scoring by members")
+
+    def leave(self) -> list[Held]:
+        """As Taking.leave()."""
+        refs = [handle.leave.remote() for handle in self.group.handles]
+        return self.group.wait(refs, self.deadline_s, "leaving the devices")
+
+    def enter(self, phase: Phase) -> list[Held]:
+        """As Taking.enter()."""
+        refs = [handle.enter.remote() for handle in self.group.handles]
+        return self.group.wait(refs, self.deadline_s, "coming back to the devices")

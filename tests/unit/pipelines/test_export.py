@@ -12,7 +12,7 @@ from mmrlhf_ray.config import EngineConfig, LearnerConfig, OptimizerConfig, SFTC
 from mmrlhf_ray.data.batches.collate import collate
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.errors import ConfigError, RunError
-from mmrlhf_ray.pipelines.export import export
+from mmrlhf_ray.pipelines.export.job import export
 from mmrlhf_ray.pipelines.resume import run_record
 from mmrlhf_ray.training.build import Trained, build_trained
 from mmrlhf_ray.training.checkpoint import Manifest, publish, stage

@@ -90,6 +90,14 @@ def test_an_unknown_job_is_a_programming_error():
             ["placement.critic.num_gpus=1", "critic.engine.attention=flash_attention_3"],
             "critic.engine.attention=flash_attention_3 computes in bfloat16, and the model's dtype is float32",
         ),
+        (
+            [
+                "placement.colocate=[[policy, reference]]",
+                "placement.reference.replicas=2",
+                "learner.engine.zero_stage=0",
+            ],
+            "learner.engine.zero_stage=0: DeepSpeed cannot move such a learner off the device",
+        ),
         (["learner.engine.micro_batch_tokens=1000"], "learner.engine.micro_batch_tokens=1000 is less than"),
         (["score_micro_batch_tokens=1000"], "score_micro_batch_tokens=1000 is less than"),
     ],

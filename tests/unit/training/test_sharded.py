@@ -43,9 +43,9 @@ def test_two_ranks_say_what_one_server_says(omni: Path, omni_encoder: Encoder, t
     passes = [shard.steps[0] for shard in shards]
     assert len(passes[0]) == len(passes[1])
     assert any(m.dummies for of_rank in passes for m in of_rank), "one has media that the other has not"
-    server, read = frozen_policy(ModelConfig(path=str(omni)), TEMPERATURE, "cpu")
+    server = frozen_policy(ModelConfig(path=str(omni)), TEMPERATURE, "cpu")
     _, _, (alone,) = planned(omni_encoder, 1)
-    found = server.per_token([rows[row] for row in alone.rows], features, alone.steps[0], read)
+    found = server.passes.per_token([rows[row] for row in alone.rows], features, alone.steps[0], server.read)
     want = dict(zip(alone.rows, found, strict=True))
     for rank, shard in enumerate(shards):
         for time in range(2):
@@ -53,6 +53,6 @@ def test_two_ranks_say_what_one_server_says(omni: Path, omni_encoder: Encoder, t
                 for row, got in zip(shard.rows, answers.values(), strict=True):
                     np.testing.assert_allclose(got, want[row], atol=1e-6, rtol=0.0)
 
-    total = sum(p.numel() for p in server._model._model.parameters())
+    total = sum(p.numel() for p in server.model._model.parameters())
     held = [int((tmp_path / f"held-{rank}").read_text()) for rank in range(2)]
     assert max(held) < 0.75 * total, "each holds its half, and what is too small to be divided"
