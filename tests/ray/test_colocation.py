@@ -93,7 +93,7 @@ def test_roles_share_devices_and_take_turns(gpus: None, cfg: PPOConfig, tmp_path
     records = {"data": read_records(cfg.data, PROMPT, tmp_path)}
     with launch(cfg, records, tmp_path) as fleet:
         assert fleet.turns is not None
-        groups: list[ActorGroup[Any]] = [fleet.turns.roles[role].group for role in SHARING]  # type: ignore[attr-defined]
+        groups: list[ActorGroup[Any]] = [fleet.turns.roles[role].group for role in SHARING]
         seen = [visible(group) for group in groups]
         assert seen[0] == seen[1] == seen[2]
         assert all(device and device.isdigit() for device in seen[0])

@@ -40,7 +40,7 @@ def test_the_model_of_a_runs_newest_checkpoint(
     cfg = SFTConfig(
         name="n",
         steps=4,
-        batch_size=1,
+        batch_size=2,
         model={"path": str(omni)},
         data={"path": "d"},
         learner=LearnerConfig(engine=EngineConfig(zero_stage=2), optimizer=OptimizerConfig(lr=0.05)),
