@@ -202,6 +202,7 @@ def test_every_model_of_an_evaluation_reads_the_policys_tokens(key: str, vl: Pat
         (SFTConfig, "model.path=TORN", ModelError, "needs: lm_head.weight; copy"),
         (SFTConfig, "sampling.allow_tokens=['<|IMAGE|>']", ModelError, "sampling.allow_tokens: '<|IMAGE|>' of"),
         (EvaluateConfig, "sampling.allow_tokens=['<box>']", ModelError, "has no token '<box>'"),
+        (SFTConfig, "learner.engine.deepspeed={zero_optimization: {overlap_com: true}}", ConfigError, "overlap_com"),
     ],
 )
 def test_models_that_do_not_fit_their_use(

@@ -150,8 +150,10 @@ def test_two_ranks_then_one_then_two(process_group: None, omni: Path, tmp_path: 
         between = torch.load(tmp_path / case / "between.pt", weights_only=False)
         before, loss, end = torch.load(tmp_path / case / "ended.pt", weights_only=False)
         assert_same(case, before, between, TOLERANCE)
-        assert loss == pytest.approx(after[1], rel=1e-5), case
-        assert_same(case, end, last, 1e-5)
+        # Two ranks send their gradients in bfloat16, where one adds them in float32.
+        rounded = case.startswith("bfloat16")
+        assert loss == pytest.approx(after[1], rel=1e-3 if rounded else 1e-5), case
+        assert_same(case, end, last, 5e-4 if rounded else 1e-5)
 
 
 @pytest.mark.parametrize("name", ["mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"])
