@@ -1,7 +1,6 @@
 """Which position of a sequence is what, for classes that do not find it out by themselves."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -47,13 +46,13 @@ def rotary_positions(
     positions = torch.zeros(3, *kinds.shape, dtype=torch.long)
     for row, (of_row, mask) in enumerate(zip(kinds.cpu(), attention_mask.cpu().bool(), strict=True)):
         blocks, start = [], 0
-        for kind, run in groupby(of_row[mask].tolist()):
-            length = len(list(run))
+        runs_of_row, lengths = torch.unique_consecutive(of_row[mask], return_counts=True)
+        for kind, length in zip(runs_of_row.tolist(), lengths.tolist(), strict=True):
             block = torch.arange(length).expand(3, -1) if kind == TEXT else _clip(*next(grids[kind]))
             if block.shape[1] != length:
                 raise ValueError(f"row {row}: a clip of {block.shape[1]} tokens stands at {length} placeholders")
             blocks.append(block + start)
-            start = int(blocks[-1].max()) + 1
+            start += int(block.max()) + 1
         positions[:, row, mask] = torch.cat(blocks, dim=1)
     return positions.to(kinds.device)
 
