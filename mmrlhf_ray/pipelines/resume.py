@@ -33,6 +33,7 @@ _APPLIED = (
     "*optimizer.*",
     "*.engine.micro_batch_tokens", "*.engine.max_padding_share", "*.engine.shared_prompt",
     "*.engine.gradient_checkpointing", "*.engine.attention", "*.engine.logits_tile",
+    "*.engine.sequence_parallel",
     "algorithm.kl_coef", "algorithm.kl_target", "algorithm.kl_horizon", "algorithm.clip_range*", "algorithm.dual_clip",
     "algorithm.value_clip_range", "algorithm.vf_coef", "algorithm.entropy_coef", "algorithm.critic_warmup_steps",
     "algorithm.old_logprobs", "stream.*",

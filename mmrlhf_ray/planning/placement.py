@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from mmrlhf_ray.config import DiscreteConfig, EvaluateConfig, PPOConfig, Resources, RunConfig
+from mmrlhf_ray.config import DiscreteConfig, EngineConfig, EvaluateConfig, PPOConfig, Resources, RunConfig
 from mmrlhf_ray.config.placement import Placement
 from mmrlhf_ray.errors import ConfigError, PlacementError
 from mmrlhf_ray.models import why_not
@@ -177,10 +177,16 @@ def _learner_problems(cfg: RunConfig) -> list[str]:
     return problems
 
 
+def _learner_budget(section: str, engine: EngineConfig) -> tuple[str, int]:
+    """What says how many tokens a pass has, and the number."""
+    key = f"{section}.engine.micro_batch_tokens"
+    spread = engine.sequence_parallel
+    return (key if spread == 1 else f"{key} × sequence_parallel"), engine.micro_batch_tokens * spread
+
+
 def _token_problems(cfg: PPOConfig | EvaluateConfig) -> list[str]:
     longest = cfg.data.max_prompt_tokens + cfg.sampling.max_response_tokens
-    budgets = {f"{section}.engine.micro_batch_tokens": use.config.engine.micro_batch_tokens
-               for section, use in cfg.trained.items()}  # fmt: skip
+    budgets = dict(_learner_budget(section, use.config.engine) for section, use in cfg.trained.items())
     if {"scorer", "reference"} & set(cfg.roles):
         budgets["score_micro_batch_tokens"] = cfg.score_micro_batch_tokens
     return [

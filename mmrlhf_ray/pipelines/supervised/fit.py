@@ -130,7 +130,7 @@ def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sa
         cfg.model.path,
         data.facts_column,
         data.max_prompt_tokens,
-        cfg.learner.engine.micro_batch_tokens,
+        cfg.learner.engine.micro_batch_tokens * cfg.learner.engine.sequence_parallel,
         aspects,
         sampled_only,
         data,

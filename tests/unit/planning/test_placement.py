@@ -98,6 +98,14 @@ def test_an_unknown_job_is_a_programming_error():
             ],
             "learner.engine.zero_stage=0: DeepSpeed cannot move such a learner off the device",
         ),
+        (
+            ["placement.policy.replicas=3", "learner.engine.sequence_parallel=2"],
+            "learner.engine.sequence_parallel=2 must divide placement.policy.replicas=3",
+        ),
+        (
+            ["learner.engine={micro_batch_tokens: 500, sequence_parallel: 2}"],
+            "learner.engine.micro_batch_tokens × sequence_parallel=1000 is less than",
+        ),
         (["learner.engine.micro_batch_tokens=1000"], "learner.engine.micro_batch_tokens=1000 is less than"),
         (["score_micro_batch_tokens=1000"], "score_micro_batch_tokens=1000 is less than"),
     ],
