@@ -6,12 +6,9 @@ from mmrlhf_ray.config.base import (
     DeadlineConfig,
     EngineConfig,
     LearnerConfig,
-    LoRAConfig,
     ModelConfig,
     ModelShape,
     OptimizerConfig,
-    PartConfig,
-    PartsConfig,
     RunConfig,
     TrainJobConfig,
 )
@@ -35,6 +32,7 @@ from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
 from mmrlhf_ray.config.load import JobKind, load_config, read_job_kind, save_config
 from mmrlhf_ray.config.online import CriticConfig, GeneratorConfig, PPOConfig, SamplingConfig
+from mmrlhf_ray.config.parts import LoRAConfig, PartConfig, PartsConfig
 from mmrlhf_ray.config.placement import LearnerPlacement, Placement, Resources, RolePlacement
 from mmrlhf_ray.config.problems import dotted_keys
 from mmrlhf_ray.config.rewards import (

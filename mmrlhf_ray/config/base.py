@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, field_validat
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.output import OutputConfig
+from mmrlhf_ray.config.parts import LoRAConfig, PartConfig, PartName, PartsConfig
 from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.placement import LearnerPlacement, Resources
 from mmrlhf_ray.config.section import Section
@@ -113,42 +114,6 @@ _NOT_DEEPSPEEDS = {
 """Keys of DeepSpeed, some inside a section → what to use instead."""
 
 
-class LoRAConfig(Section):
-    """A low-rank adapter (Hu et al. 2021)."""
-
-    rank: int = Field(16, ge=1, le=512)
-    """vLLM reserves for the next of 1, 8, 16, 32, 64, 128, 256, 320, 512."""
-    alpha: PositiveFloat = 32.0
-    """The adapter's output is scaled by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the language model's linear layers; media towers stay as they are."""
-
-
-class PartConfig(Section):
-    """A part of the model: whether and how fast it learns."""
-
-    train: bool = True
-    lr: PositiveFloat | None = None
-    """`null` = the optimizer's."""
-
-    @model_validator(mode="after")
-    def _learns(self) -> "PartConfig":
-        if self.lr is not None and not self.train:
-            raise ValueError(f"lr={self.lr:g} has no effect with train=false; leave one of them out")
-        return self
-
-
-class PartsConfig(Section):
-    """Which parts of a policy are trained; a part that the family does not have may not be named."""
-
-    language_model: PartConfig = PartConfig()
-    vision_tower: PartConfig = PartConfig()
-    audio_tower: PartConfig = PartConfig()
-    projector: PartConfig = PartConfig()
-    """Between the towers and the language model."""
-
-
 class LearnerConfig(Section):
     """How a model is trained; the same keys in every job that learns."""
 
@@ -157,11 +122,41 @@ class LearnerConfig(Section):
     lora: LoRAConfig | None = None
     """Train a low-rank adapter alongside frozen weights; `null` = all weights."""
     parts: PartsConfig = PartsConfig()
+    """With `lora`, which says what learns, only the rates."""
+
+    @property
+    def sent_adapter(self) -> LoRAConfig | None:
+        """The adapter, where it is all that the sampler needs."""
+        return self.lora if self.lora is not None and self.lora.can_be_sent else None
+
+    @property
+    def keeps_start(self) -> bool:
+        """Whether the model that training started from is still there: it is the one without its adapter."""
+        return self.lora is not None and self.lora.is_alone
+
+    def learns(self, part: PartName) -> bool:
+        """Whether anything of a part is trained, be it an adapter."""
+        if self.lora is not None:
+            return part in (*self.lora.parts, *self.lora.also_train)
+        config: PartConfig = getattr(self.parts, part)
+        return config.train
 
     @model_validator(mode="after")
     def _one_choice(self) -> "LearnerConfig":
-        if self.lora is not None and self.parts != PartsConfig():
-            raise ValueError("lora freezes all weights of the model; leave either lora or parts out")
+        if self.lora is None:
+            return self
+        learning = {*self.lora.parts, *self.lora.also_train}
+        for name, part in self.parts:
+            if not part.train:
+                raise ValueError(
+                    f"parts.{name}.train=false: with lora, whatever is not in lora.parts or lora.also_train is frozen; "
+                    "leave it out"
+                )
+            if part.lr is not None and name not in learning:
+                raise ValueError(
+                    f"parts.{name}.lr={part.lr:g} has no effect: with lora this part is frozen; name it in lora.parts "
+                    "or lora.also_train, or leave its lr out"
+                )
         return self
 
 

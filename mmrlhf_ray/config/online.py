@@ -228,8 +228,8 @@ class PPOConfig(RewardedConfig):
             "generator": True,
             "scorer": bool(self.model_rewards),
             "functions": bool(self.function_rewards),
-            # With an adapter the policy itself answers for the reference: the adapter is switched off.
-            "reference": self.needs_reference and self.learner.lora is None,
+            # Where only an adapter learns, the policy itself answers for the reference: the adapter is switched off.
+            "reference": self.needs_reference and not self.learner.keeps_start,
             "policy": True,
             "critic": self.algorithm.has_critic,
         }
@@ -275,7 +275,7 @@ class PPOConfig(RewardedConfig):
         return learning * a.ppo_epochs * (a.prompts_per_step * a.n_samples_per_prompt // a.mini_batch_size)
 
     def _check_reference(self) -> None:
-        if self.reference is not None and self.learner.lora is not None:
+        if self.reference is not None and self.learner.keeps_start:
             raise ValueError("learner.lora makes the adapter-less policy the reference; leave `reference` out")
         if self.reference_engine != "server" and "reference" not in self.roles:
             why = "the policy without its adapter is the reference" if self.needs_reference else "there is no reference"
@@ -366,7 +366,7 @@ class PPOConfig(RewardedConfig):
             raise ValueError("rewards is empty: give a reward, or a `reference` to distil from and a kl_coef above 0")
         if a.dynamic_sampling and all(isinstance(r, FluencyReward) for r in self.rewards):
             raise ValueError("algorithm.dynamic_sampling needs a reward other than fluency, which always differs")
-        self.stream.check_algorithm(a, adapter=self.learner.lora is not None)
+        self.stream.check_algorithm(a, adapter=self.learner.sent_adapter is not None)
         if self.stream.in_turns:
             self.placement.refuse_changing(
                 "a step's groups are sampled together, so that responses hang on how many generators there are; set "

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmrlhf_ray.config.base import LoRAConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.models.adapter import ModelAdapter
 from mmrlhf_ray.models.headed import HEAD, checkpoint_name, checkpoint_tensors
@@ -112,7 +112,8 @@ def export_lora(
         if name not in own_head:
             for known_as in (name.removeprefix("backbone."), checkpoint_name(adapter, name)):
                 both[f"base_model.model.{known_as}"] = tensor.clone().contiguous()
-    described = peft_config(adapter, config, str(source))
+    modules = sorted({n.removeprefix("backbone.").partition(".lora_")[0] for n in tensors if n not in own_head})
+    described = peft_config(adapter, config, modules, str(source))
     described.inference_mode = True
     with _published(target) as fresh:
         fresh.mkdir()

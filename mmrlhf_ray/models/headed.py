@@ -1,5 +1,6 @@
 """A backbone and a linear head: the policy with its vocabulary head, critic and reward model with a scalar one."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from mmrlhf_ray.models.spread import Spread
 
 HEAD = "head."
 """Prefix of the head's parameters in a HeadedModel."""
+SCALAR_HEAD = "scalar_head"
+"""The part that a scalar head is: always trained."""
 
 
 @dataclass(frozen=True)
@@ -182,3 +185,17 @@ def checkpoint_tensors(adapter: ModelAdapter, name: str, tensor: Tensor) -> Iter
 def backbone_name(name: str) -> str:
     """Name of a HeadedModel parameter with a vocabulary head in transformers' class."""
     return "lm_" + name if name.startswith(HEAD) else name.removeprefix("backbone.")
+
+
+def part_of(adapter: ModelAdapter, name: str, *, scalar: bool) -> str:
+    """The part of a HeadedModel's parameter. Raises ModelError where the adapter names none or several."""
+    if scalar and name.startswith(HEAD):
+        return SCALAR_HEAD
+    known = backbone_name(name)
+    parts = [part for part, pattern in adapter.parts.items() if re.fullmatch(pattern, known)]
+    if len(parts) != 1:
+        raise ModelError(
+            f"{known} belongs to {' and '.join(parts) or 'no part'} of the {adapter.family} model; every parameter "
+            "must belong to exactly one; fix `parts` of the family in mmrlhf_ray/models"
+        )
+    return parts[0]

@@ -1,21 +1,17 @@
 """The parts of a model, identified by their parameters' names: which are trained, and how fast."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
-from mmrlhf_ray.config.base import LoRAConfig, PartConfig, PartsConfig
+from mmrlhf_ray.config.parts import LoRAConfig, PartConfig, PartsConfig
 from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.adapter import ModelAdapter
 from mmrlhf_ray.models.families.registry import adapter_for
-from mmrlhf_ray.models.headed import HEAD, HeadedModel, backbone_name, split_head
+from mmrlhf_ray.models.headed import HeadedModel, part_of, split_head
 from mmrlhf_ray.models.lora import add_lora
-
-SCALAR_HEAD = "scalar_head"
-"""The part that a scalar head is: always trained."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +24,13 @@ class ParameterGroup:
     parameters: tuple[nn.Parameter, ...]
 
 
-def part_of(adapter: ModelAdapter, name: str, *, scalar: bool) -> str:
-    """The part of a HeadedModel's parameter. Raises ModelError where the adapter names none or several."""
-    if scalar and name.startswith(HEAD):
-        return SCALAR_HEAD
-    known = backbone_name(name)
-    parts = [part for part, pattern in adapter.parts.items() if re.fullmatch(pattern, known)]
-    if len(parts) != 1:
-        raise ModelError(
-            f"{known} belongs to {' and '.join(parts) or 'no part'} of the {adapter.family} model; every parameter "
-            "must belong to exactly one; fix `parts` of the family in mmrlhf_ray/models"
-        )
-    return parts[0]
-
-
 def freeze_parts(model: HeadedModel, adapter: ModelAdapter, parts: PartsConfig, *, scalar: bool) -> None:
     """Stop the gradient at the parameters of parts that are not trained."""
     if parts == PartsConfig():
         return
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_config_of(parts, part_of(adapter, name, scalar=scalar)).train)
+        if not _config_of(parts, part_of(adapter, name, scalar=scalar)).train:
+            parameter.requires_grad_(False)
 
 
 def parameter_groups(

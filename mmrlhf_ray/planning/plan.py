@@ -137,7 +137,7 @@ def role_memory(
     def learner(role: str, size: ModelSize, model: ModelConfig, config: LearnerConfig) -> RoleMemory:
         engine, ranks = config.engine, getattr(place, role).replicas
         learns = trained.get(role, trained_parameters(size, config))
-        towers = config.lora is None and config.parts.vision_tower.train
+        towers = config.learns("vision_tower")
         loads = pass_loads(cfg, size, engine.micro_batch_tokens, ceil(a.mini_batch_size / ranks))
         each = (
             learner_bytes(size, model.dtype, engine, ranks, load, role == "policy", learns, towers) for load in loads

@@ -118,7 +118,8 @@ def _trained_lines(plan: Plan) -> list[str]:
         own = {name: part for name, part in learner.parts if part != PartConfig()}
         said = [f"{name} {f'at lr={p.lr:g}' if p.train and p.lr else 'frozen'}" for name, p in own.items()]
         if learner.lora:
-            said = [f"an adapter of rank {learner.lora.rank}"]
+            lora = learner.lora
+            said = [f"an adapter of rank {lora.rank} in {', '.join(lora.parts)}", *lora.also_train, *said]
         lines.append(f"  {role}: {count:,}" + (f" ({', '.join(said)})" if said else ""))
     return lines
 

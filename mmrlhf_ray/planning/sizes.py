@@ -259,6 +259,6 @@ def lora_parameters(size: ModelSize, lora: LoRAConfig) -> int:
 
 def trained_parameters(size: ModelSize, config: LearnerConfig) -> int:
     """As far as the model's size alone says it."""
-    if config.lora is not None:
-        return lora_parameters(size, config.lora)
+    if config.sent_adapter is not None:
+        return lora_parameters(size, config.sent_adapter)
     return size.parameters if config.parts.vision_tower.train else size.parameters - size.tower_parameters

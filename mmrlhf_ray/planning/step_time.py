@@ -189,7 +189,7 @@ class _Work:
         cfg = self.cfg
         dropout = cfg.learner.lora.dropout if cfg.learner.lora else 0.0
         passes = int(cfg.algorithm.old_logprobs_from(cfg.steps, dropout) == "learner")
-        passes += int(cfg.learner.lora is not None and cfg.needs_reference)
+        passes += int(cfg.learner.keeps_start and cfg.needs_reference)
         if passes:
             yield Phase("old logprobs", passes * self._asked(sizes["policy"], "policy", cfg.learner), "computation")
         if "critic" in sizes:
@@ -254,7 +254,7 @@ class _Work:
         """Weights, or the adapter, to the generators."""
         cfg = self.cfg
         moved = size.parameters
-        if cfg.learner.lora is not None:
+        if cfg.learner.sent_adapter is not None:
             moved = trained_parameters(size, cfg.learner) if trained is None else trained
         each = ASSUMED.push_s_per_gib + ASSUMED.push_s_per_shard * (cfg.generator.tensor_parallel_size - 1)
         return Phase("push", each * moved * DTYPE_BYTES[cfg.policy.dtype] / GIB, "host")

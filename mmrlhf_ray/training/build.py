@@ -8,7 +8,8 @@ from typing import Protocol
 
 import torch
 
-from mmrlhf_ray.config.base import LearnerConfig, LoRAConfig, ModelConfig
+from mmrlhf_ray.config.base import LearnerConfig, ModelConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.models import (
     ADAPTER_DIR,
@@ -50,6 +51,7 @@ class Trained:
     """Directory that the model came from."""
     scalar: bool
     lora: LoRAConfig | None
+    """Where an adapter is all that learns."""
     spread: Spread | None = None
     """This rank's place among those that share a pass."""
 
@@ -110,4 +112,5 @@ def build_trained(
     engine = TrainEngine(loaded, learner.engine, learner.optimizer, optimizer_steps, dtype, device, groups)
     engine.train(False)
     passes = Passes(engine, encoder, device, learner.engine.logits_tile, ranks)
-    return Trained(encoder, engine, passes, Path(model.path), scalar, learner.lora, spread)
+    alone = learner.lora if learner.keeps_start else None
+    return Trained(encoder, engine, passes, Path(model.path), scalar, alone, spread)

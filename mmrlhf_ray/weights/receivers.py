@@ -19,7 +19,7 @@ from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from mmrlhf_ray.config.base import LoRAConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.models import ModelAdapter
 from mmrlhf_ray.models.lora import peft_config

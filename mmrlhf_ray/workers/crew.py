@@ -22,7 +22,7 @@ from ray.actor import ActorHandle, ActorProxy
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig, PPOConfig, ProbeRewardConfig, RunConfig
-from mmrlhf_ray.config.base import LoRAConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records

@@ -202,7 +202,7 @@ class _Others:
 
 def _generators(own: Crew, cfg: PPOConfig) -> Generators:
     """Start them; nothing waits."""
-    return start_generators(own, cfg, cfg.policy, cfg.learner.lora)
+    return start_generators(own, cfg, cfg.policy, cfg.learner.sent_adapter)
 
 
 def _others(own: Crew, watch: Watch, cfg: PPOConfig, records: Records) -> _Others:

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from mmrlhf_ray.config import AlgorithmConfig, DataConfig, EngineConfig, LearnerConfig, ModelConfig, OptimizerConfig
-from mmrlhf_ray.config.base import LoRAConfig
 from mmrlhf_ray.config.online import SamplingConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, plan_shards
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts

@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmrlhf_ray.config import AlgorithmConfig, DataConfig, EngineConfig, LearnerConfig, ModelConfig, OptimizerConfig
-from mmrlhf_ray.config.base import PartConfig, PartsConfig
+from mmrlhf_ray.config.parts import PartConfig, PartsConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, media_kinds, plan_shards
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.models import adapter_for
-from mmrlhf_ray.models.parts import part_of
+from mmrlhf_ray.models.headed import part_of
 from mmrlhf_ray.schema import EXPERIENCE
 from mmrlhf_ray.training.objectives import PolicyObjective
 from tests.ray.support import encoded_prompts, end, start_learners

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
+from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.encoding.encode import Encoder, processor_kwargs
 from mmrlhf_ray.errors import EngineDied, RunError
 from mmrlhf_ray.runtime.devices import Held

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
+from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.batches.ragged import row_lengths
 from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of

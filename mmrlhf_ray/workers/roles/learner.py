@@ -111,8 +111,10 @@ class Learner:
     def reference_logprobs(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """`ref_logprobs` of the shard's rows: the policy without its adapter is what it was at the start.
 
-        Raises ValueError where `learner.lora` is not set.
+        Raises ValueError where `learner.keeps_start` is false.
         """
+        if not self._spec.learner.keeps_start:
+            raise ValueError("more than an adapter is trained: without it the policy is not what it was at the start")
         with self._trained.engine.adapter_off():
             return self._infer(rollouts, features, shard)
 
@@ -156,12 +158,12 @@ class Learner:
 
     @ray.method
     def push_weights(self, generators: Sequence[ActorProxy[Generator]], bucket_bytes: int, deadline_s: float) -> Sent:
-        """Send all weights, with `learner.lora` only the adapter's, to all generators in buckets of `bucket_bytes`."""
+        """Send all weights, or `learner.sent_adapter` alone, to all generators in buckets of `bucket_bytes`."""
 
         def receive(layout: list[TensorLayout], payload: "ray.ObjectRef[np.ndarray]") -> list["ray.ObjectRef[None]"]:
             return [generator.receive_bucket.remote(layout, payload) for generator in generators]
 
-        groups = self._trained.engine.buckets(bucket_bytes, trained_only=self._spec.learner.lora is not None)
+        groups = self._trained.engine.buckets(bucket_bytes, trained_only=self._spec.learner.sent_adapter is not None)
         return send(groups, self._trained.encoder.adapter, ObjectStore(receive, deadline_s))
 
     @ray.method

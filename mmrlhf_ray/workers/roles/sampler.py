@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
+from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.encoding.encode import (
     Encoder,
     RawMedia,

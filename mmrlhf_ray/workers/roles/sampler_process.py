@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pyarrow as pa
 
-from mmrlhf_ray.config.base import LoRAConfig, ModelConfig
+from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.errors import EngineDied, KnownError, RoleFailed, first_line
 from mmrlhf_ray.runtime.devices import Held
 from mmrlhf_ray.runtime.processes import end_with

@@ -17,13 +17,36 @@ def test_parts_are_read() -> None:
     assert parts.language_model.lr is None
 
 
-@pytest.mark.parametrize("part", [{"vision_tower": {"train": False}}, {"projector": {"lr": 0.1}}])
-def test_lora_and_parts_exclude_each_other(part: dict) -> None:
-    words = "lora freezes all weights of the model; leave either lora or parts out"
-    with pytest.raises(ValueError, match=words):
-        LearnerConfig.model_validate({"lora": {}, "parts": part})
-    with pytest.raises(ConfigError, match=words):
-        load_config(None, [*SFT, "learner.lora={}", f"learner.parts={part}"], SFTConfig)
+@pytest.mark.parametrize(
+    ("lora", "parts", "message"),
+    [
+        ({}, {"vision_tower": {"train": False}}, r"parts.vision_tower.train=false: with lora, whatever is not in"),
+        ({}, {"projector": {"lr": 0.1}}, r"parts.projector.lr=0.1 has no effect: with lora this part is frozen"),
+        ({"parts": ["vision_tower"]}, {"language_model": {"lr": 0.1}}, r"parts.language_model.lr=0.1 has no effect"),
+        ({"also_train": ["language_model", "projector"]}, {}, r"language_model in both parts and also_train"),
+        ({"parts": []}, {}, "at least 1 item"),
+    ],
+)
+def test_an_adapter_and_parts_that_contradict_it(lora: dict, parts: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LearnerConfig.model_validate({"lora": lora, "parts": parts})
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [*SFT, f"learner.lora={lora}", f"learner.parts={parts}"], SFTConfig)
+
+
+@pytest.mark.parametrize(
+    ("lora", "sent", "keeps_start"),
+    [
+        (None, False, False),
+        ({}, True, True),
+        ({"parts": ["vision_tower", "language_model"]}, False, True),
+        ({"also_train": ["projector"]}, False, False),
+    ],
+)
+def test_what_becomes_of_an_adapter(lora: dict | None, sent: bool, keeps_start: bool) -> None:
+    learner = LearnerConfig.model_validate({"lora": lora, "parts": {"language_model": {"lr": 0.1}}})
+    assert learner.keeps_start is keeps_start
+    assert learner.sent_adapter == (learner.lora if sent else None)
 
 
 def test_an_unknown_part_is_named() -> None:

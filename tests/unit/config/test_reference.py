@@ -50,3 +50,12 @@ def test_how_a_reference_computes_is_asked_only_where_there_is_one(changes: dict
     with pytest.raises(ValueError, match=f"reference_engine=zero3 has no effect: {why}; leave it out"):
         config(reference_engine="zero3", **changes)
     assert config(reference_engine="zero3").placement.reference.replicas == 1
+
+
+def test_a_policy_of_which_more_than_an_adapter_learns_is_not_its_own_reference() -> None:
+    lora = {"also_train": ["projector"]}
+    assert "reference" in config(learner={"lora": lora}).roles
+    assert config(learner={"lora": lora}, reference={"path": "teacher"}).reference is not None
+    assert "reference" not in config(learner={"lora": {"parts": ["projector"], "target_modules": ["proj"]}}).roles
+    with pytest.raises(ValueError, match="learner.lora makes the adapter-less policy the reference"):
+        config(learner={"lora": {}}, reference={"path": "teacher"})

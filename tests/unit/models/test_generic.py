@@ -15,7 +15,7 @@ from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models import adapter_for, checkpoint_tensors, load_policy
 from mmrlhf_ray.models.families.generic import GenericAdapter
-from mmrlhf_ray.models.parts import part_of
+from mmrlhf_ray.models.headed import part_of
 from mmrlhf_ray.models.verdict import (
     VERDICT_FILE,
     ParityRow,

@@ -1,6 +1,7 @@
 """Adapters: where they go, what they leave alone, and that merged, apart and reloaded they are the same model."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5OmniThinkerForConditionalGeneration
 
-from mmrlhf_ray.config.base import LoRAConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.batches.collate import Batch, collate
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.errors import ConfigError, ModelError
@@ -28,6 +29,7 @@ from mmrlhf_ray.models import (
     read_scalar_head,
     trained_weights,
 )
+from mmrlhf_ray.models.headed import part_of
 from tests.unit.tiny import mixed_rows
 
 CLASSES = {
@@ -36,11 +38,32 @@ CLASSES = {
 }
 LAYERS = {"qwen2_5_omni": "backbone.model.layers.", "qwen2_5_vl": "backbone.model.language_model.layers."}
 CONFIG = LoRAConfig(rank=3, alpha=7.0)
+EVERYWHERE = {
+    "qwen2_5_omni": CONFIG.model_copy(
+        update={
+            "parts": ("language_model", "vision_tower", "audio_tower", "projector"),
+            "target_modules": ("q_proj", "attn.proj", "fc1", "audio_tower.proj", "mlp.2"),
+        }
+    ),
+    "qwen2_5_vl": CONFIG.model_copy(
+        update={
+            "parts": ("language_model", "vision_tower", "projector"),
+            "target_modules": ("q_proj", "qkv", "mlp.0"),
+        }
+    ),
+}
+"""Of each family: some layers of every part."""
 
 
 @pytest.fixture
 def directory(encoder: Encoder, omni: Path, vl: Path) -> Path:
     return {"qwen2_5_omni": omni, "qwen2_5_vl": vl}[encoder.adapter.family]
+
+
+@pytest.fixture(params=["language model", "everywhere"])
+def config(request: pytest.FixtureRequest, encoder: Encoder) -> LoRAConfig:
+    """Of an adapter in the language model alone, or in every part."""
+    return CONFIG if request.param == "language model" else EVERYWHERE[encoder.adapter.family]
 
 
 @pytest.fixture
@@ -91,6 +114,33 @@ def test_targets_of_the_language_model_are_trained_and_nothing_else(encoder: Enc
     assert {w.name for w in trained_weights(adapted(encoder, directory))} == wanted
 
 
+def test_layers_of_every_part_are_trained_where_that_is_asked(encoder: Encoder, directory: Path) -> None:
+    config = EVERYWHERE[encoder.adapter.family]
+    found = Counter(
+        (part_of(encoder.adapter, weight.name, scalar=False), target)
+        for weight in trained_weights(adapted(encoder, directory, config))
+        for target in config.target_modules
+        if f".{target}.lora_" in weight.name
+    )
+    assert {part for part, _ in found} == set(config.parts)
+    assert {target for _, target in found} == set(config.target_modules)
+    assert found.total() == sum(1 for _ in trained_weights(adapted(encoder, directory, config)))
+
+
+def test_a_part_that_learns_in_full_beside_an_adapter(encoder: Encoder, directory: Path, batch: Batch) -> None:
+    adapter, config = encoder.adapter, CONFIG.model_copy(update={"also_train": ("projector",)})
+    base = load_policy(adapter, directory, torch.float32)
+    projector = {n for n, _ in base.named_parameters() if part_of(adapter, n, scalar=False) == "projector"}
+    model = adapted(encoder, directory, config)
+    trained = {weight.name for weight in trained_weights(model)}
+    assert {name for name in trained if ".lora_" not in name} == projector != set()
+    assert trained - projector == {weight.name for weight in trained_weights(adapted(encoder, directory))}
+    with lora_off(model):
+        assert not torch.equal(output(model, batch), output(base, batch)), "it is no longer what it was at the start"
+    base.load_state_dict(tensors(merged_weights(model)), strict=False)
+    torch.testing.assert_close(output(base, batch), output(model, batch), atol=1e-4, rtol=1e-4)
+
+
 def test_only_what_is_named_gets_an_adapter(encoder: Encoder, directory: Path) -> None:
     config = CONFIG.model_copy(update={"target_modules": ("q_proj", "mlp.down_proj")})
     names = {w.name.split(".lora_")[0].rpartition(".")[2] for w in trained_weights(adapted(encoder, directory, config))}
@@ -115,11 +165,11 @@ def test_the_head_is_trained_if_asked(omni_encoder: Encoder, omni: Path, train_h
 
 
 def test_a_new_adapter_changes_nothing_and_a_trained_one_can_be_switched_off(
-    encoder: Encoder, directory: Path, batch: Batch
+    encoder: Encoder, directory: Path, batch: Batch, config: LoRAConfig
 ) -> None:
     base = output(load_policy(encoder.adapter, directory, torch.float32), batch)
-    assert torch.equal(output(adapted(encoder, directory, trained=False), batch), base)
-    model = adapted(encoder, directory)
+    assert torch.equal(output(adapted(encoder, directory, config, trained=False), batch), base)
+    model = adapted(encoder, directory, config)
     changed = output(model, batch)
     assert float((changed - base).abs().max()) > 0.1
     with lora_off(model):
@@ -136,8 +186,8 @@ def test_nothing_to_switch_off_is_an_error(omni_encoder: Encoder, omni: Path) ->
         pass
 
 
-def test_merged_it_is_the_same_model(encoder: Encoder, directory: Path, batch: Batch) -> None:
-    model, plain = adapted(encoder, directory), load_policy(encoder.adapter, directory, torch.float32)
+def test_merged_it_is_the_same_model(encoder: Encoder, directory: Path, batch: Batch, config: LoRAConfig) -> None:
+    model, plain = adapted(encoder, directory, config), load_policy(encoder.adapter, directory, torch.float32)
     merged = tensors(merged_weights(model))
     assert set(merged) == set(dict(plain.named_parameters()))
     untouched = dict(plain.named_parameters())
@@ -179,11 +229,11 @@ def test_adapters_have_the_models_type(omni_encoder: Encoder, omni: Path) -> Non
 
 @pytest.mark.filterwarnings("error:.*adapter keys")
 def test_an_exported_adapter_loads_in_peft_and_equals_the_merged_export(
-    encoder: Encoder, directory: Path, batch: Batch, tmp_path: Path
+    encoder: Encoder, directory: Path, batch: Batch, config: LoRAConfig, tmp_path: Path
 ) -> None:
-    model = adapted(encoder, directory)
+    model = adapted(encoder, directory, config)
     export_model(encoder.adapter, directory, tmp_path / "model", tensors(merged_weights(model)), scalar=False)
-    export_lora(encoder.adapter, directory, tmp_path / "adapter", CONFIG, tensors(trained_weights(model)))
+    export_lora(encoder.adapter, directory, tmp_path / "adapter", config, tensors(trained_weights(model)))
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == str(
         directory
     )

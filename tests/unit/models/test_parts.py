@@ -6,11 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmrlhf_ray.config.base import LoRAConfig, PartConfig, PartsConfig
+from mmrlhf_ray.config.parts import LoRAConfig, PartConfig, PartsConfig
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.errors import ModelError
-from mmrlhf_ray.models import HeadedModel, check_trained, freeze_parts, load_policy, load_scalar, parameter_groups
-from mmrlhf_ray.models.parts import SCALAR_HEAD, part_of
+from mmrlhf_ray.models import (
+    HeadedModel,
+    add_lora,
+    check_trained,
+    freeze_parts,
+    load_policy,
+    load_scalar,
+    parameter_groups,
+)
+from mmrlhf_ray.models.headed import SCALAR_HEAD, part_of
 
 FROZEN = PartConfig(train=False)
 
@@ -40,6 +48,7 @@ def test_a_parameter_of_no_part_is_named(vl_encoder: Encoder) -> None:
 def test_frozen_parts_are_those_named(family_encoder: Encoder, model: HeadedModel) -> None:
     adapter = family_encoder.adapter
     for frozen in adapter.parts:
+        model.requires_grad_(True)
         freeze_parts(model, adapter, PartsConfig(**{frozen: FROZEN}), scalar=False)
         for name, parameter in model.named_parameters():
             assert parameter.requires_grad == (part_of(adapter, name, scalar=False) != frozen), name
@@ -98,3 +107,37 @@ def test_an_adapter_of_this_size_is_counted_and_wrong_targets_are_named(vl: Path
     wrong = LoRAConfig(target_modules=("q_prj",))
     with pytest.raises(ModelError, match=r"lora.target_modules names 'q_prj', which is not a linear layer of the qwen"):
         check_trained(vl, PartsConfig(), wrong, "", scalar=False)
+
+
+ALONGSIDE = LoRAConfig(rank=4, target_modules=("q_proj",), also_train=("projector",))
+
+
+def test_what_learns_alongside_an_adapter_is_counted_and_has_its_own_rate(vl: Path, vl_encoder: Encoder) -> None:
+    adapter, parts = vl_encoder.adapter, PartsConfig(projector=PartConfig(lr=0.5))
+    model = load_policy(adapter, vl, torch.float32)
+    projector = {n for n, _ in model.named_parameters() if part_of(adapter, n, scalar=False) == "projector"}
+    add_lora(model, adapter, ALONGSIDE, train_head=False, seed=0)
+    freeze_parts(model, adapter, parts, scalar=False)
+    groups = {group.name: group for group in parameter_groups(model, adapter, parts, 0.1, scalar=False)}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert {names[id(p)] for p in groups["projector"].parameters} == projector
+    assert (groups["projector"].lr, groups[""].lr) == (0.5, 0.1)
+    assert all(".lora_" in names[id(p)] for p in groups[""].parameters)
+    trained = sum(p.numel() for group in groups.values() for p in group.parameters)
+    assert check_trained(vl, parts, ALONGSIDE, "", scalar=False) == trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parts": ("audio_tower",)}, r"lora.parts: a qwen2_5_vl model has no audio_tower; it has language_model"),
+        ({"also_train": ("audio_tower",)}, "lora.also_train: a qwen2_5_vl model has no audio_tower"),
+        ({"parts": ("language_model", "projector")},
+         r"lora.parts names projector, of which lora.target_modules has no linear layer; it has mlp\.0, mlp\.2"),
+        ({"parts": ("projector",), "target_modules": ("mlp.0", "q_proj")},
+         r"names 'q_proj', which is not a linear layer of the qwen2_5_vl projector; it has mlp\.0, mlp\.2"),
+    ],
+)  # fmt: skip
+def test_an_adapter_that_does_not_fit_the_parts_is_refused(vl: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        check_trained(vl, PartsConfig(), LoRAConfig(**changes), "", scalar=False)

@@ -20,6 +20,8 @@ from tests.unit.training.rank_process import run_ranks
 
 CPU = torch.device("cpu")
 LORA = LoRAConfig(rank=2, alpha=8.0, target_modules=("q_proj", "o_proj"))
+TOWERS = LoRAConfig(rank=2, alpha=8.0, parts=("language_model", "vision_tower"), target_modules=("q_proj", "qkv"))
+ALONGSIDE = TOWERS.model_copy(update={"also_train": ("projector",)})
 POLICY, CRITIC = PolicyObjective(AlgorithmConfig(), 1.0), CriticObjective(AlgorithmConfig())
 
 
@@ -44,7 +46,7 @@ def output(built: Trained, batch: Batch) -> Tensor:
     return built.engine.forward(batch.response_positions, **batch.inputs)
 
 
-@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("lora", [None, LORA, TOWERS, ALONGSIDE])
 @torch.no_grad()
 def test_a_policy(
     process_group: None, vl: Path, vl_encoder: Encoder, batch: Batch, tmp_path: Path, lora: LoRAConfig | None
@@ -57,7 +59,8 @@ def test_a_policy(
     built.export(tmp_path / "model")
     again = load_policy(vl_encoder.adapter, tmp_path / "model", torch.float32)
     torch.testing.assert_close(again(batch.response_positions, **batch.inputs), want, rtol=1e-4, atol=1e-5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == (["adapter", "model"] if lora else ["model"])
+    alone = lora is not None and lora.is_alone  # else the adapter would be of a model that is written nowhere
+    assert sorted(path.name for path in tmp_path.iterdir()) == (["adapter", "model"] if alone else ["model"])
 
 
 @torch.no_grad()

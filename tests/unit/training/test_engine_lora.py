@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.config.base import EngineConfig, LoRAConfig, OptimizerConfig
+from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.batches.collate import Batch, collate
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.errors import RunError
@@ -90,6 +91,27 @@ def test_only_the_adapter_learns_and_it_learns_what_plain_torch_teaches(
         assert torch.equal(output(engine, batch), base)
     train(engine, batch, 1)  # and on it goes
     assert not torch.equal(engine.weights(trained_only=True)[_FACTOR], want_trained[_FACTOR])
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_towers_learn_an_adapter_and_a_projector_in_full_what_plain_torch_teaches(
+    process_group: None, omni_encoder: Encoder, omni: Path, batch: Batch, stage: int
+) -> None:
+    targets = ("q_proj", "attn.proj", "fc1")
+    config = LoRAConfig(
+        rank=2,
+        parts=("language_model", "vision_tower", "audio_tower"),
+        target_modules=targets,
+        also_train=("projector",),
+    )
+    engine = engine_of(omni_encoder, omni, stage, config)
+    norms = train(engine, batch, STEPS)
+    want_trained, want_merged, want_norms = plain_torch(model(omni_encoder, omni, config=config), batch)
+    assert norms == pytest.approx(want_norms, rel=1e-4)
+    for got, want in ((engine.weights(trained_only=True), want_trained), (engine.weights(), want_merged)):
+        assert set(got) == set(want)
+        for name, tensor in want.items():
+            torch.testing.assert_close(got[name], tensor, atol=3e-4, rtol=0.0)  # AdamW makes steps of rounding errors
 
 
 _FACTOR = "backbone.model.layers.0.self_attn.q_proj.lora_B.weight"

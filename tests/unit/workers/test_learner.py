@@ -10,6 +10,7 @@ import torch
 from mmrlhf_ray.config import LearnerConfig, ModelConfig
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard, SharedPrompts, media_kinds, plan_shards
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.data.encoding.features import features_table
@@ -73,3 +74,10 @@ def test_layouts_change_no_number(process_group: None, omni: Path, omni_encoder:
         for was, now in ((plain[0], other[0]), (plain[2], other[2])):
             np.testing.assert_allclose(np.concatenate(now), np.concatenate(was), atol=1e-5)
         assert other[1] == pytest.approx(plain[1], rel=1e-4, abs=1e-5)
+
+
+def test_a_policy_of_which_more_than_an_adapter_learns_is_no_reference(omni: Path) -> None:
+    lora = LoRAConfig(also_train=("projector",))
+    spec = LearnerSpec(ModelConfig(path=str(omni)), LearnerConfig(lora=lora), 1, 0, 1, "cpu")
+    with pytest.raises(ValueError, match="more than an adapter is trained"):
+        Learner(spec, PolicyObjective(ALGORITHM, 0.7)).reference_logprobs(rollout_table([]), Shard((), ((),)))
