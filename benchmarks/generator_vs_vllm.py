@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     table, _, _, *clips = encoder.slice(0, min(options.count, rows))
     media = pa.concat_tables(clips[::2])
     spec = SamplerSpec(ModelConfig(path=str(model)), config, sampling, data.max_prompt_tokens, 0, None, data)
-    ours, bare = SamplerProcess(spec), _Bare(spec, table, media, options.samples)
+    ours, bare = SamplerProcess(spec, scratch), _Bare(spec, table, media, options.samples)
     rounds = []
     with asyncio.Runner() as runner:
         for number in range(options.rounds + 1):

@@ -23,6 +23,7 @@ from mmrlhf_ray.config.placement import Placement, Resources
 from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
 from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.config.stream import StreamConfig
+from mmrlhf_ray.config.weights import WeightsConfig, WeightTransport
 
 LOWEST_TEMPERATURE = 0.01
 """The sampler takes every temperature below this, except 0, for this one."""
@@ -199,6 +200,7 @@ class PPOConfig(RewardedConfig):
     stream: StreamConfig = StreamConfig()
     sampling: SamplingConfig = SamplingConfig()
     generator: GeneratorConfig = GeneratorConfig()
+    weights: WeightsConfig = WeightsConfig()
     learner: LearnerConfig = LearnerConfig()
     critic: CriticConfig = CriticConfig()
     score_micro_batch_tokens: PositiveInt = 8192
@@ -300,6 +302,11 @@ class PPOConfig(RewardedConfig):
             raise ValueError(f"placement.colocate names {missing[0]}, which this job has not; take it out")
         self.placement.refuse_changing("generators that share their devices have a fixed number")
 
+    @property
+    def transport(self) -> WeightTransport:
+        """Of the policy's weights. Raises ValueError for one that the run cannot have."""
+        return self.weights.chosen(self.placement, self.device, adapter=self.learner.sent_adapter is not None)
+
     def _check_schedules(self) -> None:
         warmup = self.algorithm.critic_warmup_steps
         if warmup >= self.steps:
@@ -366,6 +373,7 @@ class PPOConfig(RewardedConfig):
             raise ValueError("rewards is empty: give a reward, or a `reference` to distil from and a kl_coef above 0")
         if a.dynamic_sampling and all(isinstance(r, FluencyReward) for r in self.rewards):
             raise ValueError("algorithm.dynamic_sampling needs a reward other than fluency, which always differs")
+        _ = self.transport  # it can be had
         self.stream.check_algorithm(a, adapter=self.learner.sent_adapter is not None)
         if self.stream.in_turns:
             self.placement.refuse_changing(

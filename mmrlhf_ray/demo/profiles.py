@@ -81,7 +81,7 @@ FAST_PROFILE = Profile(
     pairs_per_prompt=2,
     sft=("steps=60",),
     reward_model=("epochs=1", "learner.optimizer.warmup_steps=5"),
-    ppo=("steps=6", "algorithm.prompts_per_step=32", "algorithm.mini_batch_size=32"),
+    ppo=("steps=6", "algorithm.prompts_per_step=32", "algorithm.mini_batch_size=32", "weights.transport=gloo"),
 )
 
 

@@ -36,6 +36,13 @@ class Weight:
         """Of the gathered parameters."""
         return sum(int(getattr(p, "ds_numel", p.numel())) * p.element_size() for p in self.parameters)
 
+    @property
+    def outline(self) -> Tensor:
+        """Shape and dtype of value(), without values; nothing must be gathered for it."""
+        weight = self.parameters[0]
+        return torch.empty(getattr(weight, "ds_shape", weight.shape), dtype=weight.dtype, device="meta")
+
+    @torch.no_grad()
     def value(self) -> Tensor:
         """The parameter, or W + alpha/rank · B·A (Hu et al. 2021, section 4.1). The parameters must be gathered."""
         weight = self.parameters[0].detach()

@@ -31,7 +31,6 @@ from mmrlhf_ray.models import (
     HeadedModel,
     ParameterGroup,
     Reading,
-    Weight,
     dividing,
     grouped,
     lora_off,
@@ -49,6 +48,7 @@ _TAG = "state"
 _LAYOUT_FILE = "layout.json"
 GATHERED_BYTES = 1 << 30
 """Of weights that are gathered at a time, where nothing else says how many."""
+_HOST = torch.device("cpu")
 _REMEDY = (
     "Nothing was applied. Continue from the last checkpoint with a lower optimizer.lr or a smaller "
     "optimizer.max_grad_norm, and look for scores, margins or values that are far off in the metrics before"
@@ -231,8 +231,10 @@ class TrainEngine:
         """Meanwhile forward() computes what the model did before lora was added. Raises ValueError without one."""
         return lora_off(self._engine.module)
 
-    def buckets(self, max_bytes: int, *, trained_only: bool = False) -> Iterator[list[tuple[str, Tensor]]]:
-        """All weights on the host in groups of at most `max_bytes` (a larger one is a group by itself): the model as
+    def buckets(
+        self, max_bytes: int, *, trained_only: bool = False, device: torch.device = _HOST
+    ) -> Iterator[list[tuple[str, Tensor]]]:
+        """All weights on `device` in groups of at most `max_bytes` (a larger one is a group by itself): the model as
         it is without adapters, theirs merged; or `trained_only`, what is not frozen, adapters by themselves.
 
         A collective: every rank iterates to the end. Rank 0 gets (name, tensor), which may be the parameter itself and
@@ -240,22 +242,21 @@ class TrainEngine:
         """
         weights = trained_weights if trained_only else merged_weights
         for group in grouped(weights(self._engine.module), max_bytes):
-            yield self._gather(group)
+            parameters = [p for weight in group for p in weight.parameters]
+            with self._gathered(parameters):
+                yield [] if self.rank else [(weight.name, weight.value().to(device)) for weight in group]
+
+    def outlines(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor without values) of all that buckets() gives, in its order; nothing is gathered."""
+        return ((weight.name, weight.outline) for weight in merged_weights(self._engine.module))
 
     def weights(self, *, trained_only: bool = False) -> dict[str, Tensor]:
         """buckets() in one, copied. A collective; rank 0 gets all, the others nothing."""
         buckets = self.buckets(GATHERED_BYTES, trained_only=trained_only)
         return {name: tensor.clone() for bucket in buckets for name, tensor in bucket}
 
-    def _gather(self, group: list[Weight]) -> list[tuple[str, Tensor]]:
-        parameters = [p for weight in group for p in weight.parameters]
-        gathered = deepspeed.zero.GatheredParameters(parameters) if self._zero_stage == 3 else nullcontext()
-        with gathered, torch.no_grad():
-            if self.rank:
-                return []
-            values = [(weight.name, weight.value().cpu()) for weight in group]
-            # What was gathered goes when the block ends; other parameters stay what they are until the next update.
-            return [(name, value.clone()) for name, value in values] if self._zero_stage == 3 else values
+    def _gathered(self, parameters: list[torch.nn.Parameter]) -> AbstractContextManager[None]:
+        return deepspeed.zero.GatheredParameters(parameters) if self._zero_stage == 3 else nullcontext()
 
     def perturb(self, prefix: str, scale: float, seed: int) -> int:
         """Add seeded noise of size `scale` to parameters whose name starts with `prefix`; returns their number.

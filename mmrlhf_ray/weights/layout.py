@@ -1,14 +1,19 @@
-"""Where tensors lie in a bucket, and the checksums that prove its bytes. Nothing here needs torch."""
+"""Where tensors lie in a bucket, and the sum over all that proves a push. Nothing here needs torch."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 InFlight = Literal["finish", "keep", "recompute"]
 """The fate of running responses at a push, see Sampler.start_weight_update()."""
+
+MEET_S = 60.0
+"""Seconds at most within which the workers and the learner of a push meet."""
+
+Told = Mapping[str, object]
+"""What a worker is told of a push, or of a group: numbers, texts and lists, since classes do not survive the way into
+the engine's process."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,6 @@ class Pushed:
     names: frozenset[str]
 
 
-def checksums(layout: Sequence[TensorLayout], payload: np.ndarray) -> dict[str, str]:
-    """name → digest of the tensor's bytes."""
-    return {
-        item.name: hashlib.blake2b(payload[item.offset : item.offset + item.nbytes].data, digest_size=8).hexdigest()
-        for item in layout
-    }
-
-
-def combine(sums: dict[str, str]) -> str:
-    """One digest for an entire model: of names and digests in name order."""
+def combine(sums: Mapping[str, int]) -> str:
+    """One digest for an entire model: of the names and checksums of its tensors, in name order."""
     return hashlib.blake2b("".join(f"{n}={sums[n]};" for n in sorted(sums)).encode(), digest_size=16).hexdigest()

@@ -11,8 +11,8 @@ from torch import Tensor
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.models import ModelAdapter, checkpoint_tensors
 from mmrlhf_ray.runtime.waits import deadline_get
-from mmrlhf_ray.weights.buckets import pack
-from mmrlhf_ray.weights.layout import Pushed, TensorLayout, checksums, combine
+from mmrlhf_ray.weights.buckets import checksum, pack
+from mmrlhf_ray.weights.layout import Pushed, TensorLayout, combine
 
 _IN_FLIGHT = 2
 """Buckets on the way at once: the next one is gathered while the last one is loaded."""
@@ -68,16 +68,18 @@ def send(groups: Iterable[Sequence[tuple[str, Tensor]]], adapter: ModelAdapter, 
     Every rank iterates over its groups to the end, since gathering is a collective; those of all ranks but the first
     are empty and send nothing.
     """
-    sums: dict[str, str] = {}
-    nbytes = 0
-    for group in groups:
-        if not group:
-            continue
-        layout, payload = pack([item for name, tensor in group for item in checkpoint_tensors(adapter, name, tensor)])
-        transport.carry(layout, payload)
-        sums |= checksums(layout, payload)  # while it is on its way
-        nbytes += payload.nbytes
-    transport.finish()
+    sums: dict[str, int] = {}
+    nbytes, groups = 0, iter(groups)
+    try:
+        for group in filter(None, groups):
+            tensors = [item for name, tensor in group for item in checkpoint_tensors(adapter, name, tensor)]
+            transport.carry(*pack(tensors))
+            sums |= {name: checksum(tensor) for name, tensor in tensors}  # while it is on its way
+            nbytes += sum(tensor.nbytes for _, tensor in tensors)
+        transport.finish()
+    finally:
+        for _ in groups:  # where it broke off: the other ranks wait in the gathers that are left
+            pass
     return Sent(combine(sums), frozenset(sums), nbytes)
 
 

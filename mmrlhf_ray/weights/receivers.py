@@ -15,7 +15,7 @@ from typing import Any, get_args
 from safetensors.torch import save_file
 from torch import Tensor
 from vllm.config.lora import MaxLoRARanks
-from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -23,9 +23,10 @@ from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.models import ModelAdapter
 from mmrlhf_ray.models.lora import peft_config
-from mmrlhf_ray.weights.buckets import unpack
-from mmrlhf_ray.weights.lora_layers import WORKER_EXTENSION
-from mmrlhf_ray.weights.object_store import ABANDONED, REFUSED
+from mmrlhf_ray.weights import loading, lora_layers
+from mmrlhf_ray.weights.buckets import checksum, unpack
+from mmrlhf_ray.weights.layout import Pushed, Told, combine
+from mmrlhf_ray.weights.loading import ABANDONED, REFUSED, refuse_homeless
 from mmrlhf_ray.weights.shared import SharedBucket
 
 
@@ -37,8 +38,12 @@ def adapter_arguments(lora: LoRAConfig) -> dict[str, Any]:
         "max_lora_rank": reserved,
         "max_loras": 1,
         "max_cpu_loras": 1,
-        "worker_extension_cls": WORKER_EXTENSION,
+        "worker_extension_cls": lora_layers.WORKER_EXTENSION,
     }
+
+
+SESSION_ARGUMENTS = {"worker_extension_cls": loading.WORKER_EXTENSION}
+"""Arguments of an engine that takes all weights."""
 
 
 class SessionReceiver:
@@ -61,28 +66,40 @@ class SessionReceiver:
 
     async def _abandon(self) -> None:
         try:
-            await self._update(SharedBucket([], "", 0))
+            await self._update({})
         except Exception as error:  # that is what vLLM raises
             if ABANDONED not in str(error):
                 raise
 
     async def receive(self, bucket: SharedBucket) -> None:
-        """Raises RunError for a name the model does not have."""
+        """Raises RunError for a tensor that does not fit the model."""
+        await self.receive_directly(asdict(bucket))
+
+    async def join(self, group: Told) -> None:
+        """Have all workers join a group."""
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(group)))
+
+    async def receive_directly(self, push: Told) -> None:
+        """Have all workers take what comes. Raises RunError for a tensor that does not fit the model."""
         try:
             with _refusals():
-                await self._update(bucket)
+                await self._update(push)
         except Exception:
             self._open = False  # vLLM ends a session that fails
             raise
 
-    async def _update(self, bucket: SharedBucket) -> None:
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=asdict(bucket)))
+    async def _update(self, told: Told) -> None:
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=dict(told)))
 
-    async def finish(self, policy_version: int) -> None:
-        """Raises RunError for a parameter that got no weight."""
+    async def finish(self, policy_version: int) -> Pushed:
+        """Raises RunError for a name the model does not have, and for a parameter that got no weight."""
+        reports = await self._llm.collective_rpc("received_weights")
+        refuse_homeless(reports)
         with _refusals():
             await self._llm.finish_weight_update(str(policy_version))
         self._open = False
+        _, sum_of_all, names, _ = reports[0]
+        return Pushed(policy_version, sum_of_all, frozenset(names))
 
 
 @contextmanager
@@ -108,17 +125,20 @@ class AdapterReceiver:
         self._llm, self._adapter, self._lora = llm, adapter, lora
         self._directory = tempfile.TemporaryDirectory(prefix="mmrlhf-adapter-")
         self._tensors: dict[str, Tensor] = {}
+        self._sums: dict[str, int] = {}
         self._number = 0
         self.lora_request: LoRARequest | None = None
         """For every request; None before the first push, when the adapter changes nothing."""
 
     async def start(self) -> None:
-        self._tensors = {}
+        self._tensors, self._sums = {}, {}
 
     async def receive(self, bucket: SharedBucket) -> None:
-        self._tensors |= dict(unpack(bucket.layout, bucket.payload()))
+        tensors = dict(unpack(bucket.layout, bucket.payload()))
+        self._tensors |= tensors
+        self._sums |= {name: checksum(tensor) for name, tensor in tensors.items()}
 
-    async def finish(self, policy_version: int) -> None:
+    async def finish(self, policy_version: int) -> Pushed:
         """Raises RunError when names and the sampler's layers do not match one to one."""
         names_and_targets = (list(self._tensors), list(self._lora.target_modules))
         for homeless, silent in await self._llm.collective_rpc("adapter_gaps", args=names_and_targets):
@@ -130,6 +150,7 @@ class AdapterReceiver:
             raise RuntimeError(f"the sampler did not take the adapter of policy version {policy_version}")
         await self._llm.update_weight_version(str(policy_version))
         self.lora_request = request
+        return Pushed(policy_version, combine(self._sums), frozenset(self._sums))
 
     def _write(self) -> Path:
         path = Path(self._directory.name) / "adapter"

@@ -19,8 +19,8 @@ class SharedBucket:
     nbytes: int
 
     def payload(self) -> np.ndarray:
-        """The bytes, read-only, uint8 [nbytes]. They change when the next bucket comes."""
-        return np.memmap(self.name, np.uint8, mode="r", shape=(self.nbytes,))
+        """The bytes, uint8 [nbytes], to be read: they change when the next bucket comes."""
+        return np.memmap(self.name, np.uint8, mode="c", shape=(self.nbytes,))
 
 
 class SharedBuffer:

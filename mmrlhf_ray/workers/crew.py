@@ -24,6 +24,7 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig, PPOConfig, ProbeRewardConfig, RunConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.placement import Resources
+from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import RunFailed
@@ -225,9 +226,13 @@ def start_encoders(
 
 
 def start_generators(
-    own: Crew, cfg: PPOConfig | EvaluateConfig, policy: ModelConfig, lora: LoRAConfig | None = None
+    own: Crew,
+    cfg: PPOConfig | EvaluateConfig,
+    policy: ModelConfig,
+    lora: LoRAConfig | None = None,
+    transport: WeightTransport = "object_store",
 ) -> Generators:
-    """Start the generators with the weights of `policy`."""
+    """Start the generators with the weights of `policy`; pushes to them come by `transport`."""
     group = own.start(
         "generator",
         Generator,
@@ -238,6 +243,7 @@ def start_generators(
         seed=cfg.seed,
         lora=lora,
         shares_device="generator" in cfg.placement.sharing_roles,
+        transport=transport,
     )
     if own.watch is not None:
         for name, handle in zip(group.names, group.handles, strict=True):

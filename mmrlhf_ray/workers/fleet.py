@@ -202,7 +202,7 @@ class _Others:
 
 def _generators(own: Crew, cfg: PPOConfig) -> Generators:
     """Start them; nothing waits."""
-    return start_generators(own, cfg, cfg.policy, cfg.learner.sent_adapter)
+    return start_generators(own, cfg, cfg.policy, cfg.learner.sent_adapter, cfg.transport)
 
 
 def _others(own: Crew, watch: Watch, cfg: PPOConfig, records: Records) -> _Others:
@@ -246,6 +246,7 @@ def _start_learners(
             device=device_of(seat.resources, cfg.device),
             seed=cfg.seed,
             allowed=cfg.sampling.allow_tokens,
+            transport=cfg.transport,
         )
         handles.append(own.spawn(seat, Learner, spec, objective))
     group = ActorGroup(tuple(seat.name for seat in seats), tuple(handles))

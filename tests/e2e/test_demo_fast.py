@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from mmrlhf_ray.config import PPOConfig, load_config
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.schema import ANNOTATION, RESPONSE
 from tests.e2e.support import mmrlhf
@@ -48,6 +49,7 @@ def test_every_stage_runs_and_leaves_its_results(tmp_path: Path) -> None:
         assert any((demo / stage / "tensorboard").iterdir())
         assert read_metrics(demo / stage)
     assert "eval_pair_accuracy" in read_metrics(demo / "reward-model")[-1]
+    assert load_config(demo / "ppo" / "config.yaml", [], PPOConfig).transport == "gloo"
     annotations = pq.read_table(demo / "data" / "annotations.parquet")
     assert annotations.schema.equals(ANNOTATION)
     assert len(set(annotations.column("annotator_id").to_pylist())) > 1

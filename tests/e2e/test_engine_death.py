@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -10,6 +12,7 @@ import pytest
 
 from mmrlhf_ray.config import DataConfig, GeneratorConfig, ModelConfig, SamplingConfig
 from mmrlhf_ray.errors import EngineDied
+from mmrlhf_ray.runtime.own_directory import own_directory
 from mmrlhf_ray.workers.roles.sampler_process import Heartbeat, SamplerProcess, SamplerSpec
 from tests.family import engine_of
 
@@ -21,7 +24,8 @@ pytestmark = pytest.mark.e2e
 def test_who_waits_for_a_dead_engine_is_told(model_dir: Path) -> None:
     config, data = GeneratorConfig(max_num_seqs=4), DataConfig(path="none")
     spec = SamplerSpec(ModelConfig(path=str(model_dir)), config, SamplingConfig(), 64, 0, None, data)
-    sampler = SamplerProcess(spec)
+    scratch = Path(tempfile.mkdtemp(prefix="mmrlhf-", dir="/tmp"))  # short, for the sake of sockets
+    sampler = SamplerProcess(spec, scratch)
     engine = engine_of(psutil.Process())
 
     async def die_while_asked() -> None:
@@ -37,3 +41,9 @@ def test_who_waits_for_a_dead_engine_is_told(model_dir: Path) -> None:
             await asyncio.wait_for(sampler.ask(Heartbeat()), SOON_S)
 
     asyncio.run(die_while_asked())
+    (left,) = scratch.iterdir()  # all that vLLM made, and nobody has removed: it has ended by force
+    assert {path.is_socket() for path in left.iterdir()} == {True, False}
+    assert any(path.name.startswith("vllm_dist_") for path in left.iterdir())
+    own_directory(scratch)  # the next one's
+    assert not left.exists()
+    shutil.rmtree(scratch)

@@ -22,8 +22,8 @@ from mmrlhf_ray.data.encoding.encode import Encoder, Features, load_encoder
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.models import HeadedModel, checkpoint_tensors, load_policy, merged_weights
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
-from mmrlhf_ray.weights.buckets import pack
-from mmrlhf_ray.weights.layout import InFlight, checksums, combine
+from mmrlhf_ray.weights.buckets import checksum, pack
+from mmrlhf_ray.weights.layout import InFlight, combine
 from mmrlhf_ray.weights.shared import SharedBuffer
 from mmrlhf_ray.workers.roles import sampler as sampler_module
 from mmrlhf_ray.workers.roles.sampler import Sampler
@@ -86,7 +86,7 @@ class Stage:
         layout, payload = pack(sent)
         await self.sampler.receive_bucket(SharedBuffer().put(layout, payload))
         pushed = await self.sampler.finish_weight_update(version)
-        assert pushed.checksum == combine(checksums(layout, payload))
+        assert pushed.checksum == combine({name: checksum(tensor) for name, tensor in sent})
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import ray
 
 from mmrlhf_ray.config import DataConfig, GeneratorConfig, LoRAConfig, ModelConfig, SamplingConfig
+from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.rollout.batch import Clips, Prompts, TakeStats
@@ -53,7 +54,11 @@ def start_learners(objective: Objective, **spec: Any) -> Learners:
 
 
 def start_generators(
-    sampling: SamplingConfig, model: ModelConfig, *kinds: type, lora: LoRAConfig | None = None
+    sampling: SamplingConfig,
+    model: ModelConfig,
+    *kinds: type,
+    lora: LoRAConfig | None = None,
+    transport: WeightTransport = "object_store",
 ) -> Generators:
     """A generator of each of `kinds`, that has sampled a token."""
     arguments = (
@@ -63,6 +68,7 @@ def start_generators(
         DataConfig(path="none", max_prompt_tokens=64),
         0,
         lora,
+        transport,
     )
     handles = tuple(ray.remote(kind).options(num_cpus=0).remote(*arguments) for kind in kinds)
     names = tuple(f"generator-{i}" for i in range(len(handles)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
+from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.encoding.encode import Encoder, processor_kwargs
 from mmrlhf_ray.errors import EngineDied, RunError
 from mmrlhf_ray.runtime.devices import Held
@@ -67,8 +68,10 @@ def start_engine(
     encoder: Encoder,
     start_method: StartMethod,
     shares_device: bool = False,
+    transport: WeightTransport = "object_store",
 ) -> "AsyncLLM":
-    """An AsyncLLM whose engine has loaded `model`. The engine's process ends with this one, however that ends."""
+    """An AsyncLLM whose engine has loaded `model` and takes pushes by `transport`. Its process ends with this one,
+    however that ends."""
     _before_vllm(config)
     # vLLM has a use for it where sounds are not of the model's rate, as they all are here: a fifth of what this process
     # would import.
@@ -77,8 +80,8 @@ def start_engine(
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
 
-    from mmrlhf_ray.weights.object_store import OBJECT_STORE
-    from mmrlhf_ray.weights.receivers import adapter_arguments
+    from mmrlhf_ray.weights.object_store import BACKENDS
+    from mmrlhf_ray.weights.receivers import SESSION_ARGUMENTS, adapter_arguments
 
     refuse_unknown(config.engine_args, [field.name for field in fields(AsyncEngineArgs)])
     own = dict(
@@ -95,14 +98,14 @@ def start_engine(
         enable_chunked_prefill=False if current_platform.is_cpu() else None,
         enable_prefix_caching=True,
         logprobs_mode="processed_logprobs",
-        weight_transfer_config={"backend": OBJECT_STORE},
+        weight_transfer_config={"backend": BACKENDS[transport]},
         limit_mm_per_prompt=dict.fromkeys(encoder.adapter.placeholders, config.max_media_per_prompt),
         mm_processor_kwargs=processor_kwargs(encoder),
         seed=seed,
         disable_log_stats=True,
         # vLLM's CPU build cannot free anything, but takes the same calls.
         enable_sleep_mode=shares_device and not current_platform.is_cpu(),
-        **(adapter_arguments(lora) if lora else {}),
+        **(adapter_arguments(lora) if lora else SESSION_ARGUMENTS),
     )
     arguments = AsyncEngineArgs(**(own | dict(config.engine_args)))
     vllm_config = arguments.create_engine_config()

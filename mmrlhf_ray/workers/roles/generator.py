@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,22 +16,27 @@ from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
+from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.batches.ragged import row_lengths
 from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of
 from mmrlhf_ray.rollout.routing import Routing, group_tokens
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.devices import Held, Phase
+from mmrlhf_ray.runtime.network import meet_over
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import MEDIA, ROLLOUT, check
-from mmrlhf_ray.weights.layout import InFlight, Pushed, TensorLayout
+from mmrlhf_ray.weights.layout import InFlight, Pushed, TensorLayout, Told
 from mmrlhf_ray.weights.shared import SharedBuffer
 from mmrlhf_ray.workers.roles.sampler_process import (
     Alive,
+    CountWorkers,
     FinishWeightUpdate,
     Generate,
     Heartbeat,
+    JoinWeightsGroup,
     ReceiveBucket,
+    ReceiveDirectly,
     SamplerProcess,
     SamplerSpec,
     Sleep,
@@ -54,10 +60,17 @@ class Generator:
         seed: int,
         lora: LoRAConfig | None = None,
         shares_device: bool = False,
+        transport: WeightTransport = "object_store",
     ):
-        """`shares_device`: it can leave() its device."""
-        spec = SamplerSpec(model, config, sampling, data.max_prompt_tokens, seed, lora, data, shares_device)
-        self._sampler = SamplerProcess(spec)
+        """`shares_device`: it can leave() its device. `transport`: by which pushes come."""
+        meet_over(ray.util.get_node_ip_address())  # the engine's workers inherit that
+        self._sampler = SamplerProcess(
+            SamplerSpec(
+                model, config, sampling, data.max_prompt_tokens, seed, lora, data, shares_device, transport=transport
+            ),
+            Path(ray.get_runtime_context().get_temp_dir()),
+        )
+        self._weights_group = ""
         self._bucket = SharedBuffer()
         self._one_bucket = asyncio.Lock()
         self._outdated = ray.get_runtime_context().was_current_actor_reconstructed
@@ -108,6 +121,26 @@ class Generator:
         """As Sampler.receive_bucket()."""
         async with self._one_bucket:
             await self._sampler.ask(ReceiveBucket(self._bucket.put(layout, payload)))
+
+    @ray.method
+    async def weights_group(self) -> tuple[str, int]:
+        """The group of the learner's first rank that its engine's workers are in, "" where there is none; and how many
+        workers those are."""
+        return self._weights_group, await self._sampler.ask(CountWorkers())
+
+    @ray.method
+    async def join_weights_group(self, name: str, group: Told, seconds: float) -> None:
+        """As Sampler.join_weights_group()."""
+        self._weights_group = ""
+        await self._sampler.ask(JoinWeightsGroup(group, seconds))
+        self._weights_group = name
+
+    @ray.method
+    async def receive_directly(self, push: Told, seconds: float) -> None:
+        """As Sampler.receive_directly(); where it fails, the group has been left."""
+        name, self._weights_group = self._weights_group, ""
+        await self._sampler.ask(ReceiveDirectly(push, seconds))
+        self._weights_group = name
 
     @ray.method
     async def finish_weight_update(self, policy_version: int) -> Pushed:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mmrlhf_ray.algorithms.statistics import merge_stats
 from mmrlhf_ray.config.base import LearnerConfig, ModelConfig
+from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.collate import rollout_rows
 from mmrlhf_ray.data.batches.ragged import Ragged, gather
@@ -29,7 +31,11 @@ from mmrlhf_ray.weights.push import ObjectStore, Sent, check_pushed, send
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 from mmrlhf_ray.workers.roles.generator import Generator, Generators
 from mmrlhf_ray.workers.roles.ranks import Meeting, start_joining, wait_joined
+from mmrlhf_ray.workers.roles.receivers import GeneratorReceivers
 from mmrlhf_ray.workers.roles.reference import per_token
+
+if TYPE_CHECKING:
+    from mmrlhf_ray.weights.direct import DirectPush
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class LearnerSpec:
     """Of a new adapter's weights."""
     allowed: tuple[str, ...] = ()
     """`sampling.allow_tokens`."""
+    transport: WeightTransport = "object_store"
+    """Of pushes."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ class Learner:
         self._meeting = Meeting(spec.rank, spec.world_size, spec.device)
         self._trained: Trained
         self._joined = self._away = False
+        self._direct: DirectPush | None = None
 
     @ray.method
     def rendezvous(self) -> tuple[str, int]:
@@ -159,12 +168,26 @@ class Learner:
     @ray.method
     def push_weights(self, generators: Sequence[ActorProxy[Generator]], bucket_bytes: int, deadline_s: float) -> Sent:
         """Send all weights, or `learner.sent_adapter` alone, to all generators in buckets of `bucket_bytes`."""
+        if self._spec.transport != "object_store":
+            receivers = GeneratorReceivers(generators, deadline_s)
+            return self._pushes_directly(bucket_bytes).push(receivers, deadline_s)
 
         def receive(layout: list[TensorLayout], payload: "ray.ObjectRef[np.ndarray]") -> list["ray.ObjectRef[None]"]:
             return [generator.receive_bucket.remote(layout, payload) for generator in generators]
 
         groups = self._trained.engine.buckets(bucket_bytes, trained_only=self._spec.learner.sent_adapter is not None)
         return send(groups, self._trained.encoder.adapter, ObjectStore(receive, deadline_s))
+
+    def _pushes_directly(self, bucket_bytes: int) -> "DirectPush":
+        if self._direct is None:
+            from mmrlhf_ray.weights.direct import DirectPush  # vLLM, which nothing else of a learner needs
+
+            trained, transport = self._trained, self._spec.transport
+            address = ray.util.get_node_ip_address()
+            self._direct = DirectPush(
+                transport, trained.engine, trained.encoder.adapter, bucket_bytes, self._spec.rank, address
+            )
+        return self._direct
 
     @ray.method
     def perturb(self, prefix: str, scale: float, seed: int) -> int:

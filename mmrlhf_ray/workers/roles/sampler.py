@@ -14,6 +14,7 @@ from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
+from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.encoding.encode import (
     Encoder,
     RawMedia,
@@ -24,13 +25,15 @@ from mmrlhf_ray.data.encoding.encode import (
 from mmrlhf_ray.errors import RoleFailed, RunError
 from mmrlhf_ray.runtime.devices import Held
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, ROLLOUT, check
-from mmrlhf_ray.weights.layout import InFlight, Pushed, checksums, combine
+from mmrlhf_ray.weights.layout import InFlight, Pushed, Told
 from mmrlhf_ray.weights.shared import SharedBucket
 from mmrlhf_ray.workers.roles.engine import Request, StartMethod, engine_alive, occupied, reads_one_way, start_engine
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
     from vllm.sampling_params import SamplingParams
+
+    from mmrlhf_ray.weights.receivers import SessionReceiver
 
 _WEIGHTS = frozenset({"weights"})
 _MEMORY = _WEIGHTS | {"kv_cache"}
@@ -67,15 +70,26 @@ class Sampler:
         encoder: Encoder | None = None,
         start_method: StartMethod = "spawn",
         shares_device: bool = False,
+        transport: WeightTransport = "object_store",
     ):
         """Decodes media as `data` says. With `lora` the sampler keeps `model`'s weights, and pushes bring an adapter of
-        this shape. `encoder`: of `model` and `data`; None = load_encoder(). `shares_device`: it can sleep()."""
+        this shape. `encoder`: of `model` and `data`; None = load_encoder(). `shares_device`: it can sleep().
+        `transport`: by which pushes come."""
         self._encoder: Encoder = encoder or load_encoder(model.path, data, allowed=sampling.allow_tokens)
         self._written_as = self._encoder.written_as
         self._sampling = sampling
         self._seed = seed
         self._llm = start_engine(
-            model, config, sampling, max_prompt_tokens, seed, lora, self._encoder, start_method, shares_device
+            model,
+            config,
+            sampling,
+            max_prompt_tokens,
+            seed,
+            lora,
+            self._encoder,
+            start_method,
+            shares_device,
+            transport,
         )
         self._config = config
         self._weight_bytes = sum(file.stat().st_size for file in Path(model.path).glob("*.safetensors"))
@@ -91,7 +105,8 @@ class Sampler:
         self._pushing = False
         self._weights = 0
         """How often weights have come."""
-        self._received: dict[str, str] = {}
+        self._busy_until = 0.0
+        """time.monotonic() by which the engine takes no question: what it waits for has a deadline."""
 
     @property
     def engine_sentinels(self) -> list[int]:
@@ -110,7 +125,10 @@ class Sampler:
         return time.monotonic() - start
 
     async def alive(self) -> None:
-        """The engine answers between two of its passes, however much it has to do. Raises EngineDied."""
+        """The engine answers between two of its passes, however much it has to do; while it takes a push straight from
+        the learner it need only be there. Raises EngineDied."""
+        if time.monotonic() < self._busy_until:
+            return
         async with engine_alive():
             await self._llm.is_sleeping()
 
@@ -233,24 +251,53 @@ class Sampler:
             self._pushing = True
             self._weights += 1
             await self._receiver.start()
-        self._received = {}
 
     async def receive_bucket(self, bucket: SharedBucket) -> None:
-        """Take one bucket; the next may only be put in its place when this has returned. Raises RunError for a name the
-        model does not have."""
-        summing = asyncio.to_thread(checksums, bucket.layout, bucket.payload())
+        """Take one bucket; the next may only be put in its place when this has returned. Raises RunError for a tensor
+        that does not fit the model."""
         async with engine_alive():
-            _, sums = await asyncio.gather(self._receiver.receive(bucket), summing)
-        self._received |= sums
+            await self._receiver.receive(bucket)
+
+    @property
+    def workers(self) -> int:
+        """Processes of the engine that hold a part of the model each."""
+        return int(self._llm.vllm_config.parallel_config.world_size_across_dp)
+
+    async def join_weights_group(self, group: Told, seconds: float) -> None:
+        """Have the engine's workers meet the learner, which takes these seconds at most."""
+        async with self._busy(seconds), engine_alive():
+            await self._session.join(group)
+
+    async def receive_directly(self, push: Told, seconds: float) -> None:
+        """Take what the learner sends to the engine's workers, which takes these seconds at most. Raises RunError for a
+        tensor that does not fit the model."""
+        async with self._busy(seconds), engine_alive():
+            await self._session.receive_directly(push)
+
+    @property
+    def _session(self) -> "SessionReceiver":
+        from mmrlhf_ray.weights.receivers import SessionReceiver
+
+        if not isinstance(self._receiver, SessionReceiver):
+            raise RunError("an adapter is pushed in buckets, never straight into the engine")
+        return self._receiver
+
+    @asynccontextmanager
+    async def _busy(self, seconds: float) -> AsyncIterator[None]:
+        self._busy_until = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._busy_until = 0.0
 
     async def finish_weight_update(self, policy_version: int) -> Pushed:
-        """Close the session and sample on. Raises RunError for a weight that did not come, and for an adapter's name
-        that the model does not have."""
+        """Close the session and sample on. Raises RunError for a name that the model does not have, and for a weight
+        that did not come."""
         async with engine_alive(), self._adding:
-            await self._receiver.finish(policy_version)
+            pushed = await self._receiver.finish(policy_version)
             self._pushing = False
             await self._llm.resume_generation()
-        return Pushed(policy_version, combine(self._received), frozenset(self._received))
+        return pushed
 
     def close(self) -> None:
         """End the engine's process."""

@@ -15,10 +15,12 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -28,10 +30,12 @@ from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
+from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.errors import EngineDied, KnownError, RoleFailed, first_line
 from mmrlhf_ray.runtime.devices import Held
+from mmrlhf_ray.runtime.own_directory import own_directory
 from mmrlhf_ray.runtime.processes import end_with
-from mmrlhf_ray.weights.layout import InFlight, Pushed
+from mmrlhf_ray.weights.layout import InFlight, Pushed, Told
 from mmrlhf_ray.weights.shared import SharedBucket
 
 if TYPE_CHECKING:
@@ -93,6 +97,30 @@ class ReceiveBucket:
 
 
 @dataclass(frozen=True)
+class CountWorkers:
+    async def of(self, sampler: "Sampler") -> int:
+        return sampler.workers
+
+
+@dataclass(frozen=True)
+class JoinWeightsGroup:
+    group: Told
+    seconds: float
+
+    async def of(self, sampler: "Sampler") -> None:
+        await sampler.join_weights_group(self.group, self.seconds)
+
+
+@dataclass(frozen=True)
+class ReceiveDirectly:
+    push: Told
+    seconds: float
+
+    async def of(self, sampler: "Sampler") -> None:
+        await sampler.receive_directly(self.push, self.seconds)
+
+
+@dataclass(frozen=True)
 class FinishWeightUpdate:
     policy_version: int
 
@@ -126,6 +154,7 @@ class SamplerSpec:
     lora: LoRAConfig | None
     data: DataConfig
     shares_device: bool = False
+    transport: WeightTransport = "object_store"
 
     def make(self) -> "Sampler":
         from mmrlhf_ray.workers.roles.sampler import Sampler
@@ -140,20 +169,27 @@ class SamplerSpec:
             self.data,
             start_method="fork",
             shares_device=self.shares_device,
+            transport=self.transport,
         )
 
 
 class SamplerProcess:
     """Starts the process and asks it. It ends with this one, and its engine with it, however this one ends."""
 
-    def __init__(self, spec: SamplerSpec):
-        """Returns when the sampler has loaded its model. Raises what it raised."""
+    def __init__(self, spec: SamplerSpec, scratch: Path):
+        """Returns when the sampler has loaded its model. Raises what it raised. scratch: where there may be a directory
+        for the sockets and files of vLLM, which does not remove them when it is killed."""
+        directory, in_use = own_directory(scratch)
+        # What was compiled is of use to the next one.
+        compiled = {"TORCHINDUCTOR_CACHE_DIR": f"{tempfile.gettempdir()}/torchinductor_{os.getuid()}"}
+        own = {"TMPDIR": str(directory), "VLLM_RPC_BASE_PATH": str(directory)}
+        own["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"],
-                pass_fds=[theirs.fileno()],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                pass_fds=[theirs.fileno(), in_use],
+                env=compiled | os.environ | own,
             )
         self._socket = ours
         ours.sendall(_framed(spec))

@@ -17,7 +17,12 @@ GONE = "not said: the default"
 ROOTS = {"demo-ppo": "ppo", "demo-dpo": "preference", "discrete-ppo": "discrete"}
 # What each job that has a `base` says other than the file where its chain of bases ends.
 DIFFERENCES: dict[str, dict[str, Any]] = {
-    "demo-ppo-fast": {"algorithm.mini_batch_size": 32, "algorithm.prompts_per_step": 32, "steps": 6},
+    "demo-ppo-fast": {
+        "algorithm.mini_batch_size": 32,
+        "algorithm.prompts_per_step": 32,
+        "steps": 6,
+        "weights.transport": "gloo",
+    },
     "demo-rloo": {
         "algorithm.advantage_estimator": "rloo",
         "algorithm.critic_warmup_steps": 0,

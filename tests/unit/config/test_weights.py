@@ -1,0 +1,50 @@
+"""Which way the weights go, and which ways cannot be had."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from mmrlhf_ray.config import PPOConfig
+
+ON_GPUS = {"policy": {"num_gpus": 1}, "generator": {"num_gpus": 2}}
+LORA = {"lora": {"rank": 4}}
+
+
+def online(transport: str, placement: dict[str, Any], **changes: Any) -> PPOConfig:
+    reward = {"name": "r", "kind": "function", "function": "length"}
+    base = {"name": "n", "policy": {"path": "m"}, "data": {"path": "d.jsonl"}, "steps": 20, "rewards": [reward]}
+    return PPOConfig.model_validate({**base, "weights": {"transport": transport}, "placement": placement, **changes})
+
+
+@pytest.mark.parametrize(
+    ("transport", "placement", "changes", "chosen"),
+    [
+        ("auto", {}, {}, "object_store"),
+        ("auto", ON_GPUS, {}, "nccl"),
+        ("auto", ON_GPUS, {"device": "cpu"}, "object_store"),
+        ("auto", ON_GPUS | {"generator": {"num_gpus": 0.5}}, {}, "object_store"),  # NCCL takes no half a GPU
+        ("auto", ON_GPUS, {"learner": LORA}, "object_store"),
+        ("nccl", ON_GPUS, {}, "nccl"),
+        ("gloo", {}, {}, "gloo"),
+        ("gloo", ON_GPUS, {}, "gloo"),
+        ("object_store", ON_GPUS, {}, "object_store"),
+    ],
+)
+def test_chosen(transport: str, placement: dict[str, Any], changes: dict[str, Any], chosen: str) -> None:
+    assert online(transport, placement, **changes).transport == chosen
+
+
+@pytest.mark.parametrize(
+    ("transport", "placement", "changes", "message"),
+    [
+        ("nccl", {}, {}, r"weights\.transport=nccl: it needs a GPU for each end, and placement\.policy\.num_gpus is 0"),
+        ("nccl", ON_GPUS | {"generator": {"num_gpus": 0.5}}, {}, r"placement\.generator\.num_gpus is 0\.5; set it to"),
+        ("nccl", ON_GPUS, {"device": "cpu"}, r"it needs GPUs, and device is cpu; set it to auto"),
+        ("gloo", {}, {"learner": LORA}, r"weights\.transport=gloo: with learner\.lora only the adapter is pushed"),
+        ("ipc", {}, {}, "object_store"),
+    ],
+)
+def test_refused(transport: str, placement: dict[str, Any], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        online(transport, placement, **changes)
