@@ -68,9 +68,8 @@ def start_generators(
         DataConfig(path="none", max_prompt_tokens=64),
         0,
         lora,
-        transport,
     )
-    handles = tuple(ray.remote(kind).options(num_cpus=0).remote(*arguments) for kind in kinds)
+    handles = tuple(ray.remote(kind).options(num_cpus=0).remote(*arguments, transport=transport) for kind in kinds)
     names = tuple(f"generator-{i}" for i in range(len(handles)))
     generators = Generators(ActorGroup(names, handles), ANSWER_S)
     generators.wait_ready(START_S)

@@ -8,6 +8,11 @@ from pydantic import ValidationError
 from mmrlhf_ray.config import PPOConfig
 
 ON_GPUS = {"policy": {"num_gpus": 1}, "generator": {"num_gpus": 2}}
+SHARED = {
+    "policy": {"num_gpus": 1},
+    "generator": {"num_gpus": 1, "replicas": 2},
+    "colocate": [["generator", "policy"]],
+}
 LORA = {"lora": {"rank": 4}}
 
 
@@ -25,6 +30,7 @@ def online(transport: str, placement: dict[str, Any], **changes: Any) -> PPOConf
         ("auto", ON_GPUS, {"device": "cpu"}, "object_store"),
         ("auto", ON_GPUS | {"generator": {"num_gpus": 0.5}}, {}, "object_store"),  # NCCL takes no half a GPU
         ("auto", ON_GPUS, {"learner": LORA}, "object_store"),
+        ("auto", SHARED, {}, "object_store"),
         ("nccl", ON_GPUS, {}, "nccl"),
         ("gloo", {}, {}, "gloo"),
         ("gloo", ON_GPUS, {}, "gloo"),
