@@ -150,7 +150,7 @@ def export(
     source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or one of its checkpoints.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not be there yet.")],
 ) -> None:
-    """Write the model of a checkpoint as a Hugging Face directory."""
+    """Write a model out of a checkpoint."""
     os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported: a GPU may be too small for all of a model
     from mmrlhf_ray.pipelines.export.job import export as write
 

@@ -191,6 +191,7 @@ class SamplerProcess:
                 pass_fds=[theirs.fileno(), in_use],
                 env=compiled | os.environ | own,
             )
+        os.close(in_use)  # the sampler and those that it starts hold it
         self._socket = ours
         ours.sendall(_framed(spec))
         with ours.makefile("rb") as stream:

@@ -238,7 +238,7 @@ def test_a_prompt_with_more_media_than_the_sampler_takes_is_named(
         {"prompt_id": f"shows-{n}", "prompt": "<image>" * n + "what ?", "images": ["a.png"] * n} for n in (1, 16, 17)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = f"data={{path: {tmp_path}/rows.jsonl, max_prompt_tokens: 512}}"
+    data = f"data={{path: {tmp_path}/rows.jsonl, max_prompt_tokens: 400}}"
     few = ["algorithm={prompts_per_step: 2, mini_batch_size: 2}"] if kind is PPOConfig else []
     said = r"1 bad rows?[^$]*shows-17[^$]*17 media of kind image, more than generator.max_media_per_prompt=16"
     for way in (dry_run, RUNS[kind]):
