@@ -80,8 +80,9 @@ def measure(options: argparse.Namespace, model: ModelConfig) -> dict[str, Any]:
 def _stage(transport: WeightTransport, model: ModelConfig, options: argparse.Namespace) -> Callable[[], int]:
     """A push from a learner of one rank; bytes that it sent to each generator."""
     sampling, data = SamplingConfig(max_response_tokens=8), DataConfig(path="none", max_prompt_tokens=64)
-    arguments = (model, GeneratorConfig(max_num_seqs=4), sampling, data, 0, None, transport)
-    handles = [ray.remote(Generator).options(num_cpus=0).remote(*arguments) for _ in range(options.generators)]
+    arguments = (model, GeneratorConfig(max_num_seqs=4), sampling, data, 0)
+    start = ray.remote(Generator).options(num_cpus=0).remote
+    handles = [start(*arguments, transport=transport) for _ in range(options.generators)]
     names = tuple(f"generator-{number}" for number in range(options.generators))
     generators = Generators(ActorGroup(names, tuple(handles)), _LONGEST_S)
     spec = LearnerSpec(model, LearnerConfig(), 1, 0, 1, "cpu", transport=transport)

@@ -1,9 +1,11 @@
 """Both ends of the gloo transport, as processes: what arrives, what is refused, and what is left when one end dies."""
 
+import multiprocessing as mp
 import os
 import signal
 import socket
 from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from mmrlhf_ray.weights.gloo import GlooMeeting, GlooTrainerEngine
 from mmrlhf_ray.weights.layout import combine
 from mmrlhf_ray.weights.loading import refuse_homeless
 from mmrlhf_ray.weights.object_store import register
-from tests.unit.weights.worker_process import Receivers, Worker
+from tests.unit.weights.worker_process import SERVER, Receivers, Worker
 
 BUCKET_BYTES = 300  # a weight of a layer has 256, a bias 32
 DEADLINE_S = 60.0
@@ -177,12 +179,18 @@ def test_a_worker_that_dies_in_a_push_leaves_nothing_behind(workers: list[Worker
         assert holds(worker, again.source)
 
 
+def _die_in_a_push(pipes: Sequence[Connection]) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    register()
+    receivers = Receivers([Worker(mp.current_process(), pipe) for pipe in pipes])
+    join(receivers, Dying(range(4), 1, lambda: os.kill(os.getpid(), signal.SIGKILL))).send_weights()
+
+
 def test_a_learner_that_dies_in_a_push_does_not_keep_the_workers_waiting(workers: list[Worker]) -> None:
-    learner = os.fork()
-    if not learner:
-        join(Receivers(workers), Dying(range(4), 1, lambda: os.kill(os.getpid(), signal.SIGKILL))).send_weights()
-        os._exit(1)
-    assert os.WIFSIGNALED(os.waitpid(learner, 0)[1])
+    learner = SERVER.Process(target=_die_in_a_push, args=([worker.pipe for worker in workers],))
+    learner.start()
+    learner.join(DEADLINE_S)
+    assert learner.exitcode == -signal.SIGKILL
     for worker in workers:
         with pytest.raises(RuntimeError, match="Connection|connection"):
             worker.answer()

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 PATIENCE_S = 60.0
-_SERVER = mp.get_context("forkserver")
+SERVER = mp.get_context("forkserver")
 """A worker is forked from a process that has imported vLLM and holds nothing of the learner's end."""
-_SERVER.set_forkserver_preload(["mmrlhf_ray.weights.gloo"])
+SERVER.set_forkserver_preload(["mmrlhf_ray.weights.gloo"])
 
 
 class Model(nn.Module):
@@ -74,7 +74,7 @@ class Worker:
     def start(cls, layers: Sequence[int], rank: int = 0) -> Self:
         """rank: in its engine."""
         ours, theirs = mp.Pipe()
-        process = _SERVER.Process(target=_serve, args=(theirs, layers, rank), daemon=True)
+        process = SERVER.Process(target=_serve, args=(theirs, layers, rank), daemon=True)
         process.start()
         theirs.close()
         return cls(process, ours)
