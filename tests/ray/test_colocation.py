@@ -12,11 +12,11 @@ import ray
 
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.data.records.readers import read_records
-from mmrlhf_ray.pipelines.ppo.state import DriverState
-from mmrlhf_ray.pipelines.ppo.step import ppo_step
-from mmrlhf_ray.pipelines.ppo.stream import Stream
+from mmrlhf_ray.pipelines.ppo.job import train
+from mmrlhf_ray.pipelines.resume import begin, run_record
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.devices import Phase
+from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import WORKER_ENV
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import PROMPT
@@ -58,6 +58,9 @@ def cfg(model_dir: Path, data_dir: Path) -> PPOConfig:
             "policy": {"path": str(model_dir)},
             "rewards": [{"name": "length", "kind": "function", "function": f"{__file__}:longer"}],
             "data": {"path": str(data_dir / "prompts_heldout"), "max_prompt_tokens": 64},
+            "eval_data": {"path": str(data_dir / "prompts_heldout"), "max_prompt_tokens": 64},
+            "eval_every_steps": 1,
+            "checkpoint": {"every_steps": 1},
             "sampling": {"max_response_tokens": 4},
             "algorithm": {
                 "advantage_estimator": "grpo",
@@ -72,6 +75,7 @@ def cfg(model_dir: Path, data_dir: Path) -> PPOConfig:
                 **dict.fromkeys(SHARING, shared),
                 "functions": small,
                 "encoder": small,
+                "eval_encoder": small,
                 "colocate": [SHARING],
             },
         }
@@ -90,7 +94,7 @@ def visible(group: ActorGroup[Any]) -> list[str | None]:
 
 
 def test_roles_share_devices_and_take_turns(gpus: None, cfg: PPOConfig, tmp_path: Path) -> None:
-    records = {"data": read_records(cfg.data, PROMPT, tmp_path)}
+    records = dict.fromkeys(("data", "eval_data"), read_records(cfg.data, PROMPT, tmp_path))
     with launch(cfg, records, tmp_path) as fleet:
         assert fleet.turns is not None
         groups: list[ActorGroup[Any]] = [fleet.turns.roles[role].group for role in SHARING]
@@ -99,15 +103,14 @@ def test_roles_share_devices_and_take_turns(gpus: None, cfg: PPOConfig, tmp_path
         assert all(device and device.isdigit() for device in seen[0])
         assert len(set(seen[0])) == 2, "each seat has its own device"
         assert visible(fleet.prompts.group) == [""]
-        state, stream = DriverState.start(cfg), Stream(fleet, cfg, DriverState.start(cfg), 0)
-        for _ in range(STEPS):
-            step = ppo_step(fleet, stream, cfg, state)
-            state = step.state
-            assert step.metrics["mismatch_max"] < WITHIN
-        assert step.metrics["weight_bytes"] > 0
+        train(cfg, fleet, tmp_path, begin(cfg, tmp_path, run_record(cfg, records), resume=False))
         history = fleet.turns.ledger.history
     phases = [part[0][0] for part in _by_phase(history)]
-    assert phases == ["generate", "judge", "learn", "push"] * STEPS
+    of_evaluation, of_saving = ["generate", "judge"], ["learn"]
+    assert phases == ["generate", "judge", "learn", "push", *of_evaluation, *of_saving] * STEPS
+    metrics = read_metrics(tmp_path)
+    assert [row["step"] for row in metrics] == list(range(STEPS))
+    assert all(row["mismatch_max"] < WITHIN and row["weight_bytes"] > 0 for row in metrics)
     for part in _by_phase(history):
         there = {role for _, role, nbytes in part if nbytes}
         assert there == set(SHARING) & set(AT_WORK[part[0][0]])

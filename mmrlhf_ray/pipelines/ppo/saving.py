@@ -33,6 +33,7 @@ class Saving:
     def start(self, done: int, state: DriverState) -> None:
         """Have all learners write what they are after `done` steps; nothing waits but for a checkpoint before it."""
         self.settle()
+        self._fleet.begin("learn")  # who has left its device cannot be saved
         path = stage(self._run_dir, done)
         refs = {role: group.start_save(path / role) for role, group in self._fleet.learners.items()}
         manifest = Manifest(

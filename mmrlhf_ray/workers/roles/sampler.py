@@ -215,12 +215,12 @@ class Sampler:
         }
 
     async def sleep(self) -> None:
-        """Give the device's memory back, when running requests are finished. Weights are dropped, since the push before
-        wake() brings new ones; those that an adapter is for are kept in the host's memory."""
+        """Give the device's memory back, when running requests are finished. Weights are kept in the host's memory: the
+        next phase may sample with the same ones, in an evaluation or where prompts are refilled."""
         if self._asleep:
             return
         async with engine_alive(), self._adding:
-            await self._llm.sleep(level=1 if self._receiver.only_finish else 2, mode="wait")
+            await self._llm.sleep(level=1, mode="wait")
             self._asleep = _MEMORY
 
     async def wake(self, weights_alone: bool) -> Held:
