@@ -1,12 +1,22 @@
 """The processes of a generator."""
 
+import re
+
 import psutil
+
+from mmrlhf_ray.runtime import forked_python
 
 
 def engine_of(generator: psutil.Process) -> psutil.Process:
-    """That of vLLM's engine: `generator` starts a sampler, and that forks the engine, which sets its title. That fails
+    """That of vLLM's engine: `generator` has a sampler, and that forks the engine, which sets its title. That fails
     where the first variable of the environment was set anew; then it has the sampler's."""
-    (sampler,) = (child for child in generator.children() if "sampler_process" in _title(child))
+    served = re.compile(rf"sampler_process import serve; serve\(\d+, {generator.pid}\)")
+    mine = [
+        process
+        for process in psutil.process_iter()
+        if served.search(title := _title(process)) and forked_python.__file__ not in title
+    ]
+    (sampler,) = (process for process in mine if process.ppid() not in {other.pid for other in mine})
     (engine,) = (
         child for child in sampler.children() if "EngineCore" in _title(child) or _title(child) == _title(sampler)
     )
@@ -14,4 +24,7 @@ def engine_of(generator: psutil.Process) -> psutil.Process:
 
 
 def _title(process: psutil.Process) -> str:
-    return "" if process.status() == psutil.STATUS_ZOMBIE else " ".join(process.cmdline())
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.ZombieProcess, psutil.NoSuchProcess):
+        return ""

@@ -17,7 +17,8 @@ from packaging.specifiers import SpecifierSet
 
 from mmrlhf_ray.errors import RunFailed
 from mmrlhf_ray.runtime import torchvision_shim
-from mmrlhf_ray.runtime.session import LEAST_OPEN_FILES, token_path
+from mmrlhf_ray.runtime.auth_token import token_path
+from mmrlhf_ray.runtime.session import LEAST_OPEN_FILES
 from mmrlhf_ray.training import extension
 
 Status = Literal["ok", "warn", "fail"]

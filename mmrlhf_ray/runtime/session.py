@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -19,7 +20,8 @@ from types import FrameType
 from typing import Any
 
 from mmrlhf_ray.errors import RunError, RunFailed, first_line
-from mmrlhf_ray.runtime import processes
+from mmrlhf_ray.runtime import fork_server, processes
+from mmrlhf_ray.runtime.auth_token import ensure_token, token_path, use_token
 
 NOTICED = 128 + signal.SIGTERM
 """Exit status of a run that was told to end and saved what it had."""
@@ -117,12 +119,12 @@ def ray_session(
         stack.enter_context(_environment(WORKER_ENV))
         stack.enter_context(_replaced(given))
         if address == _LOCAL:
-            _ensure_token()
-            _use_token()
+            ensure_token()
+            use_token()
             stack.enter_context(_environment(_PRIVATE_ENV))
             context = _start_private(stack, num_cpus, log_to_driver)
         else:
-            _use_token()
+            use_token()
             stack.callback(ray.shutdown)
             with tempfile.TemporaryDirectory() as nowhere, chdir(nowhere):
                 context = _connect(address, log_to_driver, given)
@@ -154,10 +156,11 @@ def _start_private(until: ExitStack, num_cpus: int | None, log_to_driver: bool) 
         with ExitStack() as stack:
             directory = stack.enter_context(_private_directory())
             stack.enter_context(_nothing_left())
-            stack.callback(ray.shutdown)
             try:
                 with chdir(directory):
-                    context = _start(num_cpus, directory, log_to_driver)
+                    workers_env = _forked_python(stack, directory)
+                    stack.callback(ray.shutdown)
+                    context = _start(num_cpus, directory, log_to_driver, workers_env)
             except RunError as error:
                 if last or _SLOW not in str(error):
                     raise
@@ -166,7 +169,23 @@ def _start_private(until: ExitStack, num_cpus: int | None, log_to_driver: bool) 
             return context
 
 
-def _start(num_cpus: int | None, directory: Path, log_to_driver: bool) -> Any:
+def _forked_python(until: ExitStack, directory: Path) -> dict[str, Any]:
+    """The runtime environment of workers that are forked from one process, which `until` ends. Empty on a machine with
+    GPUs: it takes one import that touches a device, and no forked process can use it."""
+    if _has_gpus():
+        return {}
+    door = directory / "fork_server"
+    server = until.enter_context(fork_server.start(door))
+    until.callback(server.kill)
+    until.enter_context(_replaced({fork_server.DOOR: str(door)}))
+    return {"py_executable": shlex.join(fork_server.forked_python())}
+
+
+def _has_gpus() -> bool:
+    return Path("/dev/nvidiactl").exists()
+
+
+def _start(num_cpus: int | None, directory: Path, log_to_driver: bool, runtime_env: Mapping[str, Any]) -> Any:
     import ray
 
     try:
@@ -178,6 +197,7 @@ def _start(num_cpus: int | None, directory: Path, log_to_driver: bool) -> Any:
             dashboard_host="127.0.0.1",
             logging_level=logging.WARNING,
             log_to_driver=log_to_driver,
+            runtime_env=dict(runtime_env),
             _temp_dir=str(directory),
         )
     except Exception as error:
@@ -237,48 +257,9 @@ def _job_env_vars() -> dict[str, str]:
 
 def _object_store_bytes() -> int | None:
     """Enough for media and the weights of a model that a CPU can train; on GPU machines Ray's own choice."""
-    if Path("/dev/nvidiactl").exists():
+    if _has_gpus():
         return None
     return min(_LOCAL_OBJECT_STORE_BYTES, max(128 * 1024**2, int(0.8 * shutil.disk_usage("/dev/shm").free)))
-
-
-def token_path() -> Path:
-    """Where Ray looks for the token of token authentication, unless RAY_AUTH_TOKEN holds it."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-
-
-def read_token() -> str | None:
-    """The token for Ray clusters, or None. It is a secret: show it to no one."""
-    given = os.environ.get("RAY_AUTH_TOKEN")
-    if given:
-        return given
-    return token_path().read_text().strip() if token_path().is_file() else None
-
-
-def _ensure_token() -> None:
-    """A token of this user's, as `ray get-auth-token --generate` makes it, but readable by no one else."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or token_path().exists():
-        return
-    path = token_path()
-    try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-        os.replace(draft, path)
-    except OSError as error:
-        raise RunError(f"cannot write Ray's token to {path}: {error}; set RAY_AUTH_TOKEN_PATH to a file") from error
-
-
-def _use_token() -> None:
-    """Token authentication for this process, where there is a token and RAY_AUTH_MODE does not say otherwise.
-
-    Ray reads RAY_AUTH_MODE when it is imported, which is too early for us to set it; this is what it calls itself.
-    """
-    from ray._private.authentication import authentication_token_setup as setup
-
-    setup.logger.setLevel(logging.ERROR)  # it warns that authentication is on
-    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from urllib.parse import urlparse
 from mmrlhf_ray.config import load_config, read_job_kind
 from mmrlhf_ray.config.source import read_source
 from mmrlhf_ray.errors import ConfigError, RunError
-from mmrlhf_ray.runtime.session import read_token
+from mmrlhf_ray.runtime.auth_token import read_token
 
 # Patterns as in .gitignore; a name without a slash is left out wherever it is.
 EXCLUDES = (

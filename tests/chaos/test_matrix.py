@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
+from mmrlhf_ray.runtime.auth_token import token_path
 from mmrlhf_ray.runtime.metrics import read_metrics
-from mmrlhf_ray.runtime.session import token_path
 from tests.cluster import ROOT
 from tests.e2e.conftest import learnt
 from tests.e2e.support import Running, mmrlhf, start

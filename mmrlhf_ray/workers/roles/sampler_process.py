@@ -33,6 +33,7 @@ from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.errors import EngineDied, KnownError, RoleFailed, first_line
 from mmrlhf_ray.runtime.devices import Held
+from mmrlhf_ray.runtime.fork_server import forked_python
 from mmrlhf_ray.runtime.own_directory import own_directory
 from mmrlhf_ray.runtime.processes import end_with
 from mmrlhf_ray.weights.layout import InFlight, Pushed, Told
@@ -187,7 +188,7 @@ class SamplerProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import serve; serve({theirs.fileno()})"],
+                [*forked_python(), "-c", f"from {__name__} import serve; serve({theirs.fileno()}, {os.getpid()})"],
                 pass_fds=[theirs.fileno(), in_use],
                 env=compiled | os.environ | own,
             )
@@ -250,9 +251,10 @@ class SamplerProcess:
             return "it closed its socket"
 
 
-def serve(file: int) -> None:
-    """Be the process: make the sampler, say so, and answer until the other end closes the socket or is gone."""
-    end_with(os.getppid())
+def serve(file: int, asking: int) -> None:
+    """Be the process: make the sampler, say so, and answer until the other end closes the socket or is gone, or the
+    process `asking` has ended."""
+    end_with(asking)
     os.register_at_fork(after_in_child=lambda: end_with(os.getppid()))  # the engine with this one
     connection = socket.socket(fileno=file)
     with connection.makefile("rb") as stream:

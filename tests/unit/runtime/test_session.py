@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,26 +15,6 @@ import ray
 
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.runtime import session
-
-
-def test_the_token_is_made_once_and_for_its_owner_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    session._ensure_token()
-    path = tmp_path / ".ray" / "auth_token"
-    token = path.read_text()
-    assert len(token) == 64
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    session._ensure_token()
-    assert path.read_text() == token
-
-
-def test_a_given_token_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "x" * 40)
-    session._ensure_token()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_users_environment_wins_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
