@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from setproctitle import getproctitle, setproctitle
+from setproctitle import setproctitle
 
 from mmrlhf_ray.runtime import forked_python as asking
 
@@ -152,11 +152,12 @@ def become(asked: Asked) -> None:
     asked.asker.close()
     os.setsid()
     _take_files(asked.files)
-    setproctitle(" ".join([sys.executable, *asked.arguments]))
+    what, *arguments = asked.arguments
+    if what == "-c":  # workers of Ray get their titles from Ray, which takes a title that was changed before for none
+        setproctitle(" ".join([sys.executable, *asked.arguments]))
     _take_variables(asked.env)
     os.chdir(asked.directory)
     _compute_as_told()
-    what, *arguments = asked.arguments
     if what == "-c":
         code, *arguments = arguments
         sys.argv, sys.path[0] = ["-c", *arguments], ""
@@ -198,7 +199,6 @@ def _compute_as_told() -> None:
 
 
 def _main(door_file: int, driver: int, modules: Sequence[str]) -> None:
-    getproctitle()  # finds out where titles go while the environment is as it was at the start
     with socket.socket(fileno=door_file) as door:
         for name in modules:
             importlib.import_module(name)

@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from mmrlhf_ray.errors import DeadlineExceeded, ModelError, RoleFailed, RunError
-from mmrlhf_ray.runtime import processes
+from mmrlhf_ray.runtime import fork_server, processes
 from mmrlhf_ray.runtime.session import SessionInfo, ray_session
 from mmrlhf_ray.runtime.waits import deadline_get
 
@@ -87,6 +87,14 @@ def test_titles_of_processes_are_not_written_over_their_mark(session: SessionInf
     assert titled.keys() == {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
     for name, pid in titled.items():
         assert not Path(f"/proc/{pid}/environ").read_bytes().startswith(b"\0"), name
+
+
+def test_a_worker_is_forked_and_has_the_title_that_ray_gives_it(session: SessionInfo) -> None:
+    worker = Worker.remote()
+    assert deadline_get(worker.answer.remote(), 180, "answer") == 7
+    below = psutil.Process().children(recursive=True)
+    (server,) = (process for process in below if fork_server.__name__ in process.cmdline())
+    assert "ray::Worker" in [" ".join(process.cmdline()).strip() for process in server.children()]
 
 
 def test_the_dashboard_refuses_who_has_no_token(session: SessionInfo) -> None:
