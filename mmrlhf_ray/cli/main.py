@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mmrlhf_ray import __version__
+from mmrlhf_ray.cli.config import config
 from mmrlhf_ray.cli.data import app as data_app
 from mmrlhf_ray.cli.discrete import discrete_export, discrete_serve
 from mmrlhf_ray.cli.feedback import app as feedback_app
@@ -61,6 +62,7 @@ def demo(
 
 
 add_jobs(app)
+app.command()(config)
 
 
 @app.command()

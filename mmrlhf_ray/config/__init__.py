@@ -1,17 +1,7 @@
 """Run configurations: one frozen pydantic model per job, YAML plus dotted overrides."""
 
 from mmrlhf_ray.config.algorithm import AlgorithmConfig, DynamicSamplingConfig, MismatchConfig, OverlongConfig
-from mmrlhf_ray.config.base import (
-    CheckpointConfig,
-    DeadlineConfig,
-    EngineConfig,
-    LearnerConfig,
-    ModelConfig,
-    ModelShape,
-    OptimizerConfig,
-    RunConfig,
-    TrainJobConfig,
-)
+from mmrlhf_ray.config.base import CheckpointConfig, DeadlineConfig, ModelConfig, ModelShape, RunConfig, TrainJobConfig
 from mmrlhf_ray.config.data import (
     AudioAugment,
     AugmentConfig,
@@ -30,6 +20,7 @@ from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, LoginLimits
 from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
+from mmrlhf_ray.config.learner import EngineConfig, LearnerConfig, OptimizerConfig
 from mmrlhf_ray.config.load import JobKind, load_config, read_job_kind, save_config
 from mmrlhf_ray.config.online import CriticConfig, GeneratorConfig, PPOConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig, PartConfig, PartsConfig

@@ -22,7 +22,9 @@ class MismatchConfig(Section):
     """`tis`: weights truncated at `high`; `icepop`: tokens outside [low, high] are masked; `sequence_mask`: so are
     entire responses whose mean ratio is outside."""
     low: float = Field(0.5, ge=0, lt=1)
+    """Lower bound of a token's or response's ratio (icepop, sequence_mask)."""
     high: float = Field(5.0, gt=1)
+    """Upper bound of the ratio."""
 
 
 class DynamicSamplingConfig(Section):
@@ -47,19 +49,26 @@ class AlgorithmConfig(Section):
     advantage_estimator: AdvantageEstimator = "gae"
     """All but `gae` do without a critic."""
     gamma: float = Field(1.0, ge=0, le=1)
+    """Discount per token of the rewards."""
     gae_lambda: float = Field(0.95, ge=0, le=1)
+    """λ of GAE: 1 trusts returns alone, 0 the critic alone."""
     whiten: Literal["none", "center", "full"] | None = None
     """Advantages of a step: mean subtracted, and divided by the standard deviation; `null` = as the estimator's paper
     has it (`full` for gae, reinforce_pp and reinforce_pp_baseline, else `none`)."""
     kl_coef: NonNegativeFloat = 0.05
+    """Weight of the KL to the reference; 0 = none."""
     kl_target: PositiveFloat | None = None
     """KL per response in nats that the adaptive controller steers to; `null` = fixed `kl_coef`."""
     kl_horizon: PositiveFloat = 10_000.0
     """Samples over which the adaptive controller reacts (Ziegler et al. 2019)."""
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
+    """Estimate of the KL per token, with r = log p of the policy − log p of the reference: `k1` r, `k2` r²/2, `k3`
+    e⁻ʳ − 1 + r."""
     kl_in: Literal["reward", "loss"] = "reward"
     """Whether kl_coef · KL is subtracted from the rewards or added to the loss."""
     policy_loss: Literal["ppo", "gspo", "cispo"] = "ppo"
+    """Loss on the ratio to the old policy: `ppo` clips each token, `gspo` each response, `cispo` the weights
+    instead of the loss."""
     clip_range: float | None = Field(0.2, gt=0, lt=1)
     """Ratios below 1 − this are clipped; `null` = no lower bound, and without a `clip_range_high` no clipping at all.
     With `policy_loss: cispo`, `null` unless given, as in its paper."""
@@ -72,9 +81,11 @@ class AlgorithmConfig(Section):
     """Of token losses: every token alike; every response alike; or every response's sum over
     `sampling.max_response_tokens`."""
     value_clip_range: PositiveFloat = 0.2
+    """The critic's values may move this far from the old ones in a step."""
     vf_coef: PositiveFloat = 1.0
     """Factor on the value loss. The critic has its own optimizer, so it scales the critic's gradient only."""
     entropy_coef: NonNegativeFloat = 0.0
+    """Weight of the entropy, which keeps responses diverse; 0 = only measured."""
     mismatch: MismatchConfig = MismatchConfig()
     old_logprobs: Literal["auto", "learner", "sampler"] = "auto"
     """The denominator of the policy's ratio. `learner`: a pass of its own before the update. `auto`: where a batch is
@@ -87,8 +98,11 @@ class AlgorithmConfig(Section):
     overlong: OverlongConfig | None = None
     dynamic_sampling: DynamicSamplingConfig | None = None
     n_samples_per_prompt: PositiveInt = 1
+    """Responses to each prompt of a step; 2 or more for estimators that compare them."""
     prompts_per_step: PositiveInt = 64
+    """Prompts of a step."""
     ppo_epochs: PositiveInt = 1
+    """Passes over the responses of a step."""
     mini_batch_size: PositiveInt = 64
     """Responses per optimizer step over all ranks; whole groups where it is a multiple of `n_samples_per_prompt`."""
     critic_warmup_steps: int = Field(0, ge=0)

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, WithJsonSchema, field_validator, model_validator
 
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.learner import LearnerConfig
 from mmrlhf_ray.config.output import OutputConfig
-from mmrlhf_ray.config.parts import LoRAConfig, PartConfig, PartName, PartsConfig
 from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.placement import LearnerPlacement, Resources
 from mmrlhf_ray.config.section import Section
@@ -19,148 +19,21 @@ MODEL_DIR = "model"
 
 
 class ModelConfig(Section):
+    """A model."""
+
     path: PathText
     """Directory in Hugging Face format (weights, processor, chat template)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the weights while they are used."""
     trust_remote_code: Literal[False] = False
     """Code that comes with weights is never run."""
     shape: ModelShape | None = None
     """Read by `--dry-run` only, and only where `path` is not there."""
 
 
-Beta = Annotated[float, Field(ge=0, lt=1)]
-"""Decay of a running mean."""
-
-
-class OptimizerConfig(Section):
-    lr: PositiveFloat = 1e-6
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    eps: PositiveFloat = 1e-8
-    max_grad_norm: PositiveFloat = 1.0
-    warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """After warm-up; cosine and linear fall to zero at the last step."""
-
-    def refuse_long_warmup(self, steps: int, key: str, whose: str) -> None:
-        """Raise ValueError where the warm-up never ends. `steps`: of the optimizer, which `whose` says; `key`: the
-        section of this one."""
-        if self.warmup_steps >= steps:
-            raise ValueError(
-                f"{key}.warmup_steps={self.warmup_steps} is not below the {steps} optimizer steps of {whose}, so that "
-                "the learning rate would not be reached before the end; lower it"
-            )
-
-
-class EngineConfig(Section):
-    """How one DeepSpeed group trains."""
-
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    micro_batch_tokens: PositiveInt = 4096
-    """Most tokens (padding and media tokens counted) in one forward pass of one rank."""
-    max_padding_share: float = Field(0.05, ge=0, lt=1)
-    """Rows join a pass only while at most this share of it is padding; raise it for fewer passes on small models."""
-    shared_prompt: bool = True
-    """A prompt with several responses goes through the model once per pass, a clip of several prompts through its
-    tower, and rows are laid end to end, which leaves little padding. Off, or for a family without it (docs/models.md):
-    every response in a row of its own with its prompt and media."""
-    attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"] = "auto"
-    """Who computes attention, in the language model and in the towers. `auto` = on GPUs and in bfloat16 the newest
-    flash attention that is installed, else torch's own (sdpa). With flash attention the rows of a pass in which no
-    prompt is shared stand end to end in one line, without padding and without a mask; other passes take sdpa."""
-    sequence_parallel: PositiveInt = 1
-    """Ranks that each pass is spread over: its language model's tokens, and in attention its heads (Ulysses). A pass is
-    then one line of up to this many times `micro_batch_tokens`, and `replicas` divided by it are data-parallel."""
-    logits_tile: PositiveInt = 1024
-    """Most response tokens of a pass whose logits are in memory at a time. A pass with more computes them again, tile
-    by tile, for the gradient."""
-    gradient_checkpointing: bool = False
-    offload_optimizer: bool = False
-    """Keep the optimizer's state and the float32 copies of the weights in host memory, and take its step there. With
-    `zero_stage` 1 to 3."""
-    deepspeed: dict[str, JsonValue] = Field({})
-    """More of DeepSpeed's own settings, by its names, e.g. `{zero_optimization: {overlap_comm: true}}`: merged last
-    into those that are made of the keys here. What has such a key is refused."""
-
-    @field_validator("deepspeed")
-    @classmethod
-    def _of_deepspeed_alone(cls, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        for name, instead in _NOT_DEEPSPEEDS.items():
-            inner: JsonValue = given
-            for part in name.split("."):
-                inner = inner.get(part) if isinstance(inner, dict) else None
-            if inner is not None:
-                raise ValueError(f"{name} is not set here: {instead}")
-        return given
-
-
-_NOT_DEEPSPEEDS = {
-    "zero_optimization.stage": "use engine.zero_stage",
-    "zero_optimization.offload_optimizer": "use engine.offload_optimizer",
-    "zero_optimization.cpu_offload": "use engine.offload_optimizer",
-    "activation_checkpointing": "use engine.gradient_checkpointing",
-    "train_batch_size": "the job says how many rows a step has, and engine.micro_batch_tokens divides them into passes",
-    "train_micro_batch_size_per_gpu": "use engine.micro_batch_tokens",
-    "gradient_accumulation_steps": "use engine.micro_batch_tokens",
-    "gradient_clipping": "use optimizer.max_grad_norm",
-    "optimizer": "use the section optimizer",
-    "scheduler": "use optimizer.schedule and optimizer.warmup_steps",
-    "bf16": "use dtype of the model",
-    "fp16": "use dtype of the model, which has no float16",
-    "amp": "use dtype of the model",
-    "checkpoint": "use the section checkpoint",
-    "elasticity": "a checkpoint is read by any number of ranks",
-}
-"""Keys of DeepSpeed, some inside a section → what to use instead."""
-
-
-class LearnerConfig(Section):
-    """How a model is trained; the same keys in every job that learns."""
-
-    engine: EngineConfig = EngineConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    lora: LoRAConfig | None = None
-    """Train a low-rank adapter alongside frozen weights; `null` = all weights."""
-    parts: PartsConfig = PartsConfig()
-    """With `lora`, which says what learns, only the rates."""
-
-    @property
-    def sent_adapter(self) -> LoRAConfig | None:
-        """The adapter, where it is all that the sampler needs."""
-        return self.lora if self.lora is not None and self.lora.can_be_sent else None
-
-    @property
-    def keeps_start(self) -> bool:
-        """Whether the model that training started from is still there: it is the one without its adapter."""
-        return self.lora is not None and self.lora.is_alone
-
-    def learns(self, part: PartName) -> bool:
-        """Whether anything of a part is trained, be it an adapter."""
-        if self.lora is not None:
-            return part in (*self.lora.parts, *self.lora.also_train)
-        config: PartConfig = getattr(self.parts, part)
-        return config.train
-
-    @model_validator(mode="after")
-    def _one_choice(self) -> "LearnerConfig":
-        if self.lora is None:
-            return self
-        learning = {*self.lora.parts, *self.lora.also_train}
-        for name, part in self.parts:
-            if not part.train:
-                raise ValueError(
-                    f"parts.{name}.train=false: with lora, whatever is not in lora.parts or lora.also_train is frozen; "
-                    "leave it out"
-                )
-            if part.lr is not None and name not in learning:
-                raise ValueError(
-                    f"parts.{name}.lr={part.lr:g} has no effect: with lora this part is frozen; name it in lora.parts "
-                    "or lora.also_train, or leave its lr out"
-                )
-        return self
-
-
-EnvValue = Annotated[str, Field(coerce_numbers_to_str=True)]
+EnvValue = Annotated[
+    str, Field(coerce_numbers_to_str=True), WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "number"}]})
+]
 _OWN_ENV = {
     "OMP_NUM_THREADS": "set placement.<role>.threads",
     "CUDA_VISIBLE_DEVICES": "set placement.<role>.num_gpus",
@@ -178,15 +51,22 @@ class DeadlineConfig(Section):
     """Seconds after which a stage is given up with an error that names who did not answer."""
 
     placement_s: PositiveFloat = 15.0
+    """Until the cluster has reserved what the job asks for."""
     start_s: PositiveFloat = 600.0
+    """Until an actor has loaded its model."""
     stage_s: PositiveFloat = 1800.0
+    """For one stage of a step."""
 
 
 class CheckpointConfig(Section):
+    """When the state of training is saved, to go on from with `--resume`."""
+
     every_steps: PositiveInt = 50
+    """A checkpoint after every this many steps, and after the last."""
     every_seconds: PositiveFloat | None = None
     """Also after the step in which so many seconds have passed since the last one; `null` = by steps alone."""
     keep: PositiveInt = 2
+    """Newest checkpoints that are kept."""
 
 
 class RecoveryConfig(Section):
@@ -257,6 +137,7 @@ class RunConfig(OutputConfig):
     """Keys that every job has, and a job's description of itself for planning, checks and launch."""
 
     seed: int = Field(0, ge=0)
+    """Seed of everything that is drawn at random."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` is cuda where a role reserves GPUs, else cpu."""
     deadlines: DeadlineConfig = DeadlineConfig()
@@ -306,18 +187,24 @@ class TrainJobConfig(RunConfig):
     """Keys of the Ray Train jobs (SFT, reward model, preference)."""
 
     model: ModelConfig
+    """Model that is trained."""
     sampling: AllowedTokens = AllowedTokens()
     """How the trained model will be sampled from."""
     data: DataConfig
+    """Records that are learned from."""
     eval_data: DataConfig | None = None
+    """Records that the model is measured on; nothing is learned from them."""
     learner: LearnerConfig = LearnerConfig()
     workers: LearnerPlacement = LearnerPlacement()
+    """Ranks of the training, and what each reserves."""
     batch_size: PositiveInt = 64
     """Rows per optimizer step over all workers."""
     epochs: PositiveInt | None = None
+    """Passes over `data`."""
     steps: PositiveInt | None = None
-    """Exactly one of `epochs` and `steps`."""
+    """Optimizer steps; exactly one of `epochs` and `steps` is given."""
     log_every_steps: PositiveInt = 10
+    """Steps between two lines of metrics."""
     eval_every_steps: PositiveInt | None = None
     """Evaluate on `eval_data` every this many steps; `null` = at the end only."""
 

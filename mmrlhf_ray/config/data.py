@@ -32,6 +32,7 @@ class MediaLimits(Section):
     seconds: PositiveFloat = 600.0
     """Length of a sound or clip."""
     frames: PositiveInt = 1024
+    """Frames of a clip that the model sees."""
 
 
 class VideoSampling(Section):
@@ -59,12 +60,14 @@ class RemoteMedia(Section):
     deadline_s: PositiveFloat = 20.0
     """For one address, redirects included."""
     max_redirects: NonNegativeInt = 3
+    """Redirects that are followed, each to an allowed host."""
 
 
 class DecodeConfig(Section):
     """Media are decoded in separate processes, which may crash, swell or hang without harm."""
 
     workers: PositiveInt = 1
+    """Processes for each actor that decodes."""
     memory_mb: PositiveInt = 4096
     """Address space that a process may add to what it starts with."""
     deadline_s: PositiveFloat = 30.0
@@ -74,6 +77,8 @@ class DecodeConfig(Section):
 
 
 class ImageAugment(Section):
+    """Changes of images."""
+
     crop: float = Field(0.0, ge=0, lt=1)
     """Largest share of each side that is cut off."""
     flip: float = Field(0.0, ge=0, le=1)
@@ -83,6 +88,8 @@ class ImageAugment(Section):
 
 
 class AudioAugment(Section):
+    """Changes of sounds."""
+
     noise_db: NonNegativeFloat | None = None
     """White noise, this many decibels below the sound; `null` = no noise."""
     gain_db: NonNegativeFloat = 0.0
@@ -90,6 +97,8 @@ class AudioAugment(Section):
 
 
 class VideoAugment(Section):
+    """Changes of clips."""
+
     jitter: float = Field(0.0, ge=0, le=1)
     """Share of frames that are replaced by a neighbour."""
 
@@ -108,6 +117,7 @@ class TextHooks(Section):
     """Functions `path/to/file.py:function` from text to text, run on every text of a record in this order."""
 
     clean: tuple[FunctionText, ...] = ()
+    """For markup, white space and the like."""
     redact: tuple[FunctionText, ...] = ()
     """For personal data: what they change is counted in the report. `builtin:pii` masks addresses and numbers."""
 
@@ -141,6 +151,8 @@ class SourceConfig(Section):
 
 
 class DataConfig(Section):
+    """Records, their media, and how they are read."""
+
     path: PathText | None = None
     """A .jsonl, .json, .csv, .tsv, .parquet, .arrow or .tar file or URL, a directory of records or of a saved Hugging
     Face data set, or `hf:NAME`."""
@@ -159,7 +171,7 @@ class DataConfig(Section):
     facts_column: str | None = None
     """Key in `extras` whose text the reward model reads before the prompt; the policy never sees it."""
     max_prompt_tokens: PositiveInt = 1024
-    """Media tokens counted."""
+    """Most tokens of a prompt, media tokens counted."""
     over_long: Literal["reject", "truncate_text"] = "reject"
     """Treatment of longer prompts: bad rows, or the start of their last text goes, never a part of their media."""
     check_rows: PositiveInt | None = None

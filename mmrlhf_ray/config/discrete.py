@@ -11,14 +11,13 @@ from mmrlhf_ray.config.discrete_parts import (
     DecideTask,
     DiscreteAlgorithm,
     FusionSection,
-    HumanLossSection,
     ImageModality,
     LocateTask,
     ObservationSection,
-    RewardSection,
     SequentialSection,
     Task,
 )
+from mmrlhf_ray.config.discrete_rewards import HumanLossSection, RewardSection
 from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.config.section import Section
@@ -28,6 +27,8 @@ RESERVED = ("present", "task", "action_mask")
 
 
 class EnvRunnersSection(Resources):
+    """Actors that make decisions."""
+
     replicas: NonNegativeInt = 0
     """Actors that make decisions; 0 = the driver itself does."""
     envs: PositiveInt = 8
@@ -40,6 +41,8 @@ class EnvRunnersSection(Resources):
 
 
 class LearnersSection(Resources):
+    """Actors that learn."""
+
     replicas: NonNegativeInt = 0
     """Data-parallel learners; 0 = the driver itself learns."""
 
@@ -50,6 +53,8 @@ class LearnersSection(Resources):
 
 
 class EvaluationSection(Section):
+    """When the held-out records are decided."""
+
     every_steps: PositiveInt = 5
     """Decide the held-out records every this many steps, and at the end."""
     rows: PositiveInt | None = None
@@ -60,7 +65,9 @@ class Range(Section):
     """Numbers from low to high."""
 
     low: float
+    """The least."""
     high: float
+    """The most."""
     log: bool = False
     """Evenly in their logarithm."""
 
@@ -92,14 +99,15 @@ class DiscreteConfig(RunConfig):
     """`null` = everything is shown and the first action decides."""
     fusion: FusionSection = FusionSection()
     algorithm: DiscreteAlgorithm
+    """How decisions are learned."""
     warm_start: PathText | None = None
     """Run directory whose module training starts from, such as a `clone` run's."""
     reward: RewardSection = RewardSection()
     human_loss: HumanLossSection | None = None
     steps: PositiveInt = 20
-    """Of the job: in each, decisions are made and learned from."""
+    """Steps of the run: in each, decisions are made and learned from."""
     decisions_per_step: PositiveInt = 1000
-    """For `clone`: rows that are imitated in each step."""
+    """Decisions made in each step; for `clone`, rows that are imitated."""
     max_minutes: PositiveFloat | None = None
     """The run ends after the step in which this is reached; `null` = all steps."""
     stop_at: float | None = Field(None, gt=0, le=1)

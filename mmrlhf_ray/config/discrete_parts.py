@@ -4,7 +4,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.section import Section
@@ -50,10 +49,13 @@ class Grid(Section):
     """Boxes to choose from: all of one size, evenly spaced, the outermost flush with the picture's edges."""
 
     columns: PositiveInt = 6
+    """Boxes side by side."""
     rows: PositiveInt = 6
+    """Boxes one above the other."""
     width: float = Field(0.25, gt=0, le=1)
     """Of a box, as a share of the picture's."""
     height: float = Field(0.25, gt=0, le=1)
+    """Of a box, as a share of the picture's."""
 
 
 class LocateTask(TaskSection):
@@ -75,6 +77,7 @@ class MlpEncoder(Section):
 
     kind: Literal["mlp"] = "mlp"
     hidden: tuple[PositiveInt, ...] = (128,)
+    """Width of each layer."""
 
 
 class CnnEncoder(Section):
@@ -82,15 +85,20 @@ class CnnEncoder(Section):
 
     kind: Literal["cnn"] = "cnn"
     channels: tuple[PositiveInt, ...] = Field((16, 32), min_length=1)
+    """Channels of each layer."""
     kernel_size: PositiveInt = 3
+    """Side of the convolutions."""
 
 
 class RecurrentEncoder(Section):
     """The last state of a recurrent network over frames of sound or words."""
 
     kind: Literal["gru", "lstm"] = "gru"
+    """The network's cell."""
     hidden: PositiveInt = 64
+    """Width of the state."""
     layers: PositiveInt = 1
+    """Networks on top of each other."""
 
 
 class EmbeddingEncoder(Section):
@@ -116,10 +124,13 @@ class FrontEnd(Section):
     """The form of sound before it is encoded."""
 
     kind: Literal["log_mel", "mfcc", "waveform"] = "log_mel"
+    """What a frame of sound is described by."""
     bands: PositiveInt = 24
     """Mel bands; also the number of coefficients of `mfcc`, and of samples in a frame's place for `waveform`."""
     window_s: PositiveFloat = 0.032
+    """Seconds of a frame."""
     hop_s: PositiveFloat = 0.016
+    """Seconds from one frame to the next."""
 
 
 class ModalitySection(Section):
@@ -132,9 +143,13 @@ class ImageModality(ModalitySection):
 
     kind: Literal["image"] = "image"
     height: PositiveInt = 16
+    """Pixels that pictures are scaled to."""
     width: PositiveInt = 16
+    """Pixels that pictures are scaled to."""
     channels: Literal[1, 3] = 1
+    """1 = grey, 3 = colours."""
     encoder: PictureEncoder = CnnEncoder()
+    """From the picture to features."""
 
 
 class AudioModality(ModalitySection):
@@ -142,10 +157,12 @@ class AudioModality(ModalitySection):
 
     kind: Literal["audio"] = "audio"
     seconds: PositiveFloat
+    """Sound that is heard."""
     sampling_rate: PositiveInt = 16_000
     """Samples per second."""
     front_end: FrontEnd = FrontEnd()
     encoder: SoundEncoder = CnnEncoder()
+    """From the sound to features."""
 
 
 class VideoModality(ModalitySection):
@@ -153,12 +170,17 @@ class VideoModality(ModalitySection):
 
     kind: Literal["video"] = "video"
     frames: PositiveInt = 8
+    """Frames that are seen."""
     height: PositiveInt = 16
+    """Pixels that frames are scaled to."""
     width: PositiveInt = 16
+    """Pixels that frames are scaled to."""
     channels: Literal[1, 3] = 1
+    """1 = grey, 3 = colours."""
     pool: Literal["mean", "max", "gru"] = "mean"
     """How the frames' features become the clip's."""
     encoder: PictureEncoder = CnnEncoder()
+    """From a frame to features."""
 
 
 class TextModality(Section):
@@ -168,14 +190,19 @@ class TextModality(Section):
     column: str | None = None
     """Key in `extras` with the text; `null` = the text of the messages."""
     words: PositiveInt = 16
+    """Words that are read."""
     buckets: int = Field(1024, ge=2)
+    """Different numbers that words are hashed to."""
     encoder: WordEncoder = EmbeddingEncoder()
+    """From words to features."""
 
 
 Modality = Annotated[ImageModality | AudioModality | VideoModality | TextModality, Field(discriminator="kind")]
 
 
 class ObservationSection(Section):
+    """What is seen, heard and read before a decision."""
+
     modalities: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Modality] = Field(min_length=1)
     """Name → what is observed. Where a record lacks it, the modality counts as missing."""
     drop: float = Field(0.0, ge=0, lt=1)
@@ -216,11 +243,13 @@ class AlgorithmKeys(Section):
     """Keys that every algorithm has."""
 
     lr: PositiveFloat = 1e-3
+    """Learning rate."""
     lr_end: PositiveFloat | None = None
     """`lr` falls to it in a straight line over `steps` × `decisions_per_step` decisions; `null` = it stays."""
     gamma: Share = 0.99
     """Discount per decision; without effect where each case is one decision."""
     max_grad_norm: PositiveFloat = 10.0
+    """Gradients with a larger norm are scaled down to it."""
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
@@ -233,7 +262,9 @@ class EpsilonSchedule(Section):
     """Share of decisions made at random, falling in a straight line."""
 
     start: Share = 1.0
+    """At first."""
     end: Share = 0.05
+    """In the end."""
     decisions: PositiveInt = 10_000
     """Over which it falls from start to end."""
 
@@ -252,7 +283,9 @@ class DQN(AlgorithmKeys):
     buffer: PositiveInt = 20_000
     """Decisions kept for replay."""
     batch_size: PositiveInt = 64
+    """Decisions of an update, drawn from the replay."""
     updates_per_decision: PositiveFloat = 0.25
+    """Updates for each decision made."""
     learning_starts: NonNegativeInt = 500
     """Decisions before the first update."""
     target_every: PositiveInt = 500
@@ -261,8 +294,11 @@ class DQN(AlgorithmKeys):
 
 class ActorCritic(AlgorithmKeys):
     entropy_coef: NonNegativeFloat = 0.01
+    """Weight of the entropy, which keeps decisions diverse."""
     vf_coef: NonNegativeFloat = 0.5
+    """Weight of the critic's loss."""
     gae_lambda: Share = 0.95
+    """λ of GAE."""
 
 
 class PPO(ActorCritic):
@@ -270,9 +306,13 @@ class PPO(ActorCritic):
 
     kind: Literal["ppo"] = "ppo"
     clip_range: PositiveFloat = 0.2
+    """Ratios further from 1 than this are clipped."""
     value_clip_range: PositiveFloat = 10.0
+    """Bound on the critic's squared error."""
     ppo_epochs: PositiveInt = 4
+    """Passes over the decisions of a step."""
     mini_batch_size: PositiveInt = 128
+    """Decisions of an update."""
 
 
 class A2C(ActorCritic):
@@ -287,6 +327,7 @@ class Reinforce(AlgorithmKeys):
 
     kind: Literal["reinforce"] = "reinforce"
     entropy_coef: NonNegativeFloat = 0.01
+    """Weight of the entropy, which keeps decisions diverse."""
 
 
 class Clone(AlgorithmKeys):
@@ -294,63 +335,9 @@ class Clone(AlgorithmKeys):
 
     kind: Literal["clone"] = "clone"
     batch_size: PositiveInt = 64
+    """Rows of an update."""
     labelled_share: float = Field(1.0, gt=0, le=1)
     """Of the training rows, drawn by the seed; the others' labels are not used."""
 
 
 DiscreteAlgorithm = Annotated[DQN | PPO | A2C | Reinforce | Clone, Field(discriminator="kind")]
-
-
-class HumanReward(Section):
-    """Simulated people who say +1 or −1 to each decision. What they say to it is drawn once, by the seed."""
-
-    weight: PositiveFloat = 1.0
-    wrong: float = Field(0.0, ge=0, lt=0.5)
-    """Share of the feedback that is the wrong way round."""
-    threshold: Share = 0.5
-    """+1 is right from this score on (accuracy, F1 or IoU)."""
-
-
-class RewardModelReward(Section):
-    """A reward model's score of the class, worded as a response to the record's messages."""
-
-    weight: PositiveFloat = 1.0
-    model: ModelConfig
-    response: str = "answer : {}"
-    """Wording; {} is the class, or the box."""
-
-    @model_validator(mode="after")
-    def _holds_the_class(self) -> "RewardModelReward":
-        if "{}" not in self.response:
-            raise ValueError(f"response={self.response!r} must contain {{}}, where the class goes")
-        return self
-
-
-class RewardSection(Section):
-    """The reward is the weighted sum of these."""
-
-    labels: NonNegativeFloat = 1.0
-    """Weight of the task's score."""
-    human: HumanReward | None = None
-    reward_model: RewardModelReward | None = None
-
-    @model_validator(mode="after")
-    def _something(self) -> "RewardSection":
-        if not self.labels and self.human is None and self.reward_model is None:
-            raise ValueError("the reward is empty: give labels a weight above 0, or human, or reward_model")
-        return self
-
-
-class HumanLossSection(Section):
-    """L′ = L + λH: votes of ±1 on one decision of a row join the loss."""
-
-    coef: NonNegativeFloat = 0.0
-    """λ; at 0 the run is exactly the one without votes."""
-    share: Share = 1.0
-    """Of the training rows that have a vote. As below, where votes are simulated."""
-    wrong: float = Field(0.0, ge=0, lt=0.5)
-    """Share of the votes that are the wrong way round."""
-    shown_right: Share = 0.5
-    """Share of the votes that are about the best decision; the others are about one at random."""
-    threshold: Share = 0.5
-    """+1 is right from this score on."""

@@ -15,6 +15,7 @@ class Aspect(Section):
     """One thing that `rate` questions ask about each response, answered by 1 to 5."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    """Its name in annotations."""
     description: str = Field(max_length=500)
     """The text that annotators read next to the scale."""
 
@@ -31,7 +32,9 @@ class LoginLimits(Section):
     """Failed logins that are allowed before all are refused for a while."""
 
     per_address: PositiveInt = 10
+    """From one address."""
     total: PositiveInt = 200
+    """From all addresses together."""
     window_s: PositiveFloat = 300.0
     """Failures older than this are forgotten."""
 
@@ -51,6 +54,7 @@ class FeedbackConfig(Section):
     tls_cert: PathText | None = None
     """PEM file with the certificate; with tls_key the app speaks https itself."""
     tls_key: PathText | None = None
+    """PEM file with the certificate's key."""
     title: str = Field("Feedback", max_length=80)
     """Heading of the pages."""
     overlap: PositiveInt = 3

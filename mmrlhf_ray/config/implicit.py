@@ -12,6 +12,7 @@ class ImplicitConfig(Section):
     thumbs_up: float = Field(1.0, gt=0, le=1)
     """Thumbs decide alone, whatever else happened."""
     thumbs_down: float = Field(-1.0, ge=-1, lt=0)
+    """As `thumbs_up`."""
     copied: float = Field(0.5, ge=-1, le=1)
     """The response was copied: it was of use."""
     click: float = Field(0.1, ge=-1, le=1)
@@ -19,6 +20,7 @@ class ImplicitConfig(Section):
     dwell: float = Field(0.1, ge=-1, le=1)
     """It was in sight for `dwell_s` or longer."""
     dwell_s: PositiveFloat = 10.0
+    """Seconds in sight that count."""
     regenerate: float = Field(-0.5, ge=-1, le=1)
     """Another response was asked for in its place."""
     edit: float = Field(-0.3, ge=-1, le=1)

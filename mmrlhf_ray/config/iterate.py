@@ -72,6 +72,7 @@ class SampleSection(SamplingConfig):
     """Responses that pairs are chosen from."""
 
     n_samples_per_prompt: int = Field(4, ge=2)
+    """Responses to each prompt."""
     prompts: PositiveInt | None = None
     """How many prompts are drawn in each round; `null` = all."""
 
@@ -114,6 +115,7 @@ class FeedbackSection(Section):
     """The feedback server: one that runs, or one for this run alone."""
 
     url: str | None = Field(None, pattern=r"^https?://")
+    """Address of a feedback server that runs."""
     token_env: str = "MMRLHF_FEEDBACK_TOKEN"
     """With `url`: environment variable that holds the token of an account with the role admin."""
     serve: ServeKeys | None = None
@@ -134,6 +136,7 @@ class WaitSection(Section):
     deadline_s: PositiveFloat = 7 * 86_400.0
     """After which the run ends with an error; `--resume` waits again."""
     poll_s: PositiveFloat = 5.0
+    """Seconds between two looks at the votes."""
 
 
 class AnnotatorsSection(Section):
@@ -142,6 +145,7 @@ class AnnotatorsSection(Section):
     module: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*$")
     """Run as `python -m` once for each annotator; what it reads is in docs/feedback.md."""
     count: PositiveInt = 5
+    """How many of them there are."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Handed on to the program."""
 
@@ -175,6 +179,7 @@ class TrainSection(Section):
     uncertainty_coef: NonNegativeFloat = 0.0
     """As of a model reward, of the round's reward model (ppo)."""
     preference: PreferenceKeys | None = None
+    """Keys of a `preference` job."""
 
     @model_validator(mode="after")
     def _one_job(self) -> "TrainSection":
@@ -194,6 +199,7 @@ class EvaluateSection(Section):
     """Their mixture is the primary reward, such as a benchmark's; `null` = the round's own reward model, which scores
     the policies before and after the round. Training never sees it."""
     n_samples_per_prompt: PositiveInt = 1
+    """Responses of each policy to each prompt."""
 
 
 class StopSection(Section):
@@ -202,6 +208,7 @@ class StopSection(Section):
     patience: PositiveInt = 1
     """Rounds in a row without improvement after which the loop stops."""
     min_gain: float = 0.0
+    """Gain in primary reward that an improvement must be above."""
 
 
 class IterateConfig(RunConfig):
@@ -225,6 +232,7 @@ class IterateConfig(RunConfig):
     stop: StopSection = StopSection()
     generator: GeneratorConfig = GeneratorConfig()
     score_micro_batch_tokens: PositiveInt = 8192
+    """Most tokens in one forward pass of a scorer or reference server."""
     placement: Placement = Placement()
     """Of sampling, scoring and evaluation, and of PPO unless `train.ppo` says otherwise."""
 

@@ -15,6 +15,7 @@ class EvaluateConfig(RewardedConfig):
     """Responses of one or several policies to held-out prompts, scored."""
 
     policy: ModelConfig
+    """Policy that is evaluated."""
     baseline: ModelConfig | None = None
     """Policy to compare with, usually the SFT model."""
     reference: ModelConfig | None = None
@@ -24,11 +25,14 @@ class EvaluateConfig(RewardedConfig):
     reward_model: ModelConfig | None = None
     """Short for `rewards` with this reward model alone."""
     data: DataConfig
+    """Held-out prompts."""
     sampling: SamplingConfig = SamplingConfig()
     generator: GeneratorConfig = GeneratorConfig()
     score_micro_batch_tokens: PositiveInt = 8192
+    """Most tokens in one forward pass of a scorer or reference server."""
     placement: Placement = Placement()
     n_samples_per_prompt: PositiveInt = 1
+    """Responses of each policy to each prompt."""
     ablate_media: bool = True
     """Also answer with each prompt's media swapped for another prompt's of the same task."""
 
@@ -104,6 +108,7 @@ class ProbeRewardConfig(RewardedConfig):
     policy: ModelConfig
     """Whose tokenizer and processor read prompts and responses; `fluency` is computed under it."""
     rewards: tuple[Reward, ...] = Field(min_length=1)
+    """Components that are probed."""
     data: DataConfig
     """DEMONSTRATION records; their responses are the honest ones. Those with feedback below 0 are not used."""
     where: dict[str, str] = Field(default_factory=dict)
@@ -116,6 +121,7 @@ class ProbeRewardConfig(RewardedConfig):
     tolerated_share: float = Field(0.05, ge=0, le=1)
     """A probe passes when at most this share of its responses scores above the honest one."""
     score_micro_batch_tokens: PositiveInt = 8192
+    """Most tokens in one forward pass of a scorer or reference server."""
     placement: Placement = Placement()
 
     @model_validator(mode="after")

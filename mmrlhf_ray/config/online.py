@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.config.base import (
     AllowedTokens,
-    LearnerConfig,
     LearnerUse,
     Longest,
     ModelConfig,
@@ -19,6 +18,8 @@ from mmrlhf_ray.config.base import (
     RunConfig,
 )
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.gate import ParityGate
+from mmrlhf_ray.config.learner import LearnerConfig
 from mmrlhf_ray.config.placement import Placement, Resources
 from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
 from mmrlhf_ray.config.section import Section
@@ -35,7 +36,9 @@ class SamplingConfig(AllowedTokens):
     temperature: NonNegativeFloat = 1.0
     """0 = greedy: the likeliest token each time; only where nothing is learned from the responses."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Sample from the likeliest tokens that together have this probability; 1 = from all."""
     max_response_tokens: PositiveInt = 64
+    """Tokens after which a response is cut off."""
 
     @property
     def greedy(self) -> bool:
@@ -66,6 +69,8 @@ class SamplingConfig(AllowedTokens):
 
 
 class CriticConfig(LearnerConfig):
+    """How the critic is trained, where `algorithm` has one."""
+
     model: ModelConfig | None = None
     """Reward model that the critic starts from; `null` = the first of `rewards`, else the policy with a new head."""
 
@@ -92,11 +97,18 @@ _OWN_ENGINE_ARGS = {
 
 
 class GeneratorConfig(Section):
+    """The sampler, vLLM."""
+
     gpu_memory_utilization: float = Field(0.6, gt=0, lt=1)
+    """Share of a GPU's memory that vLLM takes, for weights, keys and values."""
     tensor_parallel_size: PositiveInt = 1
+    """GPUs that one generator's model is spread over."""
     max_num_seqs: PositiveInt = 128
+    """Most responses that one generator samples at a time."""
     cpu_kv_cache_gb: PositiveInt = 1
+    """GiB for keys and values on CPUs."""
     enforce_eager: bool = True
+    """Without CUDA graphs: a quicker start, slower sampling on GPUs."""
     block_size: PositiveInt | None = None
     """Tokens in a block of the sampler's cache: a group's prompt is computed once for as much of it as fills blocks.
     `null` = 32 on CPUs (vLLM's own 128 there is longer than most prompts), vLLM's choice on GPUs."""
@@ -130,6 +142,7 @@ class RewardedConfig(RunConfig):
     """Keys of the jobs that score responses with a mixture of rewards."""
 
     rewards: tuple[Reward, ...] = ()
+    """Components that score responses."""
 
     @property
     def model_rewards(self) -> tuple[ModelReward, ...]:
@@ -154,33 +167,6 @@ class RewardedConfig(RunConfig):
         return self
 
 
-class ParityGate(Section):
-    """How far apart the log-probabilities of sampler, learner and reference may be at step 0, when all three are the
-    same model. No bound grows with the number of tokens. `null` = by the policy's dtype."""
-
-    mean: PositiveFloat | None = None
-    """Of the distance, in nats. float32: 1e-4, bfloat16: 0.05."""
-    kl: PositiveFloat | None = None
-    """KL divergence per token, k3 estimate, in nats. float32: 1e-6, bfloat16: 0.01."""
-    outlier: PositiveFloat | None = None
-    """Distance in nats beyond which a token is an outlier. float32: 1e-4, bfloat16: 0.5."""
-    outliers: float | None = Field(None, ge=0, le=1)
-    """Share of the tokens. float32: 0, bfloat16: 0.001."""
-
-    def bounds(self, dtype: str) -> "ParityGate":
-        """All of them, for a policy of this dtype."""
-        given = self.model_dump(exclude_none=True)
-        return _PARITY[dtype].model_copy(update=given)
-
-
-_PARITY = {
-    "float32": ParityGate(mean=1e-4, kl=1e-6, outlier=1e-4, outliers=0.0),
-    "bfloat16": ParityGate(mean=0.05, kl=0.01, outlier=0.5, outliers=1e-3),
-}
-"""In bfloat16 vLLM and a trainer are 0.03 nats (root of the mean square) apart for small models and more for large and
-mixture-of-experts ones: Fast-LLM #525, vLLM #18352, verl #2996."""
-
-
 class PPOConfig(RewardedConfig):
     """Online training of a policy: PPO, GRPO and every other choice of `algorithm`."""
 
@@ -195,13 +181,16 @@ class PPOConfig(RewardedConfig):
     rewards: tuple[Reward, ...] = ()
     """Components that score responses; may be empty for distillation, where the KL to the reference is all there is."""
     data: DataConfig
+    """Prompts that responses are sampled to."""
     steps: PositiveInt = 100
+    """Steps of the run: in each, responses are sampled, scored and learned from."""
     algorithm: AlgorithmConfig = AlgorithmConfig()
     stream: StreamConfig = StreamConfig()
     sampling: SamplingConfig = SamplingConfig()
     generator: GeneratorConfig = GeneratorConfig()
     weights: WeightsConfig = WeightsConfig()
     learner: LearnerConfig = LearnerConfig()
+    """How the policy is trained."""
     critic: CriticConfig = CriticConfig()
     score_micro_batch_tokens: PositiveInt = 8192
     """Most tokens in one forward pass of a scorer or reference server."""
@@ -212,6 +201,7 @@ class PPOConfig(RewardedConfig):
     eval_every_steps: PositiveInt | None = None
     """Evaluate on `eval_data` after every this many steps; `null` = at the end only."""
     eval_samples_per_prompt: PositiveInt = 1
+    """Responses to each prompt of `eval_data`."""
     rollouts_logged: int = Field(64, ge=0)
     """Responses of each step that are written to `<run>/rollouts`."""
     parity_gate: ParityGate = ParityGate()

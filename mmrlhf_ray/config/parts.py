@@ -18,6 +18,7 @@ class LoRAConfig(Section):
     alpha: PositiveFloat = 32.0
     """The adapter's output is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the adapter's inputs that are dropped in training."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Names of linear layers of `parts`. Those of towers and projectors often have names of their own."""
     parts: tuple[PartName, ...] = Field(("language_model",), min_length=1)
@@ -50,6 +51,7 @@ class PartConfig(Section):
     """A part of the model: whether and how fast it learns."""
 
     train: bool = True
+    """Whether it learns."""
     lr: PositiveFloat | None = None
     """`null` = the optimizer's."""
 

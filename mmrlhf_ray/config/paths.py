@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationInfo
 
 HUB = "hf:"
 """Prefix of the path of a data set that the `datasets` library looks up."""
@@ -26,7 +26,7 @@ def _in_file(function: str) -> str:
     return f"{os.path.abspath(Path(file).expanduser())}:{name}"
 
 
-PathText = Annotated[str, AfterValidator(_absolute)]
+PathText = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"format": "path"})]
 """A file, a directory or an address. A relative path is taken from the root of the job, by default the current
 directory; addresses (`scheme://…`) and `hf:NAME` stay."""
 FunctionText = Annotated[str, AfterValidator(_in_file)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_serializer, model_validator
+from pydantic import ConfigDict, Field, PositiveInt, model_serializer, model_validator
 
 from mmrlhf_ray.config.section import Section
 
@@ -12,7 +12,9 @@ class Resources(Section):
     """Resources that one actor reserves."""
 
     num_cpus: float = Field(1.0, ge=0)
+    """CPU cores that each reserves; a fraction shares a core."""
     num_gpus: float = Field(0.0, ge=0)
+    """GPUs that each reserves; a fraction shares a GPU."""
 
     @property
     def computing_threads(self) -> int:
@@ -59,8 +61,16 @@ class LearnerPlacement(RolePlacement):
     replicas: PositiveInt = 2
 
 
+def _or_number(schema: dict[str, Any]) -> None:
+    """In its JSON schema, too, a number may stand in the place of a section."""
+    section = {key: schema.pop(key) for key in ("type", "properties", "required", "additionalProperties")}
+    schema["anyOf"] = [{"type": "integer", "minimum": 1}, section]
+
+
 class Replicas(Section):
     """How many actors of a role there are: a number, or from `min` to `max` of them."""
+
+    model_config = ConfigDict(json_schema_extra=_or_number)
 
     min: PositiveInt
     """As many are reserved at the start, and waited for."""
@@ -123,13 +133,19 @@ class Placement(Section):
     """How many actors each role has, what each reserves, and how they are spread."""
 
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
+    """Of Ray's placement group: `PACK` on few nodes, `SPREAD` over many; `STRICT_` = only so."""
     generator: GeneratorPlacement = GeneratorPlacement()
+    """Samplers (vLLM)."""
     scorer: RolePlacement = RolePlacement()
+    """Servers of each reward model."""
     functions: Resources = Resources()
     """Reward functions, remote rewards and judges; one actor."""
     reference: RolePlacement = RolePlacement()
+    """Servers of the reference."""
     policy: LearnerPlacement = LearnerPlacement()
+    """Ranks that train the policy."""
     critic: LearnerPlacement = LearnerPlacement()
+    """Ranks that train the critic."""
     encoder: RolePlacement = RolePlacement()
     """Each replica holds all prompts and encodes its share of them, its decoding workers beside it."""
     eval_encoder: RolePlacement = RolePlacement()

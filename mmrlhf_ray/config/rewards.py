@@ -13,19 +13,22 @@ class CostConfig(Section):
     """The component is a cost: its mean is held under a bound by a Lagrange multiplier instead of weighted."""
 
     bound: float
+    """What the component's mean may be at most."""
     multiplier_lr: PositiveFloat = 0.05
     """The multiplier grows by this · (mean cost − bound) in each step, and never below zero."""
     multiplier_damping: NonNegativeFloat = 0.0
     """Times (mean cost − bound) of the step before, on top of it: keeps multiplier and cost from swinging."""
     initial_multiplier: NonNegativeFloat = 1.0
+    """The multiplier in the first step."""
     max_multiplier: PositiveFloat = 100.0
+    """The multiplier never grows beyond this."""
 
 
 class RewardComponent(Section):
     """Keys that every component has."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Of its metrics; unique."""
+    """The component's name in metrics; no two have the same."""
     weight: float = 1.0
     """May be negative for penalties that count upwards."""
     tasks: tuple[str, ...] | None = None
@@ -44,6 +47,7 @@ class ModelReward(RewardComponent):
 
     kind: Literal["model"]
     model: ModelConfig
+    """Reward model, as `mmrlhf reward-model` writes it."""
     uncertainty_coef: NonNegativeFloat = 0.0
     """Times the standard deviation of an ensemble's heads, subtracted from the score."""
 
@@ -59,6 +63,7 @@ class FunctionReward(RewardComponent):
 
     kind: Literal["function"]
     function: FunctionText
+    """A built-in function's name, or `path/to/file.py:function`."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments passed on with each call."""
     convention: Literal["trl", "verl"] = "trl"
@@ -79,13 +84,17 @@ class RemoteReward(RewardComponent):
 
     kind: Literal["remote"]
     url: str = Field(pattern=r"^https?://")
+    """Address of the service."""
     token_env: str | None = None
     """Environment variable whose value is sent as bearer token."""
     batch_size: PositiveInt = 32
+    """Responses of a request."""
     concurrency: PositiveInt = 4
+    """Requests at one time."""
     timeout_s: PositiveFloat = 10.0
     """For one request."""
     attempts: PositiveInt = 4
+    """How often a request is tried."""
     backoff_s: PositiveFloat = 0.25
     """Before the second attempt; doubled before each further one."""
     deadline_s: PositiveFloat = 120.0
@@ -97,19 +106,29 @@ class JudgeReward(RewardComponent):
 
     kind: Literal["judge"]
     base_url: str = Field(pattern=r"^https?://")
+    """Address of the endpoint, before `/chat/completions`."""
     model: str
+    """Name of the model there."""
     token_env: str | None = None
+    """Environment variable whose value is sent as bearer token."""
     prompt: str
     """Text with {prompt}, {response} and {columns}; must ask for a number on the last line."""
     lowest: float = 0.0
+    """The lowest grade."""
     highest: float = 10.0
-    """Grades outside [lowest, highest] are missing; scores are grades scaled to [0, 1]."""
+    """The highest. Grades outside [lowest, highest] are missing; scores are grades scaled to [0, 1]."""
     max_tokens: PositiveInt = 256
+    """Tokens of a judgement."""
     concurrency: PositiveInt = 8
+    """Requests at one time."""
     timeout_s: PositiveFloat = 30.0
+    """For one request."""
     attempts: PositiveInt = 4
+    """How often a request is tried."""
     backoff_s: PositiveFloat = 0.5
+    """Before the second attempt; doubled before each further one."""
     deadline_s: PositiveFloat = 300.0
+    """For one step's rows."""
 
     @model_validator(mode="after")
     def _scale(self) -> "JudgeReward":

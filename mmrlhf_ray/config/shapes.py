@@ -9,6 +9,7 @@ class ExpertsShape(Section):
     """The feed-forward layers of a mixture of experts."""
 
     count: PositiveInt
+    """Experts of a layer."""
     per_token: PositiveInt
     """Experts that one token goes through."""
     intermediate_size: PositiveInt
@@ -19,8 +20,11 @@ class TowerShape(Section):
     """A media tower."""
 
     num_layers: PositiveInt
+    """Transformer layers."""
     hidden_size: PositiveInt
+    """Width of the tower."""
     intermediate_size: PositiveInt
+    """Width of its feed-forward layers."""
     gated: bool = False
     """Feed-forward layers of three matrices (SwiGLU), not two."""
     positions_per_token: PositiveInt = 4
@@ -39,11 +43,15 @@ class ModelShape(Section):
     parameters_b: PositiveFloat
     """Billions of parameters, media towers counted."""
     hidden_size: PositiveInt
+    """Width of the language model."""
     num_layers: PositiveInt
     """Of the language model, as are all below but the towers."""
     num_kv_heads: PositiveInt
+    """Heads of keys and values."""
     head_dim: PositiveInt
+    """Width of a head."""
     vocab_size: PositiveInt
+    """Tokens of the vocabulary."""
     num_heads: PositiveInt | None = None
     """`null` = hidden_size / head_dim."""
     intermediate_size: PositiveInt | None = None
@@ -54,4 +62,6 @@ class ModelShape(Section):
     tied: bool = False
     """The vocabulary head is the embedding."""
     vision: TowerShape | None = None
+    """The tower of images and clips."""
     audio: TowerShape | None = None
+    """The tower of sounds."""

@@ -36,7 +36,9 @@ class RewardModelConfig(TrainJobConfig):
     """A reward model on PREFERENCE (bradley_terry) or RANKING records (plackett_luce, rating)."""
 
     objective: Literal["bradley_terry", "plackett_luce", "rating"] = "bradley_terry"
+    """`bradley_terry`: pairs; `plackett_luce`: rankings; `rating`: ratings by aspect."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of labels believed wrong (bradley_terry)."""
     margin_coef: NonNegativeFloat = 0.0
     """How far apart scores must be, times the record's `margin` (bradley_terry)."""
     center_coef: NonNegativeFloat = 0.0
@@ -78,6 +80,7 @@ class PreferenceConfig(TrainJobConfig):
     """Direct preference training of a policy, without a reward model."""
 
     objective: Literal["dpo", "ipo", "kto", "orpo", "simpo", "bco", "mpo"] = "dpo"
+    """The loss (docs/algorithms.md)."""
     reference: ModelConfig | None = None
     """`null` = `model` at the start of training. orpo and simpo use no reference."""
     beta: PositiveFloat = 0.1
@@ -89,8 +92,9 @@ class PreferenceConfig(TrainJobConfig):
     sft_coef: NonNegativeFloat = 0.0
     """Weight of the chosen response's mean negative log-likelihood (dpo, ipo, simpo)."""
     desirable_weight: PositiveFloat = 1.0
+    """λ_D of KTO: weight of liked responses."""
     undesirable_weight: PositiveFloat = 1.0
-    """λ_D and λ_U of KTO."""
+    """λ_U of KTO: weight of disliked responses."""
     mpo_weights: tuple[float, float, float] = (0.8, 0.2, 1.0)
     """Of DPO, BCO and SFT in mpo."""
     changed_token_weight: PositiveFloat | None = None
@@ -98,6 +102,7 @@ class PreferenceConfig(TrainJobConfig):
     margin_scale: NonNegativeFloat = 0.0
     """dpo: β grows with the record's margin m to β·(1 + margin_scale·(1 − exp(−margin_rate·m))) (MM-RLHF)."""
     margin_rate: PositiveFloat = 1.0
+    """dpo: how soon a growing margin has its full effect, see `margin_scale`."""
     unpaired: bool = False
     """kto, bco: read DEMONSTRATION records with feedback ±1 instead of PREFERENCE records."""
 

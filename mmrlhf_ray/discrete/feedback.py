@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmrlhf_ray.config.discrete_parts import HumanLossSection, RewardSection
+from mmrlhf_ray.config.discrete_rewards import HumanLossSection, RewardSection
 from mmrlhf_ray.discrete.cases import Cases
 
 # Streams of random numbers, so that asking for one of them does not move the others.

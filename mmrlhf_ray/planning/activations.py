@@ -7,7 +7,7 @@ Counted term by term from what transformers' layers and this project's loss keep
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mmrlhf_ray.config.base import EngineConfig
+from mmrlhf_ray.config.learner import EngineConfig
 from mmrlhf_ray.config.shapes import TowerShape
 from mmrlhf_ray.planning.sizes import DTYPE_BYTES, ModelSize
 

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import torch
 
-from mmrlhf_ray.config.base import LearnerConfig, ModelConfig
+from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.config.learner import LearnerConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.models import (

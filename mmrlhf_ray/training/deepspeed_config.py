@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
 from mmrlhf_ray.errors import ConfigError
 
 

@@ -23,7 +23,7 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 
 from mmrlhf_ray.algorithms.statistics import Stats, merge_stats
-from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import NonFiniteLoss, RunError
 from mmrlhf_ray.models import (

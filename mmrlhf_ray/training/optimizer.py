@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from mmrlhf_ray.config.base import OptimizerConfig
+from mmrlhf_ray.config.learner import OptimizerConfig
 from mmrlhf_ray.models import ParameterGroup
 from mmrlhf_ray.training import extension
 

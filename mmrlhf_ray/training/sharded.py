@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.config.base import EngineConfig, ModelConfig, OptimizerConfig
+from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.models import HeadedModel, Reading, load_policy
 from mmrlhf_ray.training.engine import deepspeed_config, partitioned_loading

@@ -12,7 +12,7 @@ import torch
 
 from mmrlhf_ray.algorithms.mismatch import gap
 from mmrlhf_ray.config import GeneratorConfig, ModelConfig, SamplingConfig
-from mmrlhf_ray.config.online import ParityGate
+from mmrlhf_ray.config.gate import ParityGate
 from mmrlhf_ray.data.batches.collate import collate, flat_column, rollout_rows
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.demo.families import FAMILIES

@@ -14,7 +14,7 @@ import ray
 import torch
 
 from mmrlhf_ray.config import DataConfig, ModelConfig, OptimizerConfig, RewardModelConfig
-from mmrlhf_ray.config.base import EngineConfig, LearnerConfig
+from mmrlhf_ray.config.learner import EngineConfig, LearnerConfig
 from mmrlhf_ray.config.placement import LearnerPlacement
 from mmrlhf_ray.data.batches.batching import MicroBatch
 from mmrlhf_ray.data.batches.collate import TokenRow

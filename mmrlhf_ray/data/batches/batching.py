@@ -6,7 +6,7 @@ from heapq import heapreplace
 from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
-from mmrlhf_ray.config.base import EngineConfig
+from mmrlhf_ray.config.learner import EngineConfig
 
 if TYPE_CHECKING:  # generators read this module, and no model
     from mmrlhf_ray.models import ModelAdapter

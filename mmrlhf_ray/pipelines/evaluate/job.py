@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mmrlhf_ray.algorithms.statistics import mean_interval, win_tie_loss
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig
-from mmrlhf_ray.config.base import EngineConfig
+from mmrlhf_ray.config.learner import EngineConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder

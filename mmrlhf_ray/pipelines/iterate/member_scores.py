@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mmrlhf_ray.config import EvaluateConfig
-from mmrlhf_ray.config.base import EngineConfig
+from mmrlhf_ray.config.learner import EngineConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.encoding.encode import encode_response, load_encoder
 from mmrlhf_ray.data.records.readers import Records

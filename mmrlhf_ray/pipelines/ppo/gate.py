@@ -8,7 +8,7 @@ import torch
 
 from mmrlhf_ray.algorithms.mismatch import Gap, gap
 from mmrlhf_ray.config import PPOConfig
-from mmrlhf_ray.config.online import ParityGate
+from mmrlhf_ray.config.gate import ParityGate
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.ppo.experience import Experience

@@ -13,7 +13,8 @@ from ray.actor import ActorProxy
 from torch import Tensor
 
 from mmrlhf_ray.algorithms.statistics import merge_stats
-from mmrlhf_ray.config.base import LearnerConfig, ModelConfig
+from mmrlhf_ray.config.base import ModelConfig
+from mmrlhf_ray.config.learner import LearnerConfig
 from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard
 from mmrlhf_ray.data.batches.collate import rollout_rows

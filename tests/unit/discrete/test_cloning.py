@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ray.rllib.core.columns import Columns
 
-from mmrlhf_ray.config.discrete_parts import HumanLossSection
+from mmrlhf_ray.config.discrete_rewards import HumanLossSection
 from mmrlhf_ray.discrete.cloning import FEEDBACK, CloningBatches
 from mmrlhf_ray.discrete.feedback import CloningData, cloning_data
 from tests.unit.discrete_tiny import job, made_up

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmrlhf_ray.config.discrete_parts import HumanLossSection, RewardSection
+from mmrlhf_ray.config.discrete_rewards import HumanLossSection, RewardSection
 from mmrlhf_ray.discrete.feedback import cloning_data, judged, reward_table, simulated_votes
 from tests.unit.discrete_tiny import job, made_up
 

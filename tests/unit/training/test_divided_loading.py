@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import Qwen3OmniMoeConfig, Qwen3OmniMoeThinkerForConditionalGeneration
 
-from mmrlhf_ray.config.base import EngineConfig
+from mmrlhf_ray.config.learner import EngineConfig
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.demo.families import FAMILIES
 from mmrlhf_ray.errors import ModelError

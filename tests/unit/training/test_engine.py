@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
 from mmrlhf_ray.errors import NonFiniteLoss, RunError, UserError
 from mmrlhf_ray.models import HeadedModel
 from mmrlhf_ray.training.engine import TrainEngine

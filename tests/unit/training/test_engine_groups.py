@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
 from mmrlhf_ray.models import HeadedModel, ParameterGroup
 from mmrlhf_ray.training.engine import TrainEngine
 from tests.unit.training.test_engine import loss_of, model, parameters, passes

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.batches.collate import Batch, collate
 from mmrlhf_ray.data.encoding.encode import Encoder

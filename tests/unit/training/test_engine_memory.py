@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.config.base import EngineConfig
+from mmrlhf_ray.config.learner import EngineConfig
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.training.engine import TrainEngine
 from tests.unit.training.rank_process import run_ranks

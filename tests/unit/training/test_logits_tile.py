@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
 from mmrlhf_ray.data.batches.batching import MicroBatch
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import Reading, load_policy

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import Tensor
 
-from mmrlhf_ray.config.base import EngineConfig
+from mmrlhf_ray.config.learner import EngineConfig
 from mmrlhf_ray.data.batches.collate import collate
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.errors import RunError

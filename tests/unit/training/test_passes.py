@@ -10,7 +10,7 @@ from torch import Tensor
 from mmrlhf_ray.algorithms.logprobs import token_logprobs
 from mmrlhf_ray.algorithms.losses import sft_loss
 from mmrlhf_ray.algorithms.statistics import Stats
-from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
 from mmrlhf_ray.data.batches.batching import MicroBatch
 from mmrlhf_ray.data.batches.collate import Batch
 from mmrlhf_ray.data.encoding.encode import Encoder

@@ -9,7 +9,7 @@ import torch
 
 from mmrlhf_ray.config import LearnerConfig, ModelConfig
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
-from mmrlhf_ray.config.base import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.batches.batching import PassBudget, Shard, SharedPrompts, media_kinds, plan_shards
 from mmrlhf_ray.data.encoding.encode import Encoder
