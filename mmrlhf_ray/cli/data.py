@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from mmrlhf_ray.cli.groups import Group
+
 if TYPE_CHECKING:
     from mmrlhf_ray.config import DataConfig
     from mmrlhf_ray.config.data import MediaLimits
     from mmrlhf_ray.data.formats import Kind
 
-app = typer.Typer(help="Look at data sets, check them, convert them.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Look at data sets, check them, convert them.", no_args_is_help=True)
 
 Source = Annotated[str, typer.Argument(metavar="PATH", help="File, directory, URL or `hf:NAME`, as data.path.")]
 Format = Annotated[

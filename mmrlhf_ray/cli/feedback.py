@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmrlhf_ray.cli.feedback_files import app as files_app
+from mmrlhf_ray.cli.groups import Group
 from mmrlhf_ray.errors import needs
 
 if TYPE_CHECKING:
     from mmrlhf_ray.config import FeedbackConfig
     from mmrlhf_ray.feedback.collect.database import Database
 
-app = typer.Typer(help="Collect what people think of responses.", no_args_is_help=True)
-annotators = typer.Typer(help="Accounts and their tokens.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Collect what people think of responses.", no_args_is_help=True)
+annotators = typer.Typer(cls=Group, help="Accounts and their tokens.", no_args_is_help=True)
 app.add_typer(annotators, name="annotators")
 app.add_typer(files_app)
 

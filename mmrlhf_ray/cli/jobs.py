@@ -1,16 +1,18 @@
 """The commands that run a job file, one for each JobKind: a table, and what they do alike."""
 
 import inspect
+import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmrlhf_ray.cli.examples import example_lines
 from mmrlhf_ray.cli.supervise import supervise as keep_running
 from mmrlhf_ray.errors import RunFailed, known_error, needs
 from mmrlhf_ray.training.checkpoint import newest_step
@@ -18,10 +20,10 @@ from mmrlhf_ray.training.checkpoint import newest_step
 if TYPE_CHECKING:
     from mmrlhf_ray.config import RunConfig
 
-JobFile = Annotated[Path, typer.Argument(help="YAML file of the job, e.g. one of jobs/.")]
+JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of the job, e.g. one of jobs/.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the file to replace, e.g. algorithm.kl_coef=0.05."),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the file to replace, e.g. seed=1 checkpoint.keep=5."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the newest complete checkpoint.")]
 Sweep = Annotated[
@@ -58,6 +60,13 @@ class JobCommand:
     """Module whose `run(cfg)` is for `--sweep`."""
     extra: str | None = None
     """The extra that has to be installed beyond the core; a key of errors.EXTRAS."""
+    algorithm: str | None = None
+    """Set where the job is run by an algorithm's name; a key of config.aliases.ALIASES."""
+
+    @property
+    def typed(self) -> str:
+        """What runs it."""
+        return self.algorithm or self.name
 
 
 _THIS = (sys.executable, "-P", "-m", "mmrlhf_ray.cli")
@@ -103,9 +112,55 @@ JOBS = (
 
 
 def add_jobs(app: typer.Typer) -> None:
-    """A command for each job."""
+    """A command for each job, and `train` for the one that a file says."""
     for job in JOBS:
         app.command(name=job.name, help=job.help)(_command(job))
+    app.command(name="train")(_train)
+
+
+def algorithm_command(name: str) -> Any:
+    """The command of an algorithm by its name: its job with that algorithm set. None for other names."""
+    from mmrlhf_ray.config.aliases import ALIASES
+
+    alias = ALIASES.get(name)
+    if alias is None:
+        return None
+    job = replace(_job(alias.job), algorithm=name)
+    means = ", ".join(f"{key}={value}" for key, value in alias.means.items())
+    advised = ", ".join(f"{key}={_yaml(value)}" for key, value in alias.advises.items())
+    text = f"{job.help}\n\nWith {means}."
+    text += f" Unless the file says otherwise: {advised}." if advised else ""
+    shown = [f"mmrlhf config {name} > my-{name}.yaml", f"mmrlhf {name} my-{name}.yaml --dry-run"]
+    alone = typer.Typer(rich_markup_mode=None)
+    alone.command(name=name, help=text, epilog=example_lines(shown))(_command(job))
+    return typer.main.get_command_from_info(
+        alone.registered_commands[0], pretty_exceptions_short=False, rich_markup_mode=None
+    )
+
+
+def _yaml(value: object) -> str:
+    return json.dumps(value).replace('"', "")
+
+
+def _job(name: str) -> JobCommand:
+    return next(job for job in JOBS if job.name == name)
+
+
+def _train(
+    file: JobFile,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    root: Root = None,
+    supervise: Supervise = 0,
+) -> None:
+    """Run the job that a file says it is."""
+    from mmrlhf_ray.config import read_job_kind
+
+    job = _job(read_job_kind(file).value)
+    if not job.resumes and (resume or supervise):
+        raise typer.BadParameter(f"a job of kind {job.name} is not resumed; leave --resume and --supervise out")
+    _command(job)(file, overrides, resume, False, dry_run, root, supervise)
 
 
 def _command(job: JobCommand) -> Callable[..., None]:
@@ -122,7 +177,7 @@ def _command(job: JobCommand) -> Callable[..., None]:
     ) -> None:
         from mmrlhf_ray.config import JobKind, load_config
 
-        cfg = load_config(file, overrides or [], JobKind(job.name).config, root)
+        cfg = load_config(file, overrides or [], JobKind(job.name).config, root, job.algorithm)
         if supervise and not dry_run:
             words = [*_THIS, *_words(job, [str(file), *(overrides or [])], root), *(["--resume"] if resume else [])]
             raise typer.Exit(keep_running(words, cfg.run_dir, supervise))
@@ -150,7 +205,7 @@ def _go_on(job: JobCommand, cfg: "RunConfig", words: list[str], root: Path | Non
 
 def _words(job: JobCommand, words: list[str], root: Path | None) -> list[str]:
     """The command that runs the job."""
-    return [job.name, *words, *(["--root", str(root)] if root else [])]
+    return [job.typed, *words, *(["--root", str(root)] if root else [])]
 
 
 def _run(job: JobCommand, cfg: "RunConfig", resume: bool, sweep: bool, dry_run: bool) -> None:

@@ -12,10 +12,13 @@ from mmrlhf_ray.cli.config import config
 from mmrlhf_ray.cli.data import app as data_app
 from mmrlhf_ray.cli.discrete import discrete_export, discrete_serve
 from mmrlhf_ray.cli.feedback import app as feedback_app
+from mmrlhf_ray.cli.groups import HELP_SETTINGS, RootGroup
 from mmrlhf_ray.cli.jobs import JobFile, Overrides, Resume, Supervise, add_jobs
 from mmrlhf_ray.errors import chain, known_error
 
 app = typer.Typer(
+    cls=RootGroup,
+    context_settings=HELP_SETTINGS,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmrlhf_ray.config.load import JobKind
+from mmrlhf_ray.config.source import Source
+from mmrlhf_ray.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Alias:
     """An algorithm by its name: a job, and some of its keys set."""
 
-    job: JobKind
+    job: str
     means: Mapping[str, str]
     """Dotted keys that make it this algorithm; a file may not say otherwise."""
     advises: Mapping[str, Any]
@@ -33,7 +34,7 @@ class Alias:
 def _online(estimator: str, policy_loss: str | None = None, **advised: Any) -> Alias:
     means = {"advantage_estimator": estimator} | ({"policy_loss": policy_loss} if policy_loss else {})
     return Alias(
-        JobKind.PPO,
+        "ppo",
         {f"algorithm.{key}": value for key, value in means.items()},
         {f"algorithm.{key}": value for key, value in advised.items()},
     )
@@ -64,9 +65,30 @@ ALIASES: Mapping[str, Alias] = {
     ),
     "cispo": _online("grpo", "cispo", clip_range=None, clip_range_high=4.0, **_NO_KL),
 } | {
-    name: Alias(JobKind.PREFERENCE, {"objective": name}, {})
+    name: Alias("preference", {"objective": name}, {})
     for name in ("dpo", "ipo", "kto", "orpo", "simpo", "bco", "mpo")
 }  # fmt: skip
+
+
+def apply(name: str, source: Source) -> None:
+    """Lay a file over what the algorithm `name` sets. Raises ConfigError where the file says another algorithm."""
+    alias = ALIASES[name]
+    for key, meant in alias.means.items():
+        said = _at(source.values, key)
+        if said is not None and said != meant:
+            others = [other for other, its in ALIASES.items() if its.job == alias.job and its.means.get(key) == said]
+            instead = " or ".join(f"`mmrlhf {other}`" for other in (*others, alias.job))
+            raise ConfigError(
+                f"{key} ({source.origin(key)}): `mmrlhf {name}` means {meant}, but this says {said}; run it with "
+                f"{instead}, or leave the key out"
+            )
+    source.values = merged(alias.values, source.values)
+
+
+def _at(values: Mapping[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, Mapping) else None  # type: ignore[assignment]
+    return values
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

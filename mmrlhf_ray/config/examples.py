@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmrlhf_ray.config.aliases import ALIASES, merged
 from mmrlhf_ray.config.load import JobKind
 
 Values = Mapping[str, Any]
@@ -116,13 +117,11 @@ class Start:
 
 def example(name: str) -> Start:
     """The start of a job, of `feedback` or of an algorithm by its name."""
-    from mmrlhf_ray.config.aliases import ALIASES, merged
-
     if name == "feedback":
         head = "Start the app with: mmrlhf feedback serve --config THIS-FILE"
         return Start(None, _FEEDBACK, f"{head}\nEvery key: mmrlhf config feedback --full\n")
     alias = ALIASES.get(name)
-    job = JobKind(name) if alias is None else alias.job
+    job = JobKind(name if alias is None else alias.job)
     values = _JOBS[job]
     if alias is not None:
         values = merged(values, alias.values | {"name": f"my-{name}"})

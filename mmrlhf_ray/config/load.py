@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mmrlhf_ray.config.aliases import ALIASES, apply
 from mmrlhf_ray.config.base import RunConfig
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.iterate import IterateConfig
@@ -56,15 +57,20 @@ _CONFIGS: dict[JobKind, type[RunConfig]] = {
 _KINDS: dict[type[BaseModel], JobKind] = {config: kind for kind, config in _CONFIGS.items()}
 
 
-def load_config(path: Path | None, overrides: Sequence[str], kind: type[C], root: Path | None = None) -> C:
+def load_config(
+    path: Path | None, overrides: Sequence[str], kind: type[C], root: Path | None = None, algorithm: str | None = None
+) -> C:
     """Read `path`, lay `overrides` (`algorithm.kl_coef=0.05`, values in YAML) over it, and check it as `kind`.
 
     Types are checked strictly: text is not a number. The optional top-level `job:` of the file must agree with `kind`.
-    Relative paths are taken from `root`, by default the current directory.
+    Relative paths are taken from `root`, by default the current directory. algorithm: a key of ALIASES, whose recipe
+    lies below the file, which may not name another algorithm.
     Raises ConfigError with every problem of the configuration in one message.
     """
     source = read_source(path, overrides)
     _take_job(source, _KINDS.get(kind))
+    if algorithm is not None:
+        apply(algorithm, source)
     values, problems = source.values, []
     while True:
         try:
@@ -121,6 +127,13 @@ def _take_job(source: Source, expected: JobKind | None) -> JobKind | None:
     if where is None or where.startswith("override "):
         return None
     value = source.values.pop("job")
+    if value in ALIASES:
+        job = ALIASES[value].job
+        means = ", ".join(f"`{key}: {said}`" for key, said in ALIASES[value].means.items())
+        raise ConfigError(
+            f"job ({where}): {value} is an algorithm of {job} jobs; write `job: {job}` with {means}, or run "
+            f"`mmrlhf {value}` on a file with `job: {job}`"
+        )
     if value not in set(JobKind):
         raise ConfigError(f"job ({where}): expected one of {_names(JobKind)}, got {value!r}")
     kind = JobKind(value)

@@ -23,7 +23,7 @@ NAMES = [*CLASSES, *ALIASES]
 
 
 def class_of(name: str) -> Any:
-    return ALIASES[name].job.config if name in ALIASES else CLASSES[name]
+    return JobKind(ALIASES[name].job).config if name in ALIASES else CLASSES[name]
 
 
 def test_the_page_is_as_the_code() -> None:

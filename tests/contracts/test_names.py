@@ -27,7 +27,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
     from mmrlhf_ray.cli.main import app
 
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    training = {"sft", "reward-model", "preference", "ppo"}
+    training = {"sft", "reward-model", "preference", "ppo", "train"}
     others = {"config", "demo", "parity", "doctor", "submit", "export"}
     decisions = {"discrete", "discrete-export", "discrete-serve"}
     assert names == training | {"evaluate", "probe-reward", "iterate"} | others | decisions

@@ -1,18 +1,27 @@
 import inspect
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from ray.exceptions import RayTaskError
 from typer.testing import CliRunner
 
 from mmrlhf_ray import __version__
 from mmrlhf_ray.cli import jobs
 from mmrlhf_ray.cli import main as cli
+from mmrlhf_ray.cli.examples import EXAMPLES, MEANT
+from mmrlhf_ray.cli.groups import Group
 from mmrlhf_ray.cli.jobs import JOBS, JobCommand
-from mmrlhf_ray.config import JobKind
+from mmrlhf_ray.config import JobKind, dotted_keys
+from mmrlhf_ray.config.aliases import ALIASES
+from mmrlhf_ray.config.discrete_parts import PPO as PPOPart
 from mmrlhf_ray.errors import ConfigError, DataError, RoleFailed, RunError, SchemaError, chain, known_error
 
 
@@ -28,15 +37,86 @@ def test_help_shows_every_command() -> None:
         assert f"\n  {command} " in done.stdout
 
 
-@pytest.mark.parametrize("group", [[], ["data"], ["feedback"]])
+@pytest.mark.parametrize("group", [["data"], ["feedback"], ["feedback", "annotators"]])
 def test_every_command_is_a_sentence_that_is_not_cut_off(group: list[str]) -> None:
-    lines = CliRunner().invoke(cli.app, [*group, "--help"]).stdout.partition("Commands:\n")[2].splitlines()
+    lines = CliRunner().invoke(cli.app, [*group, "--help"]).stdout.partition("Commands:\n")[2]
+    lines = lines.partition("\n\n")[0].splitlines()
     assert lines
     for line in lines:
         assert line.startswith("  "), line
         assert line[2:3].strip(), f"{line!r} goes on from the line above"
         assert line.endswith("."), line
         assert not line.endswith("..."), line
+
+
+def test_commands_stand_below_headings_each_a_sentence() -> None:
+    said = CliRunner().invoke(cli.app, ["--help"]).stdout.partition("Start here:\n")[2]
+    lines = [line for line in said.splitlines() if line.startswith(" ")]
+    assert [line for line in lines if not line.endswith(".") or not line[2:3].strip()] == []
+    shown = [line.split()[0] for line in lines if not line.startswith("  as ")]
+    assert sorted(shown) == sorted({command.name or "" for command in _root().commands.values()})
+    assert "More:" not in said  # a command that no heading of GROUPS names
+
+
+def test_algorithms_stand_in_the_help() -> None:
+    said = CliRunner().invoke(cli.app, ["--help"]).stdout.partition("in the place of the job:")[2]
+    assert set(re.findall(r"[a-z-]+(?=[,.])", said)) == {*ALIASES}
+
+
+def test_every_help_ends_with_examples() -> None:
+    assert {*EXAMPLES} == {*_paths(_root(), "")}
+    for path in EXAMPLES:
+        said = CliRunner().invoke(cli.app, [*path.split(), "--help"]).stdout
+        assert said.rstrip().endswith(EXAMPLES[path][-1]), path
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_an_example_would_be_understood(line: str) -> None:
+    program, *words = shlex.split(line.partition(" > ")[0])
+    assert program == "mmrlhf"
+    command, words = _root().commands[words[0]], words[1:]
+    while isinstance(command, Group):
+        command, words = command.commands[words[0]], words[1:]
+    context = command.make_context("x", words)
+    if "file" in context.params and "overrides" in context.params:
+        named = line.split()[1]
+        job = JobKind(named) if named in set(JobKind) else JobKind.PPO
+        known = {*dotted_keys(job.config), *dotted_keys(PPOPart, "algorithm.")}
+        assert {text.partition("=")[0] for text in context.params["overrides"] or ()} <= known
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evalute"], "there is no command 'evalute'; did you mean `mmrlhf evaluate`?"),
+        (["GRPO"], "did you mean `mmrlhf grpo`?"),
+        (["finetune", "x.yaml"], "did you mean `mmrlhf sft`?"),
+        (["rewrd-model"], "did you mean `mmrlhf reward-model`?"),
+        (["check", "x"], "did you mean `mmrlhf data check`?"),
+        (["data", "chek"], "there is no command 'chek'; did you mean `mmrlhf data check`?"),
+        (["zzzz"], "there is no command 'zzzz'; see --help"),
+    ],
+)
+def test_a_mistyped_command_is_answered_with_the_nearest(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(cli.app, words, prog_name="mmrlhf")
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+
+
+def test_what_others_call_a_command_is_one_of_ours() -> None:
+    paths = {*_paths(_root(), "")}
+    assert {*MEANT.values()} <= paths
+    assert {*MEANT} & {*_root().commands, *ALIASES} == set()
+
+
+def _root() -> Any:
+    return typer.main.get_command(cli.app)
+
+
+def _paths(group: Any, prefix: str) -> Iterator[str]:
+    for name, command in group.commands.items():
+        yield f"{prefix}{name}"
+        yield from _paths(command, f"{prefix}{name} ") if isinstance(command, Group) else ()
 
 
 def test_there_is_a_command_for_every_kind_of_job() -> None:
@@ -88,7 +168,7 @@ def test_every_unknown_key_is_named_before_anything_starts(tmp_path: Path) -> No
 
 
 def test_wrong_use_is_status_2() -> None:
-    assert _mmrlhf("train").returncode == 2
+    assert _mmrlhf("trian").returncode == 2
     assert _mmrlhf("ppo").returncode == 2
 
 

@@ -204,8 +204,8 @@ def test_read_job_kind(ppo_file, tmp_path):
     other.write_text("name: x\n")
     with pytest.raises(ConfigError, match="expected a top-level `job:` key, one of sft"):
         read_job_kind(other)
-    other.write_text("job: dpo\n")
-    with pytest.raises(ConfigError, match="expected one of sft, reward-model, preference, .*, got 'dpo'"):
+    other.write_text("job: dqn\n")
+    with pytest.raises(ConfigError, match="expected one of sft, reward-model, preference, .*, got 'dqn'"):
         read_job_kind(other)
 
 

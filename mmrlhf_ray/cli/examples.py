@@ -1,0 +1,85 @@
+"""What the help of each command shows of its use."""
+
+from collections.abc import Mapping, Sequence
+
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "demo": ("mmrlhf demo --fast", "mmrlhf demo --seed 1 --output runs/demo-1"),
+    "doctor": ("mmrlhf doctor", "mmrlhf doctor --fix"),
+    "config": (
+        "mmrlhf config sft > my-sft.yaml",
+        "mmrlhf config grpo --full --output my-grpo.yaml",
+        "mmrlhf config ppo --schema > ppo.schema.json",
+    ),
+    "sft": ("mmrlhf sft my-sft.yaml --dry-run", "mmrlhf sft my-sft.yaml epochs=3 learner.optimizer.lr=2e-5"),
+    "reward-model": ("mmrlhf reward-model my-reward-model.yaml", "mmrlhf reward-model my-reward-model.yaml ensemble=4"),
+    "preference": (
+        "mmrlhf preference my-dpo.yaml beta=0.2",
+        "mmrlhf preference my-dpo.yaml objective=ipo name=my-ipo --resume",
+    ),
+    "ppo": (
+        "mmrlhf ppo my-ppo.yaml --dry-run",
+        "mmrlhf ppo my-ppo.yaml algorithm.kl_coef=0.02 steps=200",
+        "mmrlhf ppo my-ppo.yaml --resume --supervise 3",
+    ),
+    "train": ("mmrlhf train my-sft.yaml", "mmrlhf train my-ppo.yaml steps=200 --resume"),
+    "iterate": ("mmrlhf iterate my-loop.yaml rounds=2",),
+    "evaluate": ("mmrlhf evaluate my-evaluation.yaml", "mmrlhf evaluate my-evaluation.yaml sampling.temperature=0"),
+    "probe-reward": ("mmrlhf probe-reward my-probe.yaml prompts=32",),
+    "parity": ("mmrlhf parity models/my-model", "mmrlhf parity --families"),
+    "submit": (
+        "mmrlhf submit my-ppo.yaml --address http://127.0.0.1:8265 --root /shared/me",
+        "mmrlhf submit my-ppo.yaml steps=200 --resume --no-wait",
+    ),
+    "export": ("mmrlhf export runs/my-ppo my-model",),
+    "discrete": ("mmrlhf discrete my-decisions.yaml", "mmrlhf discrete my-decisions.yaml algorithm.lr=3e-4 --sweep"),
+    "discrete-export": ("mmrlhf discrete-export runs/my-decisions",),
+    "discrete-serve": ("mmrlhf discrete-serve runs/my-decisions --port 8001 --replicas 2",),
+    "data": ("mmrlhf data check my-data.jsonl", "mmrlhf data show my-data.jsonl"),
+    "data check": (
+        "mmrlhf data check my-data.jsonl --model models/my-model",
+        "mmrlhf data check hf:ORG/NAME --split train --columns question=prompt,answer=response",
+    ),
+    "data convert": ("mmrlhf data convert my-data.jsonl converted.jsonl --to trl",),
+    "data show": ("mmrlhf data show my-data.jsonl", "mmrlhf data show my-data.jsonl --once page.html"),
+    "feedback": ("mmrlhf feedback serve --demo", "mmrlhf feedback export votes.parquet"),
+    "feedback serve": ("mmrlhf feedback serve --demo", "mmrlhf feedback serve --config feedback.yaml --port 9000"),
+    "feedback export": ("mmrlhf feedback export votes.parquet --since 2026-01-31T00:00:00Z",),
+    "feedback implicit": ("mmrlhf feedback implicit my-clicks --kind preference",),
+    "feedback agreement": ("mmrlhf feedback agreement votes.parquet",),
+    "feedback derive": ("mmrlhf feedback derive votes.parquet my-pairs --kind preference",),
+    "feedback to": ("mmrlhf feedback to argilla votes.parquet for-argilla",),
+    "feedback import": ("mmrlhf feedback import label_studio export.json imported",),
+    "feedback annotators": ("mmrlhf feedback annotators add Zoë", "mmrlhf feedback annotators list"),
+    "feedback annotators add": ("mmrlhf feedback annotators add Zoë --role reviewer",),
+    "feedback annotators list": ("mmrlhf feedback annotators list --set data_dir=feedback",),
+    "feedback annotators remove": ("mmrlhf feedback annotators remove Zoë --erase",),
+}
+"""Command, with the groups that it is in → lines that one could type."""
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "Start here": ("demo", "doctor", "config"),
+    "Look at data, ask people": ("data", "feedback"),
+    "Train": ("sft", "reward-model", "preference", "ppo", "iterate", "train"),
+    "Measure": ("evaluate", "probe-reward", "parity"),
+    "Use a cluster, take a model along": ("submit", "export"),
+    "Decide, with small networks": ("discrete", "discrete-export", "discrete-serve"),
+}
+"""Heading in `mmrlhf --help` → commands."""
+
+MEANT: Mapping[str, str] = {
+    "finetune": "sft", "fine-tune": "sft", "eval": "evaluate", "test": "evaluate", "rm": "reward-model",
+    "reward": "reward-model", "generate": "evaluate", "label": "feedback", "annotate": "feedback", "init": "config",
+    "template": "config", "check": "data check", "convert": "data convert", "serve": "feedback serve", "run": "train",
+}  # fmt: skip
+"""What people may type who come from elsewhere → the command."""
+
+
+def epilog(command: str) -> str | None:
+    """The end of a command's help."""
+    lines = EXAMPLES.get(command)
+    return None if lines is None else example_lines(lines)
+
+
+def example_lines(lines: Sequence[str]) -> str:
+    """As they stand at the end of a help, which does not wrap them."""
+    return "\n  ".join(["\b\nExamples:", *lines])
