@@ -66,7 +66,7 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     rows = encoder.begin(encoder.find_bad(0, 1, None), 1, True).rows
     table, _, _, *clips = encoder.slice(0, min(options.count, rows))
     media = pa.concat_tables(clips[::2])
-    spec = SamplerSpec(ModelConfig(path=str(model)), config, sampling, data.max_prompt_tokens, 0, None, data)
+    spec = SamplerSpec(ModelConfig(path=str(model)), config, sampling, data.most_prompt_tokens, 0, None, data)
     ours, bare = SamplerProcess(spec, scratch), _Bare(spec, table, media, options.samples)
     rounds = []
     with asyncio.Runner() as runner:
@@ -120,7 +120,7 @@ class _Bare:
         ]
         self._llm = LLM(
             model=spec.model.path,
-            dtype=spec.model.dtype,
+            dtype=spec.model.compute_dtype,
             max_model_len=spec.max_prompt_tokens + spec.sampling.max_response_tokens,
             max_num_seqs=spec.config.max_num_seqs,
             distributed_executor_backend="uni",

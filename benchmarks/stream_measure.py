@@ -107,7 +107,7 @@ def measure(directory: Path, rows: int, workers: int) -> dict[str, Any]:
     """Stream one epoch of write_rows(); figures by name."""
     build_model(directory / "model", seed=0)
     config = DataConfig(path=str(write_rows(directory / "data", rows)), streaming=True, stream_workers=workers)
-    options = EncodeOptions(str(directory / "model"), None, config.max_prompt_tokens, 4096, data=config)
+    options = EncodeOptions(str(directory / "model"), None, config.most_prompt_tokens, 4096, data=config)
     plan = StreamPlan(config, DEMONSTRATION, open_sources(config), options, seed=0)
     seconds: dict[str, float] = defaultdict(float)
     memory, seen = list[tuple[float, float]](), 0

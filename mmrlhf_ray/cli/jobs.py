@@ -178,6 +178,9 @@ def _command(job: JobCommand) -> Callable[..., None]:
         from mmrlhf_ray.config import JobKind, load_config
 
         cfg = load_config(file, overrides or [], JobKind(job.name).config, root, job.algorithm)
+        from mmrlhf_ray.planning.settle import settled  # imports torch, which a wrong file need not wait for
+
+        cfg = settled(cfg, fetch=not dry_run)
         if supervise and not dry_run:
             words = [*_THIS, *_words(job, [str(file), *(overrides or [])], root), *(["--resume"] if resume else [])]
             raise typer.Exit(keep_running(words, cfg.run_dir, supervise))

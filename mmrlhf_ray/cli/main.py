@@ -14,6 +14,7 @@ from mmrlhf_ray.cli.discrete import discrete_export, discrete_serve
 from mmrlhf_ray.cli.feedback import app as feedback_app
 from mmrlhf_ray.cli.groups import HELP_SETTINGS, RootGroup
 from mmrlhf_ray.cli.jobs import JobFile, Overrides, Resume, Supervise, add_jobs
+from mmrlhf_ray.config.paths import MAY_FETCH
 from mmrlhf_ray.errors import chain, known_error
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ app.add_typer(feedback_app, name="feedback")
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_OFFLINE": "1",  # models are directories; nothing is fetched behind the user's back
+    "HF_HUB_OFFLINE": "1",  # only what is named as hf:… is fetched, by a process of its own
 }
 """Environment in which libraries leave the terminal to us; what the user has set wins."""
 
@@ -70,7 +71,9 @@ app.command()(config)
 
 @app.command()
 def parity(
-    model_dir: Annotated[Path | None, typer.Argument(help="Model directory in Hugging Face format.")] = None,
+    model_dir: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Directory in Hugging Face format, or hf:ORG/NAME.")
+    ] = None,
     families: Annotated[
         bool, typer.Option("--families", help="Tiny models of every family that has an adapter, made here.")
     ] = False,
@@ -90,9 +93,10 @@ def parity(
 
         _exit_by(run_families(FAMILIES, output))
     else:
+        from mmrlhf_ray.models.hub import local_model
         from mmrlhf_ray.pipelines.parity import job as pipeline
 
-        _exit_by(pipeline.run(model_dir))
+        _exit_by(pipeline.run(Path(local_model(model_dir))))
 
 
 @app.command()
@@ -169,6 +173,8 @@ app.command(name="discrete-serve")(discrete_serve)
 
 def main() -> None:
     """Entry point. Exit status: as errors.py says."""
+    if "HF_HUB_OFFLINE" not in os.environ:
+        os.environ[MAY_FETCH] = "1"
     os.environ.update(QUIET | os.environ)
     try:
         app()

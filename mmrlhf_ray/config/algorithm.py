@@ -103,10 +103,16 @@ class AlgorithmConfig(Section):
     """Prompts of a step."""
     ppo_epochs: PositiveInt = 1
     """Passes over the responses of a step."""
-    mini_batch_size: PositiveInt = 64
-    """Responses per optimizer step over all ranks; whole groups where it is a multiple of `n_samples_per_prompt`."""
+    mini_batch_size: PositiveInt | None = None
+    """Responses per optimizer step over all ranks; whole groups where it is a multiple of `n_samples_per_prompt`.
+    `null` = all of a step, in one optimizer step."""
     critic_warmup_steps: int = Field(0, ge=0)
     """Steps in which only the critic learns. The policy's warm-up and schedule begin after them."""
+
+    @property
+    def update_size(self) -> int:
+        """Responses per optimizer step."""
+        return self.mini_batch_size or self.prompts_per_step * self.n_samples_per_prompt
 
     @property
     def has_critic(self) -> bool:
@@ -123,7 +129,7 @@ class AlgorithmConfig(Section):
             return "learner"
         if self.old_logprobs == "sampler":
             return "sampler"
-        one_step = self.ppo_epochs == 1 and self.prompts_per_step * self.n_samples_per_prompt == self.mini_batch_size
+        one_step = self.ppo_epochs == 1 and self.prompts_per_step * self.n_samples_per_prompt == self.update_size
         needed_before = (self.kl_in == "reward" and self.kl_coef > 0) or step < self.critic_warmup_steps
         return "learner" if needed_before or dropout or not one_step else "update"
 

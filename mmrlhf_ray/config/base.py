@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, WithJsonSchema, field_va
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.learner import LearnerConfig
 from mmrlhf_ray.config.output import OutputConfig
-from mmrlhf_ray.config.paths import PathText
+from mmrlhf_ray.config.paths import ModelText
 from mmrlhf_ray.config.placement import LearnerPlacement, Resources
 from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.config.shapes import ModelShape
@@ -21,14 +21,21 @@ MODEL_DIR = "model"
 class ModelConfig(Section):
     """A model."""
 
-    path: PathText
-    """Directory in Hugging Face format (weights, processor, chat template)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights while they are used."""
+    path: ModelText
+    """Directory in Hugging Face format (weights, processor, chat template), or a model to fetch: `hf:ORG/NAME` of
+    Hugging Face, `ms:ORG/NAME` of ModelScope; `@REVISION` behind it takes that revision."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Of the weights while they are used; `null` = float32 on CPUs, and on GPUs what the model's files are in (bfloat16
+    for float16, and where they are not here)."""
     trust_remote_code: Literal[False] = False
     """Code that comes with weights is never run."""
     shape: ModelShape | None = None
     """Read by `--dry-run` only, and only where `path` is not there."""
+
+    @property
+    def compute_dtype(self) -> Literal["float32", "bfloat16"]:
+        """`dtype`; float32 where nothing has settled it (planning/settle.py)."""
+        return self.dtype or "float32"
 
 
 EnvValue = Annotated[

@@ -15,6 +15,7 @@ from pydantic import (
 from mmrlhf_ray.config.paths import FunctionText, PathText
 from mmrlhf_ray.config.section import Section
 
+_UNSETTLED_TOKENS = 1024
 _ALL_CHECKED = 4096
 _SAMPLE_CHECKED = 256
 """A processor takes 50 ms for an image of a megapixel and longer for a clip."""
@@ -170,8 +171,9 @@ class DataConfig(Section):
     """`quarantine` writes bad rows with their reasons to the run's directory and continues without them."""
     facts_column: str | None = None
     """Key in `extras` whose text the reward model reads before the prompt; the policy never sees it."""
-    max_prompt_tokens: PositiveInt = 1024
-    """Most tokens of a prompt, media tokens counted."""
+    max_prompt_tokens: PositiveInt | None = None
+    """Most tokens of a prompt, media tokens counted; `null` = what the model's context and one forward pass
+    (`micro_batch_tokens`) have room for next to the longest response."""
     over_long: Literal["reject", "truncate_text"] = "reject"
     """Treatment of longer prompts: bad rows, or the start of their last text goes, never a part of their media."""
     check_rows: PositiveInt | None = None
@@ -202,6 +204,11 @@ class DataConfig(Section):
         if self.sources and (self.format or self.split or self.columns):
             raise ValueError("format, split and columns of a mixture stand in each of its sources")
         return self
+
+    @property
+    def most_prompt_tokens(self) -> int:
+        """`max_prompt_tokens`; 1024 where nothing has settled it (planning/settle.py)."""
+        return self.max_prompt_tokens or _UNSETTLED_TOKENS
 
     def rows_to_check(self, rows: int) -> int:
         """How many of `rows` the processor is run on before anything starts, as `check_rows` says."""

@@ -64,7 +64,7 @@ _JOBS: Mapping[JobKind, Values] = {
     JobKind.PPO: {
         "name": "my-ppo",
         **_ONLINE,
-        "algorithm": {"prompts_per_step": 64, "mini_batch_size": 64, "kl_coef": 0.05},
+        "algorithm": {"prompts_per_step": 64, "kl_coef": 0.05},
         "learner": {"optimizer": {"lr": 1e-6}},
         **_SAVED,
     },

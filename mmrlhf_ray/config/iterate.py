@@ -253,11 +253,11 @@ class IterateConfig(RunConfig):
     @property
     def models(self) -> Mapping[str, ModelUse]:
         key, data = max(
-            ("prompts", self.prompts), ("evaluate.data", self.evaluate.data), key=lambda own: own[1].max_prompt_tokens
+            ("prompts", self.prompts), ("evaluate.data", self.evaluate.data), key=lambda own: own[1].most_prompt_tokens
         )
         longest = Longest(
             f"{key}.max_prompt_tokens + sample.max_response_tokens",
-            data.max_prompt_tokens + self.sample.max_response_tokens,
+            data.most_prompt_tokens + self.sample.max_response_tokens,
         )
         found = {"policy": ModelUse(self.policy, reads=longest)}
         section = self.reward_model

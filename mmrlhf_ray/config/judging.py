@@ -141,7 +141,7 @@ class ProbeRewardConfig(RewardedConfig):
     @property
     def models(self) -> Mapping[str, ModelUse]:
         most = Longest(
-            "data.max_prompt_tokens + max_response_tokens", self.data.max_prompt_tokens + self.max_response_tokens
+            "data.max_prompt_tokens + max_response_tokens", self.data.most_prompt_tokens + self.max_response_tokens
         )
         fluent = any(isinstance(r, FluencyReward) for r in self.rewards)
         return {"policy": ModelUse(self.policy, any_head=not fluent, reads=most)} | self._scoring(most)

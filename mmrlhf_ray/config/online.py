@@ -134,7 +134,7 @@ class GeneratorConfig(Section):
 
 
 def longest(data: DataConfig, sampling: SamplingConfig) -> Longest:
-    tokens = data.max_prompt_tokens + sampling.max_response_tokens
+    tokens = data.most_prompt_tokens + sampling.max_response_tokens
     return Longest("data.max_prompt_tokens + sampling.max_response_tokens", tokens)
 
 
@@ -264,7 +264,7 @@ class PPOConfig(RewardedConfig):
         """Of a learner in all of the run; the policy's do not start before the critic's warm-up is over."""
         a = self.algorithm
         learning = self.steps - (a.critic_warmup_steps if role == "policy" else 0)
-        return learning * a.ppo_epochs * (a.prompts_per_step * a.n_samples_per_prompt // a.mini_batch_size)
+        return learning * a.ppo_epochs * (a.prompts_per_step * a.n_samples_per_prompt // a.update_size)
 
     def _check_reference(self) -> None:
         if self.reference is not None and self.learner.keeps_start:
@@ -327,10 +327,10 @@ class PPOConfig(RewardedConfig):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise ValueError(f"{key} has no effect without eval_data; give it, or leave both out")
             return self
-        if other.max_prompt_tokens > own.max_prompt_tokens:
+        if other.max_prompt_tokens is not None and other.max_prompt_tokens > own.most_prompt_tokens:
             raise ValueError(
                 f"eval_data.max_prompt_tokens={other.max_prompt_tokens} is above data.max_prompt_tokens="
-                f"{own.max_prompt_tokens}, which the generators make room for; lower it or raise that"
+                f"{own.most_prompt_tokens}, which the generators make room for; lower it or raise that"
             )
         for key in ("limits", "video", "decode"):
             if getattr(other, key) != getattr(own, key):
@@ -347,16 +347,16 @@ class PPOConfig(RewardedConfig):
         self._check_turns()
         self.sampling.refuse_greedy("a policy learns from responses that differ")
         samples = a.prompts_per_step * a.n_samples_per_prompt
-        if samples % a.mini_batch_size:
+        if samples % a.update_size:
             raise ValueError(
                 f"algorithm.prompts_per_step × n_samples_per_prompt = {samples} must be a multiple of "
-                f"algorithm.mini_batch_size={a.mini_batch_size}"
+                f"algorithm.mini_batch_size={a.update_size}"
             )
         for role in set(self.roles) & {"policy", "critic"}:
             ranks = getattr(self.placement, role).replicas
-            if a.mini_batch_size < ranks:
+            if a.update_size < ranks:
                 raise ValueError(
-                    f"algorithm.mini_batch_size={a.mini_batch_size} gives some of the "
+                    f"algorithm.mini_batch_size={a.update_size} gives some of the "
                     f"placement.{role}.replicas={ranks} ranks no response"
                 )
         if not self.rewards and (self.reference is None or not a.kl_coef):

@@ -81,7 +81,7 @@ def _models(cfg: RunConfig) -> Iterator[str]:
     trained = {cfg.trained[section].model.path: count for section, count in check_learners(cfg).items()}
     for key, use in cfg.models.items():
         size, path = model_size(use.config), use.config.path
-        said = "size not known" if size is None else f"{size.parameters:,} parameters, {use.config.dtype}"
+        said = "size not known" if size is None else f"{size.parameters:,} parameters, {use.config.compute_dtype}"
         yield f"{key}: {path}: {said}" + (f", {trained[path]:,} of them trained" if path in trained else "")
 
 

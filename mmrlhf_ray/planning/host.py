@@ -20,7 +20,10 @@ def host_bytes(
 ) -> dict[str, float]:
     """Of a node with so many `replicas` of each role. `sizes`: of the models by configuration key, as far as they are
     known; `trained`: learner role → parameters that it trains."""
-    learners = {"policy": (cfg.learner, cfg.policy.dtype), "critic": (cfg.critic, cfg.critic_model.dtype)}
+    learners = {
+        "policy": (cfg.learner, cfg.policy.compute_dtype),
+        "critic": (cfg.critic, cfg.critic_model.compute_dtype),
+    }
     items = dict.fromkeys(ITEMS, 0.0)
     items["processes"] = sum(replicas.values()) * _PROCESS
     for role, (config, dtype) in learners.items():
@@ -49,4 +52,4 @@ def _loading(size: ModelSize, config: LearnerConfig, dtype: str, ranks: int) -> 
 def features_bytes(cfg: PPOConfig, size: ModelSize) -> float:
     """What the processor makes of a step's media, were every prompt full of them; one object for each prompt."""
     each = max((t.positions_per_token * t.input_values * 4.0 for t in size.towers.values()), default=0.0)
-    return cfg.algorithm.prompts_per_step * cfg.data.max_prompt_tokens * each
+    return cfg.algorithm.prompts_per_step * cfg.data.most_prompt_tokens * each

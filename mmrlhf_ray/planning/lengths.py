@@ -33,7 +33,7 @@ def check_lengths(encoder: Encoder, read: Records, data: DataConfig, context_tok
     """
     if data.on_bad_row != "fail":
         return
-    least = min(data.max_prompt_tokens, context_tokens or data.max_prompt_tokens)
+    least = min(data.most_prompt_tokens, context_tokens or data.most_prompt_tokens)
     rows, images = read.records.to_pylist(), _image_tokens(encoder, read.media, data.limits)
     of_images = [sum(images.get(media_id, 0) for media_id in row["media_ids"]) for row in rows]
     sizes = [
@@ -83,9 +83,9 @@ def _too_long(
     except (ValueError, TemplateError):  # not about its length: said where the row is encoded
         return None
     if data.over_long != "reject":
-        prompt = min(prompt, data.max_prompt_tokens)
-    if prompt > data.max_prompt_tokens:
-        most = f"data.max_prompt_tokens={data.max_prompt_tokens}"
+        prompt = min(prompt, data.most_prompt_tokens)
+    if prompt > data.most_prompt_tokens:
+        most = f"data.max_prompt_tokens={data.most_prompt_tokens}"
         return f"its prompt has {prompt} tokens{_UNCOUNTED}, more than {most}"
     if context_tokens is not None and prompt + answer > context_tokens:
         tokens = f"prompt and answer have {prompt + answer} tokens{_UNCOUNTED}"

@@ -12,7 +12,7 @@ def longest_line(cfg: PPOConfig, tokens: int) -> int:
     """Positions of one row of a pass of so many tokens: a prompt with all of its responses, or with one."""
     shared = cfg.learner.engine.shared_prompt
     responses = cfg.algorithm.n_samples_per_prompt if shared else 1
-    return min(tokens, cfg.data.max_prompt_tokens + responses * cfg.sampling.max_response_tokens)
+    return min(tokens, cfg.data.most_prompt_tokens + responses * cfg.sampling.max_response_tokens)
 
 
 def pass_loads(cfg: PPOConfig, size: ModelSize, tokens: int, responses: int) -> Iterator[PassLoad]:
@@ -25,6 +25,6 @@ def pass_loads(cfg: PPOConfig, size: ModelSize, tokens: int, responses: int) -> 
     yield PassLoad(tokens, min(tokens, responses * most), line, tile=tile)
     shared = cfg.algorithm.n_samples_per_prompt if cfg.learner.engine.shared_prompt else 1
     prompts = min(tokens // line, ceil(responses / shared))
-    shown = max(1, prompts) * min(cfg.data.max_prompt_tokens, tokens)
+    shown = max(1, prompts) * min(cfg.data.most_prompt_tokens, tokens)
     for tower in size.towers:
         yield PassLoad(tokens, min(tokens - shown, prompts * shared * most), line, {tower: shown}, tile)

@@ -162,7 +162,7 @@ def _learner_problems(cfg: RunConfig) -> list[str]:
             problems.append(f"{key}.num_gpus={gpus:g}: a learner rank drives one GPU; raise {key}.replicas")
         if engine.offload_optimizer and engine.zero_stage == 0:
             problems.append(f"{section}.engine.offload_optimizer=true needs {section}.engine.zero_stage 1, 2 or 3")
-        least = 2 if cfg.trained[section].model.dtype == "bfloat16" else 1
+        least = 2 if cfg.trained[section].model.compute_dtype == "bfloat16" else 1
         if placed[role].sharing > 1 and engine.zero_stage < least:
             problems.append(
                 f"{section}.engine.zero_stage={engine.zero_stage}: DeepSpeed cannot move such a learner off the device "
@@ -171,7 +171,7 @@ def _learner_problems(cfg: RunConfig) -> list[str]:
         ranks, spread = placed[role].replicas, engine.sequence_parallel
         if ranks % spread:
             problems.append(f"{section}.engine.sequence_parallel={spread} must divide {key}.replicas={ranks}")
-        reason = why_not(engine.attention, cfg.trained[section].model.dtype, "cuda" if gpus else "cpu")
+        reason = why_not(engine.attention, cfg.trained[section].model.compute_dtype, "cuda" if gpus else "cpu")
         if reason is not None:
             problems.append(f"{section}.engine.attention={engine.attention} {reason}; choose sdpa or auto")
     return problems
@@ -184,11 +184,17 @@ def _learner_budget(section: str, engine: EngineConfig) -> tuple[str, int]:
     return (key if spread == 1 else f"{key} × sequence_parallel"), engine.micro_batch_tokens * spread
 
 
-def _token_problems(cfg: PPOConfig | EvaluateConfig) -> list[str]:
-    longest = cfg.data.max_prompt_tokens + cfg.sampling.max_response_tokens
+def pass_budgets(cfg: PPOConfig | EvaluateConfig) -> dict[str, int]:
+    """Key → most tokens that a forward pass of one of its roles may have."""
     budgets = dict(_learner_budget(section, use.config.engine) for section, use in cfg.trained.items())
     if {"scorer", "reference"} & set(cfg.roles):
         budgets["score_micro_batch_tokens"] = cfg.score_micro_batch_tokens
+    return budgets
+
+
+def _token_problems(cfg: PPOConfig | EvaluateConfig) -> list[str]:
+    longest = cfg.data.most_prompt_tokens + cfg.sampling.max_response_tokens
+    budgets = pass_budgets(cfg)
     return [
         f"{key}={budget} is less than data.max_prompt_tokens + sampling.max_response_tokens = {longest}: "
         f"a response of full length would fit in no forward pass"

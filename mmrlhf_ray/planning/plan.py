@@ -114,7 +114,7 @@ def _models(cfg: PPOConfig) -> dict[str, ModelConfig]:
 
 
 def _check_context(cfg: PPOConfig, size: ModelSize | None) -> None:
-    longest = cfg.data.max_prompt_tokens + cfg.sampling.max_response_tokens
+    longest = cfg.data.most_prompt_tokens + cfg.sampling.max_response_tokens
     if size is not None and size.context is not None and longest > size.context:
         raise ConfigError(
             f"data.max_prompt_tokens + sampling.max_response_tokens = {longest} is more than the {size.context} "
@@ -138,21 +138,21 @@ def role_memory(
         engine, ranks = config.engine, getattr(place, role).replicas
         learns = trained.get(role, trained_parameters(size, config))
         towers = config.learns("vision_tower")
-        loads = pass_loads(cfg, size, engine.micro_batch_tokens, ceil(a.mini_batch_size / ranks))
-        each = (
-            learner_bytes(size, model.dtype, engine, ranks, load, role == "policy", learns, towers) for load in loads
-        )
+        dtype = model.compute_dtype
+        loads = pass_loads(cfg, size, engine.micro_batch_tokens, ceil(a.update_size / ranks))
+        each = (learner_bytes(size, dtype, engine, ranks, load, role == "policy", learns, towers) for load in loads)
         return of(role, max(each, key=peak))
 
     def server(role: str, size: ModelSize, model: ModelConfig) -> dict[str, float]:
         placed, together = getattr(place, role), role == "reference" and cfg.reference_engine == "zero3"
+        dtype = model.compute_dtype
         loads = pass_loads(cfg, size, cfg.score_micro_batch_tokens, ceil(step / placed.replicas))
         devices, head = placed.replicas if together else max(1, ceil(placed.num_gpus)), role == "reference"
-        return max((server_bytes(size, model.dtype, load, devices, head, gathers=together) for load in loads), key=peak)
+        return max((server_bytes(size, dtype, load, devices, head, gathers=together) for load in loads), key=peak)
 
     if "policy" in sizes:
         on_gpu = gpu if place.generator.num_gpus else None
-        yield of("generator", generator_bytes(sizes["policy"], cfg.policy.dtype, cfg.generator, on_gpu))
+        yield of("generator", generator_bytes(sizes["policy"], cfg.policy.compute_dtype, cfg.generator, on_gpu))
     scoring = [(sizes[key], r.model) for r in cfg.model_rewards if (key := f"rewards.{r.name}") in sizes]
     if scoring:  # one actor holds them all, and asks one at a time
         yield of("scorer", _held_together([server("scorer", size, model) for size, model in scoring]))
@@ -186,8 +186,8 @@ def _memory_warnings(cfg: PPOConfig, memory: tuple[RoleMemory, ...], policy: Mod
                 f"{_remedy(cfg, role)}"
             )
         if role.role == "generator" and policy is not None:
-            longest = cfg.data.max_prompt_tokens + cfg.sampling.max_response_tokens
-            held = kv_sequences(policy, cfg.policy.dtype, cfg.generator, role.items["kv_cache"], longest)
+            longest = cfg.data.most_prompt_tokens + cfg.sampling.max_response_tokens
+            held = kv_sequences(policy, cfg.policy.compute_dtype, cfg.generator, role.items["kv_cache"], longest)
             if held < 1:
                 yield "generator: no room for the KV cache; raise gpu_memory_utilization or tensor_parallel_size"
             elif held < cfg.generator.max_num_seqs:
@@ -242,17 +242,17 @@ def _sharing_warnings(cfg: PPOConfig) -> Iterator[str]:
 def _batch(cfg: PPOConfig) -> BatchPlan:
     a = cfg.algorithm
     responses = a.prompts_per_step * a.n_samples_per_prompt
-    longest = cfg.data.max_prompt_tokens + cfg.sampling.max_response_tokens
+    longest = cfg.data.most_prompt_tokens + cfg.sampling.max_response_tokens
     per_rank, passes = {}, {}
     for role, engine in (("policy", cfg.learner.engine), ("critic", cfg.critic.engine)):
         if role not in cfg.roles:
             continue
         ranks = getattr(cfg.placement, role).replicas
-        least, most = a.mini_batch_size // ranks, ceil(a.mini_batch_size / ranks)
+        least, most = a.update_size // ranks, ceil(a.update_size / ranks)
         per_rank[role] = (least, most)
         # A row has at least one prompt and one response token.
         passes[role] = (
             ceil(2 * least / engine.micro_batch_tokens),
             ceil(most / (engine.micro_batch_tokens // longest)),
         )
-    return BatchPlan(responses, responses // a.mini_batch_size * a.ppo_epochs, responses * cfg.steps, per_rank, passes)
+    return BatchPlan(responses, responses // a.update_size * a.ppo_epochs, responses * cfg.steps, per_rank, passes)

@@ -124,7 +124,7 @@ def _check_learners(cfg: RunConfig) -> None:
     """What is trained fits its model, and DeepSpeed takes its settings."""
     check_learners(cfg)
     for section, use in cfg.trained.items():
-        check_settings(use.config.engine, use.config.optimizer, getattr(torch, use.model.dtype), section)
+        check_settings(use.config.engine, use.config.optimizer, getattr(torch, use.model.compute_dtype), section)
 
 
 def _models_here(cfg: RunConfig, missing: list[str] | None) -> list[ModelUse]:
@@ -161,7 +161,7 @@ def check_models(*paths: str) -> None:
     """Raise ModelError where a model directory is missing or holds no model."""
     for path in paths:
         if not Path(path).is_dir():
-            raise ModelError(f"{path}: no such model directory; check the path (models are not downloaded)")
+            raise ModelError(f"{path}: no such model directory; check the path, or write hf:ORG/NAME to fetch a model")
         read_config(Path(path))
 
 

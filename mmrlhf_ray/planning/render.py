@@ -128,7 +128,7 @@ def _batch_lines(plan: Plan) -> list[str]:
     a, b = plan.cfg.algorithm, plan.batch
     lines = [
         f"  responses per PPO step: {a.prompts_per_step} prompts × {a.n_samples_per_prompt} = {b.responses_per_step}",
-        f"  optimizer steps per PPO step: {b.responses_per_step} / {a.mini_batch_size} × "
+        f"  optimizer steps per PPO step: {b.responses_per_step} / {a.update_size} × "
         f"{a.ppo_epochs} epochs = {b.optimizer_steps}",
         f"  responses in the entire run: {b.responses_in_run}",
     ]

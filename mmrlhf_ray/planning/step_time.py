@@ -122,7 +122,7 @@ class _Work:
     def tokens(self) -> int:
         """Of all rows of a step, a prompt that responses share counted once."""
         prompts = self.cfg.algorithm.prompts_per_step if self.cfg.learner.engine.shared_prompt else self.responses
-        return prompts * self.cfg.data.max_prompt_tokens + self.responses * self.cfg.sampling.max_response_tokens
+        return prompts * self.cfg.data.most_prompt_tokens + self.responses * self.cfg.sampling.max_response_tokens
 
     def forward_operations(self, size: ModelSize, budget: int) -> float:
         """Floating-point operations of a forward pass over a step's rows: two for each parameter and token, and for
@@ -133,7 +133,7 @@ class _Work:
 
     def _tower_operations(self, size: ModelSize) -> float:
         positions = max((tower.positions_per_token for tower in size.towers.values()), default=0)
-        media = self.cfg.algorithm.prompts_per_step * self.cfg.data.max_prompt_tokens
+        media = self.cfg.algorithm.prompts_per_step * self.cfg.data.most_prompt_tokens
         return media * positions * 2 * size.tower_parameters / max(1, len(size.towers))
 
     def rate(self, size: ModelSize, *, learns: bool) -> float:
@@ -143,17 +143,17 @@ class _Work:
 
     def generation(self, size: ModelSize) -> Phase:
         """Prompts once each, then token by token in as many waves as the cache makes of the responses."""
-        cfg, placed, b = self.cfg, self.cfg.placement.generator, DTYPE_BYTES[self.cfg.policy.dtype]
+        cfg, placed, b = self.cfg, self.cfg.placement.generator, DTYPE_BYTES[self.cfg.policy.compute_dtype]
         shards, most = cfg.generator.tensor_parallel_size, cfg.sampling.max_response_tokens
         rate = self.rate(size, learns=False) * shards * min(1.0, placed.num_gpus)
         prompts = ceil(cfg.algorithm.prompts_per_step / placed.actors)
         language = 2 * (size.active_parameters - size.tower_parameters)
-        attention = 4 * size.num_layers * size.query_width * cfg.data.max_prompt_tokens / 2
+        attention = 4 * size.num_layers * size.query_width * cfg.data.most_prompt_tokens / 2
         towers = self._tower_operations(size) / cfg.algorithm.prompts_per_step
-        reading = prompts * (cfg.data.max_prompt_tokens * (language + attention) + towers) / rate
-        longest = cfg.data.max_prompt_tokens + most
-        cache = generator_bytes(size, cfg.policy.dtype, cfg.generator, self.device.memory_gb * GIB)["kv_cache"]
-        held = max(1, kv_sequences(size, cfg.policy.dtype, cfg.generator, cache, longest))
+        reading = prompts * (cfg.data.most_prompt_tokens * (language + attention) + towers) / rate
+        longest = cfg.data.most_prompt_tokens + most
+        cache = generator_bytes(size, cfg.policy.compute_dtype, cfg.generator, self.device.memory_gb * GIB)["kv_cache"]
+        held = max(1, kv_sequences(size, cfg.policy.compute_dtype, cfg.generator, cache, longest))
         each = ceil(self.responses / placed.actors)
         running = min(each, cfg.generator.max_num_seqs, held)
         keys = running * (longest - most / 2) * size.kv_bytes_per_token(b) / min(shards, size.num_kv_heads)
@@ -202,7 +202,7 @@ class _Work:
         computing = operations / (working * self.rate(size, learns=False))
         if config.engine.zero_stage < 3:
             return computing
-        gathered = self._passes(placed, config) * size.parameters * DTYPE_BYTES[self.cfg.policy.dtype]
+        gathered = self._passes(placed, config) * size.parameters * DTYPE_BYTES[self.cfg.policy.compute_dtype]
         return max(computing, gathered / self._between(placed))
 
     def _passes(self, placed: RolePlacement, config: LearnerConfig) -> int:
@@ -220,7 +220,7 @@ class _Work:
     ) -> Phase:
         """All optimizer steps: forward once, backward twice that (once where weights are frozen), and forward again
         with checkpoints; gradients reduced and weights gathered as the ZeRO stage has it."""
-        cfg, engine, b = self.cfg, config.engine, DTYPE_BYTES[model.dtype]
+        cfg, engine, b = self.cfg, config.engine, DTYPE_BYTES[model.compute_dtype]
         placed: RolePlacement = getattr(cfg.placement, role)
         learned = trained_parameters(size, config) if trained is None else trained
         epochs = cfg.algorithm.ppo_epochs
@@ -228,7 +228,7 @@ class _Work:
         operations = epochs * times * self.forward_operations(size, engine.micro_batch_tokens)
         working = placed.replicas * min(1.0, placed.num_gpus)
         computing = operations / (working * self.rate(size, learns=True))
-        steps = epochs * (self.responses // cfg.algorithm.mini_batch_size)
+        steps = epochs * (self.responses // cfg.algorithm.update_size)
         passes = epochs * max(self._passes(placed, config), steps // epochs)
         moved = 0.0
         if placed.replicas > 1:
@@ -257,7 +257,7 @@ class _Work:
         if cfg.learner.sent_adapter is not None:
             moved = trained_parameters(size, cfg.learner) if trained is None else trained
         each = ASSUMED.push_s_per_gib + ASSUMED.push_s_per_shard * (cfg.generator.tensor_parallel_size - 1)
-        return Phase("push", each * moved * DTYPE_BYTES[cfg.policy.dtype] / GIB, "host")
+        return Phase("push", each * moved * DTYPE_BYTES[cfg.policy.compute_dtype] / GIB, "host")
 
     def checkpoint(self, sizes: Mapping[str, ModelSize], trained: Mapping[str, int]) -> Phase:
         """Weights and the optimizer's state of what is trained, written by all nodes that have ranks."""

@@ -98,10 +98,10 @@ def build_trained(
     does not fit the model.
     """
     encoder = load_encoder(model.path, allowed=allowed)
-    adapter, scalar, dtype = encoder.adapter, trainable.scalar, getattr(torch, model.dtype)
+    adapter, scalar, dtype = encoder.adapter, trainable.scalar, getattr(torch, model.compute_dtype)
     with partitioned_loading(learner.engine, learner.optimizer, dtype):
         loaded = trainable.load(encoder, Path(model.path), dtype)
-    set_kernel(loaded.backbone, chosen_kernel(learner.engine.attention, model.dtype, device.type))
+    set_kernel(loaded.backbone, chosen_kernel(learner.engine.attention, model.compute_dtype, device.type))
     ranks = learner.engine.sequence_parallel
     spread = sequence_group(ranks) if ranks > 1 else None
     if spread is not None:

@@ -47,7 +47,7 @@ class FrozenPolicy:
 def frozen_policy(model: ModelConfig, temperature: float, device: str, allowed: Sequence[str] = ()) -> FrozenPolicy:
     """The policy in `model.path`, which only answers. `allowed`: as of load_encoder(). Raises ModelError."""
     encoder = load_encoder(model.path, allowed=allowed)
-    policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.dtype), device_map(device))
+    policy = load_policy(encoder.adapter, Path(model.path), getattr(torch, model.compute_dtype), device_map(device))
     inference = Inference(policy)
     passes = Passes(inference, encoder, torch.device(device))
     return FrozenPolicy(inference, passes, ResponseLogprobs(encoder, temperature))

@@ -49,7 +49,7 @@ def sharded_policy(
     model: ModelConfig, temperature: float, device: torch.device, allowed: Sequence[str] = ()
 ) -> tuple[ShardedInference, Passes, ResponseLogprobs]:
     """As frozen_policy(), held by all ranks of the process group that exists. A collective. Raises ModelError."""
-    encoder, dtype = load_encoder(model.path, allowed=allowed), getattr(torch, model.dtype)
+    encoder, dtype = load_encoder(model.path, allowed=allowed), getattr(torch, model.compute_dtype)
     with partitioned_loading(_ENGINE, _OPTIMIZER, dtype):
         policy = load_policy(encoder.adapter, Path(model.path), dtype)
     inference = ShardedInference(policy, dtype, device)

@@ -94,7 +94,7 @@ class SupervisedWorker:
         )
         self._encoder, self._engine = self._trained.encoder, self._trained.engine
         self._passes = self._trained.passes
-        kernel = chosen_kernel(learner.engine.attention, plan.cfg.model.dtype, device.type)
+        kernel = chosen_kernel(learner.engine.attention, plan.cfg.model.compute_dtype, device.type)
         budget = PassBudget.of(learner.engine, [self._encoder.adapter], packed=is_flash(kernel))
         self._spread = learner.engine.sequence_parallel
         self._budget = budget.over(self._spread)

@@ -250,7 +250,7 @@ def _start_learners(
         )
         handles.append(own.spawn(seat, Learner, spec, objective))
     group = ActorGroup(tuple(seat.name for seat in seats), tuple(handles))
-    kernel = chosen_kernel(learner.engine.attention, model.dtype, device_of(seats[0].resources, cfg.device))
+    kernel = chosen_kernel(learner.engine.attention, model.compute_dtype, device_of(seats[0].resources, cfg.device))
     spread = learner.engine.sequence_parallel
     budget = _budget(learner, [model], packed=is_flash(kernel)).over(spread)
     return Learners(group, budget, cfg.deadlines.stage_s, spread)

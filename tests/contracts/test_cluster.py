@@ -25,7 +25,7 @@ def test_scripts_parse_stop_at_errors_and_can_be_run(script: Path) -> None:
 
 def test_extras_of_the_image_and_the_makefile_are_the_packages() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {"cpu", "gpu", "feedback", "onnx", "dev"} == set(extras)
+    assert {"cpu", "gpu", "feedback", "onnx", "modelscope", "dev"} == set(extras)
     assert ".[$(EXTRA),feedback,onnx,dev]" in (ROOT / "Makefile").read_text()
     assert all((ROOT / "constraints" / f"{extra}.txt").is_file() for extra in ("cpu", "gpu"))
     assert "ARG EXTRA=cpu" in (CLUSTER / "Dockerfile").read_text()

@@ -111,7 +111,7 @@ def _counted(row: LoadedRow, encoder: Encoder, config: DataConfig, found: Found)
         return row.rejected(error if isinstance(error, RowError) else RowError(str(error), "fix it or leave it out"))
     for name, tokens in [*_lengths(prompt, len(media)).items(), *answers]:
         found.tokens.setdefault(name, array("l")).append(tokens)
-    found.too_long += len(prompt.token_ids) > config.max_prompt_tokens
+    found.too_long += len(prompt.token_ids) > config.most_prompt_tokens
     return row
 
 

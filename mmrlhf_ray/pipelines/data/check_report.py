@@ -28,7 +28,10 @@ def render(data: OpenData, found: Found, stages: Stages, output: Path | None) ->
         lines += [f"{rows} <image>, <audio> or <video> in a text and no such medium: it is read as text", ""]
     if found.tokens:
         lines += _table(["tokens", "min", "median", "p95", "max"], _lengths(found))
-        lines += [f"{found.too_long:,} prompts are longer than max_prompt_tokens {data.config.max_prompt_tokens:,}", ""]
+        lines += [
+            f"{found.too_long:,} prompts are longer than max_prompt_tokens {data.config.most_prompt_tokens:,}",
+            "",
+        ]
     return "\n".join([*lines, *_cost(found, stages), *_bad(found, output)])
 
 

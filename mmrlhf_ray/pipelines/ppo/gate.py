@@ -22,16 +22,16 @@ def check_agreement(experience: Experience, cfg: PPOConfig, step: int) -> None:
     pairs = [_SAMPLER] if step == 0 or "generator" in cfg.placement.sharing_roles else []
     if step == 0 and cfg.reference is None and experience.referenced:
         pairs.append(_REFERENCE)
-    bounds = cfg.parity_gate.bounds(cfg.policy.dtype)
+    bounds = cfg.parity_gate.bounds(cfg.policy.compute_dtype)
     for who, column in pairs:
         for modality, theirs, ours in _by_modality(experience, column):
             found = gap(theirs, ours, bounds.outlier or 0.0)
             if said := _beyond(found, bounds):
                 raise RunError(
                     f"step {step}: the log-probabilities of {who} differ for {modality} prompts: {'; '.join(said)} "
-                    f"({cfg.policy.dtype}; the largest of {found.tokens} tokens is {found.largest:.2e} nats). Training "
-                    "would go on from a wrong KL; run `mmrlhf parity` on the policy, or set parity_gate where the "
-                    "model is known to round more"
+                    f"({cfg.policy.compute_dtype}; the largest of {found.tokens} tokens is {found.largest:.2e} nats). "
+                    "Training would go on from a wrong KL; run `mmrlhf parity` on the policy, or set parity_gate where "
+                    "the model is known to round more"
                 )
 
 

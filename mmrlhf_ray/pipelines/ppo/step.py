@@ -143,8 +143,8 @@ def _learn(
     """Optimizer steps of critic and policy, side by side; and `old_logprobs` where the update gives them."""
     a, longest, step = cfg.algorithm, cfg.sampling.max_response_tokens, stream.version
     rng = np.random.default_rng((cfg.seed, step))
-    count = a.prompts_per_step * a.n_samples_per_prompt // a.mini_batch_size
-    divides = a.mini_batch_size % a.n_samples_per_prompt == 0
+    count = a.prompts_per_step * a.n_samples_per_prompt // a.update_size
+    divides = a.update_size % a.n_samples_per_prompt == 0
     groups = rollouts.table.column("group_id").to_pylist() if divides else range(len(rollouts.table))
     steps = mini_batches(groups, count, a.ppo_epochs, rng)
     table = ray.put(experience.table)

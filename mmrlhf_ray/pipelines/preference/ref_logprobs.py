@@ -49,7 +49,7 @@ def with_ref_logprobs(rows: pa.Table, reference: ModelConfig, cfg: TrainJobConfi
 
 def fingerprint(rows: pa.Table, reference: ModelConfig) -> str:
     """Of all that the log-probabilities depend on: tokens, features, the model's files, its number format."""
-    digest = hashlib.sha256(reference.dtype.encode())
+    digest = hashlib.sha256(reference.compute_dtype.encode())
     tokens = rows.select(["row", "context_token_ids", "responses_token_ids", "media_ids"])
     for batch in tokens.combine_chunks().to_batches():  # however the rows came in chunks
         digest.update(batch.serialize())

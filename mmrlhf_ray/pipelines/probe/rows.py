@@ -199,10 +199,10 @@ class _Writer:
     ) -> list[_Row]:
         prompt, media_ids = asked.prompt, asked.prompt["media_ids"]
         encoded = encode_prompt(self.encoder, prompt["messages"], [self.clips[m] for m in media_ids])
-        if len(encoded.token_ids) > self.cfg.data.max_prompt_tokens:
+        if len(encoded.token_ids) > self.cfg.data.most_prompt_tokens:
             raise ValueError(
                 f"prompt has {len(encoded.token_ids)} tokens (media included), more than "
-                f"data.max_prompt_tokens={self.cfg.data.max_prompt_tokens}"
+                f"data.max_prompt_tokens={self.cfg.data.most_prompt_tokens}"
             )
         shared = {name: prompt[name] for name in ("prompt_id", "task", "modality", "media_ids")} | {
             "group_id": group_id,

@@ -129,7 +129,7 @@ def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sa
     return EncodeOptions(
         cfg.model.path,
         data.facts_column,
-        data.max_prompt_tokens,
+        data.most_prompt_tokens,
         cfg.learner.engine.micro_batch_tokens * cfg.learner.engine.sequence_parallel,
         aspects,
         sampled_only,

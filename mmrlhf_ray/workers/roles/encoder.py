@@ -152,7 +152,7 @@ class PromptEncoder:
             prompt = self._cache.get(
                 messages,
                 row.record["media_ids"],
-                lambda: encode_within(self._encoder, messages, clips, data.max_prompt_tokens, data.over_long),
+                lambda: encode_within(self._encoder, messages, clips, data.most_prompt_tokens, data.over_long),
             )
         except RowError as error:
             return row.rejected(error)

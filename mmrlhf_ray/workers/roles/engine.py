@@ -86,7 +86,7 @@ def start_engine(
     refuse_unknown(config.engine_args, [field.name for field in fields(AsyncEngineArgs)])
     own = dict(
         model=model.path,
-        dtype=model.dtype,
+        dtype=model.compute_dtype,
         max_model_len=max_prompt_tokens + sampling.max_response_tokens,
         max_num_seqs=config.max_num_seqs,
         gpu_memory_utilization=config.gpu_memory_utilization,

@@ -66,7 +66,7 @@ class Generator:
         meet_over(ray.util.get_node_ip_address())  # the engine's workers inherit that
         self._sampler = SamplerProcess(
             SamplerSpec(
-                model, config, sampling, data.max_prompt_tokens, seed, lora, data, shares_device, transport=transport
+                model, config, sampling, data.most_prompt_tokens, seed, lora, data, shares_device, transport=transport
             ),
             Path(ray.get_runtime_context().get_temp_dir()),
         )

@@ -92,7 +92,7 @@ class _RewardModel:
 
 
 def _reward_model(model: ModelConfig, encoder: Encoder, device: torch.device) -> _RewardModel:
-    dtype = getattr(torch, model.dtype)
+    dtype = getattr(torch, model.compute_dtype)
     scalar = load_scalar(encoder.adapter, Path(model.path), dtype, new_head=False, device_map=device_map(device.type))
     inference = Inference(scalar)
     return _RewardModel(inference, Passes(inference, encoder, device), read_scalar_head(model.path))
