@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmrlhf_ray.cli.ending import ending
 from mmrlhf_ray.cli.examples import example_lines
 from mmrlhf_ray.cli.supervise import supervise as keep_running
 from mmrlhf_ray.errors import RunFailed, known_error, needs
@@ -223,4 +224,7 @@ def _run(job: JobCommand, cfg: "RunConfig", resume: bool, sweep: bool, dry_run: 
     found = module.run(cfg, resume=resume) if job.resumes and not sweep else module.run(cfg)
     if isinstance(found, bool):
         raise typer.Exit(0 if found else 1)
+    if not (sweep and job.sweep):
+        for line in ending(job.name, cfg):
+            print(line, file=sys.stderr)
     print(cfg.run_url or found)

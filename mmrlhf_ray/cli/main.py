@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,8 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_OFFLINE": "1",  # only what is named as hf:… is fetched, by a process of its own
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",  # of libraries, in child processes as well
 }
 """Environment in which libraries leave the terminal to us; what the user has set wins."""
 
@@ -175,6 +178,9 @@ def main() -> None:
     """Entry point. Exit status: as errors.py says."""
     if "HF_HUB_OFFLINE" not in os.environ:
         os.environ[MAY_FETCH] = "1"
+    if "PYTHONWARNINGS" not in os.environ:
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)
     os.environ.update(QUIET | os.environ)
     try:
         app()

@@ -38,6 +38,7 @@ from mmrlhf_ray.runtime.actors import (
     reserve_when_possible,
     spawn,
 )
+from mmrlhf_ray.runtime.readiness import Readiness
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.training.extension import COLLECTIVES, CPU_ADAM, build_here
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
@@ -78,6 +79,7 @@ class Crew:
     _rooms: list[PlacementGroup] = field(default_factory=list)
     """Of actors on `later` seats."""
     _started: list[ActorProxy[Any]] = field(default_factory=list)
+    _readiness: Readiness = field(default_factory=Readiness)
 
     def of(self, role: str) -> list[Seat]:
         """The seats of a role."""
@@ -96,6 +98,7 @@ class Crew:
             restarts = Restarts(-1, _REPEATS if seat.role in _REPEATED and kind is not ReferenceRank else 0)
         handle = spawn(seat, group, bundle, self.namespace, restarts, kind, *args, **kwargs)
         self._started.append(handle)
+        self._readiness.add(seat.name, _beat(handle))
         if self.watch is not None:
             self.watch.add(seat.name, handle, partial(_beat, handle))
         return handle
@@ -115,6 +118,7 @@ class Crew:
 
     def give_back(self) -> None:
         """End every actor and remove the placement group; returns when names and resources are free again."""
+        self._readiness.close()
         for handle in self._started:
             _kill(handle)
         self._started.clear()

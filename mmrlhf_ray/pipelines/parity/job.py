@@ -2,6 +2,7 @@
 with the weights of the directory and with others that are pushed as in a run."""
 
 import asyncio
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.models import HeadedModel, grouped, load_policy, merged_weights
 from mmrlhf_ray.models.verdict import ParityRow, Verdict, description_digest, versions, write_verdict
 from mmrlhf_ray.pipelines.parity.cases import Case, left_out, make_cases
-from mmrlhf_ray.pipelines.parity.report import print_verdict
+from mmrlhf_ray.pipelines.parity.report import print_verdict, shown
 from mmrlhf_ray.planning.preflight import check_models
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
 from mmrlhf_ray.weights.layout import TensorLayout
@@ -76,6 +77,7 @@ def examine(model_dir: Path) -> Verdict:
 def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> tuple[ParityRow, ...]:
     """Sample each case's prompts with vLLM and look up the same tokens in the learner's model, both in float32; then
     change the learner's weights, push them, and do it again."""
+    _say(f"starting vLLM for {', '.join(case.name for case in cases)}; a minute or more with a large model")
     longest = max(len(ids) for case in cases for ids in case.prompts.column("prompt_token_ids").to_pylist())
     sampler = Sampler(
         ModelConfig(path=str(model_dir)),
@@ -95,10 +97,25 @@ def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> tuple[P
 async def _before_and_after(
     encoder: Encoder, model: HeadedModel, sampler: Sampler, cases: Sequence[Case]
 ) -> tuple[ParityRow, ...]:
-    before = [await _compare(encoder, model, sampler, case) for case in cases]
+    before, after = [], []
+    for case in cases:
+        before.append(await _compare(encoder, model, sampler, case))
+        _say(_found(before[-1].row, before[-1].row.before))
     _change_weights(model)
     await _push(encoder, model, sampler)
-    return tuple([await _after(encoder, model, sampler, case, seen) for case, seen in zip(cases, before, strict=True)])
+    for case, seen in zip(cases, before, strict=True):
+        after.append(await _after(encoder, model, sampler, case, seen))
+        _say(f"after a weight push, {_found(after[-1], after[-1].after)}")
+    return tuple(after)
+
+
+def _found(row: ParityRow, difference: float | None) -> str:
+    return f"{row.case}: {'ok' if row.passed else 'FAILED'}, {shown(difference)}"
+
+
+def _say(text: str) -> None:
+    """How far it is; the table comes at the end, on standard output."""
+    print(f"parity  {text}", file=sys.stderr, flush=True)
 
 
 async def _compare(encoder: Encoder, model: HeadedModel, sampler: Sampler, case: Case) -> _Seen:

@@ -50,6 +50,8 @@ _KEYS = {"train": "data", "eval": "eval_data"}
 _ENCODE_ROWS = 256
 _POLL_SECONDS = 1.0
 _RAY_TRAIN_DIR = "ray_train"
+_READY_FILE = ".workers-ready"
+"""In the run's directory: the first worker has loaded what it trains. The driver takes it away."""
 _SHOWN = ("loss", "pair_accuracy", "preference_accuracy", "eval_pair_accuracy", "eval_preference_accuracy")
 
 Prepare = Callable[[Records, DataConfig, Path], Records]
@@ -214,6 +216,7 @@ def _fit(plan: WorkerPlan, job: str, rows: Mapping[str, TrainingRows]) -> None:
     )
     # Ray Train would take up an earlier run of that name; our own checkpoints say where to go on.
     shutil.rmtree(plan.run_dir / _RAY_TRAIN_DIR, ignore_errors=True)
+    (plan.run_dir / _READY_FILE).unlink(missing_ok=True)
     fitting = in_background(trainer.fit)
     _show(plan, job, fitting)
     if error := fitting.exception():
@@ -232,10 +235,14 @@ def _first_failure(error: BaseException, job: str) -> KnownError:
 def _show(plan: WorkerPlan, job: str, fitting: Future[Any]) -> None:
     """Progress until the workers are done. Raises DeadlineExceeded when they stop writing metrics."""
     deadlines, started = plan.cfg.deadlines, time.time()
-    heard, patience, done = started, deadlines.start_s + deadlines.stage_s, 0
-    with Progress(job, plan.total_steps, "step") as progress:
+    heard, patience, done = started, deadlines.start_s + deadlines.stage_s, plan.first_step
+    ready, replicas = plan.run_dir / _READY_FILE, plan.cfg.workers.replicas
+    with Progress(job, plan.total_steps, "step", start=plan.first_step) as progress:
         while not fitting.done():
             wait([fitting], _POLL_SECONDS)
+            if ready.exists():
+                ready.unlink()
+                progress.ready(f"{replicas} worker{'' if replicas == 1 else 's'}")
             rows = [row for row in _metrics(plan) if row["time"] >= started]
             if rows and rows[-1]["step"] + 1 > done:
                 fresh = rows[-1]["step"] + 1
@@ -260,6 +267,8 @@ def _worker_loop(plan: WorkerPlan, job: str, rows: Mapping[str, TrainingRows]) -
     first = None if plan.checkpoint is None else plan.first_step
     writer = MetricsWriter(plan.run_dir, job, resume_step=first)
     steps, clock = range(plan.first_step, plan.total_steps), SaveClock(cfg.checkpoint)
+    if rank == 0:
+        (plan.run_dir / _READY_FILE).touch()
     with writer if rank == 0 else nullcontext() as log:
         for step, table in zip(steps, rows["train"].train_batches(share, steps), strict=False):
             metrics = worker.step(table)
