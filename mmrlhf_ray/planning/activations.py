@@ -34,6 +34,14 @@ class PassLoad:
     """Tower → tokens of its clips, each clip counted once."""
     tile: int = EngineConfig.model_fields["logits_tile"].default
     """Most of those positions whose logits are in memory at a time."""
+    spread: int = 1
+    """Ranks that the line is spread over. Tokens and responses are those of one; its mask, embeddings and media are of
+    all."""
+
+    @property
+    def seen(self) -> int:
+        """Positions in the mask for each of the rank's own: in attention it has some heads of all ranks' tokens."""
+        return self.line * self.spread
 
     @property
     def logits(self) -> int:
@@ -62,7 +70,9 @@ def learning_pass(
     else:
         kept = layers * load.tokens * _kept_by_layer(size, load, b)
         in_work = load.tokens * _gradients_of_layer(size, b)
-    mask = load.tokens * load.line
+    mask = load.tokens * load.seen
+    if load.spread > 1:  # the embeddings of the line that it takes its part of
+        mask += load.tokens * load.spread * size.hidden_size * b
     own, at_head = 0.0, 0.0
     if logits:
         own = 0.0 if load.tiled else load.response_tokens * size.vocab_size * b
@@ -80,8 +90,8 @@ def inferring_pass(size: ModelSize, dtype: str, load: PassLoad, *, logits: bool)
     """Bytes at the highest point of a forward pass that keeps nothing for a backward one."""
     b, tokens, hidden = DTYPE_BYTES[dtype], load.tokens, size.hidden_size
     feed_forward = 3 * size.width if size.experts is None else 4 * hidden * size.experts.per_token
-    attention = 8 * size.query_width + load.line
-    work = b * (max(feed_forward, attention) + 4 * hidden) + load.line
+    attention = 8 * size.query_width + load.seen
+    work = b * (max(feed_forward, attention) + 4 * hidden) + load.seen
     items = {"activations": float(tokens * work)}
     if logits:
         items["logits"] = logits_bytes(size, dtype, load.logits)
@@ -116,7 +126,7 @@ def _kept_by_layer(size: ModelSize, load: PassLoad, b: int) -> float:
     """For each token: what one layer keeps for its backward pass."""
     hidden, queries, keys = size.hidden_size, size.query_width, size.key_width
     norms = hidden * (2 * _FLOAT + 4 * b)  # two; their input in float32, their output before and after the scale
-    attention = 4 * queries * b + load.line * b  # queries, keys and values for every head, the output; the mask as bias
+    attention = 4 * queries * b + load.seen * b  # queries, keys and values for every head, the output; the mask as bias
     if size.qk_norm:
         attention += (queries + keys) * (_FLOAT + b)
     if size.experts is None:

@@ -1,8 +1,9 @@
 """Host memory of a node: what its actors hold there, in bytes. Estimates."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from mmrlhf_ray.config import LearnerConfig, PPOConfig
+from mmrlhf_ray.planning.colocation import SharedDevice
 from mmrlhf_ray.planning.sizes import DTYPE_BYTES, GIB, ModelSize
 
 # What a process that has imported torch and holds a CUDA context takes before it does anything. An assumption.
@@ -12,18 +13,19 @@ _LAYERS_IN_HAND = 2
 # Buckets of a push that a node holds: one that is read, one that comes.
 _BUCKETS = 2
 
-ITEMS = ("processes", "loading", "offloaded", "buckets", "encoder cache", "features")
+ITEMS = ("processes", "loading", "offloaded", "waiting", "buckets", "encoder cache", "features")
 
 
 def host_bytes(
-    cfg: PPOConfig, replicas: Mapping[str, int], sizes: Mapping[str, ModelSize], trained: Mapping[str, int]
+    cfg: PPOConfig,
+    replicas: Mapping[str, int],
+    sizes: Mapping[str, ModelSize],
+    trained: Mapping[str, int],
+    shared: Sequence[SharedDevice] = (),
 ) -> dict[str, float]:
     """Of a node with so many `replicas` of each role. `sizes`: of the models by configuration key, as far as they are
-    known; `trained`: learner role → parameters that it trains."""
-    learners = {
-        "policy": (cfg.learner, cfg.policy.compute_dtype),
-        "critic": (cfg.critic, cfg.critic_model.compute_dtype),
-    }
+    known; `trained`: learner role → parameters that it trains; `shared`: devices that roles take turns on."""
+    learners = {"policy": (cfg.learner, cfg.policy.compute_dtype), "critic": (cfg.critic, cfg.critic_model.compute_dtype)}
     items = dict.fromkeys(ITEMS, 0.0)
     items["processes"] = sum(replicas.values()) * _PROCESS
     for role, (config, dtype) in learners.items():
@@ -32,6 +34,8 @@ def host_bytes(
             items["loading"] += replicas[role] * _loading(sizes[role], config, dtype, ranks)
             if config.engine.offload_optimizer:
                 items["offloaded"] += replicas[role] * 16.0 * trained.get(role, sizes[role].parameters) / ranks
+    for device in shared:
+        items["waiting"] += replicas.get(device.roles[0], 0) * max(device.waiting.values())
     held = replicas.get("generator", 0) + ("policy" in replicas)
     items["buckets"] = held * _BUCKETS * cfg.generator.bucket_mb * 2.0**20
     encoders = replicas.get("encoder", 0) + replicas.get("eval_encoder", 0)

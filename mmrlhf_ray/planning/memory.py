@@ -1,5 +1,7 @@
 """How much memory a model takes in each role. Estimates: formulas of the sources named, in bytes per device."""
 
+from dataclasses import dataclass
+
 from mmrlhf_ray.config import EngineConfig, GeneratorConfig
 from mmrlhf_ray.planning.activations import PassLoad, inferring_pass, learning_pass, tower_bytes
 from mmrlhf_ray.planning.sizes import DTYPE_BYTES, GIB, ModelSize
@@ -15,12 +17,38 @@ _BATCHED_TOKENS = 16_384
 _SAMPLED_COPIES = 3
 # CUDA graphs are recorded on top of vLLM's share; 1 to 3 GiB are reported. An assumption.
 _GRAPHS = 2 * GIB
+# For each number of the gradients that are added over passes.
+_SUMMED_GRADIENT = 4
 # While an optimizer step is made, for each number of a rank's part: the gradient in float32. The fused AdamW makes
 # nothing else on the way.
 _STEP_GRADIENT = 4
 
 PASS_ITEMS = ("activations", "towers", "logits")
 """Alive during passes; `step` is alive while the optimizer works: never both."""
+
+
+@dataclass(frozen=True)
+class RoleMemory:
+    """Memory of one rank or replica, per device."""
+
+    role: str
+    on_gpu: bool
+    items: dict[str, float]
+    """Bytes by what takes them."""
+    limit: float | None
+    """Bytes that the role may take; None = host memory, which is not judged."""
+    asked: float = 0.0
+    """Bytes of a pass in which a learner only answers."""
+
+    @property
+    def total(self) -> float:
+        """At the highest point: passes and the optimizer's step take turns."""
+        return peak(self.items)
+
+    @property
+    def resident(self) -> float:
+        """Between passes and steps."""
+        return sum(size for name, size in self.items.items() if name not in (*PASS_ITEMS, "step"))
 
 
 def peak(items: dict[str, float]) -> float:
@@ -38,32 +66,42 @@ def state_bytes(
     Per parameter in bfloat16: 2 + 2 + 12 bytes (weight, gradient; float32 weight and Adam's two moments); in float32
     4 + 4 + 8, and under ZeRO 4 more, since it keeps its own copy of the weight there too. ZeRO stage 1 divides the
     optimizer state by the ranks, stage 2 the gradients too, stage 3 the parameters too.
-    Source: Rajbhandari et al. 2020, "ZeRO", figure 1.
+    Source: Rajbhandari et al. 2020, "ZeRO", figure 1; but for gradients, see _gradients().
     """
     trained = parameters if trained is None else trained
     weight, stage = DTYPE_BYTES[dtype], engine.zero_stage
     optimizer = 12 if dtype == "bfloat16" or stage >= 1 else 8
     items = {
         "parameters": parameters * weight / (ranks if stage >= 3 else 1),
-        "gradients": trained * weight / (ranks if stage >= 2 else 1),
+        "gradients": _gradients(trained, dtype, engine, ranks),
     }
     if not engine.offload_optimizer:
         items["optimizer"] = trained * optimizer / (ranks if stage >= 1 else 1)
     return items
 
 
+def _gradients(trained: int, dtype: str, engine: EngineConfig, ranks: int) -> float:
+    """Under ZeRO the gradients of passes are added in float32. DeepSpeed 0.19.8: ZeRO-1 in bfloat16 keeps those of all
+    ranks alongside the last pass's own (`bf16_optimizer.py`), ZeRO-2 and 3 a rank's part
+    (`_build_compact_grad_partition_buffer`, `grad_partitions_flat_buffer`), in host memory where the optimizer is."""
+    weight, stage = DTYPE_BYTES[dtype], engine.zero_stage
+    if stage >= 2:
+        return 0.0 if engine.offload_optimizer else trained * _SUMMED_GRADIENT / ranks
+    return float(trained * (weight + (_SUMMED_GRADIENT if stage == 1 and dtype == "bfloat16" else 0)))
+
+
 def step_bytes(dtype: str, engine: EngineConfig, ranks: int, trained: int) -> float:
     """What an optimizer step takes on top of the state, while no activations are alive.
 
-    DeepSpeed 0.19.8 copies a rank's part of the gradients to float32, all of it under ZeRO-1 and 2
-    (`stage_1_and_2.py`, `step`), a sub-group at a time under ZeRO-3.
+    DeepSpeed 0.19.8 lays a rank's part of the gradients end to end in float32: all of it without ZeRO in bfloat16 and
+    under ZeRO-1 and 2 in float32 (in bfloat16 they lie so already), a sub-group at a time under ZeRO-3.
     """
-    if engine.offload_optimizer:
+    stage = engine.zero_stage
+    lie_so = stage == 0 if dtype == "float32" else stage in (1, 2)
+    if engine.offload_optimizer or lie_so:
         return 0.0
-    part = trained / (ranks if engine.zero_stage >= 1 else 1)
-    if engine.zero_stage == 3:
-        part = min(part, _SUB_GROUP)
-    return 0.0 if engine.zero_stage == 0 and dtype == "float32" else part * _STEP_GRADIENT
+    part = trained / (ranks if stage >= 1 else 1)
+    return _STEP_GRADIENT * (min(part, _SUB_GROUP) if stage == 3 else part)
 
 
 def learner_bytes(

@@ -28,8 +28,8 @@ class Reservation:
     replicas: int
     num_cpus: float
     num_gpus: float
-    sharing: int = 1
-    """How many roles share these GPUs."""
+    shares: tuple[str, ...] = ()
+    """Roles that take turns on these GPUs, this one among them."""
 
     @property
     def total_cpus(self) -> float:
@@ -37,21 +37,21 @@ class Reservation:
 
     @property
     def total_gpus(self) -> float:
-        return self.replicas * self.num_gpus / self.sharing
+        return self.replicas * self.num_gpus / max(1, len(self.shares))
 
 
 def reservations(cfg: RunConfig) -> tuple[Reservation, ...]:
     """Every role of a job and what it reserves."""
     prefix = _PLACEMENT if "placement" in type(cfg).model_fields else ""
     return tuple(
-        Reservation(role, prefix + role, placed.actors, placed.num_cpus, placed.num_gpus, _sharing(cfg, role))
+        Reservation(role, prefix + role, placed.actors, placed.num_cpus, placed.num_gpus, _shares(cfg, role))
         for role, placed in cfg.roles.items()
     )
 
 
-def _sharing(cfg: RunConfig, role: str) -> int:
+def _shares(cfg: RunConfig, role: str) -> tuple[str, ...]:
     placement = getattr(cfg, "placement", None)
-    return len(placement.sharing(role)) if isinstance(placement, Placement) else 1
+    return placement.sharing(role) if isinstance(placement, Placement) and role in placement.sharing_roles else ()
 
 
 def check_fits(cfg: RunConfig, cpus: float, gpus: float, where: str = "the cluster") -> None:
@@ -163,7 +163,7 @@ def _learner_problems(cfg: RunConfig) -> list[str]:
         if engine.offload_optimizer and engine.zero_stage == 0:
             problems.append(f"{section}.engine.offload_optimizer=true needs {section}.engine.zero_stage 1, 2 or 3")
         least = 2 if cfg.trained[section].model.compute_dtype == "bfloat16" else 1
-        if placed[role].sharing > 1 and engine.zero_stage < least:
+        if placed[role].shares and engine.zero_stage < least:
             problems.append(
                 f"{section}.engine.zero_stage={engine.zero_stage}: DeepSpeed cannot move such a learner off the device "
                 f"that placement.colocate has it share; set it to {least} or more"

@@ -6,10 +6,20 @@ from math import ceil
 
 from mmrlhf_ray.config import EngineConfig, LearnerConfig, ModelConfig, PPOConfig
 from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.planning.activations import inferring_pass
+from mmrlhf_ray.planning.colocation import SharedDevice, shared_devices
 from mmrlhf_ray.planning.devices import H100_NODES, Nodes
 from mmrlhf_ray.planning.host import host_bytes
-from mmrlhf_ray.planning.loads import pass_loads
-from mmrlhf_ray.planning.memory import PASS_ITEMS, generator_bytes, kv_sequences, learner_bytes, peak, server_bytes
+from mmrlhf_ray.planning.loads import cached_tokens, pass_loads
+from mmrlhf_ray.planning.memory import (
+    PASS_ITEMS,
+    RoleMemory,
+    generator_bytes,
+    kv_sequences,
+    learner_bytes,
+    peak,
+    server_bytes,
+)
 from mmrlhf_ray.planning.packing import NodeLoad, pack
 from mmrlhf_ray.planning.placement import LEARNERS, Reservation, check_consistent, reservations
 from mmrlhf_ray.planning.sizes import GIB, ModelSize, check_learners, model_size, trained_parameters
@@ -24,25 +34,9 @@ _HOST_REMEDIES = {
     "offloaded": "spread the ranks over more nodes, or leave the optimizer's state on the GPUs",
     "buckets": "lower generator.bucket_mb",
     "encoder cache": "lower data.encoder_cache_mb or placement.encoder.replicas",
+    "waiting": "spread the roles that share devices over more nodes, or take one out of placement.colocate",
     "features": "lower algorithm.prompts_per_step or data.max_prompt_tokens",
 }
-
-
-@dataclass(frozen=True)
-class RoleMemory:
-    """Memory of one rank or replica, per device."""
-
-    role: str
-    on_gpu: bool
-    items: dict[str, float]
-    """Bytes by what takes them."""
-    limit: float | None
-    """Bytes that the role may take; None = host memory, which is not judged."""
-
-    @property
-    def total(self) -> float:
-        """At the highest point: passes and the optimizer's step take turns."""
-        return peak(self.items)
 
 
 @dataclass(frozen=True)
@@ -68,6 +62,8 @@ class Plan:
     nodes: tuple[NodeLoad, ...]
     node: Nodes
     memory: tuple[RoleMemory, ...]
+    shared: tuple[SharedDevice, ...]
+    """Devices that roles take turns on, one of each group."""
     batch: BatchPlan
     trained: dict[str, int]
     """Learner role → parameters that it trains, where its model is here."""
@@ -90,19 +86,22 @@ def plan_ppo(cfg: PPOConfig, node: Nodes = H100_NODES) -> Plan:
     trained = {role: counted[section] for role, section in LEARNERS.items() if section in counted}
     known = {key: size for key, size in sizes.items() if size is not None}
     memory = tuple(role_memory(cfg, known, trained, node.device.memory_gb * GIB))
+    shared = tuple(shared_devices(cfg, {role.role: role for role in memory}))
     nodes = tuple(
-        replace(load, host=host_bytes(cfg, load.replicas, known, trained))
+        replace(load, host=host_bytes(cfg, load.replicas, known, trained, shared))
         for load in pack(roles, cfg.placement.strategy, node)
     )
     warnings = (
         *_unknown(models, sizes),
         *_memory_warnings(cfg, memory, sizes["policy"]),
+        *_shared_warnings(shared),
         *_host_warnings(nodes, node),
         *_sharing_warnings(cfg),
     )
     on_gpus = all(getattr(cfg.placement, role).num_gpus for role in ("generator", "policy"))
-    time = step_time(cfg, known, trained, node) if on_gpus and len(known) == len(models) else None
-    return Plan(cfg, roles, nodes, node, memory, _batch(cfg), trained, time, warnings)
+    known_all = on_gpus and len(known) == len(models)
+    time = step_time(cfg, known, trained, node, sum(device.moved for device in shared)) if known_all else None
+    return Plan(cfg, roles, nodes, node, memory, shared, _batch(cfg), trained, time, warnings)
 
 
 def _models(cfg: PPOConfig) -> dict[str, ModelConfig]:
@@ -135,13 +134,15 @@ def role_memory(
         return RoleMemory(role, gpus > 0, items, gpu * _USABLE * min(1.0, gpus) if gpus else None)
 
     def learner(role: str, size: ModelSize, model: ModelConfig, config: LearnerConfig) -> RoleMemory:
-        engine, ranks = config.engine, getattr(place, role).replicas
+        engine, ranks, head = config.engine, getattr(place, role).replicas, role == "policy"
         learns = trained.get(role, trained_parameters(size, config))
         towers = config.learns("vision_tower")
-        dtype = model.compute_dtype
-        loads = pass_loads(cfg, size, engine.micro_batch_tokens, ceil(a.update_size / ranks))
-        each = (learner_bytes(size, dtype, engine, ranks, load, role == "policy", learns, towers) for load in loads)
-        return of(role, max(each, key=peak))
+        spread = engine.sequence_parallel
+        responses = ceil(a.update_size * spread / ranks)
+        loads = tuple(pass_loads(cfg, size, engine.micro_batch_tokens, responses, spread))
+        each = (learner_bytes(size, model.compute_dtype, engine, ranks, load, head, learns, towers) for load in loads)
+        asked = max(sum(inferring_pass(size, model.compute_dtype, load, logits=head).values()) for load in loads)
+        return replace(of(role, max(each, key=peak)), asked=asked)
 
     def server(role: str, size: ModelSize, model: ModelConfig) -> dict[str, float]:
         placed, together = getattr(place, role), role == "reference" and cfg.reference_engine == "zero3"
@@ -186,8 +187,7 @@ def _memory_warnings(cfg: PPOConfig, memory: tuple[RoleMemory, ...], policy: Mod
                 f"{_remedy(cfg, role)}"
             )
         if role.role == "generator" and policy is not None:
-            longest = cfg.data.most_prompt_tokens + cfg.sampling.max_response_tokens
-            held = kv_sequences(policy, cfg.policy.compute_dtype, cfg.generator, role.items["kv_cache"], longest)
+            held = kv_sequences(policy, cfg.policy.compute_dtype, cfg.generator, role.items["kv_cache"], cached_tokens(cfg))
             if held < 1:
                 yield "generator: no room for the KV cache; raise gpu_memory_utilization or tensor_parallel_size"
             elif held < cfg.generator.max_num_seqs:
@@ -228,6 +228,18 @@ def _host_warnings(nodes: tuple[NodeLoad, ...], kind: Nodes) -> Iterator[str]:
         )
 
 
+def _shared_warnings(shared: tuple[SharedDevice, ...]) -> Iterator[str]:
+    for device in shared:
+        phase = device.fullest
+        if device.limit is not None and device.total(phase) > device.limit:
+            parts = ", ".join(f"{role} {held / GIB:.1f}" for role, held in device.phases[phase].items())
+            yield (
+                f"placement.colocate: about {device.total(phase) / GIB:.1f} GiB on a device while roles {phase}, of "
+                f"which {device.limit / GIB:.1f} are usable ({parts}); take a role out of the group, or have it need "
+                "less"
+            )
+
+
 def _sharing_warnings(cfg: PPOConfig) -> Iterator[str]:
     grouped = {"policy", "critic", *(["reference"] if cfg.reference_engine == "zero3" else [])}
     for role in sorted(grouped & set(cfg.roles)):
@@ -247,12 +259,13 @@ def _batch(cfg: PPOConfig) -> BatchPlan:
     for role, engine in (("policy", cfg.learner.engine), ("critic", cfg.critic.engine)):
         if role not in cfg.roles:
             continue
-        ranks = getattr(cfg.placement, role).replicas
+        spread = engine.sequence_parallel
+        ranks = getattr(cfg.placement, role).replicas // spread  # neighbours are given the same rows
         least, most = a.update_size // ranks, ceil(a.update_size / ranks)
         per_rank[role] = (least, most)
         # A row has at least one prompt and one response token.
         passes[role] = (
-            ceil(2 * least / engine.micro_batch_tokens),
-            ceil(most / (engine.micro_batch_tokens // longest)),
+            ceil(2 * least / (engine.micro_batch_tokens * spread)),
+            ceil(most / (engine.micro_batch_tokens * spread // longest)),
         )
     return BatchPlan(responses, responses // a.update_size * a.ppo_epochs, responses * cfg.steps, per_rank, passes)

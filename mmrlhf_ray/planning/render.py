@@ -5,9 +5,10 @@ from itertools import groupby
 from textwrap import wrap
 
 from mmrlhf_ray.config import PartConfig
-from mmrlhf_ray.planning.memory import PASS_ITEMS
+from mmrlhf_ray.planning.colocation import SharedDevice
+from mmrlhf_ray.planning.memory import PASS_ITEMS, RoleMemory
 from mmrlhf_ray.planning.placement import Reservation
-from mmrlhf_ray.planning.plan import Plan, RoleMemory
+from mmrlhf_ray.planning.plan import Plan
 from mmrlhf_ray.planning.sizes import GIB
 
 _ITEMS = (
@@ -23,6 +24,8 @@ def render(plan: Plan) -> str:
     if plan.memory:
         lines += ["Memory per rank or replica and device, GiB (estimates)", *_memory_table(plan.memory)]
         lines += [*_host_lines(plan), ""]
+    for device in plan.shared:
+        lines += ["Memory of a device that roles take turns on, GiB (estimates)", *_shared_table(device), ""]
     if plan.trained:
         lines += ["Trained parameters", *_trained_lines(plan), ""]
     lines += ["Batch", *_batch_lines(plan), ""]
@@ -73,6 +76,16 @@ def _memory_table(memory: tuple[RoleMemory, ...]) -> list[str]:
     return _table(rows) + (notes if "step" in used else [])
 
 
+def _shared_table(device: SharedDevice) -> list[str]:
+    rows = [["phase", *device.roles, "total", "usable"]]
+    limit = "-" if device.limit is None else f"{device.limit / GIB:.1f}"
+    rows += [
+        [phase, *(_gib(held[role]) for role in device.roles), _gib(device.total(phase)), limit]
+        for phase, held in device.phases.items()
+    ]
+    return _table(rows)
+
+
 def _time_lines(plan: Plan) -> list[str]:
     if plan.time is None:
         return ["Time of a step: known for GPUs alone, and for models of known size"]
@@ -84,7 +97,11 @@ def _time_lines(plan: Plan) -> list[str]:
             for number, name in enumerate(turn)
         ]
     rows.append(["step", f"{time.seconds:.1f}", time.bottleneck.name])
-    how = "sampling beside learning" if time.overlapped else "one after the other, `and` at the same time"
+    how = (
+        "sampling, judging and learning at the same time"
+        if time.overlapped
+        else "one after the other, `and` at the same time"
+    )
     saved = plan.cfg.checkpoint.every_steps
     return [
         f"Time of a step on {plan.node.device.name}, all rows of full length (estimates)",

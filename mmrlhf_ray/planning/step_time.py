@@ -3,17 +3,18 @@
 Everything is at its largest: prompts and responses of full length, prompts full of media.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from mmrlhf_ray.config import LearnerConfig, ModelConfig, PPOConfig
 from mmrlhf_ray.config.placement import RolePlacement
 from mmrlhf_ray.planning.devices import Device, Nodes
-from mmrlhf_ray.planning.loads import longest_line
+from mmrlhf_ray.planning.loads import cached_tokens, longest_line
 from mmrlhf_ray.planning.memory import generator_bytes, kv_sequences
 from mmrlhf_ray.planning.packing import pack
 from mmrlhf_ray.planning.placement import Reservation
+from mmrlhf_ray.planning.push_time import push_seconds
 from mmrlhf_ray.planning.sizes import DTYPE_BYTES, GIB, ModelSize, trained_parameters
 
 
@@ -32,10 +33,6 @@ class Assumed:
     """Of each token's step that is no computation, with CUDA graphs."""
     eager_step_s: float = 0.02
     """Without."""
-    push_s_per_gib: float = 2.2
-    """Through the object store, to generators of one GPU."""
-    push_s_per_shard: float = 0.5
-    """More for each further GPU of a generator."""
     disk_rate: float = 2e9
     """Bytes a second that a node writes and syncs."""
     host_adam_rate: float = 20e9
@@ -61,22 +58,24 @@ class StepTime:
 
     phases: tuple[Phase, ...]
     """In order; those of one `turn` run at the same time."""
-    turns: tuple[tuple[str, ...], ...]
-    """Names of the phases that run together, turn by turn."""
+    lanes: tuple[tuple[tuple[str, ...], ...], ...]
+    """Names of the phases: those of one turn run at the same time, the turns of a lane one after the other."""
     checkpoint: Phase
     """One of them, written while the next step is sampled."""
     overlapped: bool
-    """Sampling, scoring and learning run at the same time (`stream.max_staleness` above 0)."""
+    """Lanes run at the same time (`stream.max_staleness` above 0), else one after the other."""
+
+    @property
+    def turns(self) -> tuple[tuple[str, ...], ...]:
+        """Of all lanes."""
+        return tuple(turn for lane in self.lanes for turn in lane)
 
     @property
     def seconds(self) -> float:
         """Of the entire step."""
         by_name = {phase.name: phase.seconds for phase in self.phases}
-        turns = [max(by_name[name] for name in turn) for turn in self.turns]
-        if not self.overlapped:
-            return sum(turns)
-        sampling, judging, *learning = turns
-        return max(sampling, judging, sum(learning))
+        lanes = [sum(max(by_name[name] for name in turn) for turn in lane) for lane in self.lanes]
+        return max(lanes) if self.overlapped else sum(lanes)
 
     @property
     def bottleneck(self) -> Phase:
@@ -84,23 +83,43 @@ class StepTime:
         return max(self.phases, key=lambda phase: phase.seconds)
 
 
-def step_time(cfg: PPOConfig, sizes: Mapping[str, ModelSize], trained: Mapping[str, int], node: Nodes) -> StepTime:
-    """Of a job whose models are all known. `sizes` and `trained` as in role_memory()."""
+def step_time(
+    cfg: PPOConfig, sizes: Mapping[str, ModelSize], trained: Mapping[str, int], node: Nodes, moved: float = 0.0
+) -> StepTime:
+    """Of a job whose models are all known. `sizes` and `trained` as in role_memory(); `moved`: bytes that go to
+    and from a device of roles that take turns on it."""
     work = _Work(cfg, node)
     policy = sizes["policy"]
-    phases = [work.generation(policy)]
-    judging = [*work.scoring(sizes), *work.reference(sizes), *work.before_the_update(sizes)]
-    updates = [work.update("policy", policy, cfg.policy, cfg.learner, trained.get("policy"))]
+    sampled = [work.generation(policy)]
+    judged = [*work.scoring(sizes), *work.reference(sizes)]
+    answered = [*work.before_the_update(sizes)]
+    updated = [work.update("policy", policy, cfg.policy, cfg.learner, trained.get("policy"))]
     if "critic" in sizes:
-        updates.append(work.update("critic", sizes["critic"], cfg.critic_model, cfg.critic, trained.get("critic")))
-    push = work.push(policy, trained.get("policy"))
-    together = [(phases[0].name,), tuple(p.name for p in judging), tuple(p.name for p in updates), (push.name,)]
+        updated.append(work.update("critic", sizes["critic"], cfg.critic_model, cfg.critic, trained.get("critic")))
+    pushed = [work.push(policy, trained.get("policy"))]
+    if moved:
+        pushed.append(Phase("moving", moved / (node.device.host_rate * ASSUMED.network), "host"))
+    overlapped = cfg.stream.max_staleness > 0
+    # What hangs on the learners' weights is asked with the judges where the learners wait for these anyway.
+    together = [judged, [*answered]] if overlapped else [[*judged, *answered], []]
+    judging = work.turns(together[0])
+    learning = [turn for phases in (together[1], updated, pushed[:1], pushed[1:]) for turn in work.turns(phases)]
+    lanes = [work.turns(sampled), judging, learning]
+    if work.share({"scorer", "reference"}, {"policy", "critic"}):
+        lanes[1:] = [[*judging, *learning]]
     return StepTime(
-        phases=(*phases, *judging, *updates, push),
-        turns=tuple(turn for turn in together if turn),
+        phases=(*sampled, *judged, *answered, *updated, *pushed),
+        lanes=tuple(tuple(lane) for lane in lanes),
         checkpoint=work.checkpoint(sizes, trained),
-        overlapped=cfg.stream.max_staleness > 0,
+        overlapped=overlapped,
     )
+
+
+_WHO = {
+    "generation": "generator", "scoring": "scorer", "reference": "reference", "old logprobs": "policy",
+    "values": "critic", "policy update": "policy", "critic update": "critic",
+}  # fmt: skip
+"""Phase → the role at work."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +143,25 @@ class _Work:
         prompts = self.cfg.algorithm.prompts_per_step if self.cfg.learner.engine.shared_prompt else self.responses
         return prompts * self.cfg.data.most_prompt_tokens + self.responses * self.cfg.sampling.max_response_tokens
 
-    def forward_operations(self, size: ModelSize, budget: int) -> float:
+    def share(self, some: set[str], others: set[str]) -> bool:
+        """Whether one of `some` roles has its devices together with one of `others`."""
+        groups = [set(group) for group in self.cfg.placement.colocate]
+        return any(group & some and group & others for group in groups)
+
+    def turns(self, phases: Sequence[Phase]) -> list[tuple[str, ...]]:
+        """Of phases for which nobody has to wait but for a device: all at once, or one by one."""
+        roles = [_WHO.get(phase.name, "") for phase in phases]
+        if any(self.share({role}, {*roles} - {role}) for role in roles):
+            return [(phase.name,) for phase in phases]
+        return [tuple(phase.name for phase in phases)] if phases else []
+
+    def forward_operations(self, size: ModelSize, budget: int, spread: int = 1) -> float:
         """Floating-point operations of a forward pass over a step's rows: two for each parameter and token, and for
-        attention four for each number of a query and position of its line; masks hide positions, but spare no work."""
+        attention four for each number of a query and position of its line; masks hide positions, but spare no work.
+        Towers run on each of the ranks that a line is spread over."""
         language = 2 * (size.active_parameters - size.tower_parameters)
-        attention = 4 * size.num_layers * size.query_width * longest_line(self.cfg, budget)
-        return self.tokens * (language + attention) + self._tower_operations(size)
+        attention = 4 * size.num_layers * size.query_width * longest_line(self.cfg, budget * spread)
+        return self.tokens * (language + attention) + self._tower_operations(size) * spread
 
     def _tower_operations(self, size: ModelSize) -> float:
         positions = max((tower.positions_per_token for tower in size.towers.values()), default=0)
@@ -153,7 +185,7 @@ class _Work:
         reading = prompts * (cfg.data.most_prompt_tokens * (language + attention) + towers) / rate
         longest = cfg.data.most_prompt_tokens + most
         cache = generator_bytes(size, cfg.policy.compute_dtype, cfg.generator, self.device.memory_gb * GIB)["kv_cache"]
-        held = max(1, kv_sequences(size, cfg.policy.compute_dtype, cfg.generator, cache, longest))
+        held = max(1, kv_sequences(size, cfg.policy.compute_dtype, cfg.generator, cache, cached_tokens(cfg)))
         each = ceil(self.responses / placed.actors)
         running = min(each, cfg.generator.max_num_seqs, held)
         keys = running * (longest - most / 2) * size.kv_bytes_per_token(b) / min(shards, size.num_kv_heads)
@@ -198,12 +230,24 @@ class _Work:
     def _asked(self, size: ModelSize, role: str, config: LearnerConfig) -> float:
         placed: RolePlacement = getattr(self.cfg.placement, role)
         working = placed.replicas * min(1.0, placed.num_gpus)
-        operations = self.forward_operations(size, config.engine.micro_batch_tokens)
-        computing = operations / (working * self.rate(size, learns=False))
-        if config.engine.zero_stage < 3:
+        engine = config.engine
+        operations = self.forward_operations(size, engine.micro_batch_tokens, engine.sequence_parallel)
+        computing = operations / (working * self.rate(size, learns=False)) + self._exchanged(size, placed, config)
+        if engine.zero_stage < 3:
             return computing
         gathered = self._passes(placed, config) * size.parameters * DTYPE_BYTES[self.cfg.policy.compute_dtype]
         return max(computing, gathered / self._between(placed))
+
+    def _exchanged(self, size: ModelSize, placed: RolePlacement, config: LearnerConfig) -> float:
+        """Seconds of a forward pass over a step's rows in which ranks that a line is spread over give each other what
+        attention reads and gives: queries, keys, values and its output, but for a rank's own part."""
+        spread = config.engine.sequence_parallel
+        numbers = 2 * (size.query_width + size.key_width) * size.num_layers * self.tokens / placed.replicas
+        if spread == 1:
+            return 0.0
+        neighbours = placed.model_copy(update={"replicas": spread})
+        # _between() is higher by what of an even exchange is a rank's own part.
+        return numbers * DTYPE_BYTES[self.cfg.policy.compute_dtype] / self._between(neighbours)
 
     def _passes(self, placed: RolePlacement, config: LearnerConfig) -> int:
         """Of a rank, over a step's rows."""
@@ -225,9 +269,12 @@ class _Work:
         learned = trained_parameters(size, config) if trained is None else trained
         epochs = cfg.algorithm.ppo_epochs
         times = 1 + (1 if config.lora else 2) + int(engine.gradient_checkpointing)
-        operations = epochs * times * self.forward_operations(size, engine.micro_batch_tokens)
+        spread = engine.sequence_parallel
+        operations = epochs * times * self.forward_operations(size, engine.micro_batch_tokens, spread)
         working = placed.replicas * min(1.0, placed.num_gpus)
         computing = operations / (working * self.rate(size, learns=True))
+        # Backward once, and forward again with checkpoints.
+        computing += epochs * (2 + int(engine.gradient_checkpointing)) * self._exchanged(size, placed, config)
         steps = epochs * (self.responses // cfg.algorithm.update_size)
         passes = epochs * max(self._passes(placed, config), steps // epochs)
         moved = 0.0
@@ -252,12 +299,11 @@ class _Work:
 
     def push(self, size: ModelSize, trained: int | None) -> Phase:
         """Weights, or the adapter, to the generators."""
-        cfg = self.cfg
-        moved = size.parameters
+        cfg, moved = self.cfg, size.parameters
         if cfg.learner.sent_adapter is not None:
             moved = trained_parameters(size, cfg.learner) if trained is None else trained
-        each = ASSUMED.push_s_per_gib + ASSUMED.push_s_per_shard * (cfg.generator.tensor_parallel_size - 1)
-        return Phase("push", each * moved * DTYPE_BYTES[cfg.policy.compute_dtype] / GIB, "host")
+        nbytes = moved * DTYPE_BYTES[cfg.policy.compute_dtype]
+        return Phase("push", *push_seconds(cfg, nbytes, self.node, ASSUMED.network))
 
     def checkpoint(self, sizes: Mapping[str, ModelSize], trained: Mapping[str, int]) -> Phase:
         """Weights and the optimizer's state of what is trained, written by all nodes that have ranks."""

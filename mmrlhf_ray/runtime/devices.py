@@ -1,6 +1,6 @@
 """What this process has on its device, and when it is to have it there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +9,14 @@ if TYPE_CHECKING:
 
 Phase = Literal["generate", "judge", "learn", "push"]
 """Of a step in which roles take turns on devices."""
+AT_WORK: Mapping[Phase, tuple[str, ...]] = {
+    "generate": ("generator",),
+    "judge": ("scorer", "reference", "policy", "critic"),
+    "learn": ("policy", "critic"),
+    "push": ("policy", "generator"),
+}
+"""Who needs the device in which phase. In `push` a generator has its weights there alone, without room for keys and
+values."""
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mmrlhf_ray.errors import RunFailed
-from mmrlhf_ray.runtime.devices import Held, Phase
+from mmrlhf_ray.runtime.devices import AT_WORK, Held, Phase
 
 logger = logging.getLogger(__name__)
-
-AT_WORK: Mapping[Phase, tuple[str, ...]] = {
-    "generate": ("generator",),
-    "judge": ("scorer", "reference", "policy", "critic"),
-    "learn": ("policy", "critic"),
-    "push": ("policy", "generator"),
-}
-"""Who needs the device in which phase. In `push` a generator has its weights there alone, without room for keys and
-values."""
 
 
 class Taking(Protocol):

@@ -15,13 +15,12 @@ from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.pipelines.ppo.job import train
 from mmrlhf_ray.pipelines.resume import begin, run_record
 from mmrlhf_ray.runtime.actors import ActorGroup
-from mmrlhf_ray.runtime.devices import Phase
+from mmrlhf_ray.runtime.devices import AT_WORK, Phase
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import WORKER_ENV
 from mmrlhf_ray.runtime.waits import deadline_get
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.workers.fleet import launch
-from mmrlhf_ray.workers.turns import AT_WORK
 from tests.ray.support import ANSWER_S
 
 STEPS = 2

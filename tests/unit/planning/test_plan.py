@@ -151,9 +151,9 @@ def test_render_shows_placement_memory_and_batch():
     assert ["generator", "scorer", "reference", "policy", "critic"] in words
     # 2 bytes × 1e9 parameters.
     assert ["parameters", *["1.86"] * 5] in words
-    # 12 of them, and 4 for a step, over 16 ranks and over 2.
+    # 12 of them, and 4 for gradients, over 16 ranks and over 2.
     assert ["optimizer", "-", "-", "-", "0.70", "5.59"] in words
-    assert ["step", "-", "-", "-", "0.23", "1.86"] in words
+    assert ["gradients", "-", "-", "-", "0.23", "1.86"] in words
 
 
 def test_nodes_that_are_alike_are_listed_together():
