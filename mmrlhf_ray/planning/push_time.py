@@ -10,7 +10,7 @@ from mmrlhf_ray.planning.sizes import GIB
 
 # Seconds for each GiB that both ends work on in host memory: to gather, pack, sum, load and sum again. As measured on
 # two CPU cores (docs/performance.md): 0.76 and 0.51 s for 240 MiB.
-_HOST_S_PER_GIB = {"object_store": 3.24, "gloo": 2.18}
+HOST_S_PER_GIB = {"object_store": 3.24, "gloo": 2.18}
 # More through the object store for each further GPU of a generator, whose workers copy from each other. An assumption.
 _STORE_S_PER_SHARD = 0.5
 
@@ -34,7 +34,7 @@ def push_seconds(cfg: PPOConfig, nbytes: float, node: Nodes, reached: float) -> 
             ranks = [load.replicas["policy"] for load in nodes if "policy" in load.replicas]
             gathered = nbytes / (network if len(ranks) > 1 else node.device.link_rate * reached)
         return nbytes / wire + gathered, "network"
-    each = _HOST_S_PER_GIB[transport] + (_STORE_S_PER_SHARD * (shards - 1) if transport == "object_store" else 0.0)
+    each = HOST_S_PER_GIB[transport] + (_STORE_S_PER_SHARD * (shards - 1) if transport == "object_store" else 0.0)
     working = each * nbytes / GIB
     hops = others
     if transport == "gloo" and others:
