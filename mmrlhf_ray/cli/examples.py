@@ -26,6 +26,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("mmrlhf evaluate my-evaluation.yaml", "mmrlhf evaluate my-evaluation.yaml sampling.temperature=0"),
     "probe-reward": ("mmrlhf probe-reward my-probe.yaml prompts=32",),
     "parity": ("mmrlhf parity models/my-model", "mmrlhf parity --families"),
+    "plan": (
+        "mmrlhf plan --gpus 1x8xH100 --model models/my-model",
+        "mmrlhf plan --gpus 4x8xA100-80GB --file my-ppo.yaml",
+    ),
     "submit": (
         "mmrlhf submit my-ppo.yaml --address http://127.0.0.1:8265 --root /shared/me",
         "mmrlhf submit my-ppo.yaml steps=200 --resume --no-wait",
@@ -61,7 +65,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Look at data, ask people": ("data", "feedback"),
     "Train": ("sft", "reward-model", "preference", "ppo", "iterate", "train"),
     "Measure": ("evaluate", "probe-reward", "parity"),
-    "Use a cluster, take a model along": ("submit", "export"),
+    "Use a cluster, take a model along": ("plan", "submit", "export"),
     "Decide, with small networks": ("discrete", "discrete-export", "discrete-serve"),
 }
 """Heading in `mmrlhf --help` → commands."""

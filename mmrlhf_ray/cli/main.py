@@ -15,6 +15,7 @@ from mmrlhf_ray.cli.discrete import discrete_export, discrete_serve
 from mmrlhf_ray.cli.feedback import app as feedback_app
 from mmrlhf_ray.cli.groups import HELP_SETTINGS, RootGroup
 from mmrlhf_ray.cli.jobs import JobFile, Overrides, Resume, Supervise, add_jobs
+from mmrlhf_ray.cli.plan import plan
 from mmrlhf_ray.config.paths import MAY_FETCH
 from mmrlhf_ray.errors import chain, known_error
 
@@ -70,6 +71,7 @@ def demo(
 
 add_jobs(app)
 app.command()(config)
+app.command()(plan)
 
 
 @app.command()

@@ -35,6 +35,11 @@ class SharedDevice:
         """The phase in which the device holds most."""
         return max(self.phases, key=self.total)
 
+    @property
+    def too_full(self) -> bool:
+        """Whether it is then to hold more than it can."""
+        return self.limit is not None and self.total(self.fullest) > self.limit
+
 
 def shared_devices(cfg: PPOConfig, memory: Mapping[str, RoleMemory]) -> Iterator[SharedDevice]:
     """Of each group whose models are all known."""

@@ -72,19 +72,37 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def plan_ppo(cfg: PPOConfig, node: Nodes = H100_NODES) -> Plan:
-    """Plan `cfg` for nodes of that kind; needs neither Ray nor the model.
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a job's models, whatever its placement."""
+
+    sizes: Mapping[str, ModelSize | None]
+    """Of every model that some role loads, by configuration key; None = not known."""
+    trained: dict[str, int]
+    """Learner role → parameters that it trains, where its model is here."""
+
+    @property
+    def known(self) -> dict[str, ModelSize]:
+        """The sizes that are known."""
+        return {key: size for key, size in self.sizes.items() if size is not None}
+
+
+def facts_of(cfg: PPOConfig) -> Facts:
+    """Looks at the models' directories. Raises ConfigError, ModelError."""
+    sizes = {key: model_size(model) for key, model in _models(cfg).items()}
+    _check_context(cfg, sizes["policy"])
+    counted = check_learners(cfg)
+    return Facts(sizes, {role: counted[section] for role, section in LEARNERS.items() if section in counted})
+
+
+def plan_ppo(cfg: PPOConfig, node: Nodes = H100_NODES, facts: Facts | None = None) -> Plan:
+    """Plan `cfg` for nodes of that kind; needs neither Ray nor the model. `facts`: facts_of(), where it is known.
 
     Raises ConfigError for keys that contradict each other, PlacementError for actors that no such node can hold.
     """
     check_consistent(cfg)
-    roles = reservations(cfg)
-    models = _models(cfg)
-    sizes = {key: model_size(model) for key, model in models.items()}
-    _check_context(cfg, sizes["policy"])
-    counted = check_learners(cfg)
-    trained = {role: counted[section] for role, section in LEARNERS.items() if section in counted}
-    known = {key: size for key, size in sizes.items() if size is not None}
+    facts, roles = facts or facts_of(cfg), reservations(cfg)
+    known, trained = facts.known, facts.trained
     memory = tuple(role_memory(cfg, known, trained, node.device.memory_gb * GIB))
     shared = tuple(shared_devices(cfg, {role.role: role for role in memory}))
     nodes = tuple(
@@ -92,14 +110,14 @@ def plan_ppo(cfg: PPOConfig, node: Nodes = H100_NODES) -> Plan:
         for load in pack(roles, cfg.placement.strategy, node)
     )
     warnings = (
-        *_unknown(models, sizes),
-        *_memory_warnings(cfg, memory, sizes["policy"]),
+        *_unknown(_models(cfg), facts.sizes),
+        *_memory_warnings(cfg, memory, known.get("policy")),
         *_shared_warnings(shared),
         *_host_warnings(nodes, node),
         *_sharing_warnings(cfg),
     )
     on_gpus = all(getattr(cfg.placement, role).num_gpus for role in ("generator", "policy"))
-    known_all = on_gpus and len(known) == len(models)
+    known_all = on_gpus and len(known) == len(facts.sizes)
     time = step_time(cfg, known, trained, node, sum(device.moved for device in shared)) if known_all else None
     return Plan(cfg, roles, nodes, node, memory, shared, _batch(cfg), trained, time, warnings)
 
@@ -170,7 +188,7 @@ def _held_together(each: list[dict[str, float]]) -> dict[str, float]:
     return largest | {"parameters": sum(items["parameters"] for items in each)}
 
 
-def _unknown(models: dict[str, ModelConfig], sizes: dict[str, ModelSize | None]) -> Iterator[str]:
+def _unknown(models: Mapping[str, ModelConfig], sizes: Mapping[str, ModelSize | None]) -> Iterator[str]:
     told: set[str] = set()
     for key, size in sizes.items():
         path = models[key].path
@@ -231,7 +249,7 @@ def _host_warnings(nodes: tuple[NodeLoad, ...], kind: Nodes) -> Iterator[str]:
 def _shared_warnings(shared: tuple[SharedDevice, ...]) -> Iterator[str]:
     for device in shared:
         phase = device.fullest
-        if device.limit is not None and device.total(phase) > device.limit:
+        if device.limit is not None and device.too_full:
             parts = ", ".join(f"{role} {held / GIB:.1f}" for role, held in device.phases[phase].items())
             yield (
                 f"placement.colocate: about {device.total(phase) / GIB:.1f} GiB on a device while roles {phase}, of "

@@ -22,11 +22,12 @@ FOUR_NODES: dict[str, Any] = {
     "algorithm.prompts_per_step": 512,
     "deadlines.placement_s": 300.0,
     "placement.encoder.replicas": 8,
-    "placement.generator.replicas": 16,
-    "placement.policy.replicas": 16,
+    "placement.generator.replicas": 12,
+    "placement.policy.replicas": 20,
     "placement.strategy": "PACK",
 }
 ONE_GPU: dict[str, Any] = {
+    "generator.max_num_seqs": 256,
     "algorithm.mini_batch_size": 128,
     "algorithm.prompts_per_step": 32,
     "learner.engine.micro_batch_tokens": 16384,
@@ -45,6 +46,7 @@ ONE_GPU: dict[str, Any] = {
     "stream.max_staleness": 0,
 }
 QWEN3: dict[str, Any] = {
+    "generator.max_num_seqs": 128,
     "policy.path": "/shared/models/Qwen3-VL-8B-Instruct",
     "policy.shape.hidden_size": 4096,
     "policy.shape.intermediate_size": 12288,
@@ -230,8 +232,10 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "qwen2.5-vl-7b-grpo-1gpu": ONE_GPU,
     "qwen2.5-vl-7b-grpo-4nodes": FOUR_NODES,
     "qwen3-vl-8b-grpo-1gpu": ONE_GPU | QWEN3,
-    "qwen3-vl-8b-grpo-1node": QWEN3,
-    "qwen3-vl-8b-grpo-4nodes": FOUR_NODES | QWEN3,
+    "qwen3-vl-8b-grpo-1node": QWEN3 | {"placement.generator.replicas": 4, "placement.policy.replicas": 4},
+    "qwen3-vl-8b-grpo-4nodes": FOUR_NODES
+    | QWEN3
+    | {"placement.generator.replicas": 16, "placement.policy.replicas": 16},
 }
 PPO = [path for path in JOBS if read_job_kind(path) is JobKind.PPO]
 
