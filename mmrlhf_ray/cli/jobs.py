@@ -215,6 +215,9 @@ def _words(job: JobCommand, words: list[str], root: Path | None) -> list[str]:
 def _run(job: JobCommand, cfg: "RunConfig", resume: bool, sweep: bool, dry_run: bool) -> None:
     if job.extra:
         needs(job.extra)
+    from mmrlhf_ray.planning.auto import placed
+
+    cfg = placed(cfg)
     if dry_run:
         from mmrlhf_ray.planning.dry_run import dry_run as plan
 

@@ -24,6 +24,7 @@ from mmrlhf_ray.config.supervised import PreferenceConfig, RewardModelConfig, SF
 from mmrlhf_ray.errors import ConfigError
 
 C = TypeVar("C", bound=BaseModel)
+_AUTO = "auto"
 
 
 class JobKind(StrEnum):
@@ -71,6 +72,7 @@ def load_config(
     _take_job(source, _KINDS.get(kind))
     if algorithm is not None:
         apply(algorithm, source)
+    _leave_open(source, kind)
     values, problems = source.values, []
     while True:
         try:
@@ -140,6 +142,19 @@ def _take_job(source: Source, expected: JobKind | None) -> JobKind | None:
     if expected is not None and kind is not expected:
         raise ConfigError(f"job ({where}): this is a {kind} job, not {expected}; run it with `mmrlhf {kind}`")
     return kind
+
+
+def _leave_open(source: Source, kind: type[BaseModel]) -> None:
+    """`placement: auto` says no more than its absence does. Raises ConfigError for other words in its place."""
+    said = source.values.get("placement")
+    if "placement" not in kind.model_fields or not isinstance(said, str):
+        return
+    if said != _AUTO:
+        raise ConfigError(
+            f"placement ({source.origin('placement')}): must be {_AUTO}, or a section that says what each role "
+            f"reserves, got {said!r}"
+        )
+    del source.values["placement"]
 
 
 def _drop(values: dict[str, Any], loc: Sequence[int | str]) -> None:

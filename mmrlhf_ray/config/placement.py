@@ -130,7 +130,8 @@ def _gpus(resources: Resources) -> float:
 
 
 class Placement(Section):
-    """How many actors each role has, what each reserves, and how they are spread."""
+    """How many actors each role has, what each reserves, and how they are spread. `placement: auto`, or nothing: what
+    fits the machine or cluster that the job runs on, worked out when it starts."""
 
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = "PACK"
     """Of Ray's placement group: `PACK` on few nodes, `SPREAD` over many; `STRICT_` = only so."""
@@ -153,6 +154,11 @@ class Placement(Section):
     colocate: tuple[tuple[Colocated, ...], ...] = ()
     """Groups of roles that share devices and take turns on them: the first actor of each shares one, and so on. What a
     role reserves of GPUs (`num_gpus`, the same for all of a group) is then the group's."""
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether nothing is said, so that it is still to be worked out."""
+        return not self.model_fields_set
 
     @model_validator(mode="after")
     def _can_share(self) -> "Placement":

@@ -16,8 +16,9 @@ from mmrlhf_ray.config import (
     TrainJobConfig,
 )
 from mmrlhf_ray.config.rounds import first_round
+from mmrlhf_ray.planning.auto import machine_here
 from mmrlhf_ray.planning.devices import Nodes
-from mmrlhf_ray.planning.placement import reservations, this_machine
+from mmrlhf_ray.planning.placement import reservations
 from mmrlhf_ray.planning.plan import Plan, plan_ppo
 from mmrlhf_ray.planning.preflight import Checked, preflight
 from mmrlhf_ray.planning.render import render, role_table
@@ -34,9 +35,11 @@ def dry_run(cfg: RunConfig) -> str:
 
 
 def _plan(cfg: PPOConfig) -> Plan:
-    """For the nodes of a cluster; a job without GPUs that starts its own Ray runs on this machine."""
-    if starts_cluster() and not any(r.num_gpus for r in reservations(cfg)):
-        return plan_ppo(cfg, Nodes(gpus=0, cpus=this_machine(cfg)[0]))
+    """For this machine, where a job that starts its own Ray fits its GPUs or needs none; else for the nodes of a
+    cluster."""
+    here, needed = machine_here(cfg).node, sum(r.total_gpus for r in reservations(cfg))
+    if starts_cluster() and needed <= here.gpus:
+        return plan_ppo(cfg, here if needed else Nodes(gpus=0, cpus=here.cpus))
     return plan_ppo(cfg)
 
 

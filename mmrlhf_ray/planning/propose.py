@@ -134,7 +134,8 @@ def _ways(cfg: PPOConfig, node: Nodes, tune: bool) -> Iterator[_Way]:
     prefix = "" if cfg.learner.lora is None else "an adapter (LoRA), "
     for each in (s for s in SHARDS if s <= node.gpus) if tune else (cfg.generator.tensor_parallel_size,):
         yield _Way(f"{prefix}GPUs of their own, {each} to a generator", each)
-    if tune or (cfg.generator.tensor_parallel_size == 1 and cfg.stream.in_turns):
+    can_share = cfg.algorithm.old_logprobs != "sampler" and cfg.weights.transport != "nccl"
+    if can_share and (tune or (cfg.generator.tensor_parallel_size == 1 and cfg.stream.in_turns)):
         yield _Way(f"{prefix}all roles on the same GPUs in turns", together=True)
 
 
