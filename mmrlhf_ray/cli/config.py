@@ -10,10 +10,26 @@ import typer
 _FEEDBACK = "feedback"
 
 
+def _names() -> list[str]:
+    """What a file can be printed for."""
+    from mmrlhf_ray.config import JobKind
+    from mmrlhf_ray.config.aliases import ALIASES
+
+    return [*(kind.value for kind in JobKind), *ALIASES, _FEEDBACK]
+
+
+def _completed(incomplete: str) -> list[str]:
+    return [name for name in _names() if name.startswith(incomplete)]
+
+
 def config(
     job: Annotated[
         str | None,
-        typer.Argument(metavar="JOB", help="A job (sft, ppo, …), an algorithm (grpo, dpo, …), or feedback."),
+        typer.Argument(
+            metavar="JOB",
+            help="A job (sft, ppo, …), an algorithm (grpo, dpo, …), or feedback.",
+            autocompletion=_completed,
+        ),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Every key, with its default and meaning.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="A JSON schema, for editors.")] = False,
@@ -35,10 +51,7 @@ def config(
 
 
 def _known(job: str) -> str:
-    from mmrlhf_ray.config import JobKind
-    from mmrlhf_ray.config.aliases import ALIASES
-
-    known = [*(kind.value for kind in JobKind), *ALIASES, _FEEDBACK]
+    known = _names()
     if job in known:
         return job
     near = difflib.get_close_matches(job, known, n=2)

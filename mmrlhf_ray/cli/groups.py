@@ -50,6 +50,13 @@ class RootGroup(Group):
             found = algorithm_command(cmd_name)
         return found
 
+    def list_commands(self, ctx: Context) -> list[str]:  # type: ignore[override]
+        """The commands; where a shell completes, algorithms as well."""
+        from mmrlhf_ray.config.aliases import ALIASES
+
+        names = super().list_commands(ctx)
+        return [*names, *ALIASES] if ctx.resilient_parsing else names
+
     def nearest(self, name: str) -> list[str]:
         """Commands and algorithms that may have been meant."""
         from mmrlhf_ray.config.aliases import ALIASES

@@ -141,6 +141,16 @@ def test_shells_can_complete() -> None:
     assert "--install-completion" in CliRunner().invoke(cli.app, ["--help"]).stdout
 
 
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("mmrlhf re", "reward-model"), ("mmrlhf gr", "grpo"), ("mmrlhf config pp", "ppo"), ("mmrlhf data ch", "check")],
+)
+def test_what_a_shell_completes(typed: str, completed: str) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1), "_MMRLHF_COMPLETE": "complete_bash"}
+    said = CliRunner().invoke(cli.app, [], prog_name="mmrlhf", env=words).stdout
+    assert completed in said.split()
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import mmrlhf_ray.cli.main, sys; print([m for m in ('torch', 'ray', 'vllm', 'pyarrow') if m in sys.modules])"

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from mmrlhf_ray.cli.main import app
-from mmrlhf_ray.config import JobKind, PPOConfig, load_config
+from mmrlhf_ray.config import AlgorithmConfig, JobKind, PPOConfig, load_config
 from mmrlhf_ray.config.aliases import ALIASES
 from mmrlhf_ray.errors import ConfigError
 
@@ -72,6 +73,24 @@ def test_an_algorithm_in_the_place_of_the_job_is_answered(tmp_path: Path) -> Non
         "`algorithm.advantage_estimator: grpo`, `algorithm.policy_loss: gspo`, or run "
         "`mmrlhf gspo` on a file with `job: ppo`"
     )
+
+
+RECIPES = {"GRPO": "grpo", "Dr. GRPO": "dr-grpo", "RLOO": "rloo", "REINFORCE++": "reinforce-pp", "DAPO": "dapo",
+           "GSPO": "gspo", "CISPO": "cispo"}  # fmt: skip
+PAGE = (Path(__file__).parents[3] / "docs" / "algorithms.md").read_text()
+
+
+@pytest.mark.parametrize("heading", RECIPES)
+def test_an_algorithm_is_what_its_recipe_says(heading: str) -> None:
+    block = PAGE.partition(f"### {heading}\n")[2].partition("```yaml\n")[2].partition("```")[0]
+    written = AlgorithmConfig.model_validate(yaml.safe_load(block)["algorithm"])
+    named = AlgorithmConfig.model_validate(ALIASES[RECIPES[heading]].values["algorithm"])
+    assert written.model_dump(exclude={"mini_batch_size"}) == named.model_dump(exclude={"mini_batch_size"})
+    assert written.update_size == named.update_size
+
+
+def test_online_algorithms_have_a_recipe() -> None:
+    assert set(RECIPES.values()) == {name for name, alias in ALIASES.items() if alias.job == "ppo"}
 
 
 def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
