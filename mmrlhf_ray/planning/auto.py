@@ -15,6 +15,7 @@ from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.planning.devices import H100, Device, Nodes, device_named
 from mmrlhf_ray.planning.plan import facts_of
 from mmrlhf_ray.planning.propose import propose
+from mmrlhf_ray.planning.settle import with_dtypes
 from mmrlhf_ray.planning.sizes import GIB
 from mmrlhf_ray.runtime.session import ray_session, starts_cluster
 
@@ -45,7 +46,9 @@ def placed(cfg: C, machine: Machine | None = None) -> C:
     if not isinstance(placement, Placement) or not placement.is_auto:
         return cfg
     machine = machine or _machine(cfg)
-    chosen = _on_gpus(cfg, machine) if machine.gpus and cfg.device != "cpu" else _on_cpus(cfg, machine)
+    has_gpus = machine.gpus > 0 and cfg.device != "cpu"
+    cfg = with_dtypes(cfg, has_gpus)
+    chosen = _on_gpus(cfg, machine) if has_gpus else _on_cpus(cfg, machine)
     return cfg if chosen is None else _checked(cfg, chosen)
 
 

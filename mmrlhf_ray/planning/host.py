@@ -25,7 +25,10 @@ def host_bytes(
 ) -> dict[str, float]:
     """Of a node with so many `replicas` of each role. `sizes`: of the models by configuration key, as far as they are
     known; `trained`: learner role → parameters that it trains; `shared`: devices that roles take turns on."""
-    learners = {"policy": (cfg.learner, cfg.policy.compute_dtype), "critic": (cfg.critic, cfg.critic_model.compute_dtype)}
+    learners = {
+        "policy": (cfg.learner, cfg.policy.compute_dtype),
+        "critic": (cfg.critic, cfg.critic_model.compute_dtype),
+    }
     items = dict.fromkeys(ITEMS, 0.0)
     items["processes"] = sum(replicas.values()) * _PROCESS
     for role, (config, dtype) in learners.items():

@@ -205,7 +205,9 @@ def _memory_warnings(cfg: PPOConfig, memory: tuple[RoleMemory, ...], policy: Mod
                 f"{_remedy(cfg, role)}"
             )
         if role.role == "generator" and policy is not None:
-            held = kv_sequences(policy, cfg.policy.compute_dtype, cfg.generator, role.items["kv_cache"], cached_tokens(cfg))
+            held = kv_sequences(
+                policy, cfg.policy.compute_dtype, cfg.generator, role.items["kv_cache"], cached_tokens(cfg)
+            )
             if held < 1:
                 yield "generator: no room for the KV cache; raise gpu_memory_utilization or tensor_parallel_size"
             elif held < cfg.generator.max_num_seqs:

@@ -48,7 +48,7 @@ def _reasons(proposal: Proposal) -> Iterator[str]:
 def _of_generator(plan: Plan, role: RoleMemory, facts: Facts) -> str:
     cfg, size = plan.cfg, facts.known["policy"]
     cache, shards = role.items["kv_cache"], cfg.generator.tensor_parallel_size
-    held = kv_sequences(size, cfg.policy.dtype, cfg.generator, cache, cached_tokens(cfg))
+    held = kv_sequences(size, cfg.policy.compute_dtype, cfg.generator, cache, cached_tokens(cfg))
     weights = f"weights take {role.items['parameters'] / GIB:.1f} GiB of each GPU"
     of = f"{shards} GPUs" if shards > 1 else "one GPU"
     return f"a generator has {of}: {weights}, and the cache holds {held} responses of full length"

@@ -163,7 +163,7 @@ class _Search:
         """None where there is no room for one of each."""
         total = self.count * self.node.gpus
         if self.way.together:
-            ranks = min(total, self.cfg.algorithm.mini_batch_size)
+            ranks = min(total, self.cfg.algorithm.update_size)
             return self.judge(dict.fromkeys(self.roles, ranks))
         units = {role: self.way.shards if role == "generator" else 1 for role in self.roles}
         counts = _spread(units, total)
@@ -194,10 +194,7 @@ class _Search:
     def judge(self, counts: Mapping[str, int]) -> _Found | None:
         """What these counts of actors come to; None where they cannot be."""
         a = self.cfg.algorithm
-        if (
-            max(counts.get(role, 0) for role in LEARNERS) > a.mini_batch_size
-            or counts["generator"] > a.prompts_per_step
-        ):
+        if max(counts.get(role, 0) for role in LEARNERS) > a.update_size or counts["generator"] > a.prompts_per_step:
             return None
         cfg = _with(self.cfg, placement=self.placement(counts))
         try:
@@ -268,8 +265,8 @@ class _Search:
         changed = {"tensor_parallel_size": self.way.shards, "gpu_memory_utilization": 0.85, "enforce_eager": False}
         generator = _with(cfg.generator, **changed, max_num_seqs=_MOST_SEQUENCES)
         gpu = self.node.device.memory_gb * GIB
-        cache = generator_bytes(size, cfg.policy.dtype, generator, gpu)["kv_cache"]
-        held = kv_sequences(size, cfg.policy.dtype, generator, cache, cached_tokens(cfg))
+        cache = generator_bytes(size, cfg.policy.compute_dtype, generator, gpu)["kv_cache"]
+        held = kv_sequences(size, cfg.policy.compute_dtype, generator, cache, cached_tokens(cfg))
         each = math.ceil(responses / cfg.placement.generator.actors)
         waves = math.ceil(each / max(1, min(held, _MOST_SEQUENCES)))
         return _with(generator, max_num_seqs=math.ceil(each / waves))
@@ -298,7 +295,7 @@ def _engine(stage: int, offload: bool, tokens: int) -> dict[str, Any]:
 
 
 def _longest(cfg: PPOConfig) -> int:
-    return cfg.data.max_prompt_tokens + cfg.sampling.max_response_tokens
+    return cfg.data.most_prompt_tokens + cfg.sampling.max_response_tokens
 
 
 def _spread(units: Mapping[str, int], total: int) -> dict[str, int] | None:

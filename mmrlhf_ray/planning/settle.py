@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from mmrlhf_ray.config import DataConfig, EvaluateConfig, IterateConfig, ModelConfig, PPOConfig, ProbeRewardConfig
 from mmrlhf_ray.config.base import RunConfig, TrainJobConfig
-from mmrlhf_ray.config.placement import Resources
+from mmrlhf_ray.config.placement import Placement, Resources
 from mmrlhf_ray.config.rounds import first_round
 from mmrlhf_ray.models.hub import local_model
 from mmrlhf_ray.planning.placement import pass_budgets
@@ -21,7 +21,8 @@ Dtype = Literal["float32", "bfloat16"]
 
 def settled(cfg: C, fetch: bool = True) -> C:
     """The job with a directory and a `dtype` for every model and `max_prompt_tokens` for every data set. What is given
-    stays; what is settled already is not changed again. fetch: models that are not here, from their hubs.
+    stays; what is settled already is not changed again; types wait for `placement: auto` (auto.py). fetch: models that
+    are not here, from their hubs.
 
     Raises ModelError where one cannot be fetched.
     """
@@ -31,14 +32,8 @@ def settled(cfg: C, fetch: bool = True) -> C:
         return node.model_copy(update={"path": path}) if isinstance(node, ModelConfig) and path != node.path else node
 
     cfg = _changed(cfg, with_directory)
-    on_gpus = cfg.device == "cuda" or (cfg.device == "auto" and any(r.num_gpus > 0 for r in _reserved(cfg)))
-
-    def with_dtype(node: BaseModel) -> BaseModel:
-        if isinstance(node, ModelConfig) and node.dtype is None:
-            return node.model_copy(update={"dtype": _dtype(Path(node.path)) if on_gpus else "float32"})
-        return node
-
-    cfg = _changed(cfg, with_dtype)
+    if not _waits_for_placement(cfg):
+        cfg = with_dtypes(cfg, cfg.device == "cuda" or (cfg.device == "auto" and _reserves_gpus(cfg)))
     room = _prompt_room(cfg)
     if room is None or room < 1:  # the checks that follow say what does not fit
         return cfg
@@ -50,6 +45,28 @@ def settled(cfg: C, fetch: bool = True) -> C:
         return node
 
     return _changed(cfg, with_tokens)
+
+
+def with_dtypes(cfg: C, on_gpus: bool) -> C:
+    """The job with a `dtype` for every model: on GPUs the checkpoint's, on CPUs float32. What is given stays."""
+
+    def with_dtype(node: BaseModel) -> BaseModel:
+        if isinstance(node, ModelConfig) and node.dtype is None:
+            return node.model_copy(update={"dtype": _dtype(Path(node.path)) if on_gpus else "float32"})
+        return node
+
+    changed: C = _changed(cfg, with_dtype)
+    return changed
+
+
+def _waits_for_placement(cfg: RunConfig) -> bool:
+    """Whether GPUs are reserved only once `placement: auto` is worked out (planning/auto.py)."""
+    placement = getattr(cfg, "placement", None)
+    return cfg.device == "auto" and isinstance(placement, Placement) and placement.is_auto
+
+
+def _reserves_gpus(cfg: RunConfig) -> bool:
+    return any(resources.num_gpus > 0 for resources in _reserved(cfg))
 
 
 def _reserved(cfg: RunConfig) -> Iterator[Resources]:

@@ -93,7 +93,7 @@ def test_gpus_are_taken_where_there_are_some():
     )
     # A model that is not here is for preflight() to refuse.
     unknown = load_config(None, [*BASE[:1], "policy.path=/none", *BASE[2:]], PPOConfig)
-    assert placed(unknown, Machine(1, Nodes())) is unknown
+    assert placed(unknown, Machine(1, Nodes())).placement.is_auto
 
 
 @pytest.mark.parametrize(

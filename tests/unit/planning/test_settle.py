@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mmrlhf_ray.config import DataConfig, EvaluateConfig, IterateConfig, ModelConfig, PPOConfig, SFTConfig
+from mmrlhf_ray.planning.auto import Machine, placed
+from mmrlhf_ray.planning.devices import Nodes
 from mmrlhf_ray.planning.settle import settled
+from tests.unit.planning.test_plan import SHAPE
 
 REWARD = {"name": "r", "kind": "function", "function": "length"}
 ON_GPU = {"generator": {"num_gpus": 1}}
+ON_CPU = {"generator": {"num_cpus": 1}}
 
 
 @pytest.fixture
@@ -47,11 +52,20 @@ def test_on_gpus_the_dtype_is_that_of_the_files(config: dict[str, Any], dtype: s
 
 
 def test_on_cpus_it_is_float32_and_what_is_given_stays(model: Path) -> None:
-    assert settled(ppo(model)).policy.dtype == "float32"
+    assert settled(ppo(model, placement=ON_CPU)).policy.dtype == "float32"
     assert settled(ppo(model, placement=ON_GPU, device="cpu")).policy.dtype == "float32"
     assert settled(ppo(model, device="cuda")).policy.dtype == "bfloat16"
     given = {"path": str(model), "dtype": "float32"}
     assert settled(ppo(model, policy=given, placement=ON_GPU)).policy.dtype == "float32"
+
+
+def test_it_waits_for_a_placement_that_is_worked_out_on_the_machine(model: Path) -> None:
+    gpus = Machine(1, Nodes(8, 96.0))
+    cfg = settled(ppo(model, policy={"path": "/none", "shape": yaml.safe_load(SHAPE)}))
+    assert cfg.policy.dtype is None
+    assert placed(cfg, Machine(1, Nodes(0, 2.0))).policy.dtype == "float32"
+    assert placed(cfg, gpus).policy.dtype == "bfloat16"
+    assert placed(cfg.model_copy(update={"device": "cpu"}), gpus).policy.dtype == "float32"
 
 
 def test_every_model_of_a_job_has_one(model: Path, tmp_path: Path) -> None:
