@@ -43,6 +43,14 @@ Supervise = Annotated[
         help="When the run fails, start it again from its checkpoint, N times at most.",
     ),
 ]
+To = Annotated[
+    tuple[str, Path] | None,
+    typer.Option(
+        "--to",
+        metavar="preferences OUT",
+        help="Write the adversarial responses to the directory OUT as preference records; score nothing.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and print the plan; start nothing.")]
 
 
@@ -59,6 +67,8 @@ class JobCommand:
     """Its run() takes `resume`."""
     sweep: str | None = None
     """Module whose `run(cfg)` is for `--sweep`."""
+    to: str | None = None
+    """What `--to` writes, by the function `write_<to>(cfg, path)` of the pipeline."""
     extra: str | None = None
     """The extra that has to be installed beyond the core; a key of errors.EXTRAS."""
     algorithm: str | None = None
@@ -89,6 +99,7 @@ JOBS = (
         "Find out which responses fool the rewards.",
         "mmrlhf_ray.pipelines.probe.job",
         resumes=False,
+        to="preferences",
     ),
     JobCommand("ppo", "Train a policy online (PPO, GRPO, RLOO, …).", "mmrlhf_ray.pipelines.ppo.job"),
     JobCommand(
@@ -172,6 +183,7 @@ def _command(job: JobCommand) -> Callable[..., None]:
         overrides: Overrides = None,
         resume: Resume = False,
         sweep: Sweep = False,
+        to: To = None,
         dry_run: DryRun = False,
         root: Root = None,
         supervise: Supervise = 0,
@@ -186,13 +198,21 @@ def _command(job: JobCommand) -> Callable[..., None]:
             words = [*_THIS, *_words(job, [str(file), *(overrides or [])], root), *(["--resume"] if resume else [])]
             raise typer.Exit(keep_running(words, cfg.run_dir, supervise))
         try:
-            _run(job, cfg, resume, sweep, dry_run)
+            if to is not None and not dry_run:
+                print(_write(job, cfg, *to))
+            else:
+                _run(job, cfg, resume, sweep, dry_run)
         except Exception as error:
             if job.resumes and isinstance(known_error(error), RunFailed):
                 error.add_note(_go_on(job, cfg, [str(file), *(overrides or [])], root))
             raise
 
-    options = (("resume", job.resumes), ("supervise", job.resumes), ("sweep", job.sweep is not None))
+    options = (
+        ("resume", job.resumes),
+        ("supervise", job.resumes),
+        ("sweep", job.sweep is not None),
+        ("to", job.to is not None),
+    )
     unknown = {name for name, known in options if not known}
     signature = inspect.signature(command)
     known = [parameter for name, parameter in signature.parameters.items() if name not in unknown]
@@ -210,6 +230,14 @@ def _go_on(job: JobCommand, cfg: "RunConfig", words: list[str], root: Path | Non
 def _words(job: JobCommand, words: list[str], root: Path | None) -> list[str]:
     """The command that runs the job."""
     return [job.typed, *words, *(["--root", str(root)] if root else [])]
+
+
+def _write(job: JobCommand, cfg: "RunConfig", kind: str, path: Path) -> Path:
+    """What `--to` asks for."""
+    if kind != job.to:
+        raise typer.BadParameter(f"--to expects {job.to} and a directory, got {kind}")
+    written: Path = getattr(import_module(job.pipeline), f"write_{job.to}")(cfg, path)
+    return written
 
 
 def _run(job: JobCommand, cfg: "RunConfig", resume: bool, sweep: bool, dry_run: bool) -> None:

@@ -47,6 +47,12 @@ class RewardModelConfig(TrainJobConfig):
     """Aspect of the ratings → its weight in the score; each gets its own head (rating)."""
     ensemble: PositiveInt = 1
     """Heads that each learn from their own resampling of the rows; their spread is the uncertainty."""
+    adversarial_share: float = Field(0.0, ge=0, lt=1)
+    """Share of each batch's rows whose worse response is made to fool (docs/reward-models.md); 0 = none."""
+    adversarial_words: PositiveInt = 64
+    """Most words of a response that is made to fool; give about as many as the policy may say."""
+    adversarial_refusal: str = ""
+    """The response that is better than any claim where a prompt's media were taken away."""
 
     @property
     def table(self) -> Literal["PREFERENCE", "RANKING"]:
@@ -60,8 +66,17 @@ class RewardModelConfig(TrainJobConfig):
     def trained(self) -> Mapping[str, LearnerUse]:
         return {"learner": LearnerUse(self.model, self.learner, scalar=True)}
 
+    @property
+    def held_for(self) -> str | None:
+        return f"adversarial_share={self.adversarial_share:g}" if self.adversarial_share else None
+
     @model_validator(mode="after")
     def _fits_objective(self) -> "RewardModelConfig":
+        if self.objective == "rating" and self.adversarial_share:
+            raise ValueError(
+                f"adversarial_share={self.adversarial_share:g}: responses that are made to fool have no ratings, so "
+                "they belong to objective=bradley_terry or plackett_luce; leave it out"
+            )
         if (self.objective == "rating") != bool(self.aspects):
             raise ValueError(
                 f"aspects belong to objective=rating; got objective={self.objective}, aspects={self.aspects}"

@@ -107,6 +107,31 @@ def test_held_rows_come_in_the_same_batches_whoever_shares_them(
     assert sorted(seen) == list(range(count))
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_added_rows_have_their_share_of_every_batch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, world_size: int
+) -> None:
+    monkeypatch.setattr("mmrlhf_ray.pipelines.supervised.rows._BLOCK_ROWS", 3)
+    empty = {name: [None] for name in TRAINING_ROW.names}
+
+    def table(rows: range) -> pa.Table:
+        return pa.Table.from_pydict({n: v * len(rows) for n, v in empty.items()} | {"row": rows}, schema=TRAINING_ROW)
+
+    rows = HeldRows.planned(24, seed=5).mixed(10, 0.25).holding(table(range(24)), table(range(100, 110)))
+    assert (rows.count, rows.steps(2, 8)) == (32, 8)
+    cfg = sft_config(DataConfig(path="none"), tmp_path, tmp_path, batch_size=8, workers={"replicas": world_size})
+    shares = [Share(cfg, tmp_path, rank, world_size) for rank in range(world_size)]
+
+    def batches(steps: range) -> list[list[int]]:
+        parts = [[t.column("row").to_pylist() for t in rows.train_batches(share, steps)] for share in shares]
+        return [[row for part in step for row in part] for step in zip(*parts, strict=True)]
+
+    all_steps = batches(range(8))
+    assert [sum(row >= 100 for row in step) for step in all_steps] == [2] * 8
+    assert sorted(row for step in all_steps[:4] for row in step if row < 100) == list(range(24)), "each once an epoch"
+    assert batches(range(3, 8)) == all_steps[3:], "a resumed run has the same rows"
+
+
 def sft_config(data: DataConfig, model_dir: Path, output: Path, **options: Any) -> SFTConfig:
     return SFTConfig(
         **{

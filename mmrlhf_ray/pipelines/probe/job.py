@@ -18,14 +18,16 @@ from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.encoding.features import features_table
 from mmrlhf_ray.data.errors import BadRow
 from mmrlhf_ray.data.records.quarantine import Rejected, settle
-from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.data.records.readers import Records, write_records
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.pipelines.probe.report import Probed, print_report, summarise
-from mmrlhf_ray.pipelines.probe.rows import ProbeRows, Unusable, build_rows, choose
+from mmrlhf_ray.pipelines.probe.rows import ProbeRows, Unusable, adversary, build_rows, choose
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
+from mmrlhf_ray.rewards.adversary import Honest
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import MixtureState, mix
+from mmrlhf_ray.rewards.negatives import negative_records
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts, rollouts_of
 from mmrlhf_ray.runtime.progress import Progress
@@ -57,6 +59,27 @@ def run(cfg: ProbeRewardConfig) -> bool:
     print_report(results, cfg.tolerated_share)
     print(f"Figures: {run_dir / SUMMARY_FILE}. Responses: {run_dir / RESPONSES_FILE}")
     return all(result.passed for result in results)
+
+
+def write_preferences(cfg: ProbeRewardConfig, out: Path) -> Path:
+    """Write every probe of the chosen records to the directory `out` as PREFERENCE records, nothing scored; returns it.
+
+    Of each, the honest response is preferred, and where media were swapped the one that is honest to what is shown.
+    Raises as preflight() and choose(), and DataError where `out` holds something else.
+    """
+    with preflight(cfg, run_directory(cfg)) as checked:
+        chosen, honest = choose(checked.records["data"], cfg.where, cfg.prompts, cfg.seed)
+        made = adversary(cfg, chosen, honest)
+        rows = [Honest(row, row["response"]) for row in chosen.records.to_pylist()]
+        fooling = [own for number, row in enumerate(rows) for own in made.responses(number, row)]
+        preferences = negative_records(fooling, "PREFERENCE")
+        shown = {media_id for ids in preferences.column("media_ids").to_pylist() for media_id in ids}
+        media = chosen.media.filter(
+            pa.array([m in shown for m in chosen.media.column("media_id").to_pylist()], pa.bool_())
+        )
+        write_records(out, preferences, media)
+    print(f"{len(preferences)} preferences of {len(rows)} prompts")
+    return out
 
 
 def summary(cfg: ProbeRewardConfig, results: list[Probed]) -> dict[str, Any]:

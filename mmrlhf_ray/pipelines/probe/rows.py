@@ -21,12 +21,10 @@ from mmrlhf_ray.data.encoding.encode import (
 )
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DataError
-from mmrlhf_ray.rewards.probe import adversarial_responses, question_text, without_media
+from mmrlhf_ray.rewards.adversary import Adversary, Fooling, Honest
 from mmrlhf_ray.schema import PROMPT, ROLLOUT, check
 
 HONEST = "honest"
-MEDIA_REMOVED = "media_removed"
-MEDIA_SWAPPED = "media_swapped"
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,13 @@ def spread(groups: Sequence[Hashable], count: int) -> list[int]:
     return sorted(position for _, position in sorted(rounds)[:count])
 
 
+def adversary(cfg: ProbeRewardConfig, chosen: Records, honest: Sequence[Mapping[str, Any]]) -> Adversary:
+    """Makes the probes. `chosen`: whose media hold those of all honest records."""
+    kinds = dict(zip(*(chosen.media.column(name).to_pylist() for name in ("media_id", "kind")), strict=True))
+    own = [Honest(row, row["response"]) for row in honest]
+    return Adversary(own, kinds, cfg.max_response_tokens, cfg.seed, facts_column=cfg.data.facts_column)
+
+
 def build_rows(
     cfg: ProbeRewardConfig, encoder: Encoder, chosen: Records, honest: Sequence[Mapping[str, Any]]
 ) -> tuple[ProbeRows, list[Unusable]]:
@@ -97,7 +102,7 @@ def build_rows(
     honest: all honest records; their responses and media serve the probes of others.
     """
     clips = {r["media_id"]: RawMedia.of(r) for r in chosen.media.to_pylist()}
-    writer = _Writer(cfg, encoder, clips, honest, np.random.default_rng(cfg.seed))
+    writer = _Writer(cfg, encoder, clips, adversary(cfg, chosen, honest))
     rows: list[_Row] = []
     unusable = []
     for number, record in enumerate(chosen.records.to_pylist()):
@@ -141,55 +146,30 @@ class _Writer:
     cfg: ProbeRewardConfig
     encoder: Encoder
     clips: Mapping[str, RawMedia]
-    honest: Sequence[Mapping[str, Any]]
-    rng: np.random.Generator
+    adversary: Adversary
 
     def rows(self, group_id: int, record: Mapping[str, Any]) -> list[_Row]:
         """The record's answers are one group. Raises ValueError for a record that cannot be encoded."""
         answer = encode_response(self.encoder, record["response"], self.cfg.max_response_tokens)
         own = _Asked({name: record[name] for name in PROMPT.names}, self._facts(record))
-        rows = self._answered(group_id, record, own, {HONEST: answer} | self._adversarial(record, answer))
-        for probe, asked in (
-            (MEDIA_REMOVED, self._media_removed(record)),
-            (MEDIA_SWAPPED, self._media_swapped(record)),
-        ):
-            rows += self._answered(group_id, record, asked, {probe: answer}) if asked else []
+        made = self.adversary.responses(group_id, Honest(record, record["response"]))
+        texts = {f.probe: self._cut(f.response, answer[-1:]) for f in made if not f.of_media}
+        others = {probe: ids for probe, ids in texts.items() if ids != answer}
+        rows = self._answered(group_id, record, own, {HONEST: answer} | others)
+        for fooling in (f for f in made if f.of_media):
+            rows += self._answered(group_id, record, self._shown(record, fooling), {fooling.probe: answer})
         return rows
 
-    def _adversarial(self, record: Mapping[str, Any], honest: list[int]) -> dict[str, list[int]]:
-        """Probe → token ids, cut at the limit with the token that ends a response kept."""
-        most, end = self.cfg.max_response_tokens, honest[-1:]
-        answers = [other["response"] for other in self.honest if other["task"] == record["task"]]
-        question = question_text(json.loads(record["messages"]))
-        made = adversarial_responses(record["response"], question, answers, most)
-        ids = {probe: encode_response(self.encoder, text)[:-1][: most - 1] + end for probe, text in made.items()}
-        return {probe: own for probe, own in ids.items() if own != honest}
+    def _cut(self, text: str, end: list[int]) -> list[int]:
+        """Token ids, cut at the limit with the token that ends a response kept."""
+        return encode_response(self.encoder, text)[:-1][: self.cfg.max_response_tokens - 1] + end
 
-    def _media_removed(self, record: Mapping[str, Any]) -> _Asked | None:
-        """Facts go with the media that they describe. The modality stays, so that the same rewards are asked."""
-        bare = without_media(json.loads(record["messages"]))
-        if not record["media_ids"] or bare is None:
-            return None
-        changed = {"messages": json.dumps(bare, ensure_ascii=False), "media_ids": []}
-        return _Asked(_renamed(record, MEDIA_REMOVED) | changed, "")
-
-    def _media_swapped(self, record: Mapping[str, Any]) -> _Asked | None:
-        """With media and facts of a prompt of the same task and kinds, to which another response is honest."""
-        kinds, own = self._kinds(record), set(record["media_ids"])
-        donors = [
-            other
-            for other in self.honest
-            if (other["task"], self._kinds(other)) == (record["task"], kinds)
-            and other["response"] != record["response"]
-            and not own & set(other["media_ids"])
-        ]
-        if not own or not donors:
-            return None
-        donor = donors[int(self.rng.integers(len(donors)))]
-        return _Asked(_renamed(record, MEDIA_SWAPPED) | {"media_ids": donor["media_ids"]}, self._facts(donor))
-
-    def _kinds(self, record: Mapping[str, Any]) -> list[str]:
-        return [self.clips[media_id].kind for media_id in record["media_ids"]]
+    def _shown(self, record: Mapping[str, Any], fooling: Fooling) -> _Asked:
+        """Facts are those of the media. Modality and extras stay, so that the same rewards are asked the same; the id
+        is another one, as reward functions look prompts up by it."""
+        changed = {"prompt_id": f"{record['prompt_id']}#{fooling.probe}"}
+        changed |= {name: record[name] for name in ("modality", "extras")}
+        return _Asked(fooling.prompt | changed, self._facts(fooling.prompt))
 
     def _facts(self, record: Mapping[str, Any]) -> str:
         return facts_of(record["extras"], self.cfg.data.facts_column)
@@ -216,11 +196,6 @@ class _Writer:
             _Row(probe, record["prompt_id"], prompt, shared | _response(record, probe, ids), encoded.features)
             for probe, ids in answers.items()
         ]
-
-
-def _renamed(record: Mapping[str, Any], probe: str) -> dict[str, Any]:
-    """The record's prompt under an id of its own, as reward functions look prompts up by id."""
-    return {name: record[name] for name in PROMPT.names} | {"prompt_id": f"{record['prompt_id']}#{probe}"}
 
 
 def _response(record: Mapping[str, Any], probe: str, ids: list[int]) -> dict[str, Any]:

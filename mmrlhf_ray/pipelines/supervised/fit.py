@@ -26,8 +26,8 @@ from mmrlhf_ray.data.batches.stream import RowCheck
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records
 from mmrlhf_ray.data.records.quarantine import Rejected, settle
 from mmrlhf_ray.data.records.readers import Records
-from mmrlhf_ray.errors import DeadlineExceeded, KnownError
-from mmrlhf_ray.pipelines.resume import begin, check_length, finish, run_record
+from mmrlhf_ray.errors import DataError, DeadlineExceeded, KnownError
+from mmrlhf_ray.pipelines.resume import Start, begin, check_length, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.pipelines.supervised.rows import HeldRows, Share, TrainingRows, open_streams
 from mmrlhf_ray.planning.preflight import check_batch, check_cluster, check_warmup, preflight
@@ -60,6 +60,16 @@ Complete = Callable[[dict[str, pa.Table], Path], dict[str, pa.Table]]
 """("train", "eval" → TRAINING_ROW; run directory) → the rows with what was left to compute. Ray is up."""
 
 
+@dataclass(frozen=True)
+class Added:
+    """Records to train on that are made from those of `data`, which must be held."""
+
+    make: Callable[[Records], pa.Table]
+    """Records of the same kind and media."""
+    share: float
+    """Of the rows of each batch."""
+
+
 def run_supervised(
     cfg: TrainJobConfig,
     task: SupervisedTask,
@@ -70,9 +80,10 @@ def run_supervised(
     prepare: Prepare | None = None,
     complete: Complete | None = None,
     row_check: RowCheck | None = None,
+    added: Added | None = None,
 ) -> Path:
     """Train on `cfg.data` and export to `<run>/model`. `aspects`: whose ratings the rows get. `prepare` and `complete`
-    see all rows, `row_check` those that are streamed one by one.
+    see all rows, `row_check` those that are streamed one by one; neither sees what is `added`.
 
     Raises as preflight() before Ray starts.
     """
@@ -98,28 +109,36 @@ def run_supervised(
             for own in streams.values():
                 own.check_first(run_dir)
             planned = {name: HeldRows.planned(len(table), cfg.seed) for name, table in tables.items()}
+            more = [_encode_added(added.make(read["train"]), read["train"], options(cfg.data))] if added else []
+            if added:
+                planned["train"] = planned["train"].mixed(len(more[0]), added.share)
             train: TrainingRows = streams.get("train") or planned["train"]
             check_batch("data", train.count, "batch_size", cfg.batch_size)  # of what the processor could read
             steps = total_steps(cfg, train)
             check_length(start, steps, f"epochs={cfg.epochs}")
             tables = complete(tables, run_dir) if complete else tables
             # Popped, so that no table stays in memory alongside its copy.
-            rows = streams | {name: own.holding(tables.pop(name)) for name, own in planned.items()}
-            plan = WorkerPlan(
-                cfg=cfg,
-                task=task,
-                run_dir=run_dir,
-                total_steps=steps,
-                device=device_of(cfg.workers, cfg.device),
-                checkpoint=start.checkpoint,
-                first_step=start.step,
-                record=start.record.to_dict(),
-            )
+            rows = streams | {
+                name: own.holding(tables.pop(name), *(more if name == "train" else ())) for name, own in planned.items()
+            }
             if not resume:
                 discard(run_dir)
-            _fit(plan, job, rows)
+            _fit(_plan(cfg, task, run_dir, steps, start), job, rows)
         finish(run_dir)
     return run_dir
+
+
+def _plan(cfg: TrainJobConfig, task: SupervisedTask, run_dir: Path, steps: int, start: Start) -> WorkerPlan:
+    return WorkerPlan(
+        cfg=cfg,
+        task=task,
+        run_dir=run_dir,
+        total_steps=steps,
+        device=device_of(cfg.workers, cfg.device),
+        checkpoint=start.checkpoint,
+        first_step=start.step,
+        record=start.record.to_dict(),
+    )
 
 
 def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
@@ -160,15 +179,32 @@ def _encode(records: Records, data: DataConfig, options: EncodeOptions, run_dir:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False  # the driver shows its own
     context.execution_options.preserve_order = True  # a resumed run must see the rows in the same order
-    numbered = records.records.append_column("row", pa.array(range(len(records.records)), pa.int64()))
-    if len(numbered) > _ENCODE_ROWS:
-        table = _encode_spread(numbered, records.media, options)
-    else:  # workers for them would take longer to start
-        table = encode_records(numbered, options, [ray.put(records.media)])
+    table = _encoded(records.records, records.media, options)
     problems = zip(table.column("row").to_pylist(), table.column("problem").to_pylist(), strict=True)
     bad = {row: (problem, "Fix it or leave it out") for row, problem in problems if problem}
     set_aside(records, bad, data, run_dir)
     return table.filter(pc.equal(table.column("problem"), "")) if bad else table
+
+
+def _encode_added(added: pa.Table, records: Records, options: EncodeOptions) -> pa.Table:
+    """Records that were made, numbered after those that were read: TRAINING_ROW. Nobody gave them, so that those that
+    are too long are left out with a warning. Raises DataError where none is left."""
+    table = _encoded(added, records.media, options, first=len(records.records))
+    usable = table.filter(pc.equal(table.column("problem"), ""))
+    if len(usable) < len(table):
+        why = next(problem for problem in table.column("problem").to_pylist() if problem)
+        if not len(usable):
+            raise DataError(f"{records.file}: none of {len(table)} adversarial rows can be used, the first one: {why}")
+        logger.warning("%d of %d adversarial rows are left out: %s", len(table) - len(usable), len(table), why)
+    return usable
+
+
+def _encoded(records: pa.Table, media: pa.Table, options: EncodeOptions, first: int = 0) -> pa.Table:
+    """TRAINING_ROW of all records, numbered from `first`, bad ones with their problem."""
+    numbered = records.append_column("row", pa.array(range(first, first + len(records)), pa.int64()))
+    if len(numbered) > _ENCODE_ROWS:
+        return _encode_spread(numbered, media, options)
+    return encode_records(numbered, options, [ray.put(media)])  # workers for them would take longer to start
 
 
 def _encode_spread(numbered: pa.Table, media: pa.Table, options: EncodeOptions) -> pa.Table:

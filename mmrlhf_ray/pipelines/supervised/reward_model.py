@@ -2,13 +2,18 @@
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from mmrlhf_ray.config import DataConfig, RewardModelConfig
 from mmrlhf_ray.data.records.readers import Records
-from mmrlhf_ray.pipelines.supervised.fit import run_supervised, set_aside
+from mmrlhf_ray.pipelines.supervised.fit import Added, run_supervised, set_aside
 from mmrlhf_ray.pipelines.supervised.reward_report import headline, write_report
+from mmrlhf_ray.rewards.adversary import Adversary, Honest
+from mmrlhf_ray.rewards.negatives import negative_records
 from mmrlhf_ray.training.reward_tasks import RewardModelTask
 from mmrlhf_ray.training.supervised import EVAL_SCORES_FILE
 
@@ -28,6 +33,7 @@ def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
         aspects=tuple(cfg.aspects),
         prepare=ranked_only if cfg.objective == "plackett_luce" else None,
         row_check=unranked if cfg.objective == "plackett_luce" else None,
+        added=Added(partial(adversarial_records, cfg=cfg), cfg.adversarial_share) if cfg.adversarial_share else None,
     )
     if cfg.eval_data and not (run_dir / EVAL_SCORES_FILE).is_file():
         logger.warning("%s: the run was finished without eval_data, so that there is no report", run_dir)
@@ -50,3 +56,25 @@ def unranked(row: Mapping[str, Any]) -> tuple[str, str] | None:
     if row["ranks"]:
         return None
     return "the responses have no ranks", "Give ranks, leave the row out, or train with objective=rating"
+
+
+def adversarial_records(records: Records, cfg: RewardModelConfig) -> pa.Table:
+    """One adversarial record of each, of the same kind: what the record prefers against a response made to fool."""
+    kinds = dict(zip(*(records.media.column(name).to_pylist() for name in ("media_id", "kind")), strict=True))
+    honest = [Honest(row, _preferred(row)) for row in records.records.to_pylist()]
+    adversary = Adversary(
+        honest,
+        kinds,
+        cfg.adversarial_words,
+        cfg.seed,
+        facts_column=cfg.data.facts_column,
+        refusal=cfg.adversarial_refusal,
+    )
+    made = [adversary.one(number, own) for number, own in enumerate(honest)]
+    return negative_records([fooling for fooling in made if fooling is not None], cfg.table)
+
+
+def _preferred(row: Mapping[str, Any]) -> str:
+    if "chosen" in row:
+        return str(row["chosen"])
+    return str(row["responses"][row["ranks"].index(min(row["ranks"]))])

@@ -60,25 +60,32 @@ class TrainingRows(Protocol):
 class HeldRows:
     """Rows in Ray's object store, from which each worker takes its own share of every batch."""
 
-    sizes: tuple[int, ...]
-    """Rows of each block."""
+    sizes: tuple[tuple[int, ...], ...]
+    """Of each source, the rows of each block: first the records', then, if there are any, those added to them."""
     seed: int
-    blocks: tuple["ray.ObjectRef[pa.Table]", ...] = ()
-    """What is in them; empty until it is known."""
+    added_share: float = 0.0
+    """Of the rows of a batch, to within one, those that come from what was added."""
+    blocks: tuple[tuple["ray.ObjectRef[pa.Table]", ...], ...] = ()
+    """Of each source, what is in them; empty until it is known."""
 
     @classmethod
     def planned(cls, count: int, seed: int) -> "HeldRows":
         """So many rows, which are to come."""
-        return cls(tuple(min(_BLOCK_ROWS, count - first) for first in range(0, count, _BLOCK_ROWS)), seed)
+        return cls((_block_sizes(count),), seed)
 
-    def holding(self, table: pa.Table) -> "HeldRows":
-        """With the rows of `table`, which is copied to the store."""
-        parts = [table.slice(number * _BLOCK_ROWS, size) for number, size in enumerate(self.sizes)]
-        return replace(self, blocks=tuple(ray.put(part) for part in parts))
+    def mixed(self, count: int, share: float) -> "HeldRows":
+        """With so many rows added, which make up this share of the batches."""
+        return replace(self, sizes=(*self.sizes, _block_sizes(count)), added_share=share)
+
+    def holding(self, *tables: pa.Table) -> "HeldRows":
+        """With the rows of each source, which are copied to the store."""
+        blocks = tuple(_stored(*source) for source in zip(self.sizes, tables, strict=True))
+        return replace(self, blocks=blocks)
 
     @property
     def count(self) -> int:
-        return sum(self.sizes)
+        """So many that the records are read once, with what is added between them."""
+        return int(sum(self.sizes[0]) / (1.0 - self.added_share))
 
     def steps(self, epochs: int, batch_size: int) -> int:
         """An epoch leaves out the rows that do not fill a batch."""
@@ -86,7 +93,8 @@ class HeldRows:
 
     def train_batches(self, share: Share, steps: range) -> Iterator[pa.Table]:
         """Epoch after epoch, each in an order of its own: that of Order, whatever the number of workers."""
-        order, size = Order((self.sizes,), (1.0,), self.seed), share.cfg.batch_size
+        weights = (round(1.0 - self.added_share, 6), round(self.added_share, 6))[: len(self.sizes)]
+        order, size = Order(self.sizes, weights, self.seed), share.cfg.batch_size
         own = size // share.world_size
         places = deque[list[Place]]()
         for step in steps:
@@ -99,21 +107,30 @@ class HeldRows:
         yield from map(self._taken, places)
 
     def eval_batches(self, share: Share) -> Iterator[pa.Table]:
-        order = Order((self.sizes,), (1.0,), self.seed, shuffle=False)
+        order = Order(self.sizes, (1.0,), self.seed, shuffle=False)
         for first in range(0, self.count, share.cfg.batch_size):
             last = min(first + share.cfg.batch_size, self.count)
             yield self._taken([order.place(row) for row in range(first + share.rank, last, share.world_size)])
 
     def _fetch(self, places: Sequence[Place]) -> None:
         """Have the blocks brought to this node; nothing waits."""
-        blocks = [self.blocks[number] for number in {place.fragment for place in places}]
+        blocks = [self.blocks[source][block] for source, block in {(p.source, p.fragment) for p in places}]
         ray.wait(blocks, num_returns=len(blocks), timeout=0)
 
     def _taken(self, places: Sequence[Place]) -> pa.Table:
-        numbers = list({place.fragment for place in places})
-        blocks = dict(zip(numbers, ray.get([self.blocks[number] for number in numbers]), strict=True))
-        rows = [blocks[place.fragment].slice(place.row, 1) for place in places]
+        wanted = list({(place.source, place.fragment) for place in places})
+        found = ray.get([self.blocks[source][block] for source, block in wanted])
+        blocks = dict(zip(wanted, found, strict=True))
+        rows = [blocks[place.source, place.fragment].slice(place.row, 1) for place in places]
         return pa.concat_tables([TRAINING_ROW.empty_table(), *rows]).combine_chunks()
+
+
+def _block_sizes(count: int) -> tuple[int, ...]:
+    return tuple(min(_BLOCK_ROWS, count - first) for first in range(0, count, _BLOCK_ROWS))
+
+
+def _stored(sizes: Sequence[int], table: pa.Table) -> tuple["ray.ObjectRef[pa.Table]", ...]:
+    return tuple(ray.put(table.slice(number * _BLOCK_ROWS, size)) for number, size in enumerate(sizes))
 
 
 @dataclass(frozen=True)

@@ -25,3 +25,10 @@ def test_aspects_and_ratings_belong_together() -> None:
     for keys in ({"objective": "rating"}, {"aspects": {"a": 1.0}}):
         with pytest.raises(ValidationError, match="aspects belong to objective=rating"):
             config(**keys)
+
+
+def test_adversarial_rows_need_comparisons_and_all_records() -> None:
+    with pytest.raises(ValidationError, match="adversarial_share=0.2: responses that are made to fool have no ratings"):
+        config(objective="rating", aspects={"a": 1.0}, adversarial_share=0.2)
+    assert config(adversarial_share=0.2, objective="plackett_luce").records["data"].held_for == "adversarial_share=0.2"
+    assert config().records["data"].held_for is None

@@ -20,14 +20,14 @@ from mmrlhf_ray.data.encoding.encode import (
     encode_prompt,
     encode_response,
 )
-from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.data.records.readers import Records, read_records, write_records
 from mmrlhf_ray.errors import ConfigError, DataError, RunError
-from mmrlhf_ray.pipelines.probe.job import prepare, probe_table, summary
+from mmrlhf_ray.pipelines.probe.job import prepare, probe_table, summary, write_preferences
 from mmrlhf_ray.pipelines.probe.report import print_report, summarise
 from mmrlhf_ray.pipelines.probe.rows import HONEST, ProbeRows, build_rows, choose, spread
 from mmrlhf_ray.planning.placement import reservations
 from mmrlhf_ray.rewards.scores import ComponentScores
-from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PROBE
+from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PREFERENCE, PROBE
 from tests.unit.tiny import messages, raw
 
 QUESTION = "which digit is written ?"
@@ -332,3 +332,26 @@ def test_the_table_has_scores_in_the_order_of_rewards(built: tuple[ProbeRows, li
         assert (row["score"], row["scores"][0], row["prompt_id"]) == (-i, i, made.prompt_ids[i])
         assert math.isnan(row["scores"][1])
         assert row["response_tokens"] == len(made.rollouts["response_token_ids"][i])
+
+
+def test_probes_are_written_as_preferences(omni: Path, tmp_path: Path) -> None:
+    pictures = [raw("image", number) for number in range(2)]
+    rows = [record(n, [picture], f"answer : {n}") for n, picture in enumerate(pictures)]
+    read = records(rows, pictures)
+    write_records(tmp_path / "honest", read.records, read.media)
+    given = [f"output_dir={tmp_path / 'runs'}", "name=x", f"policy.path={omni}", f"data.path={tmp_path / 'honest'}"]
+    given.append("data.max_prompt_tokens=64")
+    cfg = load_config(
+        None, [*given, "rewards=[{name: f, kind: function, function: repetition_penalty}]"], ProbeRewardConfig
+    )
+    made = read_records(
+        DataConfig(path=str(write_preferences(cfg, tmp_path / "out"))), PREFERENCE, tmp_path
+    ).records.to_pylist()
+    assert len(made) == 2 * 7
+    assert {row["chosen"] for row in made if row["prompt_id"] == "p0"} == {"answer : 0"}
+    assert {row["prompt_id"]: (row["chosen"], row["rejected"]) for row in made if "#" in row["prompt_id"]} == {
+        "p0#media_removed": ("", "answer : 0"),
+        "p0#media_swapped": ("answer : 1", "answer : 0"),
+        "p1#media_removed": ("", "answer : 1"),
+        "p1#media_swapped": ("answer : 0", "answer : 1"),
+    }
