@@ -50,6 +50,8 @@ class ModelReward(RewardComponent):
     """Reward model, as `mmrlhf reward-model` writes it."""
     uncertainty_coef: NonNegativeFloat = 0.0
     """Times the standard deviation of an ensemble's heads, subtracted from the score."""
+    quantile: float | None = Field(None, ge=0, le=1)
+    """The score is this quantile of an ensemble's heads, so that low ones are doubtful; `null` = their mean."""
 
 
 class FluencyReward(RewardComponent):

@@ -47,6 +47,11 @@ class RewardModelConfig(TrainJobConfig):
     """Aspect of the ratings → its weight in the score; each gets its own head (rating)."""
     ensemble: PositiveInt = 1
     """Heads that each learn from their own resampling of the rows; their spread is the uncertainty."""
+    debias: tuple[Literal["length", "repetition"], ...] = ()
+    """Measures of form whose part is taken out of the scores, as fitted to held-out responses."""
+    score_scale: Literal["as_learned", "temperature", "standardise"] = "as_learned"
+    """Each task's scale of the scores: as they come, so that differences are log odds on held-out pairs, or in units
+    of the held-out scores' mean and standard deviation."""
     adversarial_share: float = Field(0.0, ge=0, lt=1)
     """Share of each batch's rows whose worse response is made to fool (docs/reward-models.md); 0 = none."""
     adversarial_words: PositiveInt = 64
@@ -72,6 +77,16 @@ class RewardModelConfig(TrainJobConfig):
 
     @model_validator(mode="after")
     def _fits_objective(self) -> "RewardModelConfig":
+        if self.eval_data is None and (self.debias or self.score_scale != "as_learned"):
+            raise ValueError(
+                f"debias={list(self.debias)} and score_scale={self.score_scale} are fitted to held-out responses; give "
+                "eval_data, or leave them out"
+            )
+        if self.objective == "rating" and self.score_scale == "temperature":
+            raise ValueError(
+                "score_scale=temperature makes log odds of differences, and those of objective=rating are ratings; "
+                "use standardise or as_learned"
+            )
         if self.objective == "rating" and self.adversarial_share:
             raise ValueError(
                 f"adversarial_share={self.adversarial_share:g}: responses that are made to fool have no ratings, so "

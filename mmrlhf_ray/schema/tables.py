@@ -8,7 +8,7 @@ from itertools import chain, combinations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "4"
+SCHEMA_VERSION = "5"
 
 MEDIA_KINDS = ("image", "audio", "video")
 
@@ -203,6 +203,7 @@ EVAL_SCORE = _schema(
     ("rank", pa.int32()),  # people's, 1 = best, equal = tie; 0 = no one ranked
     ("aspects", _FLOATS),  # the model's rating of each aspect; empty without aspects
     ("ratings", _FLOATS),  # people's, NaN = not rated; empty without aspects
+    ("form", _FLOATS),  # measures of form, in the order of `debias`
 )
 
 # Honest and adversarial responses, as rewards score them.

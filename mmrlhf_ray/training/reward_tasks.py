@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrlhf_ray.algorithms.losses import bradley_terry_loss, ensemble_weights, plackett_luce_loss, rating_loss
+from mmrlhf_ray.algorithms.score_fit import FORM
 from mmrlhf_ray.algorithms.statistics import Stats
 from mmrlhf_ray.config.supervised import RewardModelConfig
 from mmrlhf_ray.data.batches.collate import Batch
@@ -112,6 +113,7 @@ class RewardModelTask:
                         "rank": rank,
                         "aspects": said[k],
                         "ratings": row["ratings"][number] if self.cfg.aspects else [],
+                        "form": [FORM[name](row["responses_token_ids"][number]) for name in self.cfg.debias],
                     }
                 )
         return pa.Table.from_pylist(records, schema=EVAL_SCORE)

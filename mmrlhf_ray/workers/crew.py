@@ -255,10 +255,16 @@ def start_generators(
     return Generators(group, cfg.deadlines.stage_s, cfg.placement.generator.actors)
 
 
-def start_scorers(own: Crew, cfg: CrewConfig, models: Sequence[ModelConfig], budget: PassBudget) -> Scorers:
-    """Start the scorers, each with all reward models."""
+def start_scorers(
+    own: Crew,
+    cfg: CrewConfig,
+    models: Sequence[ModelConfig],
+    budget: PassBudget,
+    quantiles: Sequence[float | None] = (),
+) -> Scorers:
+    """Start the scorers, each with all reward models; `quantiles` as of Scorer."""
     device = device_of(cfg.placement.scorer, cfg.device)
-    group = own.start("scorer", Scorer, list(models), device)
+    group = own.start("scorer", Scorer, list(models), device, list(quantiles))
     return Scorers(group, budget, cfg.deadlines.stage_s)
 
 

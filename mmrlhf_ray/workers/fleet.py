@@ -208,13 +208,13 @@ def _generators(own: Crew, cfg: PPOConfig) -> Generators:
 def _others(own: Crew, watch: Watch, cfg: PPOConfig, records: Records) -> _Others:
     """Start them; nothing waits."""
     answering = cfg.score_micro_batch_tokens
-    models = [reward.model for reward in cfg.model_rewards]
+    models, quantiles = [r.model for r in cfg.model_rewards], [r.quantile for r in cfg.model_rewards]
     critic = None
     if cfg.algorithm.has_critic:
         critic = _start_learners(own, cfg, "critic", cfg.critic_model, cfg.critic, CriticObjective(cfg.algorithm))
     policy_objective = PolicyObjective(cfg.algorithm, cfg.sampling.temperature)
     return _Others(
-        start_scorers(own, cfg, models, _budget(cfg.learner, models, answering)) if models else None,
+        start_scorers(own, cfg, models, _budget(cfg.learner, models, answering), quantiles) if models else None,
         start_functions(own, cfg, records.records) if cfg.function_rewards else None,
         _start_reference(own, watch, cfg) if "reference" in cfg.roles else None,
         _start_learners(own, cfg, "policy", cfg.policy, cfg.learner, policy_objective),

@@ -111,6 +111,10 @@ def _budget(cfg: EvaluateConfig, models: Sequence[ModelConfig]) -> PassBudget:
     return PassBudget.of(EngineConfig(), adapters, cfg.score_micro_batch_tokens)
 
 
+def _quantiles(cfg: EvaluateConfig) -> list[float | None]:
+    return [reward.quantile for reward in cfg.model_rewards]
+
+
 def _answers(
     cfg: EvaluateConfig, policies: dict[str, ModelConfig], records: Records, run_dir: Path
 ) -> Iterator[Judged]:
@@ -119,7 +123,7 @@ def _answers(
         prompts = start_encoders(own, cfg, records, run_dir).check(seconds)
         count = prompts.rows
         models = [reward.model for reward in cfg.model_rewards]
-        scorers = start_scorers(own, cfg, models, _budget(cfg, models)) if models else None
+        scorers = start_scorers(own, cfg, models, _budget(cfg, models), _quantiles(cfg)) if models else None
         functions = start_functions(own, cfg, records.records) if cfg.function_rewards else None
         if functions:
             functions.wait_ready(seconds)

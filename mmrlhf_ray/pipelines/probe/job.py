@@ -127,7 +127,7 @@ def _scored(cfg: ProbeRewardConfig, rows: ProbeRows) -> pa.Table:
 def _answers(cfg: ProbeRewardConfig, own: Crew, rows: ProbeRows) -> dict[str, ComponentScores]:
     """Every component's scores of all rows, in the order of `rewards`."""
     budget, models = PassBudget(cfg.score_micro_batch_tokens), [reward.model for reward in cfg.model_rewards]
-    scorers = start_scorers(own, cfg, models, budget) if models else None
+    scorers = start_scorers(own, cfg, models, budget, [r.quantile for r in cfg.model_rewards]) if models else None
     functions = start_functions(own, cfg, rows.prompts) if cfg.function_rewards else None
     references = start_references(own, cfg, cfg.policy, 1.0, budget) if "reference" in cfg.roles else None
     for role in (scorers, functions, references):

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mmrlhf_ray.config import DataConfig, RewardModelConfig
+from mmrlhf_ray.config.base import MODEL_DIR
 from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.models.score_fit import write_score_fit
 from mmrlhf_ray.pipelines.supervised.fit import Added, run_supervised, set_aside
 from mmrlhf_ray.pipelines.supervised.reward_report import headline, write_report
+from mmrlhf_ray.pipelines.supervised.score_fit import apply_fit, fit_scores, halves
 from mmrlhf_ray.rewards.adversary import Adversary, Honest
 from mmrlhf_ray.rewards.negatives import negative_records
+from mmrlhf_ray.schema import EVAL_SCORE
 from mmrlhf_ray.training.reward_tasks import RewardModelTask
 from mmrlhf_ray.training.supervised import EVAL_SCORES_FILE
 
@@ -38,8 +43,21 @@ def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
     if cfg.eval_data and not (run_dir / EVAL_SCORES_FILE).is_file():
         logger.warning("%s: the run was finished without eval_data, so that there is no report", run_dir)
     elif cfg.eval_data:
-        print(headline(write_report(run_dir, cfg.name, cfg.objective, tuple(cfg.aspects))))
+        scores = _fitted(cfg, run_dir)
+        print(headline(write_report(run_dir, cfg.name, cfg.objective, tuple(cfg.aspects), scores)))
     return run_dir
+
+
+def _fitted(cfg: RewardModelConfig, run_dir: Path) -> pa.Table:
+    """The held-out scores to report of. Where something is fitted to one half of them, that is written to the model,
+    and they are the other half with it."""
+    scores = pq.read_table(run_dir / EVAL_SCORES_FILE, schema=EVAL_SCORE)
+    if not cfg.debias and cfg.score_scale == "as_learned":
+        return scores
+    own, others = halves(scores)
+    fit = fit_scores(cfg, own)
+    write_score_fit(run_dir / MODEL_DIR, fit)
+    return apply_fit(fit, others)
 
 
 def ranked_only(records: Records, data: DataConfig, run_dir: Path) -> Records:

@@ -105,9 +105,13 @@ def summarise(scores: pa.Table, objective: str, aspects: Sequence[str]) -> Rewar
     )
 
 
-def write_report(run_dir: Path, name: str, objective: str, aspects: Sequence[str]) -> RewardSummary:
-    """Write `reward_model.json` and `report.html` from `<run_dir>/eval_scores.parquet`."""
-    summary = summarise(pq.read_table(run_dir / EVAL_SCORES_FILE, schema=EVAL_SCORE), objective, aspects)
+def write_report(
+    run_dir: Path, name: str, objective: str, aspects: Sequence[str], scores: pa.Table | None = None
+) -> RewardSummary:
+    """Write `reward_model.json` and `report.html` of `scores`, by default those of `<run_dir>/eval_scores.parquet`."""
+    if scores is None:
+        scores = pq.read_table(run_dir / EVAL_SCORES_FILE, schema=EVAL_SCORE)
+    summary = summarise(scores, objective, aspects)
     environment = page_environment("mmrlhf_ray.pipelines.supervised")
     environment.filters |= {"interval": interval_text, "number": lambda x: f"{x:.3f}"}
     calibration = summary.overall and summary.overall.calibration

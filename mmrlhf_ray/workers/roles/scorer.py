@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mmrlhf_ray.config.base import ModelConfig
@@ -19,6 +19,7 @@ from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.data.encoding.features import read_features
 from mmrlhf_ray.models import ScalarHead, check_same_tokens, load_scalar, read_scalar_head
+from mmrlhf_ray.models.score_fit import ScoreFit, read_score_fit
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.devices import Held, Phase, merged
@@ -30,7 +31,9 @@ from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 class Scorer:
     """Reward models that see the media. Consumes ROLLOUT rows with the FEATURES of their clips; scores."""
 
-    def __init__(self, models: Sequence[ModelConfig], device: str):
+    def __init__(self, models: Sequence[ModelConfig], device: str, quantiles: Sequence[float | None] = ()):
+        """quantiles: of each model's members, which of their scores is the score; None = their mean."""
+        self._quantiles = list(quantiles) or [None] * len(models)
         self._paths = [model.path for model in models]
         encoders = [load_encoder(model.path) for model in models]
         self._device = torch.device(device)
@@ -45,12 +48,12 @@ class Scorer:
     @ray.method
     def score(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """Of each of the shard's rows [2 · models]: score and uncertainty by each model in order."""
-        return self._read(rollouts, features, shard, _scores)
+        return self._read(rollouts, features, shard, _score_and_uncertainty)
 
     @ray.method
     def members(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """Of each of the shard's rows: the scores by the members of each model's ensemble, model after model."""
-        return self._read(rollouts, features, shard, ScalarHead.member_scores)
+        return self._read(rollouts, features, shard, lambda members, quantile: members)
 
     @ray.method
     def leave(self) -> Held:
@@ -67,21 +70,21 @@ class Scorer:
         rollouts: pa.Table,
         features: Sequence[pa.Table],
         shard: Shard,
-        read: Callable[[ScalarHead, Tensor], Tensor],
+        say: Callable[[NDArray[np.float32], float | None], NDArray[np.float32]],
     ) -> Answer:
-        """`read(head, outputs [N, outputs])` → [N, columns] by each model, side by side."""
+        """`say(members' scores [N, members], quantile)` → [N, columns] by each model, side by side."""
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "Scorer").take(list(shard.rows))
         rows, arrays = rollout_rows(table, with_facts=True, start=self._start), read_features(*features)
-        columns = []
-        for own in self._models:
-            answers: list[np.ndarray] = [np.empty(0, np.float32)] * len(rows)
-            reader = _reader(partial(read, own.head))
+        tasks, columns = table.column("task").to_pylist(), []
+        for own, quantile in zip(self._models, self._quantiles, strict=True):
+            members = np.empty((len(rows), own.head.ensemble), np.float32)
+            reader = _reader(own.head.member_scores)
             for micro_batch, values in own.passes.infer(rows, arrays, shard.steps[0], reader, at_last=True):
-                for row, value in zip(micro_batch.rows, values.numpy(), strict=True):
-                    answers[row] = value
-            columns.append(answers)
-        return Ragged.of_rows([np.concatenate(own) for own in zip(*columns, strict=True)]), time.monotonic() - start
+                members[list(micro_batch.rows)] = values.numpy()
+            fitted = own.fit.applied(members, [row.response for row in rows], tasks)
+            columns.append(say(fitted, quantile))
+        return Ragged.of_rows(list(np.concatenate(columns, axis=1))), time.monotonic() - start
 
 
 @dataclass(frozen=True)
@@ -89,17 +92,22 @@ class _RewardModel:
     model: Inference
     passes: Passes
     head: ScalarHead
+    fit: ScoreFit
 
 
 def _reward_model(model: ModelConfig, encoder: Encoder, device: torch.device) -> _RewardModel:
     dtype = getattr(torch, model.compute_dtype)
     scalar = load_scalar(encoder.adapter, Path(model.path), dtype, new_head=False, device_map=device_map(device.type))
     inference = Inference(scalar)
-    return _RewardModel(inference, Passes(inference, encoder, device), read_scalar_head(model.path))
+    return _RewardModel(
+        inference, Passes(inference, encoder, device), read_scalar_head(model.path), read_score_fit(model.path)
+    )
 
 
-def _scores(head: ScalarHead, outputs: Tensor) -> Tensor:
-    return torch.stack(head.score(outputs), dim=1)
+def _score_and_uncertainty(members: NDArray[np.float32], quantile: float | None) -> NDArray[np.float32]:
+    """[N, 2] of the members' scores [N, members]: their mean, or a quantile of them, and their standard deviation."""
+    score = members.mean(axis=1) if quantile is None else np.quantile(members, quantile, axis=1)
+    return np.stack([score, members.std(axis=1)], axis=1).astype(np.float32)
 
 
 def _reader(read: Callable[[Tensor], Tensor]) -> Reader:

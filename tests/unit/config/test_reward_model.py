@@ -32,3 +32,12 @@ def test_adversarial_rows_need_comparisons_and_all_records() -> None:
         config(objective="rating", aspects={"a": 1.0}, adversarial_share=0.2)
     assert config(adversarial_share=0.2, objective="plackett_luce").records["data"].held_for == "adversarial_share=0.2"
     assert config().records["data"].held_for is None
+
+
+def test_what_is_fitted_needs_held_out_records() -> None:
+    for keys in ({"debias": ("length",)}, {"score_scale": "standardise"}):
+        with pytest.raises(ValidationError, match="are fitted to held-out responses; give eval_data"):
+            config(**keys)
+        assert config(eval_data=DataConfig(path="e"), **keys)
+    with pytest.raises(ValidationError, match="score_scale=temperature makes log odds"):
+        config(objective="rating", aspects={"a": 1.0}, score_scale="temperature", eval_data=DataConfig(path="e"))

@@ -39,6 +39,7 @@ def responses(row: int, ranks: list[int], members: list[list[float]], **columns:
             "rank": rank,
             "aspects": columns.get("aspects", [[]] * len(ranks))[number],
             "ratings": columns.get("ratings", [[]] * len(ranks))[number],
+            "form": columns.get("form", [[]] * len(ranks))[number],
         }
         for number, (rank, of_one) in enumerate(zip(ranks, members, strict=True))
     ]

@@ -197,6 +197,7 @@ def test_what_is_written_down_of_pairs_and_rankings() -> None:
         "rank": 1,
         "aspects": [],
         "ratings": [],
+        "form": [],
     }
     assert (rejected["response"], rejected["rank"], rejected["score"]) == (1, 2, 0.0)
     ranked = task(objective="plackett_luce").record(

@@ -1,5 +1,7 @@
 """Several reward models over the same rollouts: score and uncertainty of each, in order."""
 
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.data.encoding.features import features_table
 from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models import ScalarHead, export_model, load_scalar
+from mmrlhf_ray.models.score_fit import FormFit, ScoreFit, TaskScale, write_score_fit
 from mmrlhf_ray.workers.roles.scorer import Scorer
 from tests.unit.tiny import mixed_media, mixed_rows, rollout_table
 
@@ -78,3 +81,25 @@ def test_models_with_other_tokens_are_refused(
     scorer = Scorer([reward_models[0], ModelConfig(path=str(tmp_path / "vl"))], "cpu")
     with pytest.raises(ModelError, match="expected the model family of"):
         scorer.ready()
+
+
+def test_a_fit_and_a_quantile_change_the_scores(
+    omni_encoder: Encoder, reward_models: list[ModelConfig], tmp_path: Path
+) -> None:
+    prompts, features = mixed_rows(omni_encoder)
+    rollouts = rollout_table(prompts, [[]] * len(prompts), modality=["text"] * len(prompts))
+    lengths, kinds = [len(r) for r in prompts], [media_kinds("text")] * len(prompts)
+    shutil.copytree(reward_models[1].path, tmp_path / "fitted")
+    fit = ScoreFit({"length": FormFit(0.5, 1.0, 0.0, 9.0)}, {"": TaskScale(0.25, 2.0)})
+    write_score_fit(tmp_path / "fitted", fit)
+    models = [reward_models[1], ModelConfig(path=str(tmp_path / "fitted"))]
+    scorer = Scorer(models, "cpu", [None, 0.25])
+    for shard in one_pass_plan(lengths, kinds, 1, PassBudget(400)):
+        answers, _ = scorer.score(rollouts, shard, features_table(features))
+        members, _ = scorer.members(rollouts, shard, features_table(features))
+        for row, answer, by_member in zip(shard.rows, answers, members, strict=True):
+            plain, fitted = by_member[:3], by_member[3:]
+            taken = 0.5 * (math.log1p(len(prompts[row].response)) - 1.0) + 0.25
+            np.testing.assert_allclose(fitted, (plain - taken) / 2.0, atol=1e-5)
+            want = [plain.mean(), plain.std(), np.quantile(fitted, 0.25), fitted.std()]
+            np.testing.assert_allclose(answer, want, atol=1e-5)
