@@ -65,7 +65,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Look at data, ask people": ("data", "feedback"),
     "Train": ("sft", "reward-model", "preference", "ppo", "iterate", "train"),
     "Measure": ("evaluate", "probe-reward", "parity"),
-    "Use a cluster, take a model along": ("plan", "submit", "export"),
+    "Use a cluster, take a model along": ("plan", "submit", "export", "average"),
     "Decide, with small networks": ("discrete", "discrete-export", "discrete-serve"),
 }
 """Heading in `mmrlhf --help` → commands."""

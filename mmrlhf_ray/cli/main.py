@@ -172,6 +172,21 @@ def export(
     print(f"{found.path}: the model after {found.step} steps, from {found.checkpoint}")
 
 
+@app.command()
+def average(
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not be there yet.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Exported models of one start.")],
+) -> None:
+    """Average the weights of several models into one.
+
+    Reward models of several runs (WARM), or one run's exported checkpoints.
+    """
+    from mmrlhf_ray.models.average import average_models
+
+    average_models(sources, target)
+    print(f"{target}: the mean of {len(sources)} models")
+
+
 app.command(name="discrete-export")(discrete_export)
 app.command(name="discrete-serve")(discrete_serve)
 

@@ -91,6 +91,19 @@ def export_model(
             _write_head(fresh, own_head, layout)
 
 
+@contextmanager
+def written_model(
+    source: Path, target: Path, tensors: Iterable[tuple[str, Tensor]], shard_bytes: int = SHARD_BYTES
+) -> Iterator[Path]:
+    """`tensors` by their names in a directory, as export_model() writes them with the other files of `source`. The
+    block may add files to the directory that it is given, which takes the place of `target` afterwards."""
+    with _published(target) as fresh:
+        fresh.mkdir()
+        _copy_files(source, fresh)
+        _write_weights(fresh, tensors, shard_bytes)
+        yield fresh
+
+
 def export_lora(
     adapter: ModelAdapter,
     source: Path,
