@@ -243,6 +243,27 @@ def rating_loss(
     return total / denominator, stats
 
 
+def language_term(logprobs: Tensor, preferred: Tensor, denominator: float) -> tuple[Tensor, Stats]:
+    """−Σ over the tokens of preferred responses of `logprobs` [N] / denominator, in nats: what keeps the hidden states
+    of a reward model those of a language model.
+
+    logprobs log p [N] of all responses' tokens under the vocabulary head; preferred bool [N], whether the token is of a
+    preferred response. `denominator` is the number of such tokens in the entire batch over all ranks and micro-batches.
+    Source: the SFT regularisation of GRM, Yang et al. 2024, "Regularizing Hidden States Enables Learning Generalizable
+    Reward Model for LLMs", section 3.2, added to the ranking loss with a weight of its own instead of (1 − α) and α.
+
+    Statistics, sums over these tokens: `language_tokens`, `language_nll`.
+    """
+    if logprobs.dim() != 1 or preferred.shape != logprobs.shape:
+        raise ValueError(
+            f"logprobs and preferred expect one shape [N], got {list(logprobs.shape)}, {list(preferred.shape)}"
+        )
+    check_denominator(denominator)
+    # Selected, not multiplied: a token that no one prefers may have a log-probability of −∞.
+    total = -torch.where(preferred, logprobs, torch.zeros_like(logprobs)).sum()
+    return total / denominator, {"language_tokens": preferred.sum().to(total.dtype), "language_nll": total.detach()}
+
+
 # P(count ≤ 0), P(count ≤ 1), … of a Poisson variable with mean 1; beyond the last the chance is below 1e-16.
 _POISSON_CDF = np.exp(-1.0) * np.cumsum(1.0 / np.cumprod([1.0, *range(1, 18)]))
 

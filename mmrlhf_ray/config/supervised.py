@@ -47,6 +47,9 @@ class RewardModelConfig(TrainJobConfig):
     """Aspect of the ratings → its weight in the score; each gets its own head (rating)."""
     ensemble: PositiveInt = 1
     """Heads that each learn from their own resampling of the rows; their spread is the uncertainty."""
+    lm_coef: NonNegativeFloat = 0.0
+    """Weight of the preferred responses' mean negative log-likelihood next to the ranking loss (GRM, Yang et al. 2024);
+    the vocabulary head stays as it is."""
     debias: tuple[Literal["length", "repetition"], ...] = ()
     """Measures of form whose part is taken out of the scores, as fitted to held-out responses."""
     score_scale: Literal["as_learned", "temperature", "standardise"] = "as_learned"
@@ -77,6 +80,11 @@ class RewardModelConfig(TrainJobConfig):
 
     @model_validator(mode="after")
     def _fits_objective(self) -> "RewardModelConfig":
+        if self.lm_coef and self.learner.engine.zero_stage == 3:
+            raise ValueError(
+                f"lm_coef={self.lm_coef:g} keeps the vocabulary head whole on every rank, which zero_stage=3 divides; "
+                "use zero_stage 0, 1 or 2, or leave lm_coef out"
+            )
         if self.eval_data is None and (self.debias or self.score_scale != "as_learned"):
             raise ValueError(
                 f"debias={list(self.debias)} and score_scale={self.score_scale} are fitted to held-out responses; give "

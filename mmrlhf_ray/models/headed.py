@@ -43,18 +43,22 @@ class Reading:
 
 class Head(nn.Module):
     """A linear layer whose output may be read in tiles. The tiles are one call of one module, since ZeRO-3 gathers the
-    weight for each call, on all ranks, and these may have other numbers of tiles."""
+    weight for each call, on all ranks, and these may have other numbers of tiles.
 
-    def __init__(self, layer: nn.Linear):
+    `language` [vocabulary, hidden]: a vocabulary head next to it, which stays as it is. It is no part of the model that
+    is saved; where it is there, its logits stand behind the outputs."""
+
+    def __init__(self, layer: nn.Linear, language: Tensor | None = None):
         super().__init__()
         self.weight = layer.weight
         self.register_parameter("bias", layer.bias)
+        self.register_buffer("language", language, persistent=False)
 
     def forward(self, hidden: Tensor, reading: Reading | None = None) -> Tensor:
         """[N, hidden] → [N, outputs], or what `reading` makes of it. Of more than one tile, each is computed again in
         the backward pass."""
         if reading is None:
-            return linear(hidden, self.weight, self.bias)
+            return self._output(hidden)
         parts = list(zip(hidden.split(reading.tile), reading.tokens.split(reading.tile), strict=True))
         if len(parts) == 1 or not torch.is_grad_enabled():
             return torch.cat([self._read(reading, *part) for part in parts])
@@ -63,7 +67,11 @@ class Head(nn.Module):
         )
 
     def _read(self, reading: Reading, hidden: Tensor, tokens: Tensor) -> Tensor:
-        return reading.read(linear(hidden, self.weight, self.bias), tokens)
+        return reading.read(self._output(hidden), tokens)
+
+    def _output(self, hidden: Tensor) -> Tensor:
+        output = linear(hidden, self.weight, self.bias)
+        return output if self.language is None else torch.cat([output, linear(hidden, self.language)], dim=1)
 
 
 class HeadedModel(nn.Module):
@@ -73,10 +81,11 @@ class HeadedModel(nn.Module):
     training reads the response positions alone.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Linear):
+    def __init__(self, backbone: nn.Module, head: nn.Linear, language: Tensor | None = None):
+        """`language` as of Head."""
         super().__init__()
         self.backbone = backbone
-        self.head = Head(head)
+        self.head = Head(head, language)
         self.spread: Spread | None = None
         """Where the backbone computes a part of the positions only."""
 
@@ -131,9 +140,11 @@ def load_scalar(
     layout: ScalarHead | None = None,
     seed: int = 0,
     device_map: str | None = None,
+    speaking: bool = False,
 ) -> HeadedModel:
     """A reward model. `new_head` starts from a language model with a head of that `layout` (one output unless given);
-    otherwise the directory must hold a trained head, whose layout read_scalar_head() returns.
+    otherwise the directory must hold a trained head, whose layout read_scalar_head() returns. `speaking`: the
+    directory's own vocabulary head stays next to the scalar one, as `language` of Head.
 
     Raises ModelError where a head is expected and not there, or is of another shape than its layout.
     """
@@ -142,7 +153,9 @@ def load_scalar(
     device = next(backbone.parameters()).device
     hidden = vocabulary_head.in_features
     weight = new_weight(layout or ScalarHead(), hidden, seed, dtype) if new_head else _trained_weight(path, hidden)
-    return HeadedModel(backbone, _linear(weight, dtype, device))
+    # A copy: with tied weights it is the embedding, which learns.
+    language = vocabulary_head.weight.detach().clone() if speaking else None
+    return HeadedModel(backbone, _linear(weight, dtype, device), language)
 
 
 def load_critic(adapter: ModelAdapter, path: Path, dtype: torch.dtype) -> HeadedModel:

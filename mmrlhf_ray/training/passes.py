@@ -76,15 +76,19 @@ class Passes:
                 )
             yield batch.to(self._device)
 
-    def run(self, batch: Batch, read: Reader | None, *, at_last: bool = False) -> tuple[Tensor, Tensor]:
-        """The head's output, or what `read` makes of it, at the response positions (or at each row's last token); and
-        at the anchors."""
-        positions = batch.last_positions if at_last else batch.response_positions
+    def run(
+        self, batch: Batch, read: Reader | None, *, at_last: bool = False, at_responses: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The head's output, or what `read` makes of it, at the response positions (or at each row's last token; with
+        both, first at the last tokens); and at the anchors."""
+        lasts = batch.last_positions if at_last else batch.last_positions[:0]
+        spoken = not at_last if at_responses is None else at_responses
+        positions = torch.cat([lasts, batch.response_positions]) if spoken else lasts
         # The anchors keep the selection non-empty on ranks that have no row in this pass.
         select = torch.cat([positions, batch.anchor_positions])
         tokens = torch.full_like(select, self._pad_token_id)
-        if not at_last:
-            tokens[: len(positions)] = batch.response_tokens
+        if spoken:
+            tokens[len(lasts) : len(positions)] = batch.response_tokens
         reading = None if read is None else Reading(read, tokens, self._tile)
         output = self._model.forward(select, reading, **batch.inputs)
         return output[: len(positions)], output[len(positions) :]
@@ -128,12 +132,13 @@ def train_step(
     *,
     read: Reader | None = None,
     at_last: bool = False,
+    at_responses: bool | None = None,
 ) -> Stats:
     """One optimizer step over its passes, which run `engine`. `read`: what the loss is computed from; None = the
-    head's output. Returns the statistics merged over passes."""
+    head's output; where, as in Passes.run(). Returns the statistics merged over passes."""
     parts = []
     for number, (micro_batch, batch) in enumerate(zip(step, passes.batches(rows, features, step), strict=True)):
-        output, anchors = passes.run(batch, read, at_last=at_last)
+        output, anchors = passes.run(batch, read, at_last=at_last, at_responses=at_responses)
         loss, stats = loss_function(output, batch, micro_batch.rows)
         engine.backward(loss + anchors.float().sum() * 0.0, last=number == len(step) - 1)
         parts.append(stats)

@@ -288,6 +288,7 @@ class PreferenceTask:
 
     cfg: PreferenceConfig
     scalar = False
+    at_responses = True
     layout = None
     record = None
 

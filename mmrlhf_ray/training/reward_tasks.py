@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mmrlhf_ray.algorithms.losses import bradley_terry_loss, ensemble_weights, plackett_luce_loss, rating_loss
+from mmrlhf_ray.algorithms.logprobs import token_logprobs
+from mmrlhf_ray.algorithms.losses import (
+    bradley_terry_loss,
+    ensemble_weights,
+    language_term,
+    plackett_luce_loss,
+    rating_loss,
+)
 from mmrlhf_ray.algorithms.score_fit import FORM
 from mmrlhf_ray.algorithms.statistics import Stats
 from mmrlhf_ray.config.supervised import RewardModelConfig
@@ -18,6 +26,7 @@ from mmrlhf_ray.data.batches.collate import Batch
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, ScalarHead, load_scalar
 from mmrlhf_ray.schema import EVAL_SCORE
+from mmrlhf_ray.training.passes import Reader
 from mmrlhf_ray.training.tasks import PassLoss, mean
 
 _Loss = Callable[[RewardModelConfig, Tensor, pa.Table, Tensor | None, float], tuple[Tensor, Stats]]
@@ -51,21 +60,36 @@ class RewardModelTask:
     def layout(self) -> ScalarHead:
         return ScalarHead(self.cfg.ensemble, self.cfg.aspects)
 
-    def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
-        return load_scalar(encoder.adapter, path, dtype, new_head=True, layout=self.layout, seed=self.cfg.seed)
+    @property
+    def at_responses(self) -> bool:
+        return self.cfg.lm_coef > 0
 
-    def reader(self, encoder: Encoder) -> None:
-        return None
+    def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
+        return load_scalar(
+            encoder.adapter,
+            path,
+            dtype,
+            new_head=True,
+            layout=self.layout,
+            seed=self.cfg.seed,
+            speaking=self.at_responses,
+        )
+
+    def reader(self, encoder: Encoder) -> Reader | None:
+        """Next to the scalar outputs, the log-probability of the token that comes next."""
+        return partial(_with_logprobs, self.layout.outputs) if self.at_responses else None
 
     def weights(self, rows: pa.Table) -> dict[str, float]:
         objective = _OBJECTIVES[self.cfg.objective]
-        return {objective.count: objective.denominator(rows)}
+        own = {objective.count: objective.denominator(rows)}
+        return own | ({"language_tokens": float(sum(self._preferred(rows)))} if self.at_responses else {})
 
     def loss(self, encoder: Encoder, denominators: Mapping[str, float], measured: Mapping[str, float]) -> PassLoss:
         objective = _OBJECTIVES[self.cfg.objective]
         denominator = denominators[objective.count] or 1.0
 
-        def loss(output: Tensor, batch: Batch, rows: pa.Table) -> tuple[Tensor, Stats]:
+        def loss(read: Tensor, batch: Batch, rows: pa.Table) -> tuple[Tensor, Stats]:
+            output = self._scalars(read, rows)
             members = self.layout.by_member(output.float())
             counts = self._resampled(rows, output.device)
             parts = [
@@ -78,7 +102,12 @@ class RewardModelTask:
                 stats |= self._agreement(score, rows)
                 if self.cfg.ensemble > 1:
                     stats |= {"uncertainty": uncertainty.sum(), "responses": score.new_tensor(float(len(score)))}
-            return torch.stack(parts).mean(), stats
+            ranking = torch.stack(parts).mean()
+            if not self.at_responses:
+                return ranking, stats
+            preferred = torch.tensor(self._preferred(rows), dtype=torch.bool, device=read.device)
+            spoken, more = language_term(read[len(output) :, -1], preferred, denominators["language_tokens"] or 1.0)
+            return ranking + self.cfg.lm_coef * spoken, stats | more
 
         return loss
 
@@ -87,6 +116,8 @@ class RewardModelTask:
             "loss": mean(stats, "reward_loss", _OBJECTIVES[self.cfg.objective].count),
             "pair_accuracy": mean(stats, "pair_accuracy", "pairs"),
         }
+        if self.at_responses:
+            reported["language_loss"] = mean(stats, "language_nll", "language_tokens")
         for aspect in self.cfg.aspects:
             reported[f"error_{aspect}"] = mean(stats, f"error_{aspect}", f"rated_{aspect}")
         if self.cfg.ensemble > 1:
@@ -95,7 +126,7 @@ class RewardModelTask:
 
     def record(self, output: Tensor, rows: pa.Table) -> pa.Table:
         """EVAL_SCORE of a pass's responses."""
-        outputs = output.float().cpu()
+        outputs = self._scalars(output, rows).float().cpu()
         score, uncertainty = self.layout.score(outputs)
         said = self.layout.by_member(outputs).mean(1).tolist() if self.cfg.aspects else [[]] * len(outputs)
         members, responses = self.layout.member_scores(outputs).tolist(), iter(range(len(outputs)))
@@ -118,6 +149,19 @@ class RewardModelTask:
                 )
         return pa.Table.from_pylist(records, schema=EVAL_SCORE)
 
+    def _scalars(self, output: Tensor, rows: pa.Table) -> Tensor:
+        """The head's outputs [R, outputs], of what was read in the pass."""
+        return output[: len(_owners(rows, output.device)), : self.layout.outputs] if self.at_responses else output
+
+    def _preferred(self, rows: pa.Table) -> list[bool]:
+        """Of each response's tokens, one response after the other: whether no response of its row is ranked higher."""
+        found = []
+        for row in rows.to_pylist():
+            ranks = _OBJECTIVES[self.cfg.objective].ranks(self.cfg, row)
+            for rank, response in zip(ranks, row["responses_token_ids"], strict=True):
+                found += [rank == 1] * len(response)
+        return found
+
     def _resampled(self, rows: pa.Table, device: torch.device) -> Tensor | None:
         if self.cfg.ensemble == 1:
             return None
@@ -131,6 +175,12 @@ class RewardModelTask:
         ranked = ranks > 0
         _, stats = plackett_luce_loss(score[ranked], ranks[ranked], _owners(rows, score.device)[ranked], 1.0)
         return {name: stats[name] for name in ("pairs", "pair_accuracy")}
+
+
+def _with_logprobs(outputs: int, output: Tensor, tokens: Tensor) -> Tensor:
+    """[N, outputs + 1] of a scalar head's outputs and the logits behind them [N, outputs + V]."""
+    logprobs = token_logprobs(output[:, outputs:], tokens)
+    return torch.cat([output[:, :outputs].float(), logprobs[:, None]], dim=1)
 
 
 def _owners(rows: pa.Table, device: torch.device) -> Tensor:

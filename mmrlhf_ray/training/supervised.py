@@ -166,6 +166,7 @@ class SupervisedWorker:
             loss,
             read=self._plan.task.reader(self._encoder),
             at_last=self._plan.task.scalar,
+            at_responses=self._plan.task.at_responses,
         )
         self._engine.train(False)
         return self._report(stats) | {"grad_norm": self._engine.grad_norm, **self._engine.learning_rates}
@@ -228,10 +229,11 @@ class SupervisedWorker:
     @torch.no_grad()
     def _sums(self, work: _Work, sums: PassSums) -> Stats:
         """Statistics of this rank's rows, without learning."""
-        parts, read = [], self._plan.task.reader(self._encoder)
+        task, parts = self._plan.task, list[Stats]()
+        read = task.reader(self._encoder)
         batches = self._passes.batches(work.sequences, work.features, work.passes)
         for micro_batch, batch in zip(work.passes, batches, strict=True):
-            output, _ = self._passes.run(batch, read, at_last=self._plan.task.scalar)
+            output, _ = self._passes.run(batch, read, at_last=task.scalar, at_responses=task.at_responses)
             parts.append(sums(output, batch, work.rows_of(micro_batch.rows)))
         return merge_stats(parts)
 

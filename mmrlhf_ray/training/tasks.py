@@ -61,6 +61,10 @@ class SupervisedTask(Trainable, Protocol):
         """Of a scalar head's outputs."""
 
     @property
+    def at_responses(self) -> bool:
+        """Whether the head is read at the response tokens; behind the last ones, where it is a scalar one."""
+
+    @property
     def record(self) -> PassRecord | None:
         """The records kept of held-out responses when training has ended."""
 
@@ -107,6 +111,7 @@ class SFTTask:
 
     feedback_coef: float = 0.0
     scalar = False
+    at_responses = True
     layout = None
     record = None
     reference_point = None

@@ -130,3 +130,12 @@ def weighted_bradley_terry(chosen: Row, rejected: Row, weights: Row, denominator
     return (
         sum(w * math.log(1 + math.exp(r - c)) for c, r, w in zip(chosen, rejected, weights, strict=True)) / denominator
     )
+
+
+def language(responses: list[Row], preferred: list[bool], denominator: float) -> float:
+    """By probabilities: minus the log of the product of those of all preferred tokens."""
+    product = 1.0
+    for row, wanted in zip(responses, preferred, strict=True):
+        for logprob in row:
+            product *= math.exp(logprob) if wanted else 1.0
+    return -math.log(product) / denominator

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from mmrlhf_ray.algorithms.losses import bradley_terry_loss, feedback_loss, plackett_luce_loss, rating_loss, sft_loss
+from mmrlhf_ray.algorithms.losses import (
+    bradley_terry_loss,
+    feedback_loss,
+    language_term,
+    plackett_luce_loss,
+    rating_loss,
+    sft_loss,
+)
 from mmrlhf_ray.algorithms.preference_loss import segment_logprobs
 from tests.golden import reference_preference as reference
 from tests.golden.support import assert_caught, batch, close, mutant
@@ -77,7 +84,18 @@ def check_segment(function):
         close(function(torch.tensor(logprobs, dtype=torch.float64), changed, weight), want)
 
 
+def check_language(function):
+    # Tokens of the rejected response are at −∞, where a gradient through them would be NaN.
+    logprobs = torch.tensor([-0.5, -2.0, -math.inf, -3.0], dtype=torch.float64, requires_grad=True)
+    loss, stats = function(logprobs, torch.tensor([True, True, False, True]), 6.0)
+    close(loss, reference.language([[-0.5, -2.0], [-math.inf], [-3.0]], [True, False, True], 6.0))
+    close(torch.stack([stats["language_tokens"], stats["language_nll"]]), [3.0, 5.5])
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    close(gradient, [-1 / 6, -1 / 6, 0.0, -1 / 6])
+
+
 CHECKS = {
+    language_term: check_language,
     plackett_luce_loss: check_plackett_luce,
     rating_loss: check_rating,
     bradley_terry_loss: check_weighted_pairs,
@@ -86,6 +104,13 @@ CHECKS = {
 }
 
 MUTANTS = {
+    language_term: [
+        ("total = -torch", "total = torch"),
+        ("where(preferred,", "where(~preferred,"),
+        ("where(preferred,", "where(preferred | True,"),
+        ("total / denominator", "total / preferred.sum()"),
+        ("preferred.sum()", "(~preferred).sum()"),
+    ],
     plackett_luce_loss: [
         ("ranks[:, None] < ranks[None, :]", "ranks[:, None] > ranks[None, :]"),
         ("ranks[:, None] < ranks[None, :]", "ranks[:, None] <= ranks[None, :]"),

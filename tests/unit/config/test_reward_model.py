@@ -41,3 +41,9 @@ def test_what_is_fitted_needs_held_out_records() -> None:
         assert config(eval_data=DataConfig(path="e"), **keys)
     with pytest.raises(ValidationError, match="score_scale=temperature makes log odds"):
         config(objective="rating", aspects={"a": 1.0}, score_scale="temperature", eval_data=DataConfig(path="e"))
+
+
+def test_the_language_term_needs_whole_weights() -> None:
+    with pytest.raises(ValidationError, match="lm_coef=0.1 keeps the vocabulary head whole"):
+        config(lm_coef=0.1, learner={"engine": {"zero_stage": 3}})
+    assert config(lm_coef=0.1, learner={"engine": {"zero_stage": 2}}).lm_coef == 0.1

@@ -2,11 +2,23 @@
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 
-from mmrlhf_ray.config import EngineConfig, LearnerConfig, OptimizerConfig, PreferenceConfig, SFTConfig
+from mmrlhf_ray.config import (
+    EngineConfig,
+    LearnerConfig,
+    OptimizerConfig,
+    PreferenceConfig,
+    RewardModelConfig,
+    SFTConfig,
+)
+from mmrlhf_ray.data.batches.collate import collate
 from mmrlhf_ray.data.encoding.encode import Encoder
+from mmrlhf_ray.models import load_policy, load_scalar
 from mmrlhf_ray.training.preference_tasks import PreferenceTask
+from mmrlhf_ray.training.reward_tasks import RewardModelTask
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SFTTask, SupervisedTask
 from tests.unit.training.rows import NUMBERS, media_rows
@@ -62,6 +74,53 @@ def test_a_step_does_not_depend_on_the_cut(
     assert whole[1]["loss"] == pytest.approx(whole[0]["eval_loss"], rel=1e-5)
     assert whole[2]["loss"] < whole[1]["loss"]
     assert whole[1]["grad_norm"] > 0
+
+
+@torch.no_grad()
+def test_the_language_term_is_the_policys_likelihood(
+    process_group: None, omni: Path, omni_encoder: Encoder, tmp_path: Path
+) -> None:
+    rows = media_rows(omni_encoder, [[k, (k + 1) % 5] for k in range(5)], [[1, -1]] * 5)
+    found = []
+    for tokens, shared in ((4096, True), (200, False)):
+        cfg = RewardModelConfig(
+            name="n",
+            steps=2,
+            batch_size=5,
+            workers={"replicas": 1},
+            model={"path": str(omni)},
+            data={"path": "d"},
+            ensemble=2,
+            lm_coef=0.5,
+            learner=LearnerConfig(
+                engine=EngineConfig(
+                    zero_stage=0, micro_batch_tokens=tokens, max_padding_share=0.9, shared_prompt=shared, logits_tile=7
+                ),
+                optimizer=OptimizerConfig(lr=0.05, eps=1.0, max_grad_norm=1000.0),
+            ),
+        )
+        worker = SupervisedWorker(WorkerPlan(cfg, RewardModelTask(cfg), tmp_path / str(shared), 2, "cpu"), 0, 1)
+        (tmp_path / str(shared)).mkdir()
+        with torch.enable_grad():
+            before, step = worker.evaluate(iter([rows]), record=True), worker.step(rows)
+            after = worker.evaluate(iter([rows]))
+        found.append([before, step, after])
+        assert step["language_loss"] == pytest.approx(before["eval_language_loss"], rel=1e-5)
+        assert after["eval_language_loss"] < before["eval_language_loss"], "the backbone learns to speak"
+        scores = pq.read_table(tmp_path / str(shared) / "eval_scores.parquet")
+        assert (len(scores), len(scores.column("members")[0])) == (10, 2)
+        worker.export()
+        assert load_scalar(omni_encoder.adapter, tmp_path / str(shared) / "model", torch.float32, new_head=False)
+    for one, other in zip(*found, strict=True):
+        assert other == pytest.approx(one, rel=1e-3, abs=1e-5)
+    policy, work = load_policy(omni_encoder.adapter, omni, torch.float32), worker._lay_out(rows)
+    nll = []
+    for row in work.sequences[::2]:  # what is chosen
+        batch = collate([row], [], work.features, 0)
+        logprobs = policy(batch.response_positions, **batch.inputs).log_softmax(-1)
+        nll += (-logprobs.gather(1, batch.response_tokens[:, None])).flatten().tolist()
+    want = sum(nll) / len(nll)
+    assert found[0][0]["eval_language_loss"] == pytest.approx(want, rel=1e-4)
 
 
 def test_rows_keep_their_responses_together(
