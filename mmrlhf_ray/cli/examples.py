@@ -35,6 +35,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mmrlhf submit my-ppo.yaml steps=200 --resume --no-wait",
     ),
     "export": ("mmrlhf export runs/my-ppo my-model",),
+    "average": ("mmrlhf average my-mean runs/a/model runs/b/model runs/c/model",),
     "discrete": ("mmrlhf discrete my-decisions.yaml", "mmrlhf discrete my-decisions.yaml algorithm.lr=3e-4 --sweep"),
     "discrete-export": ("mmrlhf discrete-export runs/my-decisions",),
     "discrete-serve": ("mmrlhf discrete-serve runs/my-decisions --port 8001 --replicas 2",),
