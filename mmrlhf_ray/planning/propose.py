@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
 
-from mmrlhf_ray.config import EngineConfig, LoRAConfig, PPOConfig
+from pydantic import ValidationError
+
+from mmrlhf_ray.config import LoRAConfig, PPOConfig
+from mmrlhf_ray.config.parts import PartsConfig
 from mmrlhf_ray.config.placement import (
     GeneratorPlacement,
     LearnerPlacement,
@@ -15,6 +18,7 @@ from mmrlhf_ray.config.placement import (
     Resources,
     RolePlacement,
 )
+from mmrlhf_ray.config.problems import problem
 from mmrlhf_ray.errors import ConfigError, PlacementError
 from mmrlhf_ray.planning.devices import Nodes
 from mmrlhf_ray.planning.loads import cached_tokens
@@ -91,13 +95,16 @@ def propose(cfg: PPOConfig, count: int, node: Nodes, *, tune: bool) -> Proposal:
         )
     tried = _tried(cfg, facts, count, node, tune)
     if tune and cfg.learner.lora is None and not any(found.problems == () for _, found in tried if found):
-        cfg = _with(cfg, learner=_with(cfg.learner, lora=_LORA), reference_engine="server")
+        # Without its adapter the policy is the reference, and the adapter says what learns.
+        learner = _with(cfg.learner, lora=_LORA, parts=PartsConfig())
+        cfg = _with(cfg, learner=learner, reference=None, reference_engine="server")
         facts = facts_of(cfg)
         tried = [*_tried(cfg, facts, count, node, tune), *tried]
     laid_out = [(way, found) for way, found in tried if found is not None]
     if not laid_out:
         roles = ", ".join(role for role in ON_DEVICES if role in cfg.roles)
-        raise PlacementError(f"{count * node.gpus} GPUs are too few for {roles}; use more")
+        turns = "" if cfg.stream.in_turns else ", or set stream.max_staleness to 0, so that they can take turns"
+        raise PlacementError(f"{count * node.gpus} GPUs are too few for {roles}; use more{turns}")
     chosen, best = min(laid_out, key=lambda pair: pair[1].cost)
     if best.problems and tune:
         raise PlacementError(
@@ -113,8 +120,12 @@ def _tried(cfg: PPOConfig, facts: Facts, count: int, node: Nodes, tune: bool) ->
 
 def _checked(plan: Plan, node: Nodes, facts: Facts) -> Plan:
     """The same of a configuration that was checked as one from a file is."""
-    cfg = plan.cfg
-    cfg = type(cfg).model_validate(cfg.model_dump(mode="json"))
+    kind = type(plan.cfg)
+    try:
+        cfg = kind.model_validate(plan.cfg.model_dump(mode="json"))
+    except ValidationError as error:
+        said = "; ".join(problem(detail, kind) for detail in error.errors(include_url=False))
+        raise ConfigError(f"what was chosen does not go with the rest of the job: {said}") from error
     return plan_ppo(cfg, node, facts)
 
 
@@ -154,6 +165,8 @@ class _Search:
     node: Nodes
     tune: bool
     way: _Way
+    chosen: dict[tuple[str, int], list[tuple[int, bool, int]]] = field(default_factory=dict)
+    """Learner role and its ranks → the settings with which it was found to fit; whatever the others have."""
 
     @property
     def roles(self) -> list[str]:
@@ -250,42 +263,36 @@ class _Search:
             size = self.facts.known["reference"].parameters
             large = 2 * size > 0.7 * self.node.device.memory_gb * GIB
             cfg = _with(cfg, reference_engine="zero3" if large else "server")
-        plan = None
-        for role, section in LEARNERS.items():
-            if role in cfg.roles:
-                cfg, plan = self.learner(cfg, role, section)
-        return plan or plan_ppo(cfg, self.node, self.facts)
+        cfg, plan = self.learner(cfg, "policy", LEARNERS["policy"])
+        return self.learner(cfg, "critic", LEARNERS["critic"])[1] if "critic" in cfg.roles else plan
 
     def generator(self, cfg: PPOConfig) -> Any:
         """As many sequences at a time as the cache holds, in waves of the same size."""
-        size, responses = (
-            self.facts.known["policy"],
-            cfg.algorithm.prompts_per_step * cfg.algorithm.n_samples_per_prompt,
-        )
+        a, size = cfg.algorithm, self.facts.known["policy"]
         changed = {"tensor_parallel_size": self.way.shards, "gpu_memory_utilization": 0.85, "enforce_eager": False}
         generator = _with(cfg.generator, **changed, max_num_seqs=_MOST_SEQUENCES)
         gpu = self.node.device.memory_gb * GIB
         cache = generator_bytes(size, cfg.policy.compute_dtype, generator, gpu)["kv_cache"]
         held = kv_sequences(size, cfg.policy.compute_dtype, generator, cache, cached_tokens(cfg))
-        each = math.ceil(responses / cfg.placement.generator.actors)
+        each = math.ceil(a.prompts_per_step * a.n_samples_per_prompt / cfg.placement.generator.actors)
         waves = math.ceil(each / max(1, min(held, _MOST_SEQUENCES)))
         return _with(generator, max_num_seqs=math.ceil(each / waves))
 
     def learner(self, cfg: PPOConfig, role: str, section: str) -> tuple[PPOConfig, Plan]:
         """The first settings with which the role fits, else the last."""
-        limit = self.node.device.memory_gb * GIB
-        longest = _longest(cfg)
-        own = getattr(cfg, section)
-        plan = None
-        for stage, offload in _STAGES:
-            for tokens in (*(t for t in _PASSES if t > longest), longest):
-                engine: EngineConfig = _with(own.engine, **_engine(stage, offload, tokens))
-                changed = _with(cfg, **{section: _with(own, engine=engine)})
-                plan = plan_ppo(changed, self.node, self.facts)
-                memory = next(m for m in plan.memory if m.role == role)
-                if memory.total <= (memory.limit or limit) and not any(device.too_full for device in plan.shared):
-                    return changed, plan
-        assert plan is not None
+        own, longest = getattr(cfg, section), _longest(cfg)
+        key = role, getattr(cfg.placement, role).replicas
+        passes = [tokens for tokens in _PASSES if tokens > longest] + [longest]
+        tries = self.chosen.get(key) or [(*stage, tokens) for stage in _STAGES for tokens in passes]
+        changed, plan = cfg, plan_ppo(cfg, self.node, self.facts)
+        for settings in tries:
+            changed = _with(cfg, **{section: _with(own, engine=_with(own.engine, **_engine(*settings)))})
+            plan = plan_ppo(changed, self.node, self.facts)
+            memory = next(m for m in plan.memory if m.role == role)
+            fits = memory.limit is None or memory.total <= memory.limit
+            if fits and not any(device.too_full for device in plan.shared):
+                self.chosen[key] = [settings]
+                break
         return changed, plan
 
 

@@ -111,6 +111,24 @@ def test_what_fits_nowhere_is_said_with_the_nearest():
         proposed(JOBS["qwen2.5-vl-72b-16nodes"], "1x1xH100")
 
 
+def test_an_adapter_says_what_learns_instead_of_parts():
+    # 30B with frozen towers, on two GPUs that hold its weights, but not all that learning takes.
+    found = proposed(JOBS["qwen3-omni-30b-a3b-4nodes"], "1x2xH200", "data.encoder_cache_mb=4096")
+    assert found.cfg.learner.lora is not None
+    assert found.cfg.learner.parts.vision_tower.train
+
+
+def test_too_few_gpus_are_said_with_what_would_do():
+    cfg = job(ONE_NODE)
+    with pytest.raises(PlacementError, match=r"1 GPUs are too few for generator, policy; .* stream.max_staleness to 0"):
+        propose(cfg, 1, Nodes(1, 12), tune=False)
+
+
+def test_what_does_not_go_with_the_rest_is_said():
+    with pytest.raises(ConfigError, match=r"does not go with the rest of the job: .*max_running=9"):
+        proposed(ONE_NODE, "1x1xH100", "stream.max_running=9")
+
+
 def test_a_model_of_unknown_size_is_named():
     with pytest.raises(ConfigError, match="policy: its model is not a directory here, and no `shape` is given"):
         proposed(ONE_NODE, "1x8xH100", "policy.shape=null")
