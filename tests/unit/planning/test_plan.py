@@ -5,6 +5,7 @@ import pytest
 from mmrlhf_ray.config import PPOConfig, load_config
 from mmrlhf_ray.errors import ConfigError, PlacementError
 from mmrlhf_ray.planning.devices import H100, Nodes
+from mmrlhf_ray.planning.loads import cached_tokens
 from mmrlhf_ray.planning.plan import plan_ppo
 from mmrlhf_ray.planning.render import render
 from mmrlhf_ray.planning.sizes import GIB
@@ -110,6 +111,12 @@ def test_a_share_of_a_gpu_has_that_share_of_its_memory():
 def test_a_kv_cache_without_room_warns():
     plan = plan_ppo(config(*GPUS, "generator.gpu_memory_utilization=0.2"), of_memory(8))
     assert any("no room for the KV cache" in warning for warning in plan.warnings)
+
+
+def test_responses_to_a_prompt_share_its_place_in_the_cache():
+    assert cached_tokens(config()) == 960 + 64
+    group = "algorithm={advantage_estimator: rloo, n_samples_per_prompt: 8, mini_batch_size: 64}"
+    assert cached_tokens(config(group)) == 960 / 8 + 64
 
 
 def test_learner_ranks_on_half_a_gpu_warn():
