@@ -154,7 +154,7 @@ def become(asked: Asked) -> None:
     _take_files(asked.files)
     what, *arguments = asked.arguments
     if what == "-c":  # workers of Ray get their titles from Ray, which takes a title that was changed before for none
-        setproctitle(" ".join([sys.executable, *asked.arguments]))
+        setproctitle(" ".join(["python", *asked.arguments]))  # it has no more room than the server's own
     _take_variables(asked.env)
     os.chdir(asked.directory)
     _compute_as_told()
