@@ -33,6 +33,9 @@ class EvaluateConfig(RewardedConfig):
     placement: Placement = Placement()
     n_samples_per_prompt: PositiveInt = 1
     """Responses of each policy to each prompt."""
+    best_of: tuple[int, ...] = ()
+    """Also the best of this many responses by the same score, for each number, of `baseline`, or without one of
+    `policy`: what choosing alone gains, without learning."""
     ablate_media: bool = True
     """Also answer with each prompt's media swapped for another prompt's of the same task."""
 
@@ -89,6 +92,14 @@ class EvaluateConfig(RewardedConfig):
                 f"sampling.{key}: responses are not drawn from all of the policy's distribution, so that no KL to "
                 "`reference` follows from them; set temperature above 0 and top_p to 1, or leave `reference` out"
             )
+        if self.best_of:
+            if min(self.best_of) < 2 or len(set(self.best_of)) < len(self.best_of):
+                raise ValueError(f"best_of expects different numbers of at least 2, got {list(self.best_of)}")
+            if not self.components:
+                raise ValueError(
+                    f"best_of={list(self.best_of)} needs a score to choose by; give rewards or reward_model"
+                )
+            self.sampling.refuse_greedy(f"all best_of={list(self.best_of)} would be the same")
         if self.n_samples_per_prompt > 1:
             self.sampling.refuse_greedy(f"all n_samples_per_prompt={self.n_samples_per_prompt} would be the same")
         for reward in self.rewards:

@@ -37,9 +37,22 @@ class RewardComponent(Section):
     """Only rows of these modalities, as in the column; `null` = all."""
     normalise: bool = False
     """In units of the component's running mean and standard deviation."""
+    log_sigmoid_around: float | dict[str, float] | None = None
+    """The number r becomes log σ(r − this), best the SFT policy's mean score: one number, or one for each task (Wang et
+    al. 2024); `null` = r as it is."""
     cost: CostConfig | None = None
     on_missing: Literal["fail", "drop", "zero"] = "fail"
     """When no number comes back for a row: end the run, leave the row out of training, or count the component as 0."""
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> "RewardComponent":
+        if self.log_sigmoid_around is not None and (self.normalise or self.cost is not None):
+            other = "normalise" if self.normalise else "cost"
+            raise ValueError(
+                f"log_sigmoid_around={self.log_sigmoid_around} and {other} both say in which units the component "
+                "counts; leave one of them out"
+            )
+        return self
 
 
 class ModelReward(RewardComponent):

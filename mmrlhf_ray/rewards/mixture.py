@@ -8,6 +8,7 @@ from typing import Any
 
 from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier
 from mmrlhf_ray.algorithms.statistics import RunningMoments
+from mmrlhf_ray.algorithms.transform import log_sigmoid_score
 from mmrlhf_ray.config.rewards import Reward
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.rewards.batch import Rows
@@ -109,7 +110,8 @@ def routed(reward: Reward, rows: Rows) -> list[int]:
 
 
 def mix(rewards: Sequence[Reward], answers: Mapping[str, ComponentScores], rows: Rows, state: MixtureState) -> Mixed:
-    """One score per row: (Σ weight·reward − Σ λ·cost) / (1 + Σ λ), sums over what applies to the row.
+    """One score per row: (Σ weight·reward − Σ λ·cost) / (1 + Σ λ), sums over what applies to the row, each reward as
+    `normalise` or `log_sigmoid_around` has it.
 
     answers: of each component by name, one entry per row of `rows`. A None without a problem adds nothing.
     λ is that of `state`; afterwards it moves with this step's mean cost, which is taken as it came even where
@@ -127,7 +129,7 @@ def mix(rewards: Sequence[Reward], answers: Mapping[str, ComponentScores], rows:
     totals = [0.0] * count
     for part in parts:
         factor = -state.multipliers[part.reward.name].value if part.reward.cost else part.reward.weight
-        for row, value in _in_units(part, after).items():
+        for row, value in _in_units(part, after, rows).items():
             totals[row] += factor * value
     divisor = 1.0 + sum(m.value for m in state.multipliers.values())
     keep = tuple(row not in dropped for row in range(count))
@@ -183,12 +185,27 @@ def _advanced(state: MixtureState, parts: Sequence[_Part]) -> MixtureState:
     )
 
 
-def _in_units(part: _Part, state: MixtureState) -> dict[int, float]:
-    """Row → number in units of the component's moments, where it is normalised."""
+def _in_units(part: _Part, state: MixtureState, rows: Rows) -> dict[int, float]:
+    """Row → number in units of the component's moments, where it is normalised, or transformed, where that is asked."""
+    around = part.reward.log_sigmoid_around
+    if around is not None:
+        return {i: log_sigmoid_score(v, _around(part.reward, rows.tasks[i])) for i, v in part.numbers.items()}
     if not part.reward.normalise:
         return part.numbers
     values = state.moments[part.reward.name].normalise(list(part.numbers.values()))
     return dict(zip(part.numbers, values.tolist(), strict=True))
+
+
+def _around(reward: Reward, task: str) -> float:
+    around = reward.log_sigmoid_around
+    if isinstance(around, Mapping):
+        if task not in around:
+            raise RunError(
+                f"rewards.{reward.name}.log_sigmoid_around expects a number for each task, got {sorted(around)} and a "
+                f"row of {task!r}; add it, or restrict the component with `tasks`"
+            )
+        return around[task]
+    return 0.0 if around is None else around
 
 
 def _metrics(parts: Sequence[_Part], state: MixtureState) -> dict[str, float]:

@@ -80,11 +80,12 @@ def run(cfg: EvaluateConfig) -> Path:
         records, run_dir = checked.records["data"], checked.run_dir
         if cfg.baseline is not None and cfg.kl_reference is None:
             logger.warning("no KL: with sampling.top_p below 1 or temperature 0 none follows from the responses")
+        own = len(records.records)
         if cfg.ablate_media:
             records = with_swapped_media(records, cfg.seed)
         with ray_session(env=cfg.env) as session:
             check_cluster(cfg, session)
-            answers = list(_answers(cfg, _policies(cfg), records, run_dir))
+            answers = list(_answers(cfg, _policies(cfg), records, run_dir, own))
         table = pa.concat_tables([answer.responses for answer in answers])
         parts = {r.name: [v for answer in answers for v in answer.parts[r.name]] for r in cfg.components}
         pq.write_table(table, run_dir / RESPONSES_FILE)
@@ -116,8 +117,9 @@ def _quantiles(cfg: EvaluateConfig) -> list[float | None]:
 
 
 def _answers(
-    cfg: EvaluateConfig, policies: dict[str, ModelConfig], records: Records, run_dir: Path
+    cfg: EvaluateConfig, policies: dict[str, ModelConfig], records: Records, run_dir: Path, own_media: int
 ) -> Iterator[Judged]:
+    """`own_media`: prompts that come first and show their own media."""
     seconds = cfg.deadlines.start_s
     with crew(cfg, cfg.roles) as own:
         prompts = start_encoders(own, cfg, records, run_dir).check(seconds)
@@ -141,17 +143,51 @@ def _answers(
                     last = min(first + _PROMPTS_PER_CALL, count)
                     rollouts = generators.generate(prompts.slice(first, last), cfg.n_samples_per_prompt)
                     referring = references.ask(rollouts) if references else None
-                    computed, _ = rewards.ask(rollouts).result()
-                    mixed = mix(cfg.components, computed, Rows.of(rollouts.table), MixtureState.start(cfg.components))
-                    for warning in mixed.warnings:
-                        progress.note(warning)
-                    scores = mixed.scores if cfg.components else [math.nan] * len(rollouts.table)
-                    yield Judged(
-                        _with_kl(label, rollouts, scores, referring, text),
-                        {name: found.values for name, found in computed.items()},
-                    )
+                    scores, parts = _scored(cfg, rewards, rollouts, progress)
+                    yield Judged(_with_kl(label, rollouts, scores, referring, text), parts)
+                    if cfg.best_of and label == list(policies)[-1] and first < own_media:
+                        rollouts = generators.generate(prompts.slice(first, min(last, own_media)), max(cfg.best_of))
+                        yield from _best(cfg, rollouts, *_scored(cfg, rewards, rollouts, progress), text)
                     progress.update(last, last - first)
             own.end(generators.group)  # their seats are for the next policy
+
+
+def _scored(
+    cfg: EvaluateConfig, rewards: Rewards, rollouts: Rollouts, progress: Progress
+) -> tuple[Sequence[float], Mapping[str, Sequence[float | None]]]:
+    """Each row's score, NaN where there is none, and each component's numbers."""
+    computed, _ = rewards.ask(rollouts).result()
+    mixed = mix(cfg.components, computed, Rows.of(rollouts.table), MixtureState.start(cfg.components))
+    for warning in mixed.warnings:
+        progress.note(warning)
+    scores = mixed.scores if cfg.components else [math.nan] * len(rollouts.table)
+    return scores, {name: found.values for name, found in computed.items()}
+
+
+def _best(
+    cfg: EvaluateConfig,
+    rollouts: Rollouts,
+    scores: Sequence[float],
+    parts: Mapping[str, Sequence[float | None]],
+    text: Encoder,
+) -> Iterator[Judged]:
+    """Of each number in `best_of`, the response to each prompt that scores highest among its first so many."""
+    version = rollouts.table.column("policy_version")[0].as_py()
+    for number in cfg.best_of:
+        chosen = best_rows(rollouts.table.column("group_id").to_pylist(), scores, number)
+        own = [scores[row] for row in chosen]
+        table = response_table(
+            text, rollouts.table.take(chosen), f"best of {number}", version, own, [math.nan] * len(chosen)
+        )
+        yield Judged(table, {name: [numbers[row] for row in chosen] for name, numbers in parts.items()})
+
+
+def best_rows(groups: Sequence[int], scores: Sequence[float], number: int) -> list[int]:
+    """Row of the highest score among the first `number` rows of each group; rows without a score lose to all others."""
+    rows: dict[int, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    return [max(own[:number], key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i]) for own in rows.values()]
 
 
 def _with_kl(
@@ -168,7 +204,8 @@ def _with_kl(
 
 
 def summary(responses: pa.Table, parts: Mapping[str, Sequence[float | None]] | None = None) -> dict[str, Any]:
-    """Per policy and media: mean score with its 95 % interval, KL, length; and win/tie/loss by score, of responses that
+    """Per policy and media: mean score with its 95 % interval, of all and of the worst task and modality, KL, length;
+    and win/tie/loss by score, of responses that
     both have a score. `parts`: component of the score → its number for each row, None where there is none; several
     components are summed up one by one as well."""
     out: dict[str, Any] = {}
@@ -189,6 +226,7 @@ def summary(responses: pa.Table, parts: Mapping[str, Sequence[float | None]] | N
             there = [value for value in values if not math.isnan(value)]
             if there:
                 entry["score"] = asdict(mean_interval(there))
+                entry |= {f"worst_{what}": _worst(rows, what) for what in ("task", "modality")}
                 if len(there) < len(values):
                     entry["without_score"] = len(values) - len(there)
                 if media == "own":
@@ -196,7 +234,7 @@ def summary(responses: pa.Table, parts: Mapping[str, Sequence[float | None]] | N
             if parts and len(parts) > 1:
                 entry["rewards"] = _by_component(parts, chosen.to_pylist())
             out[f"{policy}, {media} media"] = entry
-    if len(scores) == 2:
+    if {"policy", "baseline"} <= scores.keys():
         pairs = [
             pair for pair in zip(scores["policy"], scores["baseline"], strict=True) if not any(map(math.isnan, pair))
         ]
@@ -204,6 +242,16 @@ def summary(responses: pa.Table, parts: Mapping[str, Sequence[float | None]] | N
             own, other = zip(*pairs, strict=True)
             out["policy against baseline, by score"] = asdict(win_tie_loss(own, other))
     return out
+
+
+def _worst(rows: pa.Table, what: str) -> dict[str, Any]:
+    """Of the column `what`, the value whose responses have the lowest mean score, with its interval."""
+    scores: dict[str, list[float]] = {}
+    for value, score in zip(rows.column(what).to_pylist(), rows.column("score").to_pylist(), strict=True):
+        if not math.isnan(score):
+            scores.setdefault(value, []).append(score)
+    worst = min(sorted(scores), key=lambda value: float(np.mean(scores[value])))
+    return {what: worst, "responses": len(scores[worst]), "score": asdict(mean_interval(scores[worst]))}
 
 
 def _by_component(parts: Mapping[str, Sequence[float | None]], chosen: Sequence[bool]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.data.records.readers import Records
-from mmrlhf_ray.pipelines.evaluate.job import RESPONSES_FILE, read_responses, summary, with_swapped_media
+from mmrlhf_ray.pipelines.evaluate.job import RESPONSES_FILE, best_rows, read_responses, summary, with_swapped_media
 from mmrlhf_ray.pipelines.responses import SWAPPED
 from mmrlhf_ray.schema import MEDIA, PROMPT, RESPONSE
 from tests.unit.tiny import messages
@@ -134,6 +134,34 @@ def test_summary_of_two_policies() -> None:
     versus = out["policy against baseline, by score"]
     assert (versus["wins"], versus["ties"], versus["losses"]) == (1, 1, 0)
     assert json.loads(json.dumps(out)) == out
+
+
+def test_the_worst_task_and_modality_are_named() -> None:
+    table = responses(*(("policy", "own", score, 0.0, 1) for score in (3.0, math.nan, -1.0, 1.0, 2.0)))
+    for name, values in (
+        ("task", ["b", "worst?", "a", "a", "b"]),
+        ("modality", ["text", "text", "image", "text", "text"]),
+    ):
+        table = table.set_column(table.column_names.index(name), RESPONSE.field(name), pa.array(values))
+    own = summary(table)["policy, own media"]
+    assert (own["worst_task"]["task"], own["worst_task"]["responses"]) == ("a", 2)
+    assert own["worst_task"]["score"]["estimate"] == 0.0
+    assert (own["worst_modality"]["modality"], own["worst_modality"]["score"]["estimate"]) == ("image", -1.0)
+
+
+def test_the_best_of_the_first_so_many_is_taken_in_each_group() -> None:
+    groups, scores = [7, 7, 7, 3, 3, 3], [1.0, 2.0, 9.0, math.nan, -5.0, 0.0]
+    assert best_rows(groups, scores, 2) == [1, 4]
+    assert best_rows(groups, scores, 3) == [2, 5]
+    assert best_rows([1, 1], [math.nan, math.nan], 2) == [0], "one without a score, where none has one"
+
+
+def test_best_of_stands_next_to_the_policies() -> None:
+    rows = [("policy", "own", 1.0, 0.5, 4), ("baseline", "own", 0.0, 0.0, 4), ("best of 4", "own", 3.0, math.nan, 4)]
+    out = summary(responses(*rows))
+    assert out["best of 4, own media"]["score"]["estimate"] == 3.0
+    assert "kl" not in out["best of 4, own media"]
+    assert out["policy against baseline, by score"]["wins"] == 1
 
 
 def test_what_nobody_was_asked_is_left_out() -> None:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from mmrlhf_ray.algorithms.lagrange import lagrangian_score
 from mmrlhf_ray.config import CostConfig, FluencyReward, FunctionReward, JudgeReward, ModelConfig, ModelReward
@@ -252,3 +253,23 @@ def test_addresses_are_shown_without_secrets():
         mixed([judge], {"j": given(*NONE, problems=("away",) * 4)})
     assert "reward 'j' (http://host:1/v1): no number for 4 of 4" in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_a_component_may_count_by_its_log_sigmoid():
+    reward = own("a", weight=2.0, log_sigmoid_around={task: float(n) for n, task in enumerate(ROWS.tasks)})
+    values = [float(n) for n in range(len(ROWS.tasks))]
+    found = mixed([reward], {"a": given(*values)})
+    offsets = {task: float(n) for n, task in enumerate(ROWS.tasks)}
+    want = [2.0 * -math.log1p(math.exp(-(v - offsets[t]))) for v, t in zip(values, ROWS.tasks, strict=True)]
+    assert found.scores == pytest.approx(want)
+    assert found.metrics["reward_a"] == pytest.approx(sum(values) / len(values)), "the metric is the number as it came"
+    with pytest.raises(RunError, match="rewards.a.log_sigmoid_around expects a number for each task"):
+        mixed([own("a", log_sigmoid_around={"other": 0.0})], {"a": given(*values)})
+    same = mixed([own("a", log_sigmoid_around=0.5)], {"a": given(*values)})
+    assert same.scores == pytest.approx([-math.log1p(math.exp(0.5 - v)) for v in values])
+
+
+@pytest.mark.parametrize("other", [{"normalise": True}, {"cost": {"bound": 0.0}}])
+def test_two_scales_of_one_component_are_refused(other):
+    with pytest.raises(ValidationError, match="both say in which units"):
+        own("a", log_sigmoid_around=0.0, **other)
