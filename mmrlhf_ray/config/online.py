@@ -23,6 +23,7 @@ from mmrlhf_ray.config.learner import LearnerConfig
 from mmrlhf_ray.config.placement import Placement, Resources
 from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
 from mmrlhf_ray.config.section import Section
+from mmrlhf_ray.config.stopping import EarlyStopConfig
 from mmrlhf_ray.config.stream import StreamConfig
 from mmrlhf_ray.config.weights import WeightsConfig, WeightTransport
 
@@ -202,6 +203,8 @@ class PPOConfig(RewardedConfig):
     """Evaluate on `eval_data` after every this many steps; `null` = at the end only."""
     eval_samples_per_prompt: PositiveInt = 1
     """Responses to each prompt of `eval_data`."""
+    early_stop: EarlyStopConfig | None = None
+    """End the run where two rewards no longer agree about held-out responses; `null` = it goes on."""
     rollouts_logged: int = Field(64, ge=0)
     """Responses of each step that are written to `<run>/rollouts`."""
     parity_gate: ParityGate = ParityGate()
@@ -322,6 +325,8 @@ class PPOConfig(RewardedConfig):
     @model_validator(mode="after")
     def _can_evaluate(self) -> "PPOConfig":
         own, other = self.data, self.eval_data
+        if self.early_stop is not None:
+            self.early_stop.check([r.name for r in self.rewards], self.eval_samples_per_prompt, other is not None)
         if other is None:
             for key in ("eval_every_steps", "eval_samples_per_prompt"):
                 if getattr(self, key) != type(self).model_fields[key].default:

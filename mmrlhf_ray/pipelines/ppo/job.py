@@ -13,7 +13,7 @@ from mmrlhf_ray.config.base import MODEL_DIR
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import RoleFailed, Unreachable
-from mmrlhf_ray.pipelines.ppo.evaluation import evaluate
+from mmrlhf_ray.pipelines.ppo.evaluation import evaluate, stops
 from mmrlhf_ray.pipelines.ppo.experience import Experience
 from mmrlhf_ray.pipelines.ppo.saving import Saving
 from mmrlhf_ray.pipelines.ppo.state import DriverState
@@ -119,8 +119,12 @@ def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: Dri
                 writer.log(number, metrics)
                 shown = {name: metrics[name] for name in _SHOWN if name in metrics}
                 progress.update(done, len(step.experience.table), **shown)
-                if saving.due(done) or noticed():
+                stopped = stops(cfg, metrics)
+                if saving.due(done) or stopped or noticed():
                     saving.start(done, state)
+            if stopped and done < cfg.steps:
+                progress.note(f"early_stop: step {done} is the last, the two rewards agree too little")
+                return
             if noticed() and done < cfg.steps:
                 saving.settle()
                 progress.note(f"told to end: step {done} is saved; go on with --resume")
