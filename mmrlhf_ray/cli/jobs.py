@@ -172,7 +172,7 @@ def _train(
     job = _job(read_job_kind(file).value)
     if not job.resumes and (resume or supervise):
         raise typer.BadParameter(f"a job of kind {job.name} is not resumed; leave --resume and --supervise out")
-    _command(job)(file, overrides, resume, False, dry_run, root, supervise)
+    _command(job)(file, overrides, resume=resume, dry_run=dry_run, root=root, supervise=supervise)
 
 
 def _command(job: JobCommand) -> Callable[..., None]:
@@ -236,7 +236,7 @@ def _write(job: JobCommand, cfg: "RunConfig", kind: str, path: Path) -> Path:
     """What `--to` asks for."""
     if kind != job.to:
         raise typer.BadParameter(f"--to expects {job.to} and a directory, got {kind}")
-    written: Path = getattr(import_module(job.pipeline), f"write_{job.to}")(cfg, path)
+    written: Path = import_module(job.pipeline).write_preferences(cfg, path)
     return written
 
 
