@@ -68,7 +68,7 @@ class JobCommand:
     sweep: str | None = None
     """Module whose `run(cfg)` is for `--sweep`."""
     to: str | None = None
-    """What `--to` writes, by the function `write_<to>(cfg, path)` of the pipeline."""
+    """What `--to` writes instead of running: "preferences", by the pipeline's `write_preferences(cfg, path)`."""
     extra: str | None = None
     """The extra that has to be installed beyond the core; a key of errors.EXTRAS."""
     algorithm: str | None = None
