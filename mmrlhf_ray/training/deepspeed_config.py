@@ -8,11 +8,20 @@ import torch
 from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
 from mmrlhf_ray.errors import ConfigError
 
+_BUCKET = 500_000_000
+"""Gradients that DeepSpeed itself would reduce at once."""
 
-def deepspeed_config(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype) -> dict[str, Any]:
+
+def deepspeed_config(
+    engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype, learned: int = _BUCKET
+) -> dict[str, Any]:
     """DeepSpeed's JSON. Accumulation is driven by TrainEngine, so its own is one; in bfloat16 the gradients of passes
-    are added in float32, but not without ZeRO, where DeepSpeed cannot. `engine.deepspeed` is merged last."""
-    zero: dict[str, Any] = {"stage": engine.zero_stage}
+    are added in float32, but not without ZeRO, where DeepSpeed cannot. `engine.deepspeed` is merged last.
+
+    learned: parameters that are trained. DeepSpeed takes memory for a whole bucket of gradients, however few there are:
+    2 GB for each engine.
+    """
+    zero: dict[str, Any] = {"stage": engine.zero_stage, "reduce_bucket_size": min(_BUCKET, learned)}
     if engine.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     if engine.zero_stage == 3:

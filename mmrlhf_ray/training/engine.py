@@ -130,11 +130,12 @@ class TrainEngine:
         self._optimizer, self._rates = optimizer, [group.lr for group in groups]
         self._adamw = adamw(groups, optimizer, device, offload=engine.offload_optimizer)
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adamw, lr_multiplier(optimizer, total_steps))
+        learned = sum(getattr(p, "ds_numel", p.numel()) for group in groups for p in group.parameters)
         self._engine, *_ = deepspeed.initialize(
             model=model.to(device),
             optimizer=self._adamw,
             lr_scheduler=self._schedule,
-            config=deepspeed_config(engine, optimizer, dtype),
+            config=deepspeed_config(engine, optimizer, dtype, learned),
         )
         self._engine.checkpoint_engine = self._files = PlainFiles()
         self.device = device

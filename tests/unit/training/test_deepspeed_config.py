@@ -22,7 +22,7 @@ def settings(stage: int, dtype: torch.dtype = torch.float32, **given: object) ->
 
 def test_deepspeed_is_configured_as_asked() -> None:
     plain = settings(1)
-    assert plain["zero_optimization"] == {"stage": 1}
+    assert plain["zero_optimization"] == {"stage": 1, "reduce_bucket_size": 500_000_000}
     assert plain["gradient_clipping"] == 0.5
     assert plain["gradient_accumulation_steps"] == 1
     assert plain["bf16"] == {"enabled": False}
@@ -34,6 +34,14 @@ def test_deepspeed_is_configured_as_asked() -> None:
     assert large["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
 
 
+def test_a_bucket_of_gradients_is_no_larger_than_all_of_them() -> None:
+    """DeepSpeed takes its memory at once, and keeps it."""
+    small = deepspeed_config(EngineConfig(zero_stage=2), OptimizerConfig(), torch.float32, learned=1000)
+    large = deepspeed_config(EngineConfig(zero_stage=2), OptimizerConfig(), torch.float32, learned=7 * 10**9)
+    assert small["zero_optimization"]["reduce_bucket_size"] == 1000
+    assert large["zero_optimization"]["reduce_bucket_size"] == 500_000_000
+
+
 def test_what_is_given_comes_last_and_leaves_the_rest() -> None:
     given = {
         "zero_optimization": {"overlap_comm": True, "stage3_param_persistence_threshold": 7},
@@ -41,7 +49,12 @@ def test_what_is_given_comes_last_and_leaves_the_rest() -> None:
         "communication_data_type": "fp32",
     }
     found = settings(3, torch.bfloat16, deepspeed=given)
-    want = {"stage": 3, "overlap_comm": True, "stage3_param_persistence_threshold": 7}
+    want = {
+        "stage": 3,
+        "overlap_comm": True,
+        "stage3_param_persistence_threshold": 7,
+        "reduce_bucket_size": 500_000_000,
+    }
     assert found["zero_optimization"] == want
     assert found["data_types"] == {"grad_accum_dtype": "bf16"}
     assert found == settings(3, torch.bfloat16) | given | {"zero_optimization": want}
