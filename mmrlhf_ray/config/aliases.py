@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmrlhf_ray.config.source import Source
+from mmrlhf_ray.config.source import Source, merged
 from mmrlhf_ray.errors import ConfigError
 
 
@@ -88,13 +88,4 @@ def apply(name: str, source: Source) -> None:
 def _at(values: Mapping[str, Any], key: str) -> Any:
     for part in key.split("."):
         values = values.get(part) if isinstance(values, Mapping) else None  # type: ignore[assignment]
-    return values
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`, section by section."""
-    values = dict(below)
-    for key, value in above.items():
-        inner = values.get(key)
-        values[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return values

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmrlhf_ray.config.aliases import ALIASES, merged
+from mmrlhf_ray.config.aliases import ALIASES
 from mmrlhf_ray.config.load import JobKind
+from mmrlhf_ray.config.source import merged
 
 Values = Mapping[str, Any]
 

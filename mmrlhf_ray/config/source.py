@@ -77,6 +77,15 @@ def _read_file(path: Path, above: tuple[Path, ...]) -> Source:
     return Source(below.values, below.origins | source.origins, (path, *below.files))
 
 
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, section by section."""
+    values = dict(below)
+    for key, value in above.items():
+        inner = values.get(key)
+        values[key] = merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return values
+
+
 def _same_job(source: Source, base: Source) -> None:
     mine, other = source.values.get("job"), base.values.get("job")
     if mine is not None and other is not None and mine != other:

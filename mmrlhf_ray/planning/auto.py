@@ -15,7 +15,7 @@ from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.planning.devices import H100, Device, Nodes, device_named
 from mmrlhf_ray.planning.plan import facts_of
 from mmrlhf_ray.planning.propose import propose
-from mmrlhf_ray.planning.settle import with_dtypes
+from mmrlhf_ray.planning.settle import placement_is_auto, with_dtypes
 from mmrlhf_ray.planning.sizes import GIB
 from mmrlhf_ray.runtime.session import ray_session, starts_cluster
 
@@ -42,8 +42,7 @@ class Machine:
 def placed(cfg: C, machine: Machine | None = None) -> C:
     """`cfg` with a placement that fits `machine`, where it leaves that open; None = the cluster that a run would
     connect to, else this machine. Raises ConfigError for GPUs in a cluster that are not known."""
-    placement = getattr(cfg, "placement", None)
-    if not isinstance(placement, Placement) or not placement.is_auto:
+    if not placement_is_auto(cfg):
         return cfg
     machine = machine or _machine(cfg)
     has_gpus = machine.gpus > 0 and cfg.device != "cpu"

@@ -32,7 +32,7 @@ def settled(cfg: C, fetch: bool = True) -> C:
         return node.model_copy(update={"path": path}) if isinstance(node, ModelConfig) and path != node.path else node
 
     cfg = _changed(cfg, with_directory)
-    if not _waits_for_placement(cfg):
+    if not (cfg.device == "auto" and placement_is_auto(cfg)):
         cfg = with_dtypes(cfg, cfg.device == "cuda" or (cfg.device == "auto" and _reserves_gpus(cfg)))
     room = _prompt_room(cfg)
     if room is None or room < 1:  # the checks that follow say what does not fit
@@ -59,10 +59,10 @@ def with_dtypes(cfg: C, on_gpus: bool) -> C:
     return changed
 
 
-def _waits_for_placement(cfg: RunConfig) -> bool:
-    """Whether GPUs are reserved only once `placement: auto` is worked out (planning/auto.py)."""
+def placement_is_auto(cfg: RunConfig) -> bool:
+    """Whether what the job's roles reserve is still to be worked out (planning/auto.py)."""
     placement = getattr(cfg, "placement", None)
-    return cfg.device == "auto" and isinstance(placement, Placement) and placement.is_auto
+    return isinstance(placement, Placement) and placement.is_auto
 
 
 def _reserves_gpus(cfg: RunConfig) -> bool:

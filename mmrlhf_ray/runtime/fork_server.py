@@ -194,7 +194,8 @@ def _compute_as_told() -> None:
     import numpy as np
     import torch
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    threads, *_ = os.environ["OMP_NUM_THREADS"].split(",")  # further ones are those of nested regions
+    torch.set_num_threads(int(threads))
     np.random.seed()
 
 

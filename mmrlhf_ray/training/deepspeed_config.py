@@ -1,11 +1,11 @@
 """DeepSpeed's settings: those that are made of ours, and those that are given as they are."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from mmrlhf_ray.config.learner import EngineConfig, OptimizerConfig
+from mmrlhf_ray.config.source import merged
 from mmrlhf_ray.errors import ConfigError
 
 _BUCKET = 500_000_000
@@ -38,7 +38,7 @@ def deepspeed_config(
     }
     if dtype == torch.bfloat16 and engine.zero_stage:
         made["data_types"] = {"grad_accum_dtype": "fp32"}
-    return _merged(made, engine.deepspeed)
+    return merged(made, engine.deepspeed)
 
 
 def check_settings(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torch.dtype, section: str) -> None:
@@ -55,12 +55,3 @@ def check_settings(engine: EngineConfig, optimizer: OptimizerConfig, dtype: torc
         raise ConfigError(
             f"{section}.engine.deepspeed: DeepSpeed refuses it: {said}; correct or remove the key"
         ) from error
-
-
-def _merged(made: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` over `made`, section by section."""
-    merged = dict(made)
-    for key, value in given.items():
-        inner = merged.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return merged

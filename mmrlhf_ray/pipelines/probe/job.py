@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
@@ -73,11 +74,8 @@ def write_preferences(cfg: ProbeRewardConfig, out: Path) -> Path:
         rows = [Honest(row, row["response"]) for row in chosen.records.to_pylist()]
         fooling = [own for number, row in enumerate(rows) for own in made.responses(number, row)]
         preferences = negative_records(fooling, "PREFERENCE")
-        shown = {media_id for ids in preferences.column("media_ids").to_pylist() for media_id in ids}
-        media = chosen.media.filter(
-            pa.array([m in shown for m in chosen.media.column("media_id").to_pylist()], pa.bool_())
-        )
-        write_records(out, preferences, media)
+        shown = pc.unique(pc.list_flatten(preferences["media_ids"]))
+        write_records(out, preferences, chosen.media.filter(pc.is_in(chosen.media["media_id"], shown)))
     print(f"{len(preferences)} preferences of {len(rows)} prompts")
     return out
 

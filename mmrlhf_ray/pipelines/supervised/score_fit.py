@@ -5,6 +5,7 @@ from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mmrlhf_ray.algorithms.score_fit import form_coefficients, temperature
@@ -37,14 +38,13 @@ def fit_scores(cfg: RewardModelConfig, scores: pa.Table) -> ScoreFit:
     if cfg.score_scale == "as_learned":
         return form
     left = apply_fit(form, scores)
-    tasks = set(left.column("task").to_pylist())
     scale = _temperature if cfg.score_scale == "temperature" else _moments
-    of_tasks = {
-        task: scale(left.filter(pa.array([t == task for t in left.column("task").to_pylist()]))) for task in tasks
-    }
-    everywhere = scale(left) or TaskScale()
-    found = {task: own for task, own in sorted(of_tasks.items()) if own is not None}
-    return ScoreFit(form.form, {OTHER_TASKS: everywhere} | found)
+    tasks = {OTHER_TASKS: scale(left) or TaskScale()}
+    for task in sorted(set(left.column("task").to_pylist())):
+        own = scale(left.filter(pc.equal(left["task"], task)))
+        if own is not None:
+            tasks[task] = own
+    return ScoreFit(form.form, tasks)
 
 
 def apply_fit(fit: ScoreFit, scores: pa.Table) -> pa.Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -21,6 +22,7 @@ from mmrlhf_ray.data.encoding.encode import (
     encode_response,
 )
 from mmrlhf_ray.data.records.readers import Records, read_records, write_records
+from mmrlhf_ray.data.rowfiles import MEDIA_FILE, RECORDS_FILE
 from mmrlhf_ray.errors import ConfigError, DataError, RunError
 from mmrlhf_ray.pipelines.probe.job import prepare, probe_table, summary, write_preferences
 from mmrlhf_ray.pipelines.probe.report import print_report, summarise
@@ -355,3 +357,16 @@ def test_probes_are_written_as_preferences(omni: Path, tmp_path: Path) -> None:
         "p1#media_removed": ("", "answer : 1"),
         "p1#media_swapped": ("answer : 0", "answer : 1"),
     }
+
+
+def test_only_media_that_the_written_probes_show_are_written(omni: Path, tmp_path: Path) -> None:
+    pictures = [raw("image", number) for number in range(4)]
+    read = records([record(n, [picture], f"answer : {n}") for n, picture in enumerate(pictures)], pictures)
+    write_records(tmp_path / "honest", read.records, read.media)
+    given = ["name=x", f"output_dir={tmp_path / 'runs'}", f"policy.path={omni}", f"data.path={tmp_path / 'honest'}"]
+    given += ["data.max_prompt_tokens=64", "prompts=1"]
+    given.append("rewards=[{name: f, kind: function, function: repetition_penalty}]")
+    out = write_preferences(load_config(None, given, ProbeRewardConfig), tmp_path / "out")
+    shown = {i for ids in pq.read_table(out / RECORDS_FILE)["media_ids"].to_pylist() for i in ids}
+    assert len(shown) == 2  # the record's own, and the one that it was swapped for
+    assert set(pq.read_table(out / MEDIA_FILE)["media_id"].to_pylist()) == shown
