@@ -40,7 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--transports", nargs="+", choices=get_args(WeightTransport), default=["object_store", "gloo"])
+    parser.add_argument(
+        "--transports", nargs="+", choices=get_args(WeightTransport), default=["object_store", "gloo", "ipc"]
+    )
     parser.add_argument("--generators", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--bucket-mb", type=int, default=64)

@@ -13,19 +13,24 @@ from mmrlhf_ray.planning.sizes import GIB
 HOST_S_PER_GIB = {"object_store": 3.24, "gloo": 2.18}
 # More through the object store for each further GPU of a generator, whose workers copy from each other. An assumption.
 _STORE_S_PER_SHARD = 0.5
+# Within a GPU: into the window, out of it, and into vLLM's weights, each byte read and written. Counted, not measured.
+_PASSES_WITHIN_A_GPU = 6
 
 
 def push_seconds(cfg: PPOConfig, nbytes: float, node: Nodes, reached: float) -> tuple[float, str]:
     """Of a push of so many bytes, and what binds it. `reached`: share of a network's rate that is reached.
 
-    NCCL passes a bucket on from GPU to GPU, so that the slowest link is what counts; weights that ZeRO-3 divided come
-    to the first rank over the same link before. In host memory both ends work while the next bucket is on the way; it
-    goes to each node with a generator through the object store, and over gloo down a tree of all their workers.
+    Nothing travels where a GPU is shared (ipc). NCCL passes a bucket on from GPU to GPU, so that the slowest link is
+    what counts; weights that ZeRO-3 divided come to the first rank over the same link before. In host memory both ends
+    work while the next bucket is on the way; it goes to each node with a generator through the object store, and over
+    gloo down a tree of all their workers.
     """
     nodes = pack(reservations(cfg), cfg.placement.strategy, node)
     source = next(n for n, load in enumerate(nodes) if "policy" in load.replicas)
     others = sum("generator" in load.replicas for n, load in enumerate(nodes) if n != source)
     transport, shards = cfg.transport, cfg.generator.tensor_parallel_size
+    if transport == "ipc":
+        return _PASSES_WITHIN_A_GPU * nbytes / node.device.memory_rate, "memory"
     network = node.device.network_rate * reached
     if transport == "nccl":
         wire = network if others else node.device.link_rate * reached

@@ -14,13 +14,14 @@ from mmrlhf_ray.models import ModelAdapter
 from mmrlhf_ray.training.engine import TrainEngine
 from mmrlhf_ray.weights.gloo import GlooMeeting
 from mmrlhf_ray.weights.group import Meeting
+from mmrlhf_ray.weights.ipc import IPCMeeting
 from mmrlhf_ray.weights.layout import combine
 from mmrlhf_ray.weights.nccl import NCCLMeeting
 from mmrlhf_ray.weights.object_store import register
 from mmrlhf_ray.weights.push import Sent
 from mmrlhf_ray.weights.source import LearnerSource
 
-_MEETINGS: Mapping[WeightTransport, type[Meeting]] = {"gloo": GlooMeeting, "nccl": NCCLMeeting}
+_MEETINGS: Mapping[WeightTransport, type[Meeting]] = {"gloo": GlooMeeting, "ipc": IPCMeeting, "nccl": NCCLMeeting}
 
 
 class Receivers(VLLMWeightSyncClient, Protocol):
@@ -50,7 +51,7 @@ class DirectPush:
         """Of the weights of `engine`, in buckets of at most `bucket_bytes`. address: this node's, where the others find
         the first rank."""
         register()
-        device = engine.device if transport == "nccl" else torch.device("cpu")
+        device = torch.device("cpu") if transport == "gloo" else engine.device
         self._source = LearnerSource(engine, adapter, bucket_bytes, device)
         self._meeting, self._bucket_bytes = _MEETINGS[transport], bucket_bytes
         self._rank, self._address = rank, address

@@ -13,8 +13,8 @@ from torch.distributed import BroadcastOptions, ProcessGroup, Work
 from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 from vllm.distributed.weight_transfer.base import ParamMeta
 
-from mmrlhf_ray.weights.buckets import Buffers, lay_out, place, size, views
-from mmrlhf_ray.weights.group import GroupInfo, GroupTrainerEngine, GroupWorkerEngine, Load, Meeting
+from mmrlhf_ray.weights.buckets import Buffers, place, size, views
+from mmrlhf_ray.weights.group import GroupInfo, GroupTrainerEngine, GroupWorkerEngine, Load, Meeting, cut
 from mmrlhf_ray.weights.layout import TensorLayout
 from mmrlhf_ray.weights.object_store import GLOO
 
@@ -45,7 +45,7 @@ class GlooWire:
     def send(self, metadata: Sequence[ParamMeta], tensors: Iterator[tuple[str, Tensor]]) -> None:
         buffers, on_the_way = Buffers(), deque[Work]()
         try:
-            for layout in self._layouts(metadata):
+            for layout in cut(metadata, self._bucket_bytes):
                 buffer = buffers.take(size(layout))
                 for item in layout:
                     place(item, next(tensors)[1], buffer)
@@ -61,7 +61,7 @@ class GlooWire:
     def receive(self, metadata: Sequence[ParamMeta], load: Load, device: torch.device) -> None:
         buffers, coming = Buffers(), deque[tuple[list[TensorLayout], Tensor, Work]]()
         try:
-            for layout in self._layouts(metadata):
+            for layout in cut(metadata, self._bucket_bytes):
                 buffer = buffers.take(size(layout))
                 coming.append((layout, buffer, self._broadcast(buffer)))
                 if len(coming) == _IN_FLIGHT:
@@ -70,10 +70,6 @@ class GlooWire:
                 _take(coming, load)
         finally:
             coming.clear()
-
-    def _layouts(self, metadata: Sequence[ParamMeta]) -> Iterator[list[TensorLayout]]:
-        outlines = ((m.name, torch.empty(m.shape, dtype=m.dtype, device="meta")) for m in metadata)
-        return lay_out(outlines, self._bucket_bytes)
 
     def _broadcast(self, buffer: Tensor) -> Work:
         if self._group is None:

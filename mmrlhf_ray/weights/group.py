@@ -1,7 +1,7 @@
 """Pushes from the learner's first rank straight into the workers of all generators: both ends, whatever lies between.
 
 They are engines of vLLM's own weight transfer, as its NCCL ones are. What is sent is told first, by name, dtype and
-shape; then it goes through a Wire, which gloo.py and nccl.py have.
+shape; then it goes through a Wire, which gloo.py, ipc.py and nccl.py have.
 """
 
 import socket
@@ -28,7 +28,8 @@ from vllm.distributed.weight_transfer.base import (
 
 from mmrlhf_ray.errors import DeadlineExceeded, KnownError, RoleFailed
 from mmrlhf_ray.runtime.waits import in_background
-from mmrlhf_ray.weights.layout import MEET_S
+from mmrlhf_ray.weights.buckets import lay_out
+from mmrlhf_ray.weights.layout import MEET_S, TensorLayout
 from mmrlhf_ray.weights.loading import Loading, end_if_abandoned
 
 Load = Callable[[Sequence[tuple[str, Tensor]]], None]
@@ -73,6 +74,11 @@ class NamedUpdateInfo(WeightTransferUpdateInfo):
     def metadata(self) -> list[ParamMeta]:
         told = zip(self.names, self.dtype_names, self.shapes, strict=True)
         return [ParamMeta(name, getattr(torch, dtype), tuple(shape)) for name, dtype, shape in told]
+
+
+def cut(metadata: Sequence[ParamMeta], bucket_bytes: int) -> Iterator[list[TensorLayout]]:
+    """The buckets of a push, the same at both ends, which both know what was told."""
+    return lay_out(((m.name, torch.empty(m.shape, dtype=m.dtype, device="meta")) for m in metadata), bucket_bytes)
 
 
 class Wire(Protocol):

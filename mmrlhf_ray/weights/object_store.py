@@ -25,11 +25,13 @@ from mmrlhf_ray.weights.shared import SharedBucket
 
 OBJECT_STORE = "mmrlhf_object_store"
 GLOO = "mmrlhf_gloo"
+IPC = "mmrlhf_ipc"
 NCCL = "mmrlhf_nccl"
-BACKENDS: Mapping[WeightTransport, str] = {"object_store": OBJECT_STORE, "gloo": GLOO, "nccl": NCCL}
+BACKENDS: Mapping[WeightTransport, str] = {"object_store": OBJECT_STORE, "gloo": GLOO, "ipc": IPC, "nccl": NCCL}
 """vLLM's names of our transports' engines."""
 _DIRECT = (
     (GLOO, "mmrlhf_ray.weights.gloo", "GlooWorkerEngine", "GlooTrainerEngine"),
+    (IPC, "mmrlhf_ray.weights.ipc", "IPCWorkerEngine", "IPCTrainerEngine"),
     (NCCL, "mmrlhf_ray.weights.nccl", "NCCLWorkerEngine", "NCCLTrainerEngine"),
 )
 """Name, module, and the classes of both ends: a worker of the sampler's, and a rank of the learner."""

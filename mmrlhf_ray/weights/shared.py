@@ -1,4 +1,5 @@
-"""Bytes that another process of this machine maps by name: how a bucket gets from a generator into its engine."""
+"""Bytes that another process of this machine maps by name: how a bucket gets from a generator into its engine, and from
+a learner into the engines of its host."""
 
 import mmap
 import os
@@ -20,7 +21,7 @@ class SharedBucket:
 
     def payload(self) -> np.ndarray:
         """The bytes, uint8 [nbytes], to be read: they change when the next bucket comes."""
-        return np.memmap(self.name, np.uint8, mode="c", shape=(self.nbytes,))
+        return look_into(self.name, self.nbytes)
 
 
 class SharedBuffer:
@@ -28,15 +29,27 @@ class SharedBuffer:
 
     def __init__(self) -> None:
         self._file = os.memfd_create("mmrlhf-bucket")
-        self._size = 0
+        self._memory: mmap.mmap | None = None
+        self.name = f"/proc/{os.getpid()}/fd/{self._file}"
+
+    @property
+    def nbytes(self) -> int:
+        """How large it has become."""
+        return 0 if self._memory is None else len(self._memory)
+
+    def view(self, nbytes: int) -> np.ndarray:
+        """Its first bytes, uint8 [nbytes], to be written; it grows where it must."""
+        if self._memory is None or nbytes > len(self._memory):
+            os.ftruncate(self._file, nbytes)
+            self._memory = mmap.mmap(self._file, nbytes)
+        return np.frombuffer(self._memory, np.uint8, nbytes)
 
     def put(self, layout: list[TensorLayout], payload: np.ndarray) -> SharedBucket:
         """Replace what is there by these bytes."""
-        if payload.nbytes > self._size:
-            os.ftruncate(self._file, payload.nbytes)
-            self._size = payload.nbytes
-        with mmap.mmap(self._file, self._size) as memory:
-            target = np.frombuffer(memory, np.uint8)
-            target[: payload.nbytes] = payload
-            del target  # a map cannot be closed while an array looks at it
-        return SharedBucket(layout, f"/proc/{os.getpid()}/fd/{self._file}", payload.nbytes)
+        self.view(payload.nbytes)[:] = payload
+        return SharedBucket(layout, self.name, payload.nbytes)
+
+
+def look_into(name: str, nbytes: int) -> np.ndarray:
+    """The first bytes of another process's SharedBuffer, uint8 [nbytes], to be read. Raises OSError."""
+    return np.memmap(name, np.uint8, mode="c", shape=(nbytes,))

@@ -82,7 +82,7 @@ def checks(place: Place) -> Iterator[tuple[str, Check]]:
                 yield f"parity {family} {kernel}", lambda family=family, kernel=kernel: _parity(place, family, kernel)
     for stage in range(4):
         yield f"ZeRO-{stage}", lambda stage=stage: _zero(place, stage)
-    for transport in ("object_store", "gloo"):
+    for transport in ("object_store", "gloo", "ipc"):
         yield f"push {transport}", lambda transport=transport: _push(place, transport)
     if torch.cuda.device_count() > 1:
         yield "push nccl", lambda: _push(place, "nccl")

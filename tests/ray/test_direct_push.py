@@ -1,4 +1,4 @@
-"""Weights from a ZeRO-3 group straight into the engines' workers, over gloo: one generator, then two, then another
+"""Weights from a ZeRO-3 group straight into the engines' workers: one generator, then two, then another
 one in the place of one whose engine has died. What a push brings, refuses and leaves: test_weight_sync.py, and
 tests/unit/weights."""
 
@@ -13,6 +13,7 @@ import pytest
 from ray.actor import ActorProxy
 
 from mmrlhf_ray.config import AlgorithmConfig, DataConfig, EngineConfig, LearnerConfig, ModelConfig, SamplingConfig
+from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.errors import RoleFailed
 from mmrlhf_ray.rollout.batch import Prompts
 from mmrlhf_ray.runtime.actors import ActorGroup
@@ -36,6 +37,7 @@ class Stage:
     handles: list[ActorProxy[Generator]]
     model: ModelConfig
     prompts: Prompts
+    transport: WeightTransport
 
     def generators(self, numbers: Sequence[int]) -> Generators:
         names = tuple(f"generator-{number}" for number in numbers)
@@ -59,15 +61,18 @@ class Stage:
         return [deadline_get(handle.weights_group.remote(), ANSWER_S, "group")[0] for handle in self.handles]
 
     def start_generator(self) -> None:
-        self.handles += start_generators(SAMPLING, self.model, Generator, transport="gloo").group.handles
+        self.handles += start_generators(SAMPLING, self.model, Generator, transport=self.transport).group.handles
 
     def process(self, number: int) -> psutil.Process:
         asked = self.handles[number].__ray_call__.remote(lambda self: os.getpid())
         return psutil.Process(deadline_get(asked, ANSWER_S, "pid"))
 
 
-@pytest.fixture
-def stage(session: SessionInfo, model_dir: Path, data_dir: Path, tmp_path: Path) -> Iterator[Stage]:
+@pytest.fixture(params=["gloo", "ipc"])
+def stage(
+    request: pytest.FixtureRequest, session: SessionInfo, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> Iterator[Stage]:
+    transport: WeightTransport = request.param
     model = ModelConfig(path=str(model_dir))
     policy = start_learners(
         PolicyObjective(AlgorithmConfig(), TEMPERATURE),
@@ -75,10 +80,10 @@ def stage(session: SessionInfo, model_dir: Path, data_dir: Path, tmp_path: Path)
         learner=LearnerConfig(engine=EngineConfig(zero_stage=3)),
         optimizer_steps=1,
         world_size=2,
-        transport="gloo",
+        transport=transport,
     )
     prompts = stored(*encoded_prompts(model_dir, DataConfig(path=str(data_dir / "prompts_heldout")), tmp_path))
-    started = Stage(policy, [], model, prompts)
+    started = Stage(policy, [], model, prompts, transport)
     started.start_generator()
     yield started
     end(started.generators(range(len(started.handles))).group)

@@ -13,6 +13,7 @@ SHARED = {
     "generator": {"num_gpus": 1, "replicas": 2},
     "colocate": [["generator", "policy"]],
 }
+ONE_GPU = SHARED | {"policy": {"num_gpus": 1, "replicas": 1}, "generator": {"num_gpus": 1}}
 LORA = {"lora": {"rank": 4}}
 
 
@@ -34,6 +35,9 @@ def online(transport: str, placement: dict[str, Any], **changes: Any) -> PPOConf
         ("nccl", ON_GPUS, {}, "nccl"),
         ("gloo", {}, {}, "gloo"),
         ("gloo", ON_GPUS, {}, "gloo"),
+        ("ipc", {}, {}, "ipc"),
+        ("ipc", ONE_GPU, {}, "ipc"),
+        ("ipc", ON_GPUS, {"device": "cpu"}, "ipc"),
         ("object_store", ON_GPUS, {}, "object_store"),
     ],
 )
@@ -48,7 +52,9 @@ def test_chosen(transport: str, placement: dict[str, Any], changes: dict[str, An
         ("nccl", ON_GPUS | {"generator": {"num_gpus": 0.5}}, {}, r"placement\.generator\.num_gpus is 0\.5; set it to"),
         ("nccl", ON_GPUS, {"device": "cpu"}, r"it needs GPUs, and device is cpu; set it to auto"),
         ("gloo", {}, {"learner": LORA}, r"weights\.transport=gloo: with learner\.lora only the adapter is pushed"),
-        ("ipc", {}, {}, "object_store"),
+        ("ipc", ON_GPUS, {}, r"weights\.transport=ipc: on GPUs it needs one that policy and generator share"),
+        ("ipc", SHARED, {}, r"its one sender is on one GPU, and placement\.policy\.replicas is 2; set it to"),
+        ("shm", {}, {}, "object_store"),
     ],
 )
 def test_refused(transport: str, placement: dict[str, Any], changes: dict[str, Any], message: str) -> None:

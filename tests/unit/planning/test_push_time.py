@@ -54,3 +54,8 @@ def test_gloo_works_on_hosts_and_goes_down_a_tree():
 def test_roles_that_share_a_device_push_through_the_object_store():
     shared = ["placement.colocate=[[generator, policy]]", "learner.engine.zero_stage=2"]
     assert push(*shared) == (pytest.approx(3.24 * NBYTES / GIB), "host")
+
+
+def test_one_gpu_that_both_share_reads_and_writes_its_own_memory():
+    alone = ["placement.colocate=[[generator, policy]]", "placement.policy.replicas=1", "weights.transport=ipc"]
+    assert push(*alone, generators=1) == (pytest.approx(6 * NBYTES / 3.35e12), "memory")

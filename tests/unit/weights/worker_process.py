@@ -14,7 +14,7 @@ from torch import Tensor, nn
 PATIENCE_S = 60.0
 SERVER = mp.get_context("forkserver")
 """A worker is forked from a process that has imported vLLM and holds nothing of the learner's end."""
-SERVER.set_forkserver_preload(["mmrlhf_ray.weights.gloo"])
+SERVER.set_forkserver_preload(["mmrlhf_ray.weights.gloo", "mmrlhf_ray.weights.ipc"])
 
 
 class Model(nn.Module):
@@ -35,10 +35,11 @@ class Model(nn.Module):
         return loaded
 
 
-def _serve(pipe: Connection, layers: Sequence[int], rank: int) -> None:
+def _serve(pipe: Connection, layers: Sequence[int], transport: str, rank: int) -> None:
     from vllm.model_executor.model_loader.reload.layerwise import record_metadata_for_reloading
 
     from mmrlhf_ray.weights.gloo import GlooWorkerEngine
+    from mmrlhf_ray.weights.ipc import IPCWorkerEngine
 
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -46,7 +47,9 @@ def _serve(pipe: Connection, layers: Sequence[int], rank: int) -> None:
     record_metadata_for_reloading(model)
     parallel = SimpleNamespace(data_parallel_index=0, world_size=1, rank=rank)
     settings: Any = SimpleNamespace(parallel_config=parallel, model_config=None)
-    engine = GlooWorkerEngine(settings, settings, torch.device("cpu"), model)
+    engine = {"gloo": GlooWorkerEngine, "ipc": IPCWorkerEngine}[transport](
+        settings, settings, torch.device("cpu"), model
+    )
     calls = {
         "join": lambda info: engine.init_transfer_engine(engine.parse_init_info(info)),
         "start": engine.start_weight_update,
@@ -69,15 +72,16 @@ class Worker:
 
     process: mp.process.BaseProcess
     pipe: Connection
+    transport: str
 
     @classmethod
-    def start(cls, layers: Sequence[int], rank: int = 0) -> Self:
+    def start(cls, layers: Sequence[int], transport: str, rank: int = 0) -> Self:
         """rank: in its engine."""
         ours, theirs = mp.Pipe()
-        process = SERVER.Process(target=_serve, args=(theirs, layers, rank), daemon=True)
+        process = SERVER.Process(target=_serve, args=(theirs, layers, transport, rank), daemon=True)
         process.start()
         theirs.close()
-        return cls(process, ours)
+        return cls(process, ours, transport)
 
     def ask(self, name: str, *arguments: object) -> None:
         self.pipe.send((name, arguments))

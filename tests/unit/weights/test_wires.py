@@ -1,4 +1,5 @@
-"""Both ends of the gloo transport, as processes: what arrives, what is refused, and what is left when one end dies."""
+"""Both ends of a transport into an engine's workers, as processes: what arrives, what is refused, and what is left when
+one end dies."""
 
 import multiprocessing as mp
 import os
@@ -15,7 +16,9 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 
 from mmrlhf_ray.errors import KnownError, RoleFailed, RunError
 from mmrlhf_ray.weights.buckets import checksum
-from mmrlhf_ray.weights.gloo import GlooMeeting, GlooTrainerEngine
+from mmrlhf_ray.weights.gloo import GlooMeeting
+from mmrlhf_ray.weights.group import GroupTrainerEngine, Meeting
+from mmrlhf_ray.weights.ipc import IPCMeeting
 from mmrlhf_ray.weights.layout import combine
 from mmrlhf_ray.weights.loading import refuse_homeless
 from mmrlhf_ray.weights.object_store import register
@@ -23,6 +26,7 @@ from tests.unit.weights.worker_process import SERVER, Receivers, Worker
 
 BUCKET_BYTES = 300  # a weight of a layer has 256, a bias 32
 DEADLINE_S = 60.0
+MEETINGS: dict[str, type[Meeting]] = {"gloo": GlooMeeting, "ipc": IPCMeeting}
 
 
 class Source(WeightSource):
@@ -66,21 +70,24 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     register()
 
 
-def start(*layers: Sequence[int]) -> list[Worker]:
-    return [Worker.start(own) for own in layers]
+@pytest.fixture(params=MEETINGS)
+def transport(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture
-def workers() -> Iterator[list[Worker]]:
-    started = start(range(4), range(4))
+def workers(transport: str) -> Iterator[list[Worker]]:
+    started = [Worker.start(range(4), transport) for _ in range(2)]
     yield started
     for worker in started:
         worker.process.kill()
 
 
-def join(receivers: Receivers, source: Source) -> GlooTrainerEngine:
+def join(receivers: Receivers, source: Source) -> GroupTrainerEngine:
     listener = socket.create_server(("127.0.0.1", 0))
-    meeting = GlooMeeting(listener, 1 + len(receivers.workers), BUCKET_BYTES, DEADLINE_S, rank=0)
+    meeting = MEETINGS[receivers.workers[0].transport](
+        listener, 1 + len(receivers.workers), BUCKET_BYTES, DEADLINE_S, rank=0
+    )
     return WeightTransferTrainerFactory.trainer_init(meeting, client=receivers, source=source)
 
 
@@ -118,7 +125,7 @@ def test_a_group_of_other_workers_leaves_the_ones_that_stay_as_they_are(workers:
     both.shutdown()
 
     workers[1].process.kill()
-    workers[1] = Worker.start(range(4))
+    workers[1] = Worker.start(range(4), workers[0].transport)
     again = join(Receivers(workers), Source(range(4), 4))
     again.send_weights()
     for worker in workers:
@@ -126,8 +133,8 @@ def test_a_group_of_other_workers_leaves_the_ones_that_stay_as_they_are(workers:
         assert holds(worker, again.source)
 
 
-def test_workers_that_hold_parts_take_theirs_and_only_a_name_without_any_place_is_refused() -> None:
-    parts = start([0, 1], [2, 3])
+def test_workers_that_hold_parts_take_theirs_and_only_a_name_without_any_place_is_refused(transport: str) -> None:
+    parts = [Worker.start(own, transport) for own in ([0, 1], [2, 3])]
     receivers = Receivers(parts)
     engine = join(receivers, Source(range(4), 0))
     for seed in (1, 2):
@@ -171,7 +178,7 @@ def test_a_worker_that_dies_in_a_push_leaves_nothing_behind(workers: list[Worker
     with pytest.raises(KnownError, match="broken off"):
         workers[0].call("update", {})
 
-    workers[1] = Worker.start(range(4))
+    workers[1] = Worker.start(range(4), workers[0].transport)
     again = join(Receivers(workers), Source(range(4), 2))
     again.send_weights()
     for worker in workers:
@@ -179,15 +186,15 @@ def test_a_worker_that_dies_in_a_push_leaves_nothing_behind(workers: list[Worker
         assert holds(worker, again.source)
 
 
-def _die_in_a_push(pipes: Sequence[Connection]) -> None:
+def _die_in_a_push(pipes: Sequence[Connection], transport: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     register()
-    receivers = Receivers([Worker(mp.current_process(), pipe) for pipe in pipes])
+    receivers = Receivers([Worker(mp.current_process(), pipe, transport) for pipe in pipes])
     join(receivers, Dying(range(4), 1, lambda: os.kill(os.getpid(), signal.SIGKILL))).send_weights()
 
 
 def test_a_learner_that_dies_in_a_push_does_not_keep_the_workers_waiting(workers: list[Worker]) -> None:
-    learner = SERVER.Process(target=_die_in_a_push, args=([worker.pipe for worker in workers],))
+    learner = SERVER.Process(target=_die_in_a_push, args=([worker.pipe for worker in workers], workers[0].transport))
     learner.start()
     learner.join(DEADLINE_S)
     assert learner.exitcode == -signal.SIGKILL
