@@ -41,9 +41,9 @@ HELD_OUT = 150
 class Light:
     """Every role of a run in one actor: it samples responses of one to four tokens, and answers for the rest."""
 
-    def __init__(self) -> None:
-        self._times, self._version, self._running, self._groups = Times(), 0, 0, 0
-        self._asked = self._saves = 0
+    def __init__(self, times: "Times | None" = None) -> None:
+        self._times, self._version, self._running, self._groups = times or Times(), 0, 0, 0
+        self._asked = self._saves = self._proven = 0
         self._failed: set[int] = set()
         self._outdated = False
         self._updates: list[list[tuple[int, int]]] = []
@@ -91,6 +91,17 @@ class Light:
         self._groups += len(prompts)
         self._evaluated += [(row["prompt_id"], self._version) for row in rows if row["prompt_id"].startswith("held")]
         return pa.Table.from_pylist(rows, schema=ROLLOUT), self._times.generate_s
+
+    async def prove(self, prompts: pa.Table, *media: pa.Table) -> tuple[pa.Table, float]:
+        """As Generator's."""
+        self._proven += 1
+        rows = [self._row(row, 0) for row in prompts.to_pylist()]
+        wrong = [logprob - self._times.wrong_by for logprob in rows[0]["rollout_logprobs"]]
+        return pa.Table.from_pylist([rows[0] | {"rollout_logprobs": wrong}, *rows[1:]], schema=ROLLOUT), 0.0
+
+    async def proven(self) -> int:
+        """How often it was asked to prove itself."""
+        return self._proven
 
     def _row(self, prompt: dict[str, Any], number: int) -> dict[str, Any]:
         shared = ("group_id", "prompt_id", "task", "modality", "prompt_token_ids", "facts_token_ids", "media_ids")
@@ -161,7 +172,8 @@ class Light:
 
     async def infer(self, rollouts: pa.Table, shard: Shard, *features: pa.Table) -> Answer:
         """As Learner's."""
-        return await self.logprobs(rollouts, shard)
+        table = rollouts.take(list(shard.rows))
+        return Ragged.of_rows([np.full(len(ids), -1.0) for ids in table.column("response_token_ids").to_pylist()]), 0.0
 
     async def update(self, experience: pa.Table, shard: Shard, *settings: Any) -> Updated:
         """As Learner's; notes positions and versions of the groups."""
@@ -220,6 +232,8 @@ class Times:
     """Positions that fail each time."""
     saves_meanwhile: int = 0
     """So many of the first checkpoints are not written before somebody is asked for the next responses."""
+    wrong_by: float = 0.0
+    """Nats by which a generator that proves itself is off."""
     cannot_save: bool = False
     """The disk is full."""
     failing: frozenset[int] = frozenset()

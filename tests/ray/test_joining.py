@@ -10,7 +10,7 @@ from ray.util.placement_group import remove_placement_group
 
 from mmrlhf_ray.config.base import DeadlineConfig
 from mmrlhf_ray.config.placement import RolePlacement
-from mmrlhf_ray.errors import RoleFailed
+from mmrlhf_ray.errors import RoleFailed, RunError
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import Step, ppo_step
 from mmrlhf_ray.pipelines.ppo.stream import Stream
@@ -60,12 +60,38 @@ def test_a_generator_joins_when_there_is_room_and_leaves_when_it_dies(light: Any
             for _ in range(5):
                 steps.append(ppo_step(fleet, stream, cfg, steps[-1].state))
             assert ray.get(second.groups.remote()) > 0
+            assert ray.get(second.proven.remote()) == 1, "when it joined, and never again"
             ray.kill(second, no_restart=False)
             until(1)
             until(2)  # it was started again where it was
+            assert ray.get(second.proven.remote()) == 1, "in its new life"
     finally:
         own.give_back()
     updates = ray.get(light.updates.remote())
     trained = [position for update in updates for position, _ in update]
     assert len(trained) == len(set(trained)) == 4 * len(steps)
     assert all(number - version <= 1 for number, update in enumerate(updates) for _, version in update)
+
+
+def test_a_generator_that_computes_something_else_does_not_serve(light: Any) -> None:
+    cfg = configuration(steps=5000, stream={"max_staleness": 1})
+    nothing = reserve([[Seat("other", "other-0", RolePlacement(num_cpus=0))]], "PACK", cfg.deadlines)
+    watch = Watch(cfg.recovery)
+    seat = Seat("generator", "generator-1", RolePlacement())
+    own = Crew((), nothing, f"proof-{time.monotonic_ns()}", watch, later=(seat,))
+    second: Any = own.spawn(seat, Light, Times(wrong_by=0.01))
+    fleet, state = light_fleet(light, cfg, Times(generate_s=0.01, update_s=0.02), watch, second), DriverState.start(cfg)
+    stream, until = Stream(fleet, cfg, state, 0), time.monotonic() + SOON_S
+
+    def steps() -> None:
+        now = state
+        while time.monotonic() < until:
+            now = ppo_step(fleet, stream, cfg, now).state
+
+    said = "generator-1 is not what the learner is: their log-probabilities differ for text prompts"
+    try:
+        with watch, pytest.raises(RunError, match=said):
+            steps()
+    finally:
+        own.give_back()
+    assert ray.get(light.proven.remote()) == 0, "who served from the start was compared in the first step"

@@ -1,9 +1,10 @@
 """Sampler, learner and reference are one model before the first update, and sampler and learner are whenever an engine
-was asleep since: their log-probabilities must say so."""
+was asleep or started again since: their log-probabilities must say so."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from mmrlhf_ray.algorithms.mismatch import Gap, gap
@@ -12,6 +13,7 @@ from mmrlhf_ray.config.gate import ParityGate
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.ppo.experience import Experience
+from mmrlhf_ray.rollout.batch import Rollouts
 
 _SAMPLER, _REFERENCE = ("sampler and learner", "rollout_logprobs"), ("reference and learner", "ref_logprobs")
 
@@ -22,26 +24,37 @@ def check_agreement(experience: Experience, cfg: PPOConfig, step: int) -> None:
     pairs = [_SAMPLER] if step == 0 or "generator" in cfg.placement.sharing_roles else []
     if step == 0 and cfg.reference is None and experience.referenced:
         pairs.append(_REFERENCE)
-    bounds = cfg.parity_gate.bounds(cfg.policy.compute_dtype)
     for who, column in pairs:
-        for modality, theirs, ours in _by_modality(experience, column):
-            found = gap(theirs, ours, bounds.outlier or 0.0)
-            if said := _beyond(found, bounds):
-                raise RunError(
-                    f"step {step}: the log-probabilities of {who} differ for {modality} prompts: {'; '.join(said)} "
-                    f"({cfg.policy.compute_dtype}; the largest of {found.tokens} tokens is {found.largest:.2e} nats). "
-                    "Training would go on from a wrong KL; run `mmrlhf parity` on the policy, or set parity_gate where "
-                    "the model is known to round more"
-                )
+        _refuse_gaps(cfg, f"step {step}: the log-probabilities of {who}", *_columns(experience.table, column))
 
 
-def _by_modality(experience: Experience, column: str) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Modality, log-probabilities in the column, and the learner's."""
-    modalities = np.array(experience.table.column("modality").to_pylist())
-    theirs, ours = (Ragged.of_column(experience.table.column(name)) for name in (column, "old_logprobs"))
-    for modality in np.unique(modalities):
-        rows = np.flatnonzero(modalities == modality)
-        yield str(modality), *(torch.from_numpy(own.take(rows).values) for own in (theirs, ours))
+def check_proof(rollouts: Rollouts, old_logprobs: Ragged, cfg: PPOConfig, name: str) -> None:
+    """Of responses by the generator `name`. Raises RunError as check_agreement()."""
+    sampled = Ragged.of_column(rollouts.table.column("rollout_logprobs"))
+    modalities = rollouts.table.column("modality").to_pylist()
+    _refuse_gaps(cfg, f"{name} is not what the learner is: their log-probabilities", modalities, sampled, old_logprobs)
+
+
+def _columns(table: pa.Table, theirs: str) -> tuple[list[str], Ragged, Ragged]:
+    """Modality, log-probabilities in the column, and the learner's, of each row."""
+    modalities: list[str] = table.column("modality").to_pylist()
+    return modalities, Ragged.of_column(table.column(theirs)), Ragged.of_column(table.column("old_logprobs"))
+
+
+def _refuse_gaps(cfg: PPOConfig, who: str, modalities: Sequence[str], theirs: Ragged, ours: Ragged) -> None:
+    """Raise RunError where rows of some modality are further apart than `parity_gate` allows."""
+    bounds, of_rows = cfg.parity_gate.bounds(cfg.policy.compute_dtype), np.array(modalities)
+    for modality in np.unique(of_rows):
+        rows = np.flatnonzero(of_rows == modality)
+        first, second = (torch.from_numpy(own.take(rows).values) for own in (theirs, ours))
+        found = gap(first, second, bounds.outlier or 0.0)
+        if said := _beyond(found, bounds):
+            raise RunError(
+                f"{who} differ for {modality} prompts: {'; '.join(said)} "
+                f"({cfg.policy.compute_dtype}; the largest of {found.tokens} tokens is {found.largest:.2e} nats). "
+                "Training would go on from a wrong KL; run `mmrlhf parity` on the policy, or set parity_gate where "
+                "the model is known to round more"
+            )
 
 
 def _beyond(found: Gap, bounds: ParityGate) -> list[str]:

@@ -13,6 +13,7 @@ from mmrlhf_ray.data.batches.ragged import row_lengths
 from mmrlhf_ray.errors import DeadlineExceeded, RoleFailed
 from mmrlhf_ray.pipelines.ppo.ahead import PromptsAhead
 from mmrlhf_ray.pipelines.ppo.judged import Group, Judged, Judging, ask_judges, batch_of
+from mmrlhf_ray.pipelines.ppo.proof import Proofs
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.verdicts import check_left, mixed_for_verdict, verdicts
 from mmrlhf_ray.rewards.mixture import MixtureState
@@ -21,6 +22,7 @@ from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats, concat_rollou
 from mmrlhf_ray.rollout.buffer import Buffer, Leave
 from mmrlhf_ray.rollout.busy import Busy
 from mmrlhf_ray.rollout.ledger import Consumed, Ledger
+from mmrlhf_ray.weights.layout import InFlight
 from mmrlhf_ray.workers.fleet import Fleet
 from mmrlhf_ray.workers.roles.generator import Asked, one_by_one
 
@@ -81,7 +83,7 @@ class Stream:
         self._judging: list[Judging] = []
         self._since: dict[int, float] = {}
         """Position → when it was asked for."""
-        self._busy = Busy(len(fleet.generators.group))
+        self._busy, self._proofs = Busy(len(fleet.generators.group)), Proofs(fleet, cfg)
         self._passed, self._learning = Passed(), False
 
     @property
@@ -143,7 +145,7 @@ class Stream:
             try:
                 return self._fleet.generators.answer(asked)
             except RoleFailed as error:
-                self._fleet.revive(error, self.version)
+                self._revive(error, self.version)
                 asked = self._fleet.generators.ask(asked.prompts, n_samples)
         return self._fleet.generators.answer(asked)
 
@@ -153,16 +155,25 @@ class Stream:
             try:
                 return call()
             except RoleFailed as error:
-                self._fleet.revive(error, version)
+                self._revive(error, version)
         return call()
+
+    def _revive(self, error: RoleFailed, version: int) -> None:
+        self._fleet.revive(error, version)
+        self._proofs.check()
 
     def push(self) -> int:
         """The policy's weights to all generators, as the next version. Returns the bytes sent to each."""
         in_flight = self._cfg.stream.in_flight if self._cfg.stream.max_staleness else "finish"
         new = self.version + 1
-        sent = self._again(lambda: self._fleet.push(new, in_flight), new)
+        sent = self._again(lambda: self._pushed(new, in_flight), new)
         self._buffer.advance()
         self._learning = False
+        return sent
+
+    def _pushed(self, version: int, in_flight: InFlight) -> int:
+        sent = self._fleet.push(version, in_flight)
+        self._proofs.check()
         return sent
 
     def _flow(self) -> None:
@@ -193,6 +204,7 @@ class Stream:
         count = 0 if self._buffer.running else self._admissible
         if count and not self._buffer.can_take():
             prompts = self._prompts.take_joined(count)
+            self._proofs.keep(prompts)
             self._start(prompts.table.column("group_id").to_pylist())
             self._encode_ahead(self._size)
             samples = self._cfg.algorithm.n_samples_per_prompt
@@ -208,6 +220,7 @@ class Stream:
         for prompt in again:
             self._ask(prompt)
         for part in self._prompts.take(min(self._admissible, self._prompts.encoded)):
+            self._proofs.keep(part)
             for prompt in one_by_one(part):
                 self._start(prompt.table.column("group_id").to_pylist())
                 self._ask(prompt)
@@ -269,7 +282,7 @@ class Stream:
                     raise
                 self._unanswered.append(asked.prompts)
                 if not self._serving and not self._learning:
-                    self._fleet.revive(error, self.version)
+                    self._revive(error, self.version)
         for judging in [judging for judging in self._judging if not judges[id(judging)]]:
             self._judging.remove(judging)
             self._decide(judging.result())

@@ -46,6 +46,8 @@ from mmrlhf_ray.workers.roles.sampler_process import (
 
 _Answer = tuple[pa.Table, float]
 """ROLLOUT, and the seconds it took."""
+_PROOF_TOKENS = 32
+"""Most of a response that is sampled for its log-probabilities alone."""
 
 
 class Generator:
@@ -95,10 +97,17 @@ class Generator:
     async def generate(self, prompts: pa.Table, n_samples: int, together: bool, *media: pa.Table) -> _Answer:
         """As Sampler.generate(). `media`: MEDIA of each clip that the prompts show. Raises RoleFailed where it was
         started again and has not got the policy's weights."""
+        return await self._sampler.ask(Generate(prompts, self._media(media), n_samples, together))
+
+    @ray.method
+    async def prove(self, prompts: pa.Table, *media: pa.Table) -> _Answer:
+        """One short response to each prompt; else as generate()."""
+        return await self._sampler.ask(Generate(prompts, self._media(media), 1, False, _PROOF_TOKENS))
+
+    def _media(self, media: Sequence[pa.Table]) -> pa.Table:
         if self._outdated:
             raise RoleFailed("started again, and without the policy's weights so far")
-        table = pa.concat_tables(media) if media else MEDIA.empty_table()
-        return await self._sampler.ask(Generate(prompts, table, n_samples, together))
+        return pa.concat_tables(media) if media else MEDIA.empty_table()
 
     @ray.method
     async def leave(self) -> Held:
@@ -256,6 +265,16 @@ class Generators:
         answers = self.group.wait(refs, self.deadline_s, "generating responses")
         table = check(pa.concat_tables([t for t, _ in answers]), ROLLOUT, "Generators").combine_chunks()
         return rollouts_of(table, prompts.features, max(seconds for _, seconds in answers), prompts.records)
+
+    def prove(self, names: Collection[str], prompts: Prompts) -> dict[str, Rollouts]:
+        """A short response to each prompt by each of these generators. Raises as answer()."""
+        own = self._some([number for number, name in enumerate(self.group.names) if name in names]).group
+        refs = [handle.prove.remote(prompts.table, *prompts.media.values()) for handle in own.handles]
+        answers = own.wait(refs, self.deadline_s, "proving the generators")
+        return {
+            name: rollouts_of(check(table, ROLLOUT, name), prompts.features, seconds, prompts.records)
+            for name, (table, seconds) in zip(own.names, answers, strict=True)
+        }
 
     def leave(self) -> list[Held]:
         """As Taking.leave()."""

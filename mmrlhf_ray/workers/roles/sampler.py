@@ -133,9 +133,15 @@ class Sampler:
             await self._llm.is_sleeping()
 
     async def generate(
-        self, prompts: pa.Table, media: pa.Table, n_samples: int, together: bool = False
+        self,
+        prompts: pa.Table,
+        media: pa.Table,
+        n_samples: int,
+        together: bool = False,
+        most_tokens: int | None = None,
     ) -> tuple[pa.Table, float]:
-        """`n_samples` responses to each prompt (rows in prompt order), and the seconds it took.
+        """`n_samples` responses to each prompt (rows in prompt order), and the seconds it took. `most_tokens`: in a
+        response, where that is fewer than `sampling.max_response_tokens`.
 
         The same prompts, group ids and weights give the same responses, but for rounding that depends on what else is
         in the batch. `together`: the engine samples nothing until it has all prompts, so that an idle engine does
@@ -154,10 +160,14 @@ class Sampler:
                 "was trained to read it in both directions, so sampler and learner would disagree; use a GPU"
             )
         clips = _clips(rows, media)
+        sampling, caches = self._sampling, f"weights-{self._weights}"
+        if most_tokens is not None:  # what it leaves in the caches would change the rounding of what follows
+            shorter = min(most_tokens, sampling.max_response_tokens)
+            sampling, caches = sampling.model_copy(update={"max_response_tokens": shorter}), f"short-{time.time_ns()}"
         async with engine_alive():
             # One after the other, so that the decoded media of one prompt are there at a time, and in a fixed order.
             async with self._adding, self._held() if together else nullcontext():
-                running = {i: await self._ask(rows[i], clips, n_samples) for i in prefix_order(rows)}
+                running = {i: await self._ask(rows[i], clips, n_samples, sampling, caches) for i in prefix_order(rows)}
             outputs = await asyncio.gather(*(running[i].result() for i in range(len(rows))))
         samples = []
         for row, output in zip(rows, outputs, strict=True):
@@ -178,14 +188,16 @@ class Sampler:
         finally:
             await self._llm.resume_generation()
 
-    async def _ask(self, row: Row, clips: Mapping[str, RawMedia], n_samples: int) -> Request:
+    async def _ask(
+        self, row: Row, clips: Mapping[str, RawMedia], n_samples: int, sampling: SamplingConfig, caches: str
+    ) -> Request:
         inputs = await asyncio.to_thread(vllm_input, self._encoder, row, clips)
         # Caches know blocks and media by these names: what other weights computed is never found.
-        inputs["cache_salt"] = f"weights-{self._weights}"
+        inputs["cache_salt"] = caches
         for ids in inputs.get("multi_modal_uuids", {}).values():
-            ids[:] = [f"{media_id}@{self._weights}" for media_id in ids]
+            ids[:] = [f"{media_id}@{caches}" for media_id in ids]
         seed = self._seed * _SEED_STRIDE + row["group_id"] * n_samples
-        return await self._add(inputs, sampling_parameters(self._encoder, self._sampling, n_samples, seed))
+        return await self._add(inputs, sampling_parameters(self._encoder, sampling, n_samples, seed))
 
     async def _add(self, prompt: dict[str, Any], params: "SamplingParams") -> Request:
         return await Request.add(self._llm, prompt, params, str(next(self._numbers)), self._receiver.lora_request)

@@ -76,9 +76,10 @@ class Generate:
     media: pa.Table
     n_samples: int
     together: bool
+    most_tokens: int | None = None
 
     async def of(self, sampler: "Sampler") -> tuple[pa.Table, float]:
-        return await sampler.generate(self.prompts, self.media, self.n_samples, self.together)
+        return await sampler.generate(self.prompts, self.media, self.n_samples, self.together, self.most_tokens)
 
 
 @dataclass(frozen=True)
