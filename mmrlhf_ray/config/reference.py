@@ -20,7 +20,7 @@ Every key of every job, with its type, default and meaning. This page is made fr
 - `mmrlhf config JOB --schema > JOB.schema.json` writes a JSON schema, by which an editor completes and checks keys: put
   `# yaml-language-server: $schema=JOB.schema.json` into the first line of the file.
 - Two keys are the file's own: `job`, the command that runs it, and `base`, another file to start from
-  ([operations.md](operations.md#placement)).
+  ([operations.md](operations.md#job-files-and-commands)).
 - `list[]` stands for each element of a list, `*` for a name of yours. Paths are files, directories or addresses;
   relative ones are taken from the current directory, or from `--root`.
 """

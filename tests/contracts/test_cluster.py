@@ -25,8 +25,8 @@ def test_scripts_parse_stop_at_errors_and_can_be_run(script: Path) -> None:
 
 def test_extras_of_the_image_and_the_makefile_are_the_packages() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert {"cpu", "gpu", "feedback", "onnx", "modelscope", "dev"} == set(extras)
-    assert ".[$(EXTRA),feedback,onnx,dev]" in (ROOT / "Makefile").read_text()
+    assert {"cpu", "gpu", "feedback", "onnx", "modelscope", "docs", "dev"} == set(extras)
+    assert ".[$(EXTRA),feedback,onnx,docs,dev]" in (ROOT / "Makefile").read_text()
     assert all((ROOT / "constraints" / f"{extra}.txt").is_file() for extra in ("cpu", "gpu"))
     assert "ARG EXTRA=cpu" in (CLUSTER / "Dockerfile").read_text()
     assert "EXTRA ?= cpu" in (ROOT / "Makefile").read_text()

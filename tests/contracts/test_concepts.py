@@ -1,18 +1,13 @@
 """docs/concepts.md: every path and name exists, and every command is one that would start."""
 
 import ast
-import importlib.util
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 
-from mmrlhf_ray.cli.main import app
-from mmrlhf_ray.config import load_config, read_job_kind
+from tests.contracts.commands import check
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "concepts.md").read_text()
@@ -64,8 +59,7 @@ def test_it_lives_there(concept: Concept) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_command_would_start(command: str) -> None:
-    program, *words = _words(command)
-    _PROGRAMS[program](words)
+    check(command)
 
 
 def test_commands_that_would_not_start_are_noticed() -> None:
@@ -81,7 +75,7 @@ def test_commands_that_would_not_start_are_noticed() -> None:
     )
     for command in wrong:
         with pytest.raises(Exception):  # noqa: B017, PT011 -- of whatever kind
-            test_the_command_would_start(command)
+            check(command)
 
 
 def _defined(path: Path) -> set[str]:
@@ -92,39 +86,3 @@ def _defined(path: Path) -> set[str]:
         if isinstance(node, ast.Assign):
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return names
-
-
-def _words(command: str) -> list[str]:
-    """As a shell would, but for YAML in braces or brackets, which has blanks."""
-    return shlex.split(re.sub(r"(\S+=[{\[].*?[}\]]+)(?=\s|$)", r"'\1'", command))
-
-
-def _mmrlhf(words: list[str]) -> None:
-    command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands"):
-        command, words = command.commands[words[0]], words[1:]
-    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-    assert {word for word in words if word.startswith("--")} <= options
-    files = [word for word in words if word.startswith("jobs/")]
-    for file in files:
-        kind = read_job_kind(ROOT / file)
-        assert command.name in (kind.value, "submit")
-        load_config(ROOT / file, [word for word in words if "=" in word], kind.config)
-
-
-def _python(words: list[str]) -> None:
-    assert words[0] == "-m"
-    assert importlib.util.find_spec(words[1]) is not None
-    assert "__main__" in Path(importlib.util.find_spec(words[1]).origin).read_text()  # type: ignore[union-attr, arg-type]
-
-
-def _pytest(words: list[str]) -> None:
-    assert (ROOT / words[0]).is_file(), words[0]
-
-
-def _tensorboard(words: list[str]) -> None:
-    assert importlib.util.find_spec("tensorboard") is not None
-    assert words[0] == "--logdir"
-
-
-_PROGRAMS = {"mmrlhf": _mmrlhf, "python": _python, "pytest": _pytest, "tensorboard": _tensorboard}

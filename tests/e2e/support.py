@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -80,10 +80,20 @@ class Running:
 
 def start(*arguments: str, cwd: Path, env: dict[str, str] | None = None) -> Running:
     """`mmrlhf <arguments>` in a directory."""
+    return _start([COMMAND, *arguments], cwd, env or {})
+
+
+def typed(line: str, cwd: Path, env: dict[str, str] | None = None) -> Running:
+    """A line as one types it in a shell in which the environment is active."""
+    path = f"{Path(COMMAND).parent}:{os.environ['PATH']}"
+    return _start(["bash", "-c", line], cwd, {"PATH": path} | (env or {}))
+
+
+def _start(words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Running:
     mark = uuid4().hex
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {_MARK: mark} | (env or {})
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {_MARK: mark} | dict(env)
     process = subprocess.Popen(
-        [COMMAND, *arguments],
+        words,
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
