@@ -163,12 +163,13 @@ def submit(
 def export(
     source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or one of its checkpoints.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not be there yet.")],
+    best: Annotated[bool, typer.Option("--best", help="From the run's best checkpoint (`checkpoint.best`).")] = False,
 ) -> None:
     """Write a model out of a checkpoint."""
     os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported: a GPU may be too small for all of a model
     from mmrlhf_ray.pipelines.export.job import export as write
 
-    found = write(source, target)
+    found = write(source, target, best)
     print(f"{found.path}: the model after {found.step} steps, from {found.checkpoint}")
 
 

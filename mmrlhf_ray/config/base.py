@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, WithJsonSchema, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from mmrlhf_ray.config.paths import ModelText
 from mmrlhf_ray.config.placement import LearnerPlacement, Resources
 from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.config.shapes import ModelShape
+from mmrlhf_ray.errors import ConfigError
 
 MODEL_DIR = "model"
 """Below its directory: where a run exports the model that it trained."""
@@ -74,6 +75,21 @@ class CheckpointConfig(Section):
     """Also after the step in which so many seconds have passed since the last one; `null` = by steps alone."""
     keep: PositiveInt = 2
     """Newest checkpoints that are kept."""
+    best: str | None = Field(None, pattern=r"^-?eval_\w+$")
+    """A figure of the run's evaluations, such as `eval_score`, or `-eval_loss` where less is better. The step where it
+    was best has a checkpoint, which is kept as well; `mmrlhf export --best` takes its model."""
+
+    def quality(self, metrics: Mapping[str, float]) -> float | None:
+        """Of a step with these metrics: more is better. None where `best` is unset or was not measured at the step.
+        Raises ConfigError where the step was evaluated and has no such figure."""
+        if self.best is None or not (measured := [name for name in metrics if name.startswith("eval_")]):
+            return None
+        name = self.best.removeprefix("-")
+        if name not in metrics:
+            raise ConfigError(
+                f"checkpoint.best={self.best}: the evaluation has no such figure; it has {', '.join(sorted(measured))}"
+            )
+        return -metrics[name] if self.best.startswith("-") else metrics[name]
 
 
 class RecoveryConfig(Section):
@@ -172,6 +188,20 @@ class RunConfig(OutputConfig):
         raise TypeError(f"{type(self).__name__} does not say its models")
 
     @property
+    def evaluates(self) -> bool:
+        """Whether what is trained is measured on records that nothing is learned from."""
+        return False
+
+    @model_validator(mode="after")
+    def _best_is_measured(self) -> Self:
+        if self.checkpoint.best is not None and not self.evaluates:
+            raise ValueError(
+                f"checkpoint.best={self.checkpoint.best} has no effect in a job without evaluations; give eval_data "
+                "where the job has it, or leave it out"
+            )
+        return self
+
+    @property
     def trained(self) -> Mapping[str, LearnerUse]:
         """Configuration section → what it says how to train."""
         return {}
@@ -238,6 +268,10 @@ class TrainJobConfig(RunConfig):
     @property
     def models(self) -> Mapping[str, ModelUse]:
         return {"model": ModelUse(self.model)}
+
+    @property
+    def evaluates(self) -> bool:
+        return self.eval_data is not None
 
     @property
     def trained(self) -> Mapping[str, LearnerUse]:

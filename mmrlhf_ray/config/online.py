@@ -316,6 +316,10 @@ class PPOConfig(RewardedConfig):
                     self.optimizer_steps(role), section, f"the {role}, with steps={self.steps}"
                 )
 
+    @property
+    def evaluates(self) -> bool:
+        return self.eval_data is not None
+
     def evaluates_after(self, done: int) -> bool:
         """Whether an evaluation follows the step that is number `done`, counted from 1."""
         if self.eval_data is None:

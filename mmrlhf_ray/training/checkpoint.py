@@ -1,10 +1,11 @@
 """Checkpoints on disk: written aside, published by one rename, trusted only when every file matches its hash."""
 
 import hashlib
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ class Manifest(BaseModel):
     """The run that it is of: RunRecord (pipelines/resume.py). Empty in checkpoints of earlier versions."""
     finished: bool = False
     """`step` is the last one of the run as it was configured."""
+    quality: float | None = None
+    """As CheckpointConfig.quality() of the step before; None = not measured."""
     driver: dict[str, Any] = {}
     """The driver's state between steps, e.g. the KL controller."""
     files: dict[str, str] = {}
@@ -123,7 +126,8 @@ def sealed(path: Path) -> str:
 
 def publish(staged: Path, manifest: Manifest, keep: int) -> Path:
     """Hash the files that `manifest.files` does not have, write the manifest, rename; each is on the disk before the
-    next, so that a power cut cannot leave a checkpoint by its name alone. Only the newest `keep` checkpoints stay.
+    next, so that a power cut cannot leave a checkpoint by its name alone. Only the newest `keep` checkpoints stay, and
+    the one of the best quality.
 
     Files in `manifest.files` were sealed() by who wrote them. Raises RunError where one of them is not to be seen here.
     """
@@ -143,11 +147,36 @@ def publish(staged: Path, manifest: Manifest, keep: int) -> Path:
     _sync(final.parent)
     published = sorted(p for p in _steps(final.parent) if (p / MANIFEST).is_file())
     # Later ones are of a past that this run has left, by resuming from an earlier checkpoint.
-    kept = [path for path in published if path <= final][-keep:]
+    past = [path for path in published if path <= final]
+    kept = {*past[-keep:], _best(past)}
     for path in published:
         if path not in kept:
             _remove(path)
     return final
+
+
+def _best(published: Sequence[Path]) -> Path | None:
+    """The first one of the best quality, its files unread; None where none was measured."""
+    manifests = ((path, _manifest(path)) for path in published)
+    found = {path: own.quality for path, own in manifests if isinstance(own, Manifest) and own.quality is not None}
+    return max(found, key=found.__getitem__, default=None)
+
+
+def is_best(run_dir: Path, quality: float | None) -> bool:
+    """Whether a step of this quality is better than every checkpoint there is."""
+    if quality is None or math.isnan(quality):
+        return False
+    best = _best(_steps(run_dir / _DIRECTORY))
+    before = None if best is None else _manifest(best)
+    return not isinstance(before, Manifest) or before.quality is None or quality > before.quality
+
+
+def best_complete(run_dir: Path) -> Complete:
+    """The checkpoint of the best quality. Raises RunError where none was measured, or a file of it is damaged."""
+    best = _best(_steps(run_dir / _DIRECTORY))
+    if best is None:
+        raise RunError(f"{run_dir}: no checkpoint says how good it is; the run needs checkpoint.best and evaluations")
+    return complete_at(best)
 
 
 def newest_complete(run_dir: Path) -> Complete | None:

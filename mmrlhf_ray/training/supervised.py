@@ -112,8 +112,8 @@ class SupervisedWorker:
         dist.broadcast(answer, src=0)
         return bool(answer)
 
-    def save(self, done: int) -> None:
-        """Publish a checkpoint. A collective. Raises RunFailed on a full disk."""
+    def save(self, done: int, metrics: Mapping[str, float]) -> None:
+        """Publish a checkpoint. A collective. `metrics`: of the step. Raises RunFailed on a full disk."""
         if self._rank:
             dist.barrier()
             dist.gather_object(self._save(staging_path(self._plan.run_dir, done) / "workers"))
@@ -130,6 +130,7 @@ class SupervisedWorker:
                 ranks={"workers": self._world_size},
                 run=dict(self._plan.record),
                 finished=done == self._plan.total_steps,
+                quality=cfg.checkpoint.quality(metrics),
                 files={f"workers/{name}": digest for files in of_ranks for name, digest in files.items()},
             )
             publish(path, manifest, cfg.checkpoint.keep)

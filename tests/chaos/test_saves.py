@@ -55,7 +55,7 @@ def train(model_dir: Path, run_dir: Path, steps: int, saved: int, tell: Connecti
         if step < saved:
             started = time.monotonic()
             tell.send(("saving", step + 1, None))
-            worker.save(step + 1)
+            worker.save(step + 1, {})
             tell.send(("saved", step + 1, time.monotonic() - started))
 
 

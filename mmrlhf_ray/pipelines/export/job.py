@@ -14,7 +14,7 @@ from mmrlhf_ray.config import PPOConfig, PreferenceConfig, RewardModelConfig, Ru
 from mmrlhf_ray.config.load import JobKind
 from mmrlhf_ray.errors import ConfigError, RunError
 from mmrlhf_ray.training.build import Trainable, build_trained
-from mmrlhf_ray.training.checkpoint import Complete, complete_at, newest_complete
+from mmrlhf_ray.training.checkpoint import Complete, best_complete, complete_at, newest_complete
 from mmrlhf_ray.training.engine import init_process_group
 from mmrlhf_ray.training.objectives import PolicyObjective
 from mmrlhf_ray.training.preference_tasks import PreferenceTask
@@ -33,9 +33,10 @@ class Exported:
     step: int
 
 
-def export(source: Path, target: Path) -> Exported:
+def export(source: Path, target: Path, best: bool = False) -> Exported:
     """Write the model that was trained to `target`, and its adapter, if that was trained, next to it as `adapter`.
-    `source`: a checkpoint, or a run's directory, of which it takes the newest complete one.
+    `source`: a checkpoint, or a run's directory, of which it takes the newest complete one, or with `best` that of the
+    best quality (`checkpoint.best`).
 
     One rank on the CPU reads it, with parameters, gradients and optimizer in host memory. The directory of the model
     that the run started from must be there. Raises RunError for a checkpoint that is not there, damaged, or of a job
@@ -43,7 +44,8 @@ def export(source: Path, target: Path) -> Exported:
     """
     if target.exists():
         raise ConfigError(f"{target}: expected a directory that is not there yet; remove it or choose another")
-    found = complete_at(source) if source.name.startswith("step-") else newest_complete(source)
+    one = source.name.startswith("step-")
+    found = best_complete(source) if best else complete_at(source) if one else newest_complete(source)
     if found is None:
         raise RunError(f"{source}: expected a run's directory or one of its checkpoints, found no checkpoint")
     cfg = _configuration(found)

@@ -120,8 +120,8 @@ def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: Dri
                 shown = {name: metrics[name] for name in _SHOWN if name in metrics}
                 progress.update(done, len(step.experience.table), **shown)
                 stopped = stops(cfg, metrics)
-                if saving.due(done) or stopped or noticed():
-                    saving.start(done, state)
+                if saving.due(done) or saving.best(metrics) or stopped or noticed():
+                    saving.start(done, state, metrics)
             if stopped and done < cfg.steps:
                 progress.note(f"early_stop: step {done} is the last, the two rewards agree too little")
                 return

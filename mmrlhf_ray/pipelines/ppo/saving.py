@@ -1,5 +1,6 @@
 """Checkpoints of an online run, written while the next step is being sampled."""
 
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,7 @@ from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.resume import RunRecord
 from mmrlhf_ray.runtime.waits import in_background
-from mmrlhf_ray.training.checkpoint import Manifest, SaveClock, finishing, publish, stage
+from mmrlhf_ray.training.checkpoint import Manifest, SaveClock, finishing, is_best, publish, stage
 from mmrlhf_ray.workers.fleet import Fleet
 
 
@@ -30,7 +31,11 @@ class Saving:
         """Whether a checkpoint is made after `done` steps."""
         return done % self._cfg.checkpoint.every_steps == 0 or self._clock.late or done == self._cfg.steps
 
-    def start(self, done: int, state: DriverState) -> None:
+    def best(self, metrics: Mapping[str, float]) -> bool:
+        """Whether a step with these metrics is the best so far, and has a checkpoint therefore."""
+        return is_best(self._run_dir, self._cfg.checkpoint.quality(metrics))
+
+    def start(self, done: int, state: DriverState, metrics: Mapping[str, float]) -> None:
         """Have all learners write what they are after `done` steps; nothing waits but for a checkpoint before it."""
         self.settle()
         self._fleet.begin("learn")  # who has left its device cannot be saved
@@ -43,6 +48,7 @@ class Saving:
             ranks={role: len(group.group) for role, group in self._fleet.learners.items()},
             run=self._record.to_dict(),
             finished=done == self._cfg.steps,
+            quality=self._cfg.checkpoint.quality(metrics),
             driver=state.to_dict(),
         )
         self._writing = in_background(lambda: self._published(path, refs, manifest))

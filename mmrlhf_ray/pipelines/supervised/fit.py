@@ -39,7 +39,7 @@ from mmrlhf_ray.runtime.ray_train import MeetOverNodeAddress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import in_background, role_error
 from mmrlhf_ray.schema import TABLES
-from mmrlhf_ray.training.checkpoint import SaveClock, discard, sweep
+from mmrlhf_ray.training.checkpoint import SaveClock, discard, is_best, sweep
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SupervisedTask
 from mmrlhf_ray.workers.crew import compile_here, device_of
@@ -314,8 +314,8 @@ def _worker_loop(plan: WorkerPlan, job: str, rows: Mapping[str, TrainingRows]) -
                 metrics |= worker.evaluate(rows["eval"].eval_batches(share), record=last)
             if log is not None and now.log:
                 log.log(step, metrics)
-            if now.save:
-                worker.save(done)
+            if now.save or (now.evaluate and worker.agreed(is_best(plan.run_dir, cfg.checkpoint.quality(metrics)))):
+                worker.save(done, metrics)
                 clock.restart()
         worker.export()
     ray.train.report({})

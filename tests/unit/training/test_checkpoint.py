@@ -9,12 +9,14 @@ import pytest
 from pydantic import ValidationError
 
 from mmrlhf_ray.config.base import CheckpointConfig
-from mmrlhf_ray.errors import RunError, RunFailed
+from mmrlhf_ray.errors import ConfigError, RunError, RunFailed
 from mmrlhf_ray.training.checkpoint import (
     MANIFEST,
     Manifest,
     SaveClock,
+    best_complete,
     discard,
+    is_best,
     newest_complete,
     publish,
     sealed,
@@ -25,9 +27,10 @@ from mmrlhf_ray.training.checkpoint import (
 )
 
 
-def manifest(step: int) -> Manifest:
+def manifest(step: int, quality: float | None = None) -> Manifest:
     return Manifest(
         step=step,
+        quality=quality,
         policy_version=step,
         seed=7,
         ranks={"policy": 2},
@@ -35,12 +38,12 @@ def manifest(step: int) -> Manifest:
     )
 
 
-def write(run_dir: Path, step: int, keep: int = 2) -> Path:
+def write(run_dir: Path, step: int, keep: int = 2, quality: float | None = None) -> Path:
     path = stage(run_dir, step)
     (path / "policy").mkdir()
     (path / "policy" / "weights").write_bytes(bytes([step]) * 100)
     (path / "state").write_text(f"step {step}")
-    return publish(path, manifest(step), keep)
+    return publish(path, manifest(step, quality), keep)
 
 
 def steps(run_dir: Path) -> list[str]:
@@ -309,3 +312,31 @@ def test_a_checkpoint_is_late_so_many_seconds_after_the_last_one(monkeypatch: py
 def test_seconds_that_never_pass_are_refused(seconds: float) -> None:
     with pytest.raises(ValidationError, match="every_seconds"):
         CheckpointConfig(every_seconds=seconds)
+
+
+def test_the_best_checkpoint_stays_next_to_the_newest(tmp_path: Path) -> None:
+    assert is_best(tmp_path, 0.1)
+    for step, quality in ((1, 0.1), (2, 0.9), (3, None), (4, 0.4), (5, 0.9), (6, None)):
+        write(tmp_path, step, keep=2, quality=quality)
+    assert steps(tmp_path) == ["step-00000002", "step-00000005", "step-00000006"], "the first of two equal ones"
+    assert best_complete(tmp_path).manifest.step == 2
+    assert [is_best(tmp_path, quality) for quality in (0.9, 0.91, None, float("nan"))] == [False, True, False, False]
+    write(tmp_path, 7, quality=1.0)
+    assert steps(tmp_path) == ["step-00000006", "step-00000007"]
+    assert newest(tmp_path) == 7
+
+
+def test_a_run_that_measured_nothing_has_no_best(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    with pytest.raises(RunError, match=r"no checkpoint says how good it is; the run needs checkpoint\.best"):
+        best_complete(tmp_path)
+
+
+def test_quality_is_more_where_less_is_better() -> None:
+    measured = {"loss": 3.0, "eval_loss": 0.5, "eval_score": 2.0}
+    assert CheckpointConfig(best="-eval_loss").quality(measured) == -0.5
+    assert CheckpointConfig(best="eval_score").quality(measured) == 2.0
+    assert CheckpointConfig(best="eval_score").quality({"loss": 3.0}) is None, "the step was not evaluated"
+    assert CheckpointConfig().quality(measured) is None
+    with pytest.raises(ConfigError, match=r"best=eval_gold: the evaluation has no such figure; it has eval_loss, eval"):
+        CheckpointConfig(best="eval_gold").quality(measured)
