@@ -5,6 +5,7 @@ Ends with a table and a JSON file; its status is 1 where a check failed. `--devi
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -49,7 +50,7 @@ class Place:
             [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=left, check=False
         )
         if done.returncode:
-            raise RuntimeError("; ".join((done.stderr or done.stdout).strip().splitlines()[-3:]))
+            raise RuntimeError(_what_failed(done.stderr or done.stdout))
         return done.stdout
 
     def train(self, kind: str, name: str, job: Mapping[str, Any]) -> list[dict[str, float]]:
@@ -59,6 +60,13 @@ class Place:
         file.write_text(yaml.safe_dump(own | dict(job)))
         self.run("mmrlhf_ray.cli", kind, str(file))
         return list(read_metrics(self.directory / name))
+
+
+def _what_failed(said: str) -> str:
+    """The first error that a process speaks of: what comes after it may be of its end. Else its last lines."""
+    lines = said.strip().splitlines()
+    errors = [line for line in lines if re.match(r"(error: |[\w.]*(Error|Exception|Failed|Exceeded|Died)\b.*: )", line)]
+    return errors[0] if errors else "; ".join(lines[-3:])
 
 
 @dataclass
@@ -112,6 +120,7 @@ def _zero(place: Place, stage: int) -> dict[str, float | str]:
         f"zero{stage}",
         {
             "steps": 5,
+            "log_every_steps": 1,
             "batch_size": 8,
             "model": {"path": str(_model(place)), "dtype": "bfloat16"},
             "data": {"path": str(data), "max_prompt_tokens": 512},
