@@ -38,6 +38,8 @@ class EvaluateConfig(RewardedConfig):
     `policy`: what choosing alone gains, without learning."""
     ablate_media: bool = True
     """Also answer with each prompt's media swapped for another prompt's of the same task."""
+    media_kept_mb: int = Field(1024, ge=0)
+    """Most MiB of media in `<run>/media`, each clip once; where it is full, responses name media without them."""
 
     @property
     def kl_reference(self) -> ModelConfig | None:

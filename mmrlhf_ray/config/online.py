@@ -206,7 +206,11 @@ class PPOConfig(RewardedConfig):
     early_stop: EarlyStopConfig | None = None
     """End the run where two rewards no longer agree about held-out responses; `null` = it goes on."""
     rollouts_logged: int = Field(64, ge=0)
-    """Responses of each step that are written to `<run>/rollouts`."""
+    """Most responses of each step that are kept in `<run>/rollouts`, all of a group or none: at least one group, unless
+    it is 0. They are kept with prompt, ground truth, reward components and what is known of each token, and what they
+    show in `<run>/media`."""
+    media_kept_mb: int = Field(1024, ge=0)
+    """Most MiB of media in `<run>/media`, each clip once; where it is full, kept responses name media without them."""
     parity_gate: ParityGate = ParityGate()
 
     @property

@@ -5,7 +5,7 @@ actor to actor by reference: to those that need that clip.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain
 
@@ -72,6 +72,8 @@ class Rollouts:
     """Of the slowest generator."""
     prompts: tuple["ray.ObjectRef[pa.Table]", ...] = ()
     """As `Prompts.records`."""
+    media: Clips = field(default_factory=dict)
+    """As `features`."""
 
     @cached_property
     def lengths(self) -> list[int]:
@@ -107,7 +109,8 @@ class Rollouts:
 
     def select(self, rows: Sequence[int]) -> "Rollouts":
         """These rows only, in this order."""
-        return rollouts_of(self.table.take(pa.array(rows, pa.int64())), self.features, self.seconds, self.prompts)
+        table = self.table.take(pa.array(rows, pa.int64()))
+        return rollouts_of(table, self.features, self.seconds, self.prompts, self.media)
 
 
 def rollouts_of(
@@ -115,9 +118,10 @@ def rollouts_of(
     features: Clips,
     seconds: float = 0.0,
     prompts: tuple["ray.ObjectRef[pa.Table]", ...] = (),
+    media: Clips | None = None,
 ) -> Rollouts:
     """A ROLLOUT table, put into the object store."""
-    return Rollouts(table, ray.put(table), features, seconds, prompts)
+    return Rollouts(table, ray.put(table), features, seconds, prompts, media or {})
 
 
 def shown(table: pa.Table) -> list[str]:
@@ -145,7 +149,8 @@ def concat_rollouts(parts: Sequence[Rollouts]) -> Rollouts:
         return parts[0]
     table = pa.concat_tables([part.table for part in parts]).combine_chunks()
     records = tuple(dict.fromkeys(chain.from_iterable(part.prompts for part in parts)))
-    return rollouts_of(table, _all_clips([part.features for part in parts]), sum(p.seconds for p in parts), records)
+    media, features = (_all_clips(clips) for clips in zip(*((p.media, p.features) for p in parts), strict=True))
+    return rollouts_of(table, features, sum(p.seconds for p in parts), records, media)
 
 
 def _all_clips(parts: Sequence[Clips]) -> Clips:

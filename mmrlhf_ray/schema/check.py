@@ -8,12 +8,14 @@ from mmrlhf_ray.errors import SchemaError
 
 # Lists that hold one entry per response token; all must agree in length, row by row.
 _PER_TOKEN = (
+    "tokens",
     "response_mask",
     "rollout_logprobs",
     "rewards",
     "old_logprobs",
     "ref_logprobs",
     "values",
+    "ratios",
     "advantages",
     "returns",
 )

@@ -8,7 +8,7 @@ from itertools import chain, combinations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "5"
+SCHEMA_VERSION = "6"
 
 MEDIA_KINDS = ("image", "audio", "video")
 
@@ -185,8 +185,25 @@ RESPONSE = _schema(
     ("text", pa.string()),
     ("finish_reason", pa.string()),
     ("response_tokens", pa.int32()),
-    ("score", pa.float32()),  # reward model; NaN where none was asked
+    ("score", pa.float32()),  # mixed over the rewards; NaN where none was asked
     ("kl", pa.float32()),  # sum over tokens of k1 to the reference, nats; NaN where none was asked
+    ("sample_id", pa.string()),
+    ("group_id", pa.int64()),  # responses of one group answer one prompt
+    ("messages", pa.string()),  # of the prompt, as in PROMPT
+    ("media_ids", _STRINGS),
+    ("extras", pa.string()),  # of the prompt, as in PROMPT: ground truth, facts, …
+    ("components", pa.string()),  # JSON: {reward component: its number, null = none}
+    ("advantage", pa.float32()),  # mean over the tokens that are trained on; NaN where nothing is learned
+    # The lists below have one entry per token, or are empty where tokens are not kept.
+    ("response_token_ids", _TOKENS),
+    ("tokens", _STRINGS),  # the text of each
+    ("response_mask", pa.list_(pa.bool_())),
+    ("rollout_logprobs", _FLOATS),
+    ("old_logprobs", _FLOATS),
+    ("ref_logprobs", _FLOATS),  # NaN where no reference was asked
+    ("ratios", _FLOATS),  # of the learner's probability before the update to the sampler's
+    ("advantages", _FLOATS),
+    ("versions", _SPANS),  # as in ROLLOUT
 )
 
 # A reward model's scores of held-out responses, and people's ranks and ratings of them.

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.encoding.encode import EncodedPrompt, Encoder, Features, RawMedia, encode_prompt
 from mmrlhf_ray.data.media import media_id
 from mmrlhf_ray.demo.clips import DIRECTIONS, clip_webm
-from mmrlhf_ray.schema import ROLLOUT
+from mmrlhf_ray.schema import RESPONSE, ROLLOUT
 
 SIDE = 16
 
@@ -114,3 +115,17 @@ def rollout_table(rows: Sequence[TokenRow], facts: Sequence[Sequence[int]] | Non
         for i, row in enumerate(rows)
     ]
     return pa.Table.from_pylist(records, schema=ROLLOUT)
+
+
+def filled_responses(rows: Sequence[dict]) -> pa.Table:
+    """RESPONSE of these rows; columns that they lack say nothing, and tokens are not kept."""
+    empty = {
+        "sample_id": "",
+        "group_id": 0,
+        "messages": "[]",
+        "extras": "{}",
+        "components": "{}",
+        "advantage": math.nan,
+        **{field.name: [] for field in RESPONSE if pa.types.is_list(field.type)},
+    }
+    return pa.Table.from_pylist([empty | row for row in rows], schema=RESPONSE)

@@ -284,6 +284,18 @@ def decode_response(encoder: Encoder, token_ids: Sequence[int]) -> str:
     return encoder.tokenizer.decode([i for i in token_ids if i not in silent], skip_special_tokens=False).strip()
 
 
+def token_texts(encoder: Encoder, token_ids: Sequence[int]) -> list[str]:
+    """Text of each token, control tokens included. A token that is a part of a character reads `\ufffd`."""
+    before = encoder.eos_token_ids[0]  # some tokenizers leave out a space that a text begins with
+    decode = encoder.tokenizer.decode
+    start = len(decode([before], skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    texts = {
+        token: decode([before, token], skip_special_tokens=False, clean_up_tokenization_spaces=False)[start:]
+        for token in set(token_ids)
+    }
+    return [texts[token] for token in token_ids]
+
+
 def _refuse_control_text(encoder: Encoder, chat: list[dict[str, Any]]) -> None:
     refused = {*encoder.special.banned, *encoder.special.eos}
     control = [t.content for i, t in encoder.tokenizer.added_tokens_decoder.items() if t.special and i in refused]

@@ -18,14 +18,15 @@ from mmrlhf_ray.config import EvaluateConfig, ModelConfig
 from mmrlhf_ray.config.learner import EngineConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.batches.ragged import Ragged
-from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
+from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.models import adapter_for
-from mmrlhf_ray.pipelines.responses import SWAPPED, response_table
+from mmrlhf_ray.pipelines.responses import SWAPPED, MediaFolder, prompts_of, response_table
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import MixtureState, mix
+from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
@@ -134,7 +135,7 @@ def _answers(
         if cfg.kl_reference:
             budget = _budget(cfg, [cfg.kl_reference])
             references = start_references(own, cfg, cfg.kl_reference, cfg.sampling.temperature, budget)
-        text = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
+        written = _Written(cfg, run_dir)
         for label, model in policies.items():
             generators = start_generators(own, cfg, model)
             generators.wait_ready(seconds)
@@ -144,42 +145,37 @@ def _answers(
                     rollouts = generators.generate(prompts.slice(first, last), cfg.n_samples_per_prompt)
                     referring = references.ask(rollouts) if references else None
                     scores, parts = _scored(cfg, rewards, rollouts, progress)
-                    yield Judged(_with_kl(label, rollouts, scores, referring, text), parts)
+                    yield written.judged(label, rollouts, scores, parts, referring)
                     if cfg.best_of and label == list(policies)[-1] and first < own_media:
                         rollouts = generators.generate(prompts.slice(first, min(last, own_media)), max(cfg.best_of))
-                        yield from _best(cfg, rollouts, *_scored(cfg, rewards, rollouts, progress), text)
+                        yield from _best(cfg, rollouts, *_scored(cfg, rewards, rollouts, progress), written)
                     progress.update(last, last - first)
             own.end(generators.group)  # their seats are for the next policy
 
 
 def _scored(
     cfg: EvaluateConfig, rewards: Rewards, rollouts: Rollouts, progress: Progress
-) -> tuple[Sequence[float], Mapping[str, Sequence[float | None]]]:
+) -> tuple[Sequence[float], Mapping[str, ComponentScores]]:
     """Each row's score, NaN where there is none, and each component's numbers."""
     computed, _ = rewards.ask(rollouts).result()
     mixed = mix(cfg.components, computed, Rows.of(rollouts.table), MixtureState.start(cfg.components))
     for warning in mixed.warnings:
         progress.note(warning)
-    scores = mixed.scores if cfg.components else [math.nan] * len(rollouts.table)
-    return scores, {name: found.values for name, found in computed.items()}
+    return mixed.scores if cfg.components else [math.nan] * len(rollouts.table), computed
 
 
 def _best(
     cfg: EvaluateConfig,
     rollouts: Rollouts,
     scores: Sequence[float],
-    parts: Mapping[str, Sequence[float | None]],
-    text: Encoder,
+    parts: Mapping[str, ComponentScores],
+    written: "_Written",
 ) -> Iterator[Judged]:
     """Of each number in `best_of`, the response to each prompt that scores highest among its first so many."""
-    version = rollouts.table.column("policy_version")[0].as_py()
     for number in cfg.best_of:
-        chosen = best_rows(rollouts.table.column("group_id").to_pylist(), scores, number)
-        own = [scores[row] for row in chosen]
-        table = response_table(
-            text, rollouts.table.take(chosen), f"best of {number}", version, own, [math.nan] * len(chosen)
-        )
-        yield Judged(table, {name: [numbers[row] for row in chosen] for name, numbers in parts.items()})
+        rows = best_rows(rollouts.table.column("group_id").to_pylist(), scores, number)
+        own = {name: numbers.select(rows) for name, numbers in parts.items()}
+        yield written.judged(f"best of {number}", rollouts.select(rows), [scores[row] for row in rows], own, None)
 
 
 def best_rows(groups: Sequence[int], scores: Sequence[float], number: int) -> list[int]:
@@ -190,17 +186,32 @@ def best_rows(groups: Sequence[int], scores: Sequence[float], number: int) -> li
     return [max(own[:number], key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i]) for own in rows.values()]
 
 
-def _with_kl(
-    label: str, rollouts: Rollouts, scores: Sequence[float], referring: Pending | None, encoder: Encoder
-) -> pa.Table:
-    """RESPONSE with scores and KL, NaN where there is none."""
-    table = rollouts.table
-    kl = [math.nan] * len(table)
-    if referring:
-        sampled, reference = Ragged.of_column(table.column("rollout_logprobs")), referring.result()[0]
-        kl = (sampled.sums() - reference.sums()).tolist()
-    version = table.column("policy_version")[0].as_py()
-    return response_table(encoder, table, label, version, scores, kl)
+class _Written:
+    """Responses as text, and what their prompts show as files."""
+
+    def __init__(self, cfg: EvaluateConfig, run_dir: Path) -> None:
+        self._encoder = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
+        self._media = MediaFolder(run_dir, cfg.media_kept_mb << 20)
+        self._seconds = cfg.deadlines.stage_s
+
+    def judged(
+        self,
+        label: str,
+        rollouts: Rollouts,
+        scores: Sequence[float],
+        parts: Mapping[str, ComponentScores],
+        referring: Pending | None,
+    ) -> Judged:
+        """RESPONSE with scores and KL, NaN where there is none."""
+        table = rollouts.table
+        kl = [math.nan] * len(table)
+        if referring:
+            sampled, reference = Ragged.of_column(table.column("rollout_logprobs")), referring.result()[0]
+            kl = (sampled.sums() - reference.sums()).tolist()
+        version, prompts = table.column("policy_version")[0].as_py(), prompts_of(rollouts, self._seconds)
+        self._media.add(table, rollouts.media, self._seconds)
+        responses = response_table(self._encoder, table, prompts, label, version, scores, kl, parts)
+        return Judged(responses, {name: numbers.values for name, numbers in parts.items()})
 
 
 def summary(responses: pa.Table, parts: Mapping[str, Sequence[float | None]] | None = None) -> dict[str, Any]:

@@ -1,25 +1,21 @@
 """Online training, PPO first of all: the driver. It holds references and token-level tables; media and weights never
-pass through it."""
+pass through it, but for those of the few responses that are kept for people."""
 
 import logging
 import shutil
 from collections import Counter
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.config.base import MODEL_DIR
-from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
-from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import RoleFailed, Unreachable
 from mmrlhf_ray.pipelines.ppo.evaluation import evaluate, stops
-from mmrlhf_ray.pipelines.ppo.experience import Experience
+from mmrlhf_ray.pipelines.ppo.keeping import Keeping
 from mmrlhf_ray.pipelines.ppo.saving import Saving
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import ppo_step
 from mmrlhf_ray.pipelines.ppo.stream import Stream
-from mmrlhf_ray.pipelines.responses import response_table
+from mmrlhf_ray.pipelines.responses import MEDIA_DIR, ROLLOUTS_DIR
 from mmrlhf_ray.pipelines.resume import Start, begin, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
@@ -31,21 +27,9 @@ from mmrlhf_ray.workers.crew import compile_here
 from mmrlhf_ray.workers.fleet import Fleet, launch
 
 logger = logging.getLogger(__name__)
-ROLLOUTS_DIR = "rollouts"
 _ATTEMPTS = 3
 """At one step."""
 _SHOWN = ("score", "kl", "response_tokens", "eval_score")
-
-
-def write_rollouts(run_dir: Path, step: int, encoder: Encoder, experience: Experience, most: int) -> None:
-    """The first `most` responses of a step as a RESPONSE table, for people to look at. Others are not decoded."""
-    shown = experience.table.slice(0, most)
-    scores, kl = shown.column("score").to_pylist(), experience.response_kl[:most].tolist()
-    table = response_table(encoder, shown, "ppo", step, scores, kl)
-    directory = run_dir / ROLLOUTS_DIR
-    with writing(directory):
-        directory.mkdir(exist_ok=True)
-        pq.write_table(table, directory / f"step-{step:06d}.parquet")
 
 
 def run(cfg: PPOConfig, resume: bool = False) -> Path:
@@ -64,7 +48,8 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
             with launch(cfg, checked.records, run_dir) as fleet:
                 if not resume:
                     discard(run_dir)
-                    shutil.rmtree(run_dir / ROLLOUTS_DIR, ignore_errors=True)
+                    for kept in (ROLLOUTS_DIR, MEDIA_DIR):
+                        shutil.rmtree(run_dir / kept, ignore_errors=True)
                 train(cfg, fleet, run_dir, start)
                 fleet.begin("learn")
                 fleet.policy.export(run_dir / MODEL_DIR)
@@ -97,7 +82,7 @@ def train(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start) -> None:
 
 def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: DriverState) -> None:
     stream = Stream(fleet, cfg, state, start.step)
-    encoder = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
+    keeping = Keeping(cfg, run_dir)
     with (
         MetricsWriter(run_dir, "ppo", resume_step=start.resume_step) as writer,
         Progress("PPO", cfg.steps, "step", start=start.step) as progress,
@@ -108,9 +93,8 @@ def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: Dri
             step = ppo_step(fleet, stream, cfg, state)
             saving.settle()
             state = step.state
-            for warning in step.warnings:
+            for warning in (*step.warnings, *keeping.keep(number, step)):
                 progress.note(f"step {number}: {warning}")
-            write_rollouts(run_dir, number, encoder, step.experience, cfg.rollouts_logged)
             metrics, done = dict(step.metrics), number + 1
             try:
                 if cfg.evaluates_after(done) and not noticed():

@@ -29,6 +29,7 @@ from mmrlhf_ray.pipelines.ppo.stream import Stream
 from mmrlhf_ray.pipelines.ppo.verdicts import all_scores
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import mix
+from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.rollout.groups import in_company
 from mmrlhf_ray.workers.fleet import Fleet
@@ -44,6 +45,10 @@ class Step:
     state: DriverState
     metrics: dict[str, float]
     warnings: tuple[str, ...]
+    rollouts: Rollouts
+    """Row by row those of `experience`."""
+    components: Mapping[str, ComponentScores]
+    """Each reward component's numbers for them, as they came."""
 
 
 def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -> Step:
@@ -53,9 +58,10 @@ def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -
     judged, rollouts = batch.judged, batch.judged.rollouts
     answered = _answered(fleet, stream, cfg, judged, clock)
 
-    mixed = mix(cfg.rewards, all_scores(cfg, judged), Rows.of(rollouts.table), state.mixture)
-    answers = replace(answered, scores=mixed.scores)
-    rollouts, answers = drop_rows(rollouts, answers, comparable(rollouts, mixed.keep, cfg.algorithm))
+    scores = all_scores(cfg, judged)
+    mixed = mix(cfg.rewards, scores, Rows.of(rollouts.table), state.mixture)
+    answers, keep = replace(answered, scores=mixed.scores), comparable(rollouts, mixed.keep, cfg.algorithm)
+    rollouts, answers = drop_rows(rollouts, answers, keep)
     longest = cfg.sampling.max_response_tokens
     experience = make_experience(rollouts, answers, state.kl.kl_coef, cfg.algorithm, longest, state.moments)
     if answers.old_logprobs is not None:
@@ -84,7 +90,9 @@ def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -
         mixture=mixed.state,
         moments=experience.moments,
     )
-    return Step(experience, state, metrics, tuple(batch.passed.warnings))
+    rows = [row for row, kept in enumerate(keep) if kept]
+    components = {name: numbers.select(rows) for name, numbers in scores.items()}
+    return Step(experience, state, metrics, tuple(batch.passed.warnings), rollouts, components)
 
 
 def _answered(fleet: Fleet, stream: Stream, cfg: PPOConfig, judged: Judged, clock: "_Clock") -> Answers:

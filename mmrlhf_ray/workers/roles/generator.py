@@ -251,7 +251,7 @@ class Generators:
             raise
         finally:
             self.routing.finish(asked.engine, asked.tokens, lengths)
-        return rollouts_of(table, asked.prompts.features, seconds, asked.prompts.records)
+        return rollouts_of(table, asked.prompts.features, seconds, asked.prompts.records, asked.prompts.media)
 
     def generate(self, prompts: Prompts, n_samples: int) -> Rollouts:
         """`n_samples` responses to each prompt, in prompt order. The same prompts and weights give the same responses,
@@ -264,7 +264,8 @@ class Generators:
         ]
         answers = self.group.wait(refs, self.deadline_s, "generating responses")
         table = check(pa.concat_tables([t for t, _ in answers]), ROLLOUT, "Generators").combine_chunks()
-        return rollouts_of(table, prompts.features, max(seconds for _, seconds in answers), prompts.records)
+        longest = max(seconds for _, seconds in answers)
+        return rollouts_of(table, prompts.features, longest, prompts.records, prompts.media)
 
     def prove(self, names: Collection[str], prompts: Prompts) -> dict[str, Rollouts]:
         """A short response to each prompt by each of these generators. Raises as answer()."""

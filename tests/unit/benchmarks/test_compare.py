@@ -13,7 +13,8 @@ from mmrlhf_ray.data.records.readers import write_records
 from mmrlhf_ray.demo.profiles import COMPARE_DIR, FULL_PROFILE, Paths
 from mmrlhf_ray.demo.report import ProxyGold
 from mmrlhf_ray.errors import ConfigError, RunError
-from mmrlhf_ray.schema import MEDIA, PROMPT, RESPONSE
+from mmrlhf_ray.schema import MEDIA, PROMPT
+from tests.unit.tiny import filled_responses
 
 ANSWERS = ("answer : odd", "answer : even")
 
@@ -27,7 +28,7 @@ def finished(root: Path, name: str, texts: list[str], minutes: float) -> None:
          "text": text, "finish_reason": "stop", "response_tokens": 4, "score": 0.5, "kl": 2.0 * i}
         for i, text in enumerate(texts)
     ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows, schema=RESPONSE), directory / "responses.parquet")
+    pq.write_table(filled_responses(rows), directory / "responses.parquet")
     (directory / "result.json").write_text(json.dumps({"minutes": minutes}))
 
 

@@ -20,6 +20,7 @@ from mmrlhf_ray.demo.tasks import respond
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.reports.charts import Series, line_chart, ticks
 from mmrlhf_ray.schema import RESPONSE
+from tests.unit.tiny import filled_responses
 
 MODALITIES = {"text", "image", "audio", "image+audio", "video"}
 """Of Omni-Digits."""
@@ -44,7 +45,7 @@ def answers(prompts, policy, step=0, media="own", grounded=True, kl=1.0, score=0
                 "kl": kl,
             }
         )
-    return pa.Table.from_pylist(rows, schema=RESPONSE)
+    return filled_responses(rows)
 
 
 def replace_text(table, row, text):

@@ -17,6 +17,7 @@ from mmrlhf_ray.demo.scoring import (
 )
 from mmrlhf_ray.errors import DataError, SchemaError
 from mmrlhf_ray.schema import PROMPT, RESPONSE
+from tests.unit.tiny import filled_responses
 
 RIGHT, TERSE, WRONG = "the image shows 4 . answer : 4", "answer : 4", "answer : 5"
 
@@ -54,7 +55,7 @@ def response_table(texts, policy="ppo", finish="stop", score=0.5, kl=1.0, modali
         }
         for i, text in enumerate(texts)
     ]
-    return pa.Table.from_pylist(rows, schema=RESPONSE)
+    return filled_responses(rows)
 
 
 def scored(texts, **columns):

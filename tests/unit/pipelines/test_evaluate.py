@@ -13,7 +13,7 @@ from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.pipelines.evaluate.job import RESPONSES_FILE, best_rows, read_responses, summary, with_swapped_media
 from mmrlhf_ray.pipelines.responses import SWAPPED
 from mmrlhf_ray.schema import MEDIA, PROMPT, RESPONSE
-from tests.unit.tiny import messages
+from tests.unit.tiny import filled_responses, messages
 
 
 def records(*prompts: tuple[str, list[str]]) -> Records:
@@ -114,7 +114,7 @@ def responses(*rows: tuple[str, str, float, float, int]) -> pa.Table:
         }
         for i, (policy, media, score, kl, tokens) in enumerate(rows)
     ]
-    return pa.Table.from_pylist(made, schema=RESPONSE)
+    return filled_responses(made)
 
 
 def test_summary_of_two_policies() -> None:

@@ -19,8 +19,9 @@ from mmrlhf_ray.pipelines.iterate.metric import (
     metric_of,
     pair_accuracy,
 )
-from mmrlhf_ray.schema import MEDIA, PROMPT, RESPONSE
+from mmrlhf_ray.schema import MEDIA, PROMPT
 from tests.unit.pipelines.loop import loop_config
+from tests.unit.tiny import filled_responses
 
 FUNCTION = """
 def worth(prompts, completions, answer, response_tokens, prompt_id, **columns):
@@ -46,7 +47,7 @@ def answers(*given: tuple[str, str, int]) -> pa.Table:
         }
         for prompt_id, text, tokens in given
     ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=RESPONSE)
+    return filled_responses(rows)
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_what_is_kept_is_read_by_prompt(tmp_path):
     paths = RoundPaths(tmp_path, 1)
     paths.evaluation.mkdir(parents=True)
     table = answers(("p", "a", 1), ("q", "b", 1), ("p", "c", 1))
-    others = pa.Table.from_pylist([row | {"policy": "reference"} for row in table.to_pylist()], schema=RESPONSE)
+    others = filled_responses([row | {"policy": "reference"} for row in table.to_pylist()])
     pq.write_table(pa.concat_tables([others, table]), paths.evaluation / RESPONSES_FILE)
     keep_primary(paths, [1.0, 0.25, 2.0])
     assert kept_primary(paths) == {"p": 1.5, "q": 0.25}

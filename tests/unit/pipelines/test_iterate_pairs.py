@@ -9,7 +9,7 @@ import pytest
 from mmrlhf_ray.config.iterate import AskSection
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.pipelines.iterate.pairs import Pair, candidate_pairs, choose, item_id, item_rows, pair_of
-from mmrlhf_ray.schema import RESPONSE
+from tests.unit.tiny import filled_responses
 
 
 def responses(**texts: list[str]) -> pa.Table:
@@ -21,7 +21,7 @@ def responses(**texts: list[str]) -> pa.Table:
         for prompt_id, own in texts.items()
         for text in own
     ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=RESPONSE)
+    return filled_responses(rows)
 
 
 def prompts(*ids: str) -> dict[str, dict[str, object]]:

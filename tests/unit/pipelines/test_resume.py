@@ -200,6 +200,7 @@ APPLIED: dict[str, Any] = {
     "placement.policy.replicas": 1,
     "placement.critic.replicas": 1,
     "rollouts_logged": 3,
+    "media_kept_mb": 3,
 }
 
 
