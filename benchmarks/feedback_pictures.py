@@ -57,7 +57,7 @@ def launch(playwright: Playwright) -> Browser:
     return playwright.chromium.launch(executable_path=shutil.which(BROWSER), args=arguments)
 
 
-def take_pictures(out: Path, browser: Browser) -> list[Path]:
+def take_pictures(out: Path, browser: Browser, widths: Mapping[int, int] = WIDTHS) -> list[Path]:
     """PNG files `<page>-<width>.png` of every page, of every kind of question and of the dialogs; returns their paths.
 
     Shown is what `mmrlhf feedback serve --demo` shows, after some votes of three simulated people who answer at random.
@@ -73,11 +73,12 @@ def take_pictures(out: Path, browser: Browser) -> list[Path]:
             _vote(config, who, random.Random(number))
         database.close()
         with serving(config) as address:
-            return [path for width in WIDTHS for path in _pictures_at(browser, address, token, width, out)]
+            return [path for size in widths.items() for path in _pictures_at(browser, address, token, size, out)]
 
 
-def _pictures_at(browser: Browser, address: str, token: str, width: int, out: Path) -> Iterator[Path]:
-    context = browser.new_context(viewport={"width": width, "height": WIDTHS[width]})
+def _pictures_at(browser: Browser, address: str, token: str, size: tuple[int, int], out: Path) -> Iterator[Path]:
+    width, height = size
+    context = browser.new_context(viewport={"width": width, "height": height})
     page = context.new_page()
 
     def picture(name: str) -> Path:

@@ -8,14 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmrlhf_ray.config import RunConfig
 
-_FIGURES: Mapping[str, Sequence[str]] = {
-    "sft": ("loss", "eval_loss"),
-    "reward-model": ("loss", "pair_accuracy", "eval_pair_accuracy"),
-    "preference": ("loss", "preference_accuracy", "eval_preference_accuracy"),
-    "ppo": ("score", "kl", "response_tokens", "eval_score"),
-    "discrete": ("loss", "heldout_score"),
-}
-"""Job → metrics of which it is said how they changed."""
 _NEXT: Mapping[str, str] = {
     "sft": "mmrlhf config grpo > my-grpo.yaml      # there policy.path: {model}",
     "reward-model": "mmrlhf config ppo > my-ppo.yaml      # there rewards[].model.path: {model}",
@@ -24,24 +16,24 @@ _NEXT: Mapping[str, str] = {
     "iterate": "mmrlhf config evaluate > my-evaluation.yaml      # there policy.path: of the last round",
     "discrete": "mmrlhf discrete-export {run}",
 }
-_REPORTS = ("report.html", "evaluation.json", "probe.json")
-_PART = 10
-"""The first and the last one in so many logged steps are compared, since single steps scatter."""
+_REPORTS = ("report.html", "run.html", "evaluation.json", "probe.json")
+"""The job's own comes first, then the one of curves and responses that every run has."""
 
 
 def ending(job: str, cfg: "RunConfig") -> Iterator[str]:
     """Lines about a run that is done: as many of the four as there is something to say."""
     from mmrlhf_ray.config.base import MODEL_DIR
-    from mmrlhf_ray.runtime.metrics import FILE_NAME, read_metrics
+    from mmrlhf_ray.pipelines.runs.figures import FIGURES
+    from mmrlhf_ray.runtime.metric_rows import FILE_NAME, read_metrics
 
     run, model = cfg.run_dir, cfg.run_dir / MODEL_DIR
     if model.is_dir():
         yield f"model    {_here(model)}"
     report = next((run / name for name in _REPORTS if (run / name).is_file()), None)
-    curves = f"tensorboard --logdir {_here(run)}" if (run / FILE_NAME).is_file() else ""
-    if report or curves:
-        yield f"report   {'; '.join(filter(None, [_here(report) if report else '', curves]))}"
-    changes = list(_changes(read_metrics(run) if curves else [], _FIGURES.get(job, ())))
+    logged = (run / FILE_NAME).is_file()
+    if report or logged:
+        yield f"report   {'; '.join([*([_here(report)] if report else []), f'mmrlhf runs show {_here(run)}'])}"
+    changes = list(_changes(read_metrics(run) if logged else [], FIGURES.get(job, ())))
     if changes:
         yield f"changed  {', '.join(changes)}"
     if job in _NEXT and (model.is_dir() or "{model}" not in _NEXT[job]):
@@ -50,15 +42,13 @@ def ending(job: str, cfg: "RunConfig") -> Iterator[str]:
 
 def _changes(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> Iterator[str]:
     """How figures went from the first part of the steps that were logged to the last."""
+    from mmrlhf_ray.pipelines.runs.figures import parts
+
     for name in figures:
         values = [row[name] for row in rows if row.get(name) is not None]
         if len(values) > 1:
-            count = max(1, len(values) // _PART)
-            yield f"{name} {_mean(values[:count]):.4g} → {_mean(values[-count:]):.4g}"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+            first, last = parts(values)
+            yield f"{name} {first:.4g} → {last:.4g}"
 
 
 def _here(path: Path) -> str:

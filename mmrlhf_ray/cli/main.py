@@ -16,6 +16,8 @@ from mmrlhf_ray.cli.feedback import app as feedback_app
 from mmrlhf_ray.cli.groups import HELP_SETTINGS, RootGroup
 from mmrlhf_ray.cli.jobs import JobFile, Overrides, Resume, Supervise, add_jobs
 from mmrlhf_ray.cli.plan import plan
+from mmrlhf_ray.cli.runs import app as runs_app
+from mmrlhf_ray.cli.runs import report
 from mmrlhf_ray.config.paths import MAY_FETCH
 from mmrlhf_ray.errors import chain, known_error
 
@@ -28,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(feedback_app, name="feedback")
+app.add_typer(runs_app, name="runs")
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -72,6 +75,7 @@ def demo(
 add_jobs(app)
 app.command()(config)
 app.command()(plan)
+app.command()(report)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import av
 import pyarrow as pa
 from PIL import Image
 
-from mmrlhf_ray.demo.scoring import ScoredResponse
+from mmrlhf_ray.demo.scoring import TIE, ScoredResponse
 from mmrlhf_ray.errors import DataError
 
 SECONDS_A_FRAME_UNKNOWN = 0.25
@@ -38,6 +38,12 @@ class Answers:
     before: ScoredResponse
     after: ScoredResponse
 
+    @property
+    def change(self) -> str:
+        """worse, same or better, by the gold reward; differences up to TIE are none."""
+        gain = self.after.gold.total - self.before.gold.total
+        return "worse" if gain < -TIE else "better" if gain > TIE else "same"
+
 
 def pick(prompts: pa.Table, count: int) -> list[dict[str, Any]]:
     """`count` rows of PROMPT (fewer where there are fewer), in turn from every modality and task.
@@ -62,7 +68,8 @@ def pick(prompts: pa.Table, count: int) -> list[dict[str, Any]]:
 def gallery(
     prompts: pa.Table, media: pa.Table, before: list[ScoredResponse], after: list[ScoredResponse], count: int
 ) -> list[Answers]:
-    """Cards for `count` prompts of PROMPT with their MEDIA; the first response of each policy to a prompt is shown."""
+    """Cards for `count` prompts of PROMPT with their MEDIA, those that got worse first; the first response of each
+    policy to a prompt is shown."""
     first_before = {response.prompt_id: response for response in reversed(before)}
     first_after = {response.prompt_id: response for response in reversed(after)}
     place = {media_id: row for row, media_id in enumerate(media["media_id"].to_pylist())}
@@ -94,7 +101,7 @@ def gallery(
                 after=first_after[prompt_id],
             )
         )
-    return cards
+    return sorted(cards, key=lambda card: ("worse", "better", "same").index(card.change))
 
 
 def question(messages: str) -> str:

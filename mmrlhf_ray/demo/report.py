@@ -1,8 +1,7 @@
 """report.html of a demo run: one file with everything in it, no network, no script."""
 
 import math
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,12 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from mmrlhf_ray.demo import scoring
+from mmrlhf_ray.demo.changes import group_changes, headline, overall_change
 from mmrlhf_ray.demo.gallery import gallery
 from mmrlhf_ray.demo.scoring import ScoredResponse, score_responses
 from mmrlhf_ray.reports.charts import Series, line_chart
-from mmrlhf_ray.reports.page import page_environment
+from mmrlhf_ray.reports.curves import title_of
+from mmrlhf_ray.reports.page import page_environment, write_page
 from mmrlhf_ray.runtime.progress import duration
 
 FILE_NAME = "report.html"
@@ -22,8 +23,6 @@ GALLERY_SIZE = 28
 
 Metrics = Sequence[Mapping[str, Any]]
 """Rows of metrics.jsonl, as read_metrics() gives them."""
-
-_BeforeAfter = tuple[str, scoring.GroupSummary, scoring.GroupSummary]
 
 # Metrics that a reader wants first, per stage; the others are folded away below them.
 _FIRST = {
@@ -35,12 +34,24 @@ _HELD_OUT = ("eval_", "eval/", "held_out_")
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What it takes to run it again."""
+
+    seed: int
+    command: str
+    versions: Mapping[str, str]
+    """Package → version."""
+    date: str
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """Inputs of the report. Tables have the schemas in their names; metrics are read_metrics() rows."""
 
     title: str
     machine: Mapping[str, str]
     """Facts such as cores, memory, device; no host name."""
+    setting: Setting
     prompts: pa.Table
     """PROMPT: the held-out prompts."""
     media: pa.Table
@@ -88,11 +99,20 @@ def write_report(run_dir: Path, inputs: ReportInputs) -> Path:
     """
     verdict = scoring.judge(inputs.prompts, inputs.sft, inputs.ppo, inputs.swapped)
     before, after = score_responses(inputs.sft, inputs.prompts), score_responses(inputs.ppo, inputs.prompts)
+    overall = overall_change(before, after)
+    splits: Mapping[str, Callable[[ScoredResponse], str]] = {
+        "task": lambda response: response.task,
+        "modality": lambda response: response.modality,
+    }
+    breakdowns = {name: group_changes(before, after, key) for name, key in splits.items()}
     environment = page_environment("mmrlhf_ray.demo")
     environment.filters["number"] = scoring.number
     page = environment.get_template("report.html.j2").render(
         title=inputs.title,
+        headline=headline(overall, breakdowns["task"]),
+        overall=overall,
         machine=inputs.machine,
+        setting=inputs.setting,
         durations=[(stage, duration(seconds)) for stage, seconds in inputs.durations.items()],
         total=duration(sum(inputs.durations.values())),
         verdict=verdict,
@@ -102,14 +122,12 @@ def write_report(run_dir: Path, inputs: ReportInputs) -> Path:
             for name, summary in scoring.rows(verdict)
         ],
         net=scoring.interval_text(verdict.comparison.outcome.net),
-        breakdowns=_breakdowns(verdict),
+        breakdowns=breakdowns,
         sections=_sections(inputs),
         cards=gallery(inputs.prompts, inputs.media, before, after, GALLERY_SIZE),
     )
     path = Path(run_dir) / FILE_NAME
-    partial = path.with_name(FILE_NAME + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_page(path, page)
     return path
 
 
@@ -160,8 +178,7 @@ def _curves(title: str, stage: str, metrics: Metrics) -> Curves:
     charts: dict[str, Markup] = {}
     for base, members in names.items():
         series = [_metric_series(metrics, name, "training" if name == base else "held out") for name in members]
-        only_held_out = f"{base}, held out" if members != [base] and len(members) == 1 else base
-        chart = _chart(only_held_out.replace("_", " "), series, "step")
+        chart = _chart(title_of(base if base in members else members[0]), series, "step")
         if chart is not None:
             charts[base] = chart
     first = [name for name in _FIRST[stage] if name in charts]
@@ -187,15 +204,6 @@ def _without_prefix(name: str) -> str:
         if name.startswith(prefix):
             return name.removeprefix(prefix)
     return name
-
-
-def _breakdowns(verdict: scoring.Verdict) -> list[tuple[str, list[_BeforeAfter]]]:
-    """Name of the split, and (group, before, after) for each of its groups."""
-    before, after = verdict.sft, verdict.ppo
-    return [
-        ("task", [(name, before.by_task[name], group) for name, group in after.by_task.items()]),
-        ("modality", [(name, before.by_modality[name], group) for name, group in after.by_modality.items()]),
-    ]
 
 
 def _mean(values: Sequence[float]) -> float:

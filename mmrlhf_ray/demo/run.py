@@ -1,10 +1,13 @@
 """The demo: the whole loop on Omni-Digits, stage by stage, ending with a table and a report."""
 
 import os
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from mmrlhf_ray.demo.annotators import Response, annotate, choose_pairs
 from mmrlhf_ray.demo.data import build_data
 from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.demo.profiles import FAST_PROFILE, FULL_PROFILE, Paths, Profile
-from mmrlhf_ray.demo.report import ReportInputs, write_report
+from mmrlhf_ray.demo.report import ReportInputs, Setting, write_report
 from mmrlhf_ray.demo.scoring import judge, print_table
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.feedback.annotations import annotations_of
@@ -33,6 +36,7 @@ from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT, RESPONSE
 
 _MARKER = ".mmrlhf-demo"
+_VERSIONS = ("mmrlhf-ray", "torch", "transformers", "ray", "deepspeed")
 _HELDOUT_SHARE = 0.1
 """Of the prompts with preferences, for the reward model's held-out pair accuracy."""
 
@@ -54,7 +58,9 @@ def run_demo(root: Path, seed: int, fast: bool) -> bool:
             stage()
             durations[name] = time.monotonic() - started
             print(f"── {name}: {duration(durations[name])}", file=sys.stderr, flush=True)
-    return _conclude(paths, profile, durations)
+    command = shlex.join(["mmrlhf", "demo", *(["--fast"] if fast else []), "--seed", str(seed)])
+    versions = {name: version(name) for name in _VERSIONS}
+    return _conclude(paths, profile, durations, Setting(seed, command, versions, f"{datetime.now(UTC):%Y-%m-%d}"))
 
 
 def _claim(root: Path) -> None:
@@ -109,7 +115,7 @@ def _annotate(paths: Paths, pairs_per_prompt: int, seed: int) -> None:
     print(f"{len(pairs)} pairs, {len(annotations)} votes, {len(preferences)} preferences", file=sys.stderr)
 
 
-def _conclude(paths: Paths, profile: Profile, durations: dict[str, float]) -> bool:
+def _conclude(paths: Paths, profile: Profile, durations: dict[str, float], setting: Setting) -> bool:
     """Score the held-out answers with the gold reward, which training never saw; table and report."""
     held_out, train = _read(paths.data / "prompts_heldout"), _read(paths.data / "prompts_train")
     answers = {
@@ -127,6 +133,7 @@ def _conclude(paths: Paths, profile: Profile, durations: dict[str, float]) -> bo
         ReportInputs(
             title=f"Omni-Digits, {profile.name} profile",
             machine=_machine(),
+            setting=setting,
             prompts=held_out.records,
             media=held_out.media,
             rollouts=pa.concat_tables(rollouts),

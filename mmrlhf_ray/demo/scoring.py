@@ -243,8 +243,8 @@ def cells(group: GroupSummary) -> tuple[str, ...]:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """`value` with fixed digits; a dash where there is none."""
-    return "–" if not np.isfinite(value) else f"{value:.{digits}f}"
+    """`value` with fixed digits; a dash where there is none, and no sign where it is zero."""
+    return "–" if not np.isfinite(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
 
 
 def interval_text(interval: Interval) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from mmrlhf_ray.data.encoding.encode import Encoder, decode_response, token_texts
 from mmrlhf_ray.disk import writing
+from mmrlhf_ray.reports.media import kept_media, media_path
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Clips, Rollouts, shown
 from mmrlhf_ray.runtime.waits import deadline_get
@@ -21,7 +22,6 @@ SWAPPED = "#swapped"
 """Suffix of the prompt_id under which a prompt is asked with another prompt's media."""
 ROLLOUTS_DIR = "rollouts"
 """In a run's directory: RESPONSE of each online step."""
-MEDIA_DIR = "media"
 _COPIED = ("task", "modality", "finish_reason", "sample_id", "group_id", "media_ids")
 _PER_TOKEN = ("response_token_ids", "response_mask", "rollout_logprobs", "old_logprobs", "ref_logprobs", "advantages")
 
@@ -115,7 +115,7 @@ def whole_groups(table: pa.Table, most: int) -> int:
 
 @dataclass
 class MediaFolder:
-    """What kept responses show: `<run>/media/<image | audio | video>/<media_id>.<type>`, each clip once."""
+    """Writes what kept responses show, each clip once."""
 
     run_dir: Path
     most_bytes: int
@@ -123,7 +123,7 @@ class MediaFolder:
     _sizes: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._sizes = {file.stem: file.stat().st_size for file in (self.run_dir / MEDIA_DIR).glob("*/*.*")}
+        self._sizes = kept_media(self.run_dir)
 
     def add(self, responses: pa.Table, media: Clips, seconds: float) -> None:
         """Write what `responses` show. media: of all that they show. Raises as deadline_get() and write()."""
@@ -140,17 +140,10 @@ class MediaFolder:
         for (row,) in (clip.to_pylist() for clip in clips):
             if sum(self._sizes.values()) + len(row["data"]) > self.most_bytes:
                 continue
-            kind, _, form = row["mime"].partition("/")
-            path = self.run_dir / MEDIA_DIR / kind / f"{row['media_id']}.{form}"
+            path = media_path(self.run_dir, row["media_id"], row["mime"])
             fresh = path.with_name(f".{path.name}.partial")
             with writing(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 fresh.write_bytes(row["data"])
                 fresh.replace(path)
             self._sizes[row["media_id"]] = len(row["data"])
-
-
-def find_media(run_dir: Path, media_id: str) -> tuple[Path, str] | None:
-    """File and MIME type of what a MediaFolder wrote; None where it is not there."""
-    found = next((run_dir / MEDIA_DIR).glob(f"*/{media_id}.*"), None) if media_id.isalnum() else None
-    return None if found is None else (found, f"{found.parent.name}/{found.suffix[1:]}")

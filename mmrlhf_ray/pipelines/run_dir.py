@@ -1,6 +1,7 @@
 """A run's directory: made, claimed, and described."""
 
 import fcntl
+import logging
 import os
 import tempfile
 import traceback
@@ -10,7 +11,9 @@ from pathlib import Path
 
 from mmrlhf_ray.config import RunConfig, save_config
 from mmrlhf_ray.disk import problem
-from mmrlhf_ray.errors import RunError, RunFailed, UserError, first_line, known_error
+from mmrlhf_ray.errors import KnownError, RunError, RunFailed, UserError, first_line, known_error
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 TRACE_FILE = "error.txt"
@@ -20,7 +23,7 @@ TRACE_FILE = "error.txt"
 def run_directory(cfg: RunConfig, resume: bool = False) -> Iterator[Path]:
     """The run's directory on this machine with the resolved configuration. One process at a time may write to it. With
     `resume` the configuration in it stays until begin() has compared the two. Where `output_dir` is a URL all of it is
-    uploaded behind the block, as mirrored() says.
+    uploaded behind the block, as mirrored() says. A block that ends well leaves the report of its run.
 
     Raises RunError where another one does or it cannot be written. An error in the block that is not the user's leaves
     its trace in TRACE_FILE; one that is not known becomes a RunFailed.
@@ -51,6 +54,17 @@ def run_directory(cfg: RunConfig, resume: bool = False) -> Iterator[Path]:
             if known_error(error):
                 raise
             raise RunFailed(problem(error, _file_of(error, path)) or _told(error)) from error
+        _write_report(path)
+
+
+def _write_report(path: Path) -> None:
+    """Curves and responses as one file; what keeps it from being written takes nothing from the run, which is done."""
+    from mmrlhf_ray.pipelines.runs.show import REPORT_FILE, write_report  # jinja, which a refused run need not wait for
+
+    try:
+        write_report([path], path / REPORT_FILE)
+    except (KnownError, OSError) as error:
+        logger.warning("no report on the run: %s; try again with: mmrlhf report %s", first_line(error), path)
 
 
 def _told(error: Exception) -> str:

@@ -18,9 +18,8 @@ from ray.util.metrics import Gauge
 from torch.utils.tensorboard import SummaryWriter
 
 from mmrlhf_ray.disk import writing
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.runtime.metric_rows import FILE_NAME, read_metrics
 
-FILE_NAME = "metrics.jsonl"
 TENSORBOARD_DIR = "tensorboard"
 _RESERVED = ("step", "time")
 
@@ -103,30 +102,6 @@ class MetricsWriter:
                 gauge_name = re.sub(r"[^A-Za-z0-9_]+", "_", f"mmrlhf_{self._job}_{name}")
                 self._gauges[name] = Gauge(gauge_name, description=f"{self._job}: {name}", tag_keys=("run",))
             self._gauges[name].set(value, tags={"run": self._path.parent.name})
-
-
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of `<run_dir>/metrics.jsonl` in order: step (int), time (Unix seconds), metrics (float or None).
-
-    An absent file gives no rows. A half-written last line is left out; a broken line elsewhere raises RunError.
-    """
-    path = Path(run_dir) / FILE_NAME
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            # The start of a JSON object never parses as one, so this finds every half-written line.
-            rows.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise RunError(
-                f"{path}: line {number} is not JSON ({error}). Only the last line of a run that was killed may be "
-                "broken; fix or delete that line."
-            ) from error
-    return rows
 
 
 def _line(row: Mapping[str, float | None]) -> str:

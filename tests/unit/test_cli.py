@@ -76,6 +76,7 @@ def test_an_example_would_be_understood(line: str) -> None:
     assert program == "mmrlhf"
     command, words = _root().commands[words[0]], words[1:]
     while isinstance(command, Group):
+        words = words or ["list"]  # which `mmrlhf runs` alone is
         command, words = command.commands[words[0]], words[1:]
     context = command.make_context("x", words)
     if "file" in context.params and "overrides" in context.params:

@@ -34,7 +34,7 @@ def test_model_report_changes_and_the_next_command(run: Path) -> None:
     log(run, [{"loss": 3.0 - step / 10, "eval_loss": None} for step in range(20)])
     assert list(ending("sft", sft())) == [
         "model    runs/a/model",
-        "report   runs/a/report.html; tensorboard --logdir runs/a",
+        "report   runs/a/report.html; mmrlhf runs show runs/a",
         "changed  loss 2.95 → 1.15",
         "next     mmrlhf config grpo > my-grpo.yaml      # there policy.path: runs/a/model",
     ]
@@ -48,13 +48,13 @@ def test_several_figures_and_no_report(run: Path) -> None:
          "rewards": [{"name": "r", "kind": "function", "function": "length"}]}
     )  # fmt: skip
     said = list(ending("ppo", cfg))
-    assert said[1:3] == ["report   tensorboard --logdir runs/a", "changed  score 0.1 → 0.9, kl 0 → 1.5"]
+    assert said[1:3] == ["report   mmrlhf runs show runs/a", "changed  score 0.1 → 0.9, kl 0 → 1.5"]
 
 
 def test_an_evaluation_has_neither_model_nor_curves(run: Path) -> None:
     (run / "evaluation.json").touch()
     cfg = EvaluateConfig.model_validate({"name": "a", "policy": {"path": "m"}, "data": DATA})
-    assert list(ending("evaluate", cfg)) == ["report   runs/a/evaluation.json"]
+    assert list(ending("evaluate", cfg)) == ["report   runs/a/evaluation.json; mmrlhf runs show runs/a"]
 
 
 def test_a_run_elsewhere_is_named_in_full(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,11 @@ from mmrlhf_ray.pipelines.ppo.saving import Saving
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import ppo_step
 from mmrlhf_ray.pipelines.ppo.stream import Stream
-from mmrlhf_ray.pipelines.responses import MEDIA_DIR, ROLLOUTS_DIR
+from mmrlhf_ray.pipelines.responses import ROLLOUTS_DIR
 from mmrlhf_ray.pipelines.resume import Start, begin, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
+from mmrlhf_ray.reports.media import MEDIA_DIR
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import NOTICED, notice, ray_session

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmrlhf_ray.demo.data import Sizes, build_data
 from mmrlhf_ray.demo.gallery import pick, question, view
-from mmrlhf_ray.demo.report import ReportInputs, proxy_gold, write_report
+from mmrlhf_ray.demo.report import ReportInputs, Setting, proxy_gold, write_report
 from mmrlhf_ray.demo.scoring import score_responses
 from mmrlhf_ray.demo.tasks import respond
 from mmrlhf_ray.errors import DataError
@@ -71,6 +71,7 @@ def inputs(data):
     return ReportInputs(
         title="A run of <Omni-Digits>",
         machine={"cores": "2", "memory": "24 GiB"},
+        setting=Setting(3, "mmrlhf demo --seed 3", {"ray": "2.60.0"}, "2026-01-31"),
         prompts=held,
         media=pq.read_table(data.prompts_heldout / "media.parquet"),
         sft=answers(held, "sft", grounded=False, kl=0.0),
@@ -99,7 +100,7 @@ def page(inputs, tmp_path_factory):
 class Tags(html.parser.HTMLParser):
     """Every start tag with its attributes; fails on end tags that don't match."""
 
-    VOID = ("meta", "img", "source")
+    VOID = ("meta", "img", "source", "input")
 
     def __init__(self, text):
         super().__init__()
@@ -159,21 +160,41 @@ def test_every_modality_is_in_the_gallery_with_its_media(page, inputs):
 
 
 def test_bars_durations_and_curves_are_shown(page):
-    assert page.count("✓ passed") == 3
+    assert page.count("✓ met") == 3
     assert page.count("✗ missed") == 1
-    assert "1 of 4 bars missed" in page
+    assert "1 of 4 requirements were missed" in page
     assert "1 min 01 s" in page
     assert "2 min 05 s" in page
     assert "3 min 06 s" in page
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", page)
     assert titles == [
-        "loss",
+        "Loss",
         "pair accuracy",
-        "score",
+        "Score, mean over responses",
         "odd metric",
         "Reward of the rollouts over steps",
         "The same over the distance from SFT",
     ]  # kl has no finite value, so no chart
+
+
+def test_the_page_begins_with_what_happened_and_how_to_do_it_again(page):
+    text = re.sub(r"<[^>]+>", " ", page[page.index("<header>") : page.index("</header>")])
+    said = " ".join(text.split())
+    assert re.search(r"PPO raised the gold reward from \d\.\d+ to \d\.\d+ \(\+0\.\d+ \[\+0\.\d+, \+0\.\d+\]\)", said)
+    assert all(part in said for part in ("seed 3", "ray 2.60.0", "mmrlhf demo --seed 3", "2026-01-31", "cores 2"))
+
+
+def test_differences_stand_in_columns_of_their_own_with_a_colour_where_they_are_sure(page):
+    rows = re.findall(r'<td class="left (better|worse|same)">([+−]?\d\.\d+) \[[+−]?\d', page)
+    assert {direction for direction, _ in rows} >= {"better", "same"}
+    assert all(text.startswith("+") for direction, text in rows if direction == "better")
+
+
+def test_cards_can_be_chosen_by_what_happened(page):
+    changes = re.findall(r'<article class="card" data-change="(\w+)"', page)
+    assert changes == sorted(changes, key=("worse", "better", "same").index)
+    for change in ("worse", "better", "same"):
+        assert f"{change} ({changes.count(change)})" in page
 
 
 def test_every_label_points_at_an_element(page):

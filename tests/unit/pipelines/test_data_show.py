@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from html.parser import HTMLParser
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -21,6 +20,7 @@ from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.data import show as data_show
 from mmrlhf_ray.pipelines.data.rows import open_data
+from mmrlhf_ray.reports.serving import HOST, page_server
 from tests.unit.data.bad_inputs import cases, write_case
 from tests.unit.pipelines.folder import bad_rows, demonstrations, media_folder, write_rows
 
@@ -56,10 +56,10 @@ def client(folder: Path) -> Iterator[httpx.Client]:
     evil = {"prompt": EVIL, "response": EVIL, "task": EVIL, "truth": EVIL}
     config = write_rows(folder, [*demonstrations(), evil, *bad_rows()])
     pages = data_show.Pages(open_data(config), 7)
-    with ThreadingHTTPServer((data_show.HOST, 0), partial(data_show._Handler, pages)) as server:
+    with page_server(partial(data_show.answer, pages), 0, data_show.POLICY) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
-        with httpx.Client(base_url=f"http://{data_show.HOST}:{server.server_port}", trust_env=False) as client:
+        with httpx.Client(base_url=f"http://{HOST}:{server.server_port}", trust_env=False) as client:
             yield client
         server.shutdown()
         thread.join()
@@ -72,6 +72,8 @@ def test_pages_show_rows_with_their_media(client: httpx.Client, folder: Path) ->
     counts = {tag: sum(t == tag for t, _ in shown.tags) for tag in ("article", "img", "audio", "video", "script")}
     assert counts == {"article": 7, "img": 4, "audio": 1, "video": 1, "script": 0}
     audio = next(a["src"] for tag, a in shown.tags if tag == "audio")
+    part = client.get(str(audio), headers={"Range": "bytes=4-7"})
+    assert (part.status_code, part.content) == (206, (folder / "tone.wav").read_bytes()[4:8])
     found = client.get(str(audio))
     assert found.content == (folder / "tone.wav").read_bytes()
     assert found.headers["content-type"] == "audio/wav"
@@ -140,7 +142,7 @@ def test_rankings_show_ranks_and_ratings(folder: Path, tmp_path: Path) -> None:
 
 def test_a_port_that_is_taken(folder: Path) -> None:
     with (
-        ThreadingHTTPServer((data_show.HOST, 0), data_show._Handler) as taken,
+        page_server(lambda path, query: None, 0, data_show.POLICY) as taken,
         pytest.raises(RunError, match="cannot be used: .*; choose another with --port"),
     ):
         data_show.serve(write_rows(folder, demonstrations()), None, 20, taken.server_port)

@@ -9,7 +9,8 @@ import pytest
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.encoding.encode import Encoder, encode_response, token_texts
 from mmrlhf_ray.data.media import media_id
-from mmrlhf_ray.pipelines.responses import SWAPPED, MediaFolder, find_media, response_table, whole_groups
+from mmrlhf_ray.pipelines.responses import SWAPPED, MediaFolder, response_table, whole_groups
+from mmrlhf_ray.reports.media import find_media
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.schema import EXPERIENCE, MEDIA, PROMPT, RESPONSE
 from tests.unit.tiny import messages, noise, picture, rollout_table
