@@ -63,7 +63,7 @@ def _write_report(path: Path) -> None:
 
     try:
         write_report([path], path / REPORT_FILE)
-    except (KnownError, OSError) as error:
+    except (KnownError, OSError, ValueError) as error:
         logger.warning("no report on the run: %s; try again with: mmrlhf report %s", first_line(error), path)
 
 

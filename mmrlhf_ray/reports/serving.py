@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.errors import KnownError, RunError
 
 HOST = "127.0.0.1"
 _RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})")
@@ -83,7 +83,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         asked = urlsplit(self.path)
         query = {name: values[-1] for name, values in parse_qs(asked.query).items()}
-        answer = self._ask(asked.path, query)
+        try:
+            answer = self._ask(asked.path, query)
+        except KnownError as error:
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR, "this cannot be shown", str(error))
+            return
         if answer is None:
             self.send_error(HTTPStatus.NOT_FOUND, "nothing here; reload the page")
         else:

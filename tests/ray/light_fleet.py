@@ -34,6 +34,7 @@ from mmrlhf_ray.workers.roles.scorer import Scorers
 from mmrlhf_ray.workers.watch import Watch
 
 PROMPTS = 40
+ASKED = '[{"role": "user", "content": "what is it ?"}]'
 """Different ones; a position beyond shows one again."""
 HELD_OUT = 150
 
@@ -213,7 +214,12 @@ def _served(names: dict[int, str]) -> tuple[pa.Table, pa.Table, TakeStats]:
          "collapsed_token_ids": [7], "facts_token_ids": [], "media_ids": []}
         for p, name in names.items()
     ]  # fmt: skip
-    return pa.Table.from_pylist(rows, schema=ENCODED_PROMPT), PROMPT.empty_table(), TakeStats(0.0, 1, 0)
+    records = [
+        {"prompt_id": name, "messages": ASKED, "media_ids": [], "task": "t", "modality": "text", "extras": "{}"}
+        for name in names.values()
+    ]
+    prompts = pa.Table.from_pylist(records, schema=PROMPT)
+    return pa.Table.from_pylist(rows, schema=ENCODED_PROMPT), prompts, TakeStats(0.0, 1, 0)
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import Step, ppo_step
 from mmrlhf_ray.pipelines.ppo.stream import Stream
 from mmrlhf_ray.pipelines.resume import RunRecord, Start
+from mmrlhf_ray.pipelines.runs.rollouts import kept_steps, read_step
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.training.checkpoint import newest_step
-from tests.ray.light_fleet import HELD_OUT, Light, Times, configuration, light_fleet
+from tests.ray.light_fleet import ASKED, HELD_OUT, Light, Times, configuration, light_fleet
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,23 @@ def test_learners_that_cannot_be_reached_start_again_from_the_newest_checkpoint(
     assert [row["step"] for row in read_metrics(tmp_path)] == list(range(8))
     assert positions(ray.get(light.updates.remote())) == [list(range(4 * n, 4 * n + 4)) for n in range(4, 8)]
     ray.kill(light)
+
+
+def test_whole_groups_are_kept_with_their_prompts_and_scores(light: Any, model_dir: Path, tmp_path: Path) -> None:
+    cfg = configuration(steps=2, rollouts_logged=5, policy={"path": str(model_dir)})
+    fleet = light_fleet(light, cfg, Times())
+    with fleet.watch:
+        train(cfg, fleet, tmp_path, Start(RunRecord("ppo", {})))
+    assert list(kept_steps(tmp_path)) == [0, 1]
+    rows = read_step(kept_steps(tmp_path)[1]).to_pylist()
+    assert [row["group_id"] for row in rows] == [4, 4, 5, 5]
+    assert {row["messages"] for row in rows} == {ASKED}
+    (reward,) = cfg.rewards
+    assert [json.loads(row["components"]) for row in rows] == [{reward.name: row["score"]} for row in rows]
+    for row in rows:
+        assert len(row["tokens"]) == len(row["advantages"]) == len(row["ratios"]) == row["response_tokens"]
+        assert row["versions"] == [{"version": 1, "start": 0, "end": row["response_tokens"]}]
+        assert row["advantage"] == pytest.approx(np.mean(row["advantages"]))
 
 
 def test_a_notice_saves_the_step_and_ends_the_run(light: Any, model_dir: Path, tmp_path: Path) -> None:

@@ -96,14 +96,15 @@ def _steps(cfg: PPOConfig, fleet: Fleet, run_dir: Path, start: Start, state: Dri
             state = step.state
             for warning in (*step.warnings, *keeping.keep(number, step)):
                 progress.note(f"step {number}: {warning}")
-            metrics, done = dict(step.metrics), number + 1
+            metrics, done, responses = dict(step.metrics), number + 1, len(step.experience.table)
+            del step  # and with it features and media, which the next step needs the room for
             try:
                 if cfg.evaluates_after(done) and not noticed():
                     metrics |= evaluate(fleet, stream, cfg)
             finally:  # the step was taken, whatever becomes of its evaluation
                 writer.log(number, metrics)
                 shown = {name: metrics[name] for name in _SHOWN if name in metrics}
-                progress.update(done, len(step.experience.table), **shown)
+                progress.update(done, responses, **shown)
                 stopped = stops(cfg, metrics)
                 if saving.due(done) or saving.best(metrics) or stopped or noticed():
                     saving.start(done, state, metrics)

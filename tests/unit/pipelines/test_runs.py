@@ -74,6 +74,14 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     assert "no runs; a job writes one" in CliRunner().invoke(app, ["runs", str(tmp_path)]).stdout
 
 
+def test_a_list_goes_on_past_what_cannot_be_read(tmp_path: Path) -> None:
+    begun(tmp_path / "good")
+    (begun(tmp_path / "odd") / "config.yaml").write_text("a: [")
+    assert {run.name: run.job for run in find_runs(tmp_path)} == {"good": "sft", "odd": "?"}
+    with pytest.raises(RunError, match=r"odd/config.yaml: not YAML: .*; the run cannot be shown"):
+        open_run(tmp_path / "odd")
+
+
 def test_a_mistyped_command_is_not_taken_for_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert "did you mean" in CliRunner().invoke(app, ["runs", "shwo", "a"], prog_name="mmrlhf").output
