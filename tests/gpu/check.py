@@ -137,6 +137,7 @@ def _zero(place: Place, stage: int) -> dict[str, float | str]:
 
 def _online(place: Place, **changes: Any) -> dict[str, Any]:
     seat = {"replicas": 1, "num_gpus": place.gpus, "num_cpus": 0.2}
+    prompts = 16 if place.device == "cuda" else 4
     return {
         "steps": 3,
         "policy": {"path": str(_model(place)), "dtype": "bfloat16"},
@@ -148,9 +149,9 @@ def _online(place: Place, **changes: Any) -> dict[str, Any]:
         "algorithm": {
             "advantage_estimator": "grpo",
             "kl_coef": 0.0,
-            "prompts_per_step": 16,
+            "prompts_per_step": prompts,
             "n_samples_per_prompt": 4,
-            "mini_batch_size": 64,
+            "mini_batch_size": 4 * prompts,
         },
         "learner": {"engine": {"zero_stage": 2, "micro_batch_tokens": 8192}},
         "generator": {"gpu_memory_utilization": 0.4, "enforce_eager": True},
