@@ -31,7 +31,7 @@ class Walk:
     def score(self, who: str) -> float:
         """Mean of an evaluation, as its file has it."""
         found = json.loads((self.desk / "runs/colours-evaluation/evaluation.json").read_text())
-        return float(found[who]["score"]["mean"])
+        return float(found[who]["score"]["estimate"])
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,7 @@ def test_the_evaluation_compares_the_two_policies(walk: Walk) -> None:
 def test_one_can_look_at_the_answers(walk: Walk) -> None:
     lines = walk.said["python look.py"].out.splitlines()
     assert lines[0].split() == ["prompt_id", "text", "score"]
+    assert all(line.strip().startswith("picture ") for line in lines[1:])
     assert len(lines) > 16
 
 
