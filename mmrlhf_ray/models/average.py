@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmrlhf_ray.errors import ConfigError, ModelError
+from mmrlhf_ray.models.card import CardFacts, base_of, write_card
 from mmrlhf_ray.models.export import written_model
 from mmrlhf_ray.models.scalar_head import SCALAR_HEAD_FILE, read_scalar_head, write_scalar_head
 from mmrlhf_ray.models.tokens import check_same_tokens
@@ -37,7 +38,7 @@ def average_models(sources: Sequence[Path], target: Path) -> None:
     check_same_tokens(*sources)
     _check_heads(sources)
     with ExitStack() as stack:
-        opened = [_Weights(source, stack) for source in sources]
+        opened = [OpenedWeights(source, stack) for source in sources]
         for own in opened[1:]:
             _check_alike(opened[0], own)
         first = opened[0]
@@ -46,9 +47,15 @@ def average_models(sources: Sequence[Path], target: Path) -> None:
             head = dict(_means(opened, [name for name in first.shapes if name not in body]))
             if head:
                 _write_head(sources[0], fresh, head)
+            write_card(fresh, _card(target.name, sources))
 
 
-class _Weights:
+def _card(name: str, sources: Sequence[Path]) -> CardFacts:
+    summary = f"Every weight is the mean of those of {len(sources)} models (`mmrlhf average`)."
+    return CardFacts(name, summary, [base_of(source) for source in sources], tags=["average"], merged=True)
+
+
+class OpenedWeights:
     """The tensors of one model; those of a scalar head are named after its file."""
 
     def __init__(self, path: Path, stack: ExitStack):
@@ -102,7 +109,7 @@ def _check_heads(sources: Sequence[Path]) -> None:
             )
 
 
-def _check_alike(expected: _Weights, came: _Weights) -> None:
+def _check_alike(expected: OpenedWeights, came: OpenedWeights) -> None:
     for name in sorted(expected.shapes.keys() | came.shapes.keys()):
         want, got = expected.shapes.get(name), came.shapes.get(name)
         if want != got:
@@ -116,7 +123,7 @@ def _said(shape: tuple[tuple[int, ...], str] | None) -> str:
     return "no such tensor" if shape is None else f"shape {list(shape[0])} in {shape[1]}"
 
 
-def _means(opened: Sequence[_Weights], names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
+def _means(opened: Sequence[OpenedWeights], names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
     for name in names:
         tensors = [own.tensor(name) for own in opened]
         if tensors[0].is_floating_point():

@@ -7,16 +7,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmrlhf_ray.config.base import MODEL_DIR
 from mmrlhf_ray.config.paths import HUB, MAY_FETCH, MODELSCOPE
 from mmrlhf_ray.errors import MissingExtra, ModelError
 
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-# In a process of its own: the libraries read once, when they are imported, whether they may use the network.
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "README.md", "LICENSE*", "NOTICE*")
 _DOWNLOAD = """
 import importlib, json, sys
 library, name, options = json.loads(sys.argv[1])
@@ -77,9 +77,23 @@ def local_model(path: str, fetch: bool = True) -> str:
             f"`{model.by_hand}` and give the directory"
         )
     kept = _download(model, {"local_files_only": True}, {"HF_HUB_OFFLINE": "1"})
-    if kept.returncode == 0 and _is_complete(Path(_last_line(kept.stdout))):
-        return _last_line(kept.stdout)
+    if kept.returncode == 0 and is_complete(Path(last_line(kept.stdout))):
+        return last_line(kept.stdout)
     return _fetched(path, model) if fetch else path
+
+
+def model_directory(name: str) -> Path:
+    """The directory of the model that a user names: a directory in Hugging Face format, that of a run, which has one in
+    `model`, or `hf:…` or `ms:…`, as local_model(). Raises ModelError."""
+    path = Path(local_model(name))
+    found = next((place for place in (path, path / MODEL_DIR) if (place / "config.json").is_file()), None)
+    if found is None:
+        hint = "; the run has exported none yet: see `mmrlhf export`" if (path / "config.yaml").is_file() else ""
+        raise ModelError(
+            f"{name}: expected a model in Hugging Face format, a run that exported one, hf:ORG/NAME or ms:ORG/NAME; "
+            f"found no config.json there or in {MODEL_DIR}{hint}"
+        )
+    return found
 
 
 def _fetched(path: str, model: HubModel) -> str:
@@ -89,9 +103,9 @@ def _fetched(path: str, model: HubModel) -> str:
     print(f"fetching {path}; a copy is kept, and used from then on", file=sys.stderr, flush=True)
     done = _download(model, {}, {})
     if done.returncode:
-        raise ModelError(f"{path}: cannot be fetched: {_last_line(done.stdout) or 'see above'}; {hint}")
-    directory = Path(_last_line(done.stdout))
-    if not _is_complete(directory):
+        raise ModelError(f"{path}: cannot be fetched: {last_line(done.stdout) or 'see above'}; {hint}")
+    directory = Path(last_line(done.stdout))
+    if not is_complete(directory):
         raise ModelError(
             f"{path}: {directory} has no config.json, or not all the weights in safetensors; expected a model in "
             "Hugging Face format"
@@ -104,9 +118,15 @@ def _download(
 ) -> "subprocess.CompletedProcess[str]":
     """The hub's own function; its progress is shown, its result printed."""
     given = {"allow_patterns": _FILES, **({"revision": model.revision} if model.revision else {}), **options}
+    return hub_process(_DOWNLOAD, [model.library, model.name, given], env)
+
+
+def hub_process(code: str, arguments: Sequence[object], env: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    """Run Python that uses a hub's library and reads `arguments` as JSON. In a process of its own: the libraries read
+    once, when they are imported, whether they may use the network. Where `env` is given it is quiet."""
     ours = {} if env or MAY_FETCH not in os.environ else {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_PROGRESS_BARS": "0"}
     return subprocess.run(
-        [sys.executable, "-P", "-c", _DOWNLOAD, json.dumps([model.library, model.name, given])],
+        [sys.executable, "-P", "-c", code, json.dumps(arguments)],
         env={**os.environ, **ours, **env},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL if env else None,
@@ -115,8 +135,8 @@ def _download(
     )
 
 
-def _is_complete(directory: Path) -> bool:
-    """Whether the files are there that an interrupted download may lack."""
+def is_complete(directory: Path) -> bool:
+    """Whether the files are there that an interrupted download or export may lack."""
     if not (directory / "config.json").is_file():
         return False
     wanted = {
@@ -127,5 +147,5 @@ def _is_complete(directory: Path) -> bool:
     return all((directory / file).is_file() for file in wanted) and any(directory.glob("*.safetensors"))
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1]

@@ -67,7 +67,7 @@ def _tree(path: Path) -> ast.Module:
 def test_every_job_is_a_package_of_its_own() -> None:
     """What several jobs share lies beside them; all else in pipelines/ belongs to one job."""
     shared = {path.name for path in (ROOT / "mmrlhf_ray" / "pipelines").glob("*.py")}
-    assert shared == {"__init__.py", "responses.py", "resume.py", "run_dir.py"}
+    assert shared == {"__init__.py", "card.py", "responses.py", "resume.py", "run_dir.py"}
 
 
 def test_no_actor_is_called_by_a_name_in_a_string() -> None:

@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from mmrlhf_ray.config import PPOConfig, PreferenceConfig, RewardModelConfig, RunConfig, SFTConfig
 from mmrlhf_ray.config.load import JobKind
 from mmrlhf_ray.errors import ConfigError, RunError
+from mmrlhf_ray.pipelines.card import write_run_card
+from mmrlhf_ray.pipelines.resume import RunRecord
 from mmrlhf_ray.training.build import Trainable, build_trained
 from mmrlhf_ray.training.checkpoint import Complete, best_complete, complete_at, newest_complete
 from mmrlhf_ray.training.engine import init_process_group
@@ -55,6 +57,8 @@ def export(source: Path, target: Path, best: bool = False) -> Exported:
         trained = build_trained(trainable, use.model, use.config, optimizer_steps=1, seed=cfg.seed, device=_CPU)
         trained.load(found.path / group)
         trained.export(target, trainable.layout if isinstance(trainable, RewardModelTask) else None)
+    record = RunRecord(**found.manifest.run)
+    write_run_card(target, found.path.parent.parent, record, found.manifest.step)
     return Exported(target, found.path, found.manifest.step)
 
 

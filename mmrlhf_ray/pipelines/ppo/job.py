@@ -9,6 +9,7 @@ from pathlib import Path
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.config.base import MODEL_DIR
 from mmrlhf_ray.errors import RoleFailed, Unreachable
+from mmrlhf_ray.pipelines.card import finish_with_card
 from mmrlhf_ray.pipelines.ppo.evaluation import evaluate, stops
 from mmrlhf_ray.pipelines.ppo.keeping import Keeping
 from mmrlhf_ray.pipelines.ppo.saving import Saving
@@ -16,7 +17,7 @@ from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.step import ppo_step
 from mmrlhf_ray.pipelines.ppo.stream import Stream
 from mmrlhf_ray.pipelines.responses import ROLLOUTS_DIR
-from mmrlhf_ray.pipelines.resume import Start, begin, finish, run_record
+from mmrlhf_ray.pipelines.resume import Start, begin, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.reports.media import MEDIA_DIR
@@ -54,7 +55,7 @@ def run(cfg: PPOConfig, resume: bool = False) -> Path:
                 train(cfg, fleet, run_dir, start)
                 fleet.begin("learn")
                 fleet.policy.export(run_dir / MODEL_DIR)
-        finish(run_dir)
+        finish_with_card(run_dir, start.record)
     return run_dir
 
 

@@ -27,7 +27,8 @@ from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records
 from mmrlhf_ray.data.records.quarantine import Rejected, settle
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DataError, DeadlineExceeded, KnownError
-from mmrlhf_ray.pipelines.resume import Start, begin, check_length, finish, run_record
+from mmrlhf_ray.pipelines.card import finish_with_card
+from mmrlhf_ray.pipelines.resume import Start, begin, check_length, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.pipelines.supervised.rows import HeldRows, Share, TrainingRows, open_streams
 from mmrlhf_ray.planning.preflight import check_batch, check_cluster, check_warmup, preflight
@@ -124,7 +125,7 @@ def run_supervised(
             if not resume:
                 discard(run_dir)
             _fit(_plan(cfg, task, run_dir, steps, start), job, rows)
-        finish(run_dir)
+        finish_with_card(run_dir, start.record)
     return run_dir
 
 

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 from mmrlhf_ray.config import DataConfig, RewardModelConfig
 from mmrlhf_ray.config.base import MODEL_DIR
 from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.models.card import Result, Results, add_results
 from mmrlhf_ray.models.score_fit import write_score_fit
 from mmrlhf_ray.pipelines.supervised.fit import Added, run_supervised, set_aside
-from mmrlhf_ray.pipelines.supervised.reward_report import headline, write_report
+from mmrlhf_ray.pipelines.supervised.reward_report import RewardSummary, headline, write_report
 from mmrlhf_ray.pipelines.supervised.score_fit import apply_fit, fit_scores, halves
 from mmrlhf_ray.rewards.adversary import Adversary, Honest
 from mmrlhf_ray.rewards.negatives import negative_records
@@ -44,8 +45,24 @@ def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
         logger.warning("%s: the run was finished without eval_data, so that there is no report", run_dir)
     elif cfg.eval_data:
         scores = _fitted(cfg, run_dir)
-        print(headline(write_report(run_dir, cfg.name, cfg.objective, tuple(cfg.aspects), scores)))
+        summary = write_report(run_dir, cfg.name, cfg.objective, tuple(cfg.aspects), scores)
+        _add_to_card(run_dir / MODEL_DIR, summary)
+        print(headline(summary))
     return run_dir
+
+
+def _add_to_card(model: Path, summary: RewardSummary) -> None:
+    if summary.overall is None:
+        return
+    found = summary.overall.accuracy
+    rows = [Result("pair_accuracy", found.estimate, found.low, found.high)]
+    if calibration := summary.overall.calibration:
+        rows += [
+            Result("calibration_error", calibration.expected_calibration_error),
+            Result("brier", calibration.brier),
+        ]
+    note = f"{summary.overall.pairs} pairs; brackets are 95 % intervals."
+    add_results(model, Results("Agreement with people", "held-out preferences", rows, note))
 
 
 def _fitted(cfg: RewardModelConfig, run_dir: Path) -> pa.Table:

@@ -20,6 +20,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
     "config.json": b'{"model_type": "x"}',
     "model.safetensors": b"weights",
+    "README.md": b"---\nlicense: mit\n---\n",
+    "LICENSE": b"Do as you like.",
     "pytorch_model.bin": b"pickle",
     "modeling.py": b"raise SystemExit",
 }
@@ -84,7 +86,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Hub]]
 
 def test_a_model_is_fetched_once_and_without_code_and_pickles(hub: type[_Hub]) -> None:
     found = Path(local_model("hf:org/name"))
-    assert {file.name for file in found.iterdir()} == {"config.json", "model.safetensors"}
+    assert {file.name for file in found.iterdir()} == FILES.keys() - {"pytorch_model.bin", "modeling.py"}
     assert found.name == COMMIT
     asked = len(hub.asked)
     assert asked

@@ -12,6 +12,7 @@ from mmrlhf_ray.config import EngineConfig, LearnerConfig, OptimizerConfig, SFTC
 from mmrlhf_ray.data.batches.collate import collate
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.errors import ConfigError, RunError
+from mmrlhf_ray.models.card import read_card
 from mmrlhf_ray.pipelines.export.job import export
 from mmrlhf_ray.pipelines.resume import run_record
 from mmrlhf_ray.training.build import Trained, build_trained
@@ -54,6 +55,9 @@ def test_the_model_of_a_runs_newest_checkpoint(
     command = [sys.executable, "-m", "mmrlhf_ray.cli", "export", str(run_dir), str(tmp_path / "got")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
+    card = read_card(tmp_path / "got")
+    assert "Trained by `mmrlhf sft` after 3 steps, seed 0." in card.text
+    assert "| `data` | d: 5 rows |" in card.text
     assert done.stdout.endswith(f"{tmp_path / 'got'}: the model after 3 steps, from {checkpoint}\n")
     got, want, source = (load_file(p / "model.safetensors") for p in (tmp_path / "got", tmp_path / "want", omni))
     assert got.keys() == want.keys()
