@@ -29,7 +29,7 @@ from mmrlhf_ray.demo.data import Sizes, build_data
 from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.schema import PROMPT
 from mmrlhf_ray.workers.roles.encoder import PromptEncoder
-from mmrlhf_ray.workers.roles.sampler import prefix_order, sampling_parameters, vllm_input
+from mmrlhf_ray.workers.roles.engine_input import prefix_order, sampling_parameters, vllm_input
 from mmrlhf_ray.workers.roles.sampler_process import Generate, SamplerProcess, SamplerSpec
 
 _BLOCK = 32

@@ -45,10 +45,11 @@ def discrete_serve(
     On Ray Serve; Ctrl-C ends it.
     """
     needs("onnx")
-    from mmrlhf_ray.discrete.serve import DiscreteServeConfig, answer_requests, build, check_address
+    from mmrlhf_ray.discrete.serve import NAME, DiscreteServeConfig, build
+    from mmrlhf_ray.runtime.serving import answer_requests, check_address
     from mmrlhf_ray.runtime.session import ray_session
 
     application = build(DiscreteServeConfig(run=str(run), replicas=replicas))
     check_address(host, port)
     with ray_session():
-        answer_requests(application, host, port)
+        answer_requests(application, NAME, host, port, "/decide")

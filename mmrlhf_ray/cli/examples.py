@@ -34,7 +34,23 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mmrlhf submit my-ppo.yaml --address http://127.0.0.1:8265 --root /shared/me",
         "mmrlhf submit my-ppo.yaml steps=200 --resume --no-wait",
     ),
-    "export": ("mmrlhf export runs/my-ppo my-model",),
+    "export": (
+        "mmrlhf export runs/my-ppo my-model",
+        "mmrlhf export runs/my-ppo my-model-int8 --quantize int8 --data heldout.jsonl",
+    ),
+    "push": (
+        "mmrlhf push runs/my-ppo ORG/my-model --dry-run",
+        "mmrlhf push runs/my-ppo ms:ORG/my-model --private --evaluation runs/my-evaluation",
+    ),
+    "generate": (
+        'mmrlhf generate runs/my-ppo "Which digit is written?" --image digit.png',
+        'mmrlhf generate hf:ORG/NAME "What is said?" --audio said.wav --temperature 0',
+    ),
+    "chat": ("mmrlhf chat runs/my-ppo", 'mmrlhf chat models/my-model --system "Answer in one word."'),
+    "serve": (
+        "mmrlhf serve runs/my-ppo",
+        "mmrlhf serve runs/my-ppo --host 0.0.0.0 --replicas 2 --feedback http://127.0.0.1:8765",
+    ),
     "average": ("mmrlhf average my-mean runs/a/model runs/b/model runs/c/model",),
     "discrete": ("mmrlhf discrete my-decisions.yaml", "mmrlhf discrete my-decisions.yaml algorithm.lr=3e-4 --sweep"),
     "discrete-export": ("mmrlhf discrete-export runs/my-decisions",),
@@ -72,15 +88,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Train": ("sft", "reward-model", "preference", "ppo", "iterate", "train"),
     "Look at runs": ("runs", "report"),
     "Measure": ("evaluate", "probe-reward", "parity"),
-    "Use a cluster, take a model along": ("plan", "submit", "export", "average"),
+    "Use a cluster": ("plan", "submit"),
+    "Use a model": ("generate", "chat", "serve", "export", "push", "average"),
     "Decide, with small networks": ("discrete", "discrete-export", "discrete-serve"),
 }
 """Heading in `mmrlhf --help` → commands."""
 
 MEANT: Mapping[str, str] = {
     "finetune": "sft", "fine-tune": "sft", "eval": "evaluate", "test": "evaluate", "rm": "reward-model",
-    "reward": "reward-model", "generate": "evaluate", "label": "feedback", "annotate": "feedback", "init": "config",
-    "template": "config", "check": "data check", "convert": "data convert", "serve": "feedback serve", "run": "train",
+    "reward": "reward-model", "label": "feedback", "annotate": "feedback", "init": "config",
+    "template": "config", "check": "data check", "convert": "data convert", "run": "train",
 }  # fmt: skip
 """What people may type who come from elsewhere → the command."""
 

@@ -15,6 +15,7 @@ from mmrlhf_ray.cli.discrete import discrete_export, discrete_serve
 from mmrlhf_ray.cli.feedback import app as feedback_app
 from mmrlhf_ray.cli.groups import HELP_SETTINGS, RootGroup
 from mmrlhf_ray.cli.jobs import JobFile, Overrides, Resume, Supervise, add_jobs
+from mmrlhf_ray.cli.models import add_model_commands
 from mmrlhf_ray.cli.plan import plan
 from mmrlhf_ray.cli.runs import app as runs_app
 from mmrlhf_ray.cli.runs import report
@@ -164,20 +165,6 @@ def submit(
 
 
 @app.command()
-def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or one of its checkpoints.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not be there yet.")],
-    best: Annotated[bool, typer.Option("--best", help="From the run's best checkpoint (`checkpoint.best`).")] = False,
-) -> None:
-    """Write a model out of a checkpoint."""
-    os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported: a GPU may be too small for all of a model
-    from mmrlhf_ray.pipelines.export.job import export as write
-
-    found = write(source, target, best)
-    print(f"{found.path}: the model after {found.step} steps, from {found.checkpoint}")
-
-
-@app.command()
 def average(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not be there yet.")],
     sources: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Exported models of one start.")],
@@ -192,6 +179,7 @@ def average(
     print(f"{target}: the mean of {len(sources)} models")
 
 
+add_model_commands(app)
 app.command(name="discrete-export")(discrete_export)
 app.command(name="discrete-serve")(discrete_serve)
 

@@ -8,8 +8,6 @@ What is computed is the exported ONNX file; neither torch nor RLlib takes part. 
 told otherwise. The endpoint knows no users: whoever reaches it may ask it.
 """
 
-import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +24,10 @@ from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.discrete.files import CONFIG_FILE, MODULE_DIR, ONNX_FILE
 from mmrlhf_ray.discrete.onnx_file import input_names, open_session, session_actions, session_scores
 from mmrlhf_ray.discrete.request import BadRequest, answer, chosen_task, observe
-from mmrlhf_ray.errors import ConfigError, RunError
+from mmrlhf_ray.errors import ConfigError
 
 NAME = "discrete"
 _REQUESTS = 32
-_LOOK_S = 5.0
 
 
 class DiscreteServeConfig(Section):
@@ -58,33 +55,6 @@ def build(config: DiscreteServeConfig) -> serve.Application:
 
     options = serve.deployment(name=NAME, num_replicas=config.replicas, max_ongoing_requests=_REQUESTS)
     return options(serve.ingress(app)()).bind()
-
-
-def check_address(host: str, port: int) -> None:
-    """Raise ConfigError where nothing can listen, such as on a port that is taken."""
-    try:
-        with socket.create_server((host, port)):
-            pass
-    except OSError as error:
-        raise ConfigError(f"{host}:{port}: {error.strerror}; choose another --port or --host") from error
-
-
-def answer_requests(application: serve.Application, host: str, port: int) -> None:
-    """Deploy on the Ray that is up, and answer until Ctrl-C or SIGTERM; then the application is taken away again.
-
-    Prints the address. Raises RunError where somebody else took it away.
-    """
-    serve.start(http_options={"host": host, "port": port})
-    try:
-        serve.run(application, name=NAME, route_prefix="/")
-        print(f"http://{host}:{port}/decide answers", flush=True)
-        while NAME in serve.status().applications:  # Ray Serve itself replaces a replica that dies
-            time.sleep(_LOOK_S)
-        raise RunError(f"somebody took the application {NAME!r} away from Ray Serve; start it again")
-    except KeyboardInterrupt:
-        return  # it was told to
-    finally:
-        serve.delete(NAME)
 
 
 def create_app(directory: Path, body_bytes: int) -> FastAPI:

@@ -4,6 +4,7 @@ FeedbackClient is for applications of a deployed model: they report responses, a
 being held up. Programs that wait for the answer use connect() and until_answered().
 """
 
+import hashlib
 import logging
 import random
 import threading
@@ -80,16 +81,17 @@ class ClientCounts:
 
 @dataclass(frozen=True)
 class _Report:
+    method: str
     path: str
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] | bytes
 
 
 class FeedbackClient:
     """Reports to `mmrlhf feedback serve` in the background, in order, over one connection.
 
-    response() and event() only put into a queue: they take microseconds, raise nothing that the network causes, and
-    drop the report where `capacity` reports wait already. A report is sent again until the server has it; its id, made
-    here, keeps it from counting twice. Reports that wait are lost when the process ends before close().
+    media(), response() and event() only put into a queue: they take microseconds, raise nothing that the network
+    causes, and drop the report where `capacity` reports wait already. A report is sent again until the server has it;
+    its id, made here, keeps it from counting twice. Reports that wait are lost when the process ends before close().
     """
 
     def __init__(
@@ -106,11 +108,17 @@ class FeedbackClient:
         self._thread = threading.Thread(target=self._work, name="feedback-client", daemon=True)
         self._thread.start()
 
+    def media(self, data: bytes, kind: str) -> str:
+        """Upload an image, a sound or a clip that a prompt shows; returns its id, for `media_ids` of the prompt."""
+        media_id = hashlib.sha256(data).hexdigest()
+        self._put(_Report("PUT", f"/api/media/{media_id}?kind={kind}", data))
+        return media_id
+
     def response(self, text: str, prompt: Mapping[str, Any], *, source: str = "", response_id: str = "") -> str:
         """Report a response that was shown to somebody; returns its id. `prompt`: a row as in docs/data.md."""
         response_id = response_id or uuid.uuid4().hex
         body = {"response_id": response_id, "text": text, "source": source, "prompt": dict(prompt)}
-        self._put(_Report("/api/responses", body))
+        self._put(_Report("POST", "/api/responses", body))
         return response_id
 
     def event(self, response_id: str, kind: str, **value: Any) -> str:
@@ -120,7 +128,7 @@ class FeedbackClient:
         """
         event_id = uuid.uuid4().hex
         body = {"event_id": event_id, "response_id": response_id, "kind": kind, "value": value}
-        self._put(_Report("/api/events", body))
+        self._put(_Report("POST", "/api/events", body))
         return event_id
 
     @property
@@ -189,7 +197,8 @@ class FeedbackClient:
             logger.debug("feedback server: %s", described(trouble))
             return failures < self._attempts and not self._pause(seconds)
 
-        answer = until_answered(lambda: self._http.post(report.path, json=report.body), wait)
+        body = {"content": report.body} if isinstance(report.body, bytes) else {"json": report.body}
+        answer = until_answered(lambda: self._http.request(report.method, report.path, **body), wait)
         if answer is None:
             if failures < self._attempts:
                 return None

@@ -52,7 +52,7 @@ def with_dtypes(cfg: C, on_gpus: bool) -> C:
 
     def with_dtype(node: BaseModel) -> BaseModel:
         if isinstance(node, ModelConfig) and node.dtype is None:
-            return node.model_copy(update={"dtype": _dtype(Path(node.path)) if on_gpus else "float32"})
+            return node.model_copy(update={"dtype": checkpoint_dtype(Path(node.path)) if on_gpus else "float32"})
         return node
 
     changed: C = _changed(cfg, with_dtype)
@@ -76,7 +76,7 @@ def _reserved(cfg: RunConfig) -> Iterator[Resources]:
     yield from cfg.roles.values()
 
 
-def _dtype(model: Path) -> Dtype:
+def checkpoint_dtype(model: Path) -> Dtype:
     """What the files of a model are in, as its config.json says."""
     file = model / "config.json"
     try:

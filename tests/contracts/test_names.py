@@ -28,6 +28,7 @@ def test_the_commands_are_those_of_the_readme() -> None:
 
     names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     training = {"sft", "reward-model", "preference", "ppo", "train"}
-    others = {"config", "demo", "parity", "doctor", "plan", "submit", "export", "average", "report"}
+    others = {"config", "demo", "parity", "doctor", "plan", "submit", "report"}
+    models = {"export", "average", "push", "generate", "chat", "serve"}
     decisions = {"discrete", "discrete-export", "discrete-serve"}
-    assert names == training | {"evaluate", "probe-reward", "iterate"} | others | decisions
+    assert names == training | {"evaluate", "probe-reward", "iterate"} | others | models | decisions

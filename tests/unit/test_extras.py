@@ -56,6 +56,8 @@ def _python(code: str, hidden: list[str], *args: str) -> "subprocess.CompletedPr
         ("feedback", "sqlalchemy", ("iterate", "jobs/iterate.yaml")),
         ("onnx", "onnxscript", ("discrete-export", "run")),
         ("onnx", "onnxruntime", ("discrete-serve", "run")),
+        ("quantize", "compressed_tensors", ("export", "run", "out", "--quantize", "int8", "--data", "rows.jsonl")),
+        ("serve", "fastapi", ("serve", "run")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
 )

@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from mmrlhf_ray.feedback.app.access import AsAdmin
+from mmrlhf_ray.feedback.app.access import AsAdmin, AsClient
 from mmrlhf_ray.feedback.app.body import Message, body_as, read_json
 from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.collect import accounts
@@ -70,7 +70,7 @@ def post_items_votes(caller: AsAdmin, state: State, ids: Annotated[list[Any], De
 
 @router.put("/media/{sha256}")
 def put_media(
-    sha256: str, caller: AsAdmin, state: State, data: Annotated[bytes, Depends(_bytes)], kind: str | None = None
+    sha256: str, caller: AsClient, state: State, data: Annotated[bytes, Depends(_bytes)], kind: str | None = None
 ) -> Response:
     """Upload an image, a sound or a clip: 201, or 200 where it was there. `?kind=` for containers that hold either."""
     with state.database.write() as session:

@@ -137,16 +137,20 @@ def _version(runs: Sequence[Run]) -> str:
 
 def _render(template: str, *, served: bool, **given: Any) -> str:
     sheet = None if served else style()
-    page = _environment().get_template(template).render(
-        style=None if sheet is None else Markup(sheet),
-        policy=None if sheet is None else inline_policy(sheet),
-        served=served,
-        measures=MEASURES,
-        colours=_COLOURS,
-        orders={order: _ORDERS[order] for order in ORDERS},
-        duration=duration,
-        title_of=title_of,
-        **given,
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            style=None if sheet is None else Markup(sheet),
+            policy=None if sheet is None else inline_policy(sheet),
+            served=served,
+            measures=MEASURES,
+            colours=_COLOURS,
+            orders={order: _ORDERS[order] for order in ORDERS},
+            duration=duration,
+            title_of=title_of,
+            **given,
+        )
     )
     return printable(page)
 

@@ -184,3 +184,18 @@ class Request:
         finally:
             self._collector.close()
         return output
+
+    async def parts(self) -> "AsyncIterator[RequestOutput]":
+        """What a streamed request has given since the last time, until it is finished. A caller that is cancelled, or
+        wants no more, takes its request back."""
+        finished = False
+        try:
+            while not finished:
+                output = await self._collector.get()
+                finished = output.finished
+                yield output
+        except (asyncio.CancelledError, GeneratorExit):
+            await self._llm.abort(self._collector.request_id, internal=True)
+            raise
+        finally:
+            self._collector.close()

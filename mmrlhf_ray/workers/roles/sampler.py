@@ -15,19 +15,14 @@ from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.weights import WeightTransport
-from mmrlhf_ray.data.encoding.encode import (
-    Encoder,
-    RawMedia,
-    clip_metadata,
-    load_encoder,
-    media_arguments,
-)
+from mmrlhf_ray.data.encoding.encode import Encoder, RawMedia, load_encoder
 from mmrlhf_ray.errors import RoleFailed, RunError
 from mmrlhf_ray.runtime.devices import Held
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, ROLLOUT, check
 from mmrlhf_ray.weights.layout import InFlight, Pushed, Told
 from mmrlhf_ray.weights.shared import SharedBucket
 from mmrlhf_ray.workers.roles.engine import Request, StartMethod, engine_alive, occupied, reads_one_way, start_engine
+from mmrlhf_ray.workers.roles.engine_input import Row, clips_of, prefix_order, sampling_parameters, vllm_input
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
@@ -38,8 +33,6 @@ if TYPE_CHECKING:
 _WEIGHTS = frozenset({"weights"})
 _MEMORY = _WEIGHTS | {"kv_cache"}
 """vLLM's names for what an engine has on its device."""
-Row = Mapping[str, Any]
-"""Of ENCODED_PROMPT."""
 _SEED_STRIDE = 1_000_003
 """Keeps the seeds of requests of one run apart from those of a run with the next seed."""
 
@@ -154,20 +147,12 @@ class Sampler:
         check(prompts, ENCODED_PROMPT, "Sampler.generate")
         check(media, MEDIA, "Sampler.generate")
         rows = prompts.to_pylist()
-        if self._sees_one_way and any(row["media_ids"] for row in rows):
-            raise RunError(
-                f"the attention of vLLM's CPU build reads an image from left to right; {self._encoder.adapter.family} "
-                "was trained to read it in both directions, so sampler and learner would disagree; use a GPU"
-            )
-        clips = _clips(rows, media)
-        sampling, caches = self._sampling, f"weights-{self._weights}"
-        if most_tokens is not None:  # what it leaves in the caches would change the rounding of what follows
-            shorter = min(most_tokens, sampling.max_response_tokens)
-            sampling, caches = sampling.model_copy(update={"max_response_tokens": shorter}), f"short-{time.time_ns()}"
+        self._refuse_unseen(rows)
+        clips = clips_of(rows, media)
         async with engine_alive():
             # One after the other, so that the decoded media of one prompt are there at a time, and in a fixed order.
             async with self._adding, self._held() if together else nullcontext():
-                running = {i: await self._ask(rows[i], clips, n_samples, sampling, caches) for i in prefix_order(rows)}
+                running = {i: await self._ask(rows[i], clips, n_samples, most_tokens) for i in prefix_order(rows)}
             outputs = await asyncio.gather(*(running[i].result() for i in range(len(rows))))
         samples = []
         for row, output in zip(rows, outputs, strict=True):
@@ -175,6 +160,27 @@ class Sampler:
             _check_finished(row, output.outputs, n_samples)
             samples += [self._sample(row, k, completion) for k, completion in enumerate(output.outputs)]
         return pa.Table.from_pylist(samples, schema=ROLLOUT), time.monotonic() - start
+
+    async def stream(self, prompts: pa.Table, media: pa.Table) -> AsyncIterator[list[int]]:
+        """The tokens of a response to the only row of `prompts`, as they come. Raises as generate()."""
+        check(prompts, ENCODED_PROMPT, "Sampler.stream")
+        check(media, MEDIA, "Sampler.stream")
+        (row,) = prompts.to_pylist()
+        self._refuse_unseen([row])
+        async with engine_alive():
+            async with self._adding:
+                running = await self._ask(row, clips_of([row], media), 1, streamed=True)
+            async for output in running.parts():
+                _check_ids(row, [self._written_as.get(i, i) for i in output.prompt_token_ids])
+                yield list(output.outputs[0].token_ids)
+            _check_finished(row, output.outputs, 1)
+
+    def _refuse_unseen(self, rows: Sequence[Row]) -> None:
+        if self._sees_one_way and any(row["media_ids"] for row in rows):
+            raise RunError(
+                f"the attention of vLLM's CPU build reads an image from left to right; {self._encoder.adapter.family} "
+                "was trained to read it in both directions, so sampler and learner would disagree; use a GPU"
+            )
 
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[None]:
@@ -189,15 +195,25 @@ class Sampler:
             await self._llm.resume_generation()
 
     async def _ask(
-        self, row: Row, clips: Mapping[str, RawMedia], n_samples: int, sampling: SamplingConfig, caches: str
+        self,
+        row: Row,
+        clips: Mapping[str, RawMedia],
+        n_samples: int,
+        most_tokens: int | None = None,
+        *,
+        streamed: bool = False,
     ) -> Request:
         inputs = await asyncio.to_thread(vllm_input, self._encoder, row, clips)
+        sampling, caches = self._sampling, f"weights-{self._weights}"
+        if most_tokens is not None:  # what it leaves in the caches would change the rounding of what follows
+            shorter = min(most_tokens, sampling.max_response_tokens)
+            sampling, caches = sampling.model_copy(update={"max_response_tokens": shorter}), f"short-{time.time_ns()}"
         # Caches know blocks and media by these names: what other weights computed is never found.
         inputs["cache_salt"] = caches
         for ids in inputs.get("multi_modal_uuids", {}).values():
             ids[:] = [f"{media_id}@{caches}" for media_id in ids]
         seed = self._seed * _SEED_STRIDE + row["group_id"] * n_samples
-        return await self._add(inputs, sampling_parameters(self._encoder, sampling, n_samples, seed))
+        return await self._add(inputs, sampling_parameters(self._encoder, sampling, n_samples, seed, streamed))
 
     async def _add(self, prompt: dict[str, Any], params: "SamplingParams") -> Request:
         return await Request.add(self._llm, prompt, params, str(next(self._numbers)), self._receiver.lora_request)
@@ -314,54 +330,6 @@ class Sampler:
     def close(self) -> None:
         """End the engine's process."""
         self._llm.shutdown()
-
-
-def _clips(rows: list[Row], media: pa.Table) -> dict[str, RawMedia]:
-    """The clips that these rows show, by id."""
-    shown = {media_id for row in rows for media_id in row["media_ids"]}
-    return {r["media_id"]: RawMedia.of(r) for r in media.to_pylist() if r["media_id"] in shown}
-
-
-def sampling_parameters(encoder: Encoder, sampling: SamplingConfig, n_samples: int, seed: int) -> "SamplingParams":
-    """vLLM's, of one group; responses get `seed` and those after it."""
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-    return SamplingParams(
-        n=n_samples,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_response_tokens,
-        stop_token_ids=list(encoder.eos_token_ids),
-        logit_bias=dict.fromkeys(encoder.banned_token_ids, -100.0),
-        logprobs=0,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-        seed=seed % 2**31,
-    )
-
-
-def vllm_input(encoder: Encoder, row: Row, clips: Mapping[str, RawMedia]) -> dict[str, Any]:
-    """vLLM's input: collapsed ids, decoded media, and media ids so that a clip is processed once."""
-    request: dict[str, Any] = {"prompt_token_ids": row["collapsed_token_ids"]}
-    decoded = {}
-    for media_id in row["media_ids"]:
-        clip = clips[media_id]
-        if media_id not in decoded:
-            decoded[media_id] = media_arguments(encoder, [clip])[clip.kind][0]
-        item = decoded[media_id]
-        if clip.kind == "audio":
-            item = (item, encoder.sampling_rate)
-        elif clip.kind == "video":
-            item = (item.frames, clip_metadata(item))
-        request.setdefault("multi_modal_data", {}).setdefault(clip.kind, []).append(item)
-        request.setdefault("multi_modal_uuids", {}).setdefault(clip.kind, []).append(media_id)
-    return request
-
-
-def prefix_order(rows: Sequence[Row]) -> list[int]:
-    """Numbers of ENCODED_PROMPT rows so that those that begin alike stand together, same media first, then same text:
-    what one has filled in the prefix cache is then still there for the next."""
-    return sorted(range(len(rows)), key=lambda i: (rows[i]["media_ids"], rows[i]["collapsed_token_ids"], i))
 
 
 def _check_ids(row: Row, sampler_ids: list[int]) -> None:

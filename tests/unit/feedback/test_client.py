@@ -11,6 +11,7 @@ import uvicorn
 from sqlalchemy import select
 
 from mmrlhf_ray.config import FeedbackConfig
+from mmrlhf_ray.demo.digits import digit_png
 from mmrlhf_ray.feedback.app.factory import create_app
 from mmrlhf_ray.feedback.client import FeedbackClient, connect, described, until_answered
 from mmrlhf_ray.feedback.collect.accounts import add_annotator
@@ -72,6 +73,15 @@ def test_reports_arrive(config, token):
     assert responses == {one: "A dog.", two: "A cow."}
     expected = [(one, "copy", ()), (one, "edit", (("text", "A cat."),)), (two, "dwell", (("seconds", 12.5),))]
     assert events == sorted(expected)
+
+
+def test_media_come_before_the_prompts_that_show_them(config, token):
+    with serving(config) as url, FeedbackClient(url, token) as client:
+        shown = client.media(digit_png(3), "image")
+        one = client.response("A three.", {"prompt": "<image> Which digit?", "media_ids": [shown]})
+        assert client.flush(30)
+        assert (client.counts.sent, client.counts.refused) == (2, 0)
+    assert stored(config)[0] == {one: "A three."}
 
 
 def test_reports_wait_for_a_server_that_comes_back(config, token):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmrlhf_ray.workers.roles.sampler import prefix_order
+from mmrlhf_ray.workers.roles.engine_input import prefix_order
 
 
 def test_same_media_then_same_text_stand_together() -> None:

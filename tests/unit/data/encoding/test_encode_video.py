@@ -16,7 +16,7 @@ from mmrlhf_ray.data.encoding.encode import (
 )
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions
 from mmrlhf_ray.data.encoding.training_rows import _encoder as encoder_of_rows
-from mmrlhf_ray.workers.roles.sampler import vllm_input
+from mmrlhf_ray.workers.roles.engine_input import vllm_input
 from tests.unit.tiny import encode, picture, raw
 
 CLIP = raw("video", 1)  # 4 frames, 4 a second

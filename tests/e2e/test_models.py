@@ -1,0 +1,175 @@
+"""What comes after training, with the real vLLM: ask a model, talk with it, serve it, and load it with eight bits."""
+
+import base64
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from mmrlhf_ray.config import DataConfig
+from mmrlhf_ray.data.records.readers import read_records
+from mmrlhf_ray.demo.digits import digit_png
+from mmrlhf_ray.models import adapter_for
+from mmrlhf_ray.models.quantize import layers_of, quantize_model
+from mmrlhf_ray.schema import DEMONSTRATION
+from tests.e2e.feedback_support import first_token, free_port, running
+from tests.e2e.support import Running, mmrlhf, start
+
+pytestmark = pytest.mark.e2e
+
+_START_S = 500
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    file = tmp_path / "digit.png"
+    file.write_bytes(digit_png(3))
+    return file
+
+
+def test_a_question_with_a_picture(model_dir: Path, picture: Path, tmp_path: Path) -> None:
+    options = ("--image", str(picture), "--temperature", "0", "--max-tokens", "8")
+    done = mmrlhf("generate", str(model_dir), "which digit ?", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.err
+    assert done.out.strip()
+    again = mmrlhf("generate", str(model_dir), "which digit ?", "--temperature", "0", "--max-tokens", "8", cwd=tmp_path)
+    assert again.out != done.out, "the picture changes nothing"
+
+
+def test_several_turns_with_a_picture(model_dir: Path, picture: Path, tmp_path: Path) -> None:
+    lines = [
+        f"/image {picture}",
+        "which digit ?",
+        "/sing",
+        "and the next ?",
+        "/image away.png",
+        "/clear",
+        "hi",
+        "/quit",
+    ]
+    command = [sys.executable, "-m", "mmrlhf_ray.cli", "chat", str(model_dir), "--max-tokens", "4"]
+    done = subprocess.run(
+        command, input="\n".join(lines), capture_output=True, text=True, timeout=600, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) >= 3, "one answer to each message"
+    notes = done.stderr
+    assert f"image: {picture} is shown with the next message" in notes
+    assert "away.png: expected a file of kind image: No such file or directory" in notes
+    assert "the conversation starts over" in notes
+    assert notes.count("/quit ends") == 2, "at the start, and for what is no command"
+
+
+@pytest.fixture
+def served(model_dir: Path, tmp_path: Path) -> Iterator[tuple[Running, openai.OpenAI, str]]:
+    """The command with a feedback app, a client of it, and the app's address."""
+    settings = [f"data_dir={tmp_path / 'feedback'}"]
+    with running(settings, tmp_path / "feedback.log") as feedback:
+        first_token(feedback)
+        account = ("feedback", "annotators", "add", "mine", "--role", "client", "--set", settings[0])
+        token = mmrlhf(*account, cwd=tmp_path).out.strip()
+        port = free_port()
+        options = ("--name", "mine", "--port", str(port), "--context", "128", "--feedback", feedback.url)
+        env = {"MMRLHF_SERVE_TOKEN": "secret", "MMRLHF_FEEDBACK_TOKEN": token}
+        server = start("serve", str(model_dir), *options, cwd=tmp_path, env=env)
+        try:
+            _await_address(server)
+            yield server, openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret"), settings[0]
+        finally:
+            server.process.send_signal(signal.SIGINT)
+            ended = server.finish(240)
+    assert ended.returncode == 0, ended.err
+
+
+def _await_address(server: Running) -> None:
+    output, until = server.process.stdout, time.monotonic() + _START_S
+    assert output is not None
+    while time.monotonic() < until:
+        if select.select([output], [], [], 1.0)[0] and output.readline().endswith("/v1 answers\n"):
+            return
+        assert server.process.poll() is None, server.process.communicate()
+    raise AssertionError(f"no address within {_START_S} s")
+
+
+def test_openais_client_with_a_picture_and_a_thumb_that_becomes_a_record(
+    served: tuple[Running, openai.OpenAI, str], picture: Path, tmp_path: Path
+) -> None:
+    _, client, data_dir = served
+    assert [model.id for model in client.models.list()] == ["mine"]
+    with pytest.raises(openai.AuthenticationError, match="api_key"):
+        client.with_options(api_key="wrong").models.list()
+    url = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    content: Any = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "which digit ?"}]
+    messages: Any = [{"role": "user", "content": content}]
+    answer = client.chat.completions.create(model="mine", messages=messages, max_tokens=8)
+    text = answer.choices[0].message.content
+    assert text
+    stream = client.chat.completions.create(model="mine", messages=messages, max_tokens=8, stream=True)
+    chunks = list(stream)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert streamed
+    content[0] = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/a.png"}}
+    with pytest.raises(openai.APIStatusError):
+        client.chat.completions.create(model="mine", messages=messages, max_tokens=2)
+
+    judged = {"response_id": answer.id, "kind": "thumbs_up"}
+    assert client.post("/feedback", body=judged, cast_to=httpx.Response).status_code == 201
+    edited = {"response_id": chunks[0].id, "kind": "edit", "text": "A three."}
+    assert client.post("/feedback", body=edited, cast_to=httpx.Response).status_code == 201
+    out = tmp_path / "records"
+    done = mmrlhf("feedback", "implicit", str(out), "--set", data_dir, cwd=tmp_path)
+    assert done.returncode == 0, done.err
+    rows = read_records(DataConfig(path=str(out)), DEMONSTRATION, tmp_path).records.to_pylist()
+    found = {row["response"]: row["feedback"] for row in rows}
+    assert found[text] == 1.0
+    assert {row["modality"] for row in rows} == {"image"}
+
+
+VLLM = """
+import json, sys
+from vllm import LLM, SamplingParams
+llm = LLM(model=sys.argv[1], dtype="float32", max_model_len=128, enforce_eager=True, max_num_seqs=8)
+prompt = {"prompt_token_ids": json.loads(sys.argv[2])}
+(output,) = llm.generate([prompt], SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0))
+print("FOUND " + json.dumps([next(iter(own.values())).logprob for own in output.prompt_logprobs[1:]]))
+"""
+
+
+def _in_vllm(model: Path, ids: list[int]) -> list[float] | str:
+    """Log-probabilities of a prompt; what vLLM said where it does not load the model."""
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+    command = [sys.executable, "-c", VLLM, str(model), json.dumps(ids)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    found = re.search(r"FOUND (.*)", done.stdout)
+    return [float(value) for value in json.loads(found[1])] if found else done.stderr
+
+
+def test_eight_bits_in_vllms_cpu_build(model_dir: Path, tmp_path: Path) -> None:
+    adapter = adapter_for(model_dir)
+    layers = layers_of(adapter, model_dir)
+    ids = list(range(10, 42))
+    before = _in_vllm(model_dir, ids)
+    assert isinstance(before, list), before
+    quantize_model(model_dir, tmp_path / "int8-dynamic", layers, "int8-dynamic")
+    after = _in_vllm(tmp_path / "int8-dynamic", ids)
+    assert isinstance(after, list), after
+    differences = [abs(a - b) for a, b in zip(after, before, strict=True)]
+    assert 0 < max(differences) < 0.5
