@@ -31,5 +31,9 @@ def write_page(path: Path, text: str) -> None:
     """Write a page that is there completely or not at all; directories are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except OSError:  # a full disk
+        fresh.unlink(missing_ok=True)
+        raise

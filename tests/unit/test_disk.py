@@ -83,8 +83,19 @@ def test_a_full_disk_is_refused_at_the_start_and_keeps_what_is_there(mount: Moun
         run_directory(config(disk)),
     ):
         pytest.fail("began on a full disk")
-    assert left(run_dir) == [".lock", "config.yaml"]
+    assert left(run_dir) == [".lock", "config.yaml", "run.html"]
     assert (run_dir / "config.yaml").read_bytes() == before
+
+
+def test_a_report_that_finds_no_room_takes_nothing_from_the_run(mount: Mount, caplog: pytest.LogCaptureFixture) -> None:
+    disk = mount("size=64k")
+    with run_directory(config(disk)) as run_dir:
+        fill(disk)
+    assert left(run_dir) == [".lock", "config.yaml"]
+    assert (
+        f"no report on the run: [Errno 28] No space left on device; try again with: mmrlhf report {run_dir}"
+        in caplog.text
+    )
 
 
 def test_a_disk_without_inodes_is_told_from_a_full_one(mount: Mount) -> None:
