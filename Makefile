@@ -66,8 +66,13 @@ $(READY): pyproject.toml $(PINS) mmrlhf_ray/runtime/torchvision_shim.py $(OTHER_
 	$(PIP) install "$${what[@]}" --constraint $(PINS) \
 	    | awk '/^Collecting/ && ++n % 25 == 0 { print "setup: " n " packages found" } \
 	           /^Installing collected/ { print "setup: installing them" } { fflush() }'
+	@$(PIP) install --quiet --no-deps --constraint $(PINS) $(SWANLAB)
 	@$(BIN)/mmrlhf doctor --fix
 	@touch $@
+
+# SwanLab and what it asks for, but for protobuf and rich: it wants older ones than the others, and works with theirs.
+SWANLAB := swanlab swanboard peewee ujson orjson nvidia-ml-py pwinput pyecharts prettytable wcwidth simplejson pyroaring \
+    watchdog
 
 # Debian ships venv without pip unless python3-venv is there; then pip comes from its authors' own installer.
 $(BIN)/python: $(OTHER_PYTHON)

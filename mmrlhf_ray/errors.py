@@ -30,6 +30,9 @@ EXTRAS = {
     "serve": ("fastapi",),
     "quantize": ("compressed_tensors",),
     "onnx": ("onnx", "onnxscript", "onnxruntime", "python_multipart"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
+    "swanlab": ("swanlab", "swanboard"),
 }
 
 

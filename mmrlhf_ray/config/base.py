@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, WithJsonSchema, field_validator, model_validator
 
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.learner import LearnerConfig
@@ -15,6 +15,7 @@ from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.config.shapes import ModelShape
 from mmrlhf_ray.errors import ConfigError
 
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "swanlab"]
 MODEL_DIR = "model"
 """Below its directory: where a run exports the model that it trained."""
 
@@ -220,7 +221,49 @@ class AllowedTokens(Section):
     seen by rewards. Media placeholders and turn markers cannot be allowed. The same in every job of a model."""
 
 
-class TrainJobConfig(RunConfig):
+class ProfileConfig(Section):
+    """Steps of a run that are looked at in detail; what is found is written to `<run>/profile`."""
+
+    steps: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    """Steps that are traced, numbered as in `metrics.jsonl`: from 0."""
+    tool: Literal["torch"] = "torch"
+    """`torch`: PyTorch's profiler in every learner rank."""
+
+
+class TrackedConfig(RunConfig):
+    """Keys of the jobs that train."""
+
+    track: tuple[TrackerName, ...] = ("tensorboard",)
+    """Experiment trackers that are given metrics, configuration and samples. `wandb`, `mlflow` and `swanlab` are extras
+    and read their own environment variables (docs/tracking.md). `metrics.jsonl` is written whatever stands here."""
+
+    @field_validator("track")
+    @classmethod
+    def _once_each(cls, names: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"track={list(names)}: each tracker is named once")
+        return names
+
+
+class ProfiledConfig(TrackedConfig):
+    """Keys of the jobs that train with DeepSpeed."""
+
+    profile: ProfileConfig | None = None
+    """What is traced for `chrome://tracing` or Perfetto; `null` = nothing."""
+
+    def traces(self, step: int) -> bool:
+        """Whether `profile` names the step."""
+        return self.profile is not None and step in self.profile.steps
+
+    @model_validator(mode="after")
+    def _traces_steps_of_the_run(self) -> "ProfiledConfig":
+        steps, traced = getattr(self, "steps", None), self.profile.steps if self.profile else ()
+        if steps is not None and traced and max(traced) >= steps:
+            raise ValueError(f"profile.steps={list(traced)}: the run's steps are 0 to {steps - 1}")
+        return self
+
+
+class TrainJobConfig(ProfiledConfig):
     """Keys of the Ray Train jobs (SFT, reward model, preference)."""
 
     model: ModelConfig

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from mmrlhf_ray.config.base import ModelUse, RecordsUse, RunConfig
+from mmrlhf_ray.config.base import ModelUse, RecordsUse, TrackedConfig
 from mmrlhf_ray.config.discrete_parts import (
     Clone,
     DecideTask,
@@ -89,7 +89,7 @@ class SweepSection(Section):
     """At one time."""
 
 
-class DiscreteConfig(RunConfig):
+class DiscreteConfig(TrackedConfig):
     """Learning to decide: a class or a box from what is seen, heard and read."""
 
     tasks: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")], Task] = Field(min_length=1)

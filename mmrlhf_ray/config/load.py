@@ -19,7 +19,7 @@ from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
 from mmrlhf_ray.config.online import PPOConfig
 from mmrlhf_ray.config.paths import ROOT
 from mmrlhf_ray.config.problems import problem, untagged
-from mmrlhf_ray.config.source import Source, read_source
+from mmrlhf_ray.config.source import Given, Source, read_source
 from mmrlhf_ray.config.supervised import PreferenceConfig, RewardModelConfig, SFTConfig
 from mmrlhf_ray.errors import ConfigError
 
@@ -59,9 +59,10 @@ _KINDS: dict[type[BaseModel], JobKind] = {config: kind for kind, config in _CONF
 
 
 def load_config(
-    path: Path | None, overrides: Sequence[str], kind: type[C], root: Path | None = None, algorithm: str | None = None
+    path: Given | None, overrides: Sequence[str], kind: type[C], root: Path | None = None, algorithm: str | None = None
 ) -> C:
-    """Read `path`, lay `overrides` (`algorithm.kl_coef=0.05`, values in YAML) over it, and check it as `kind`.
+    """Read `path`, or take the mapping in its place, lay `overrides` (`algorithm.kl_coef=0.05`, values in YAML) over
+    it, and check it as `kind`.
 
     Types are checked strictly: text is not a number. The optional top-level `job:` of the file must agree with `kind`.
     Relative paths are taken from `root`, by default the current directory. algorithm: a key of ALIASES, whose recipe
@@ -90,18 +91,19 @@ def load_config(
         for loc in unknown:
             _drop(values, loc)
     if problems:
-        where = str(path) if path is not None else "the overrides"
+        where = str(path) if isinstance(path, Path) else "the overrides" if path is None else "a mapping"
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise ConfigError("\n  ".join([f"{count} in the configuration from {where}:", *problems]))
     return cfg
 
 
-def read_job_kind(path: Path) -> JobKind:
-    """The value of the file's top-level `job:` key; raises ConfigError when it is missing or unknown."""
+def read_job_kind(path: Given) -> JobKind:
+    """The value of the file's, or mapping's, top-level `job:` key; raises ConfigError when it is missing or unknown."""
     source = read_source(path, ())
     kind = _take_job(source, None)
     if kind is None:
-        raise ConfigError(f"{path}: expected a top-level `job:` key, one of {_names(JobKind)}")
+        where = path if isinstance(path, Path) else "a mapping"
+        raise ConfigError(f"{where}: expected a top-level `job:` key, one of {_names(JobKind)}")
     return kind
 
 

@@ -13,6 +13,7 @@ from mmrlhf_ray.config.base import (
     ModelConfig,
     ModelUse,
     MostMedia,
+    ProfiledConfig,
     RecordsUse,
     RecoveryConfig,
     RunConfig,
@@ -168,7 +169,7 @@ class RewardedConfig(RunConfig):
         return self
 
 
-class PPOConfig(RewardedConfig):
+class PPOConfig(RewardedConfig, ProfiledConfig):
     """Online training of a policy: PPO, GRPO and every other choice of `algorithm`."""
 
     policy: ModelConfig
@@ -211,6 +212,10 @@ class PPOConfig(RewardedConfig):
     show in `<run>/media`."""
     media_kept_mb: int = Field(1024, ge=0)
     """Most MiB of media in `<run>/media`, each clip once; where it is full, kept responses name media without them."""
+    track_samples: int = Field(8, ge=0)
+    """Responses that trackers are given with prompt, media and score, whenever it is time for them."""
+    track_samples_every_steps: PositiveInt = 10
+    """Steps from one time to the next; the first step is one."""
     parity_gate: ParityGate = ParityGate()
 
     @property

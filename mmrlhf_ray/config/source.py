@@ -1,6 +1,7 @@
 """Reading YAML, the files it is based on, and dotted overrides into one nested mapping that remembers where each key
 came from."""
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ _Loader.add_implicit_resolver(
 )
 
 
+Given = Path | Mapping[str, Any]
+"""A file, or the keys that one could have."""
+
+
 @dataclass
 class Source:
     """Nested values, and for each dotted key the file and line or the override that gave it."""
@@ -41,9 +46,13 @@ class Source:
         return self.origins.get(key)
 
 
-def read_source(path: Path | None, overrides: Sequence[str]) -> Source:
-    """The file's mapping, laid over that of its `base:`, with the overrides laid over both; raises ConfigError."""
-    source = Source() if path is None else _read_file(path, ())
+def read_source(path: Given | None, overrides: Sequence[str]) -> Source:
+    """The file's mapping, laid over that of its `base:`, or a mapping as it is, and overrides laid over that; raises
+    ConfigError."""
+    if isinstance(path, Path):
+        source = _read_file(path, ())
+    else:
+        source = Source(copy.deepcopy(dict(path or {})), dict.fromkeys(path or (), "given"))
     given: dict[str, str] = {}
     for text in overrides:
         key, value = _parse_override(text)

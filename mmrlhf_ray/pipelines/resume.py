@@ -41,7 +41,7 @@ _APPLIED = (
     "rewards.*.concurrency", "rewards.*.timeout_s", "rewards.*.attempts", "rewards.*.backoff_s", "rewards.*.deadline_s",
     "rewards.*.memory_mb", "rewards.*.on_missing",
     "log_every_steps", "eval_every_steps", "eval_data*", "eval_samples_per_prompt", "evaluation.*", "rollouts_logged",
-    "media_kept_mb",
+    "media_kept_mb", "track*", "profile*",
     "early_stop*", "parity_gate.*", "env.*", "reference_engine",
     "checkpoint.*", "recovery.*", "deadlines.*", "device", "generator.*", "weights.*",
     "score_micro_batch_tokens", "sweep*",

@@ -45,6 +45,7 @@ from mmrlhf_ray.rewards.check import check_rewards
 from mmrlhf_ray.runtime.mirror import storage
 from mmrlhf_ray.runtime.session import SessionInfo, check_open_files, starts_cluster
 from mmrlhf_ray.schema import TABLES
+from mmrlhf_ray.tracking.trackers import check_trackers
 from mmrlhf_ray.training.deepspeed_config import check_settings
 
 _FIRST_ROWS = 256
@@ -89,6 +90,7 @@ def preflight(cfg: RunConfig, directory: AbstractContextManager[Path], *, dry: b
 def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
     """All but rows and rewards. `missing`: where to note what is not here; None = it is refused."""
     check_consistent(cfg)
+    check_trackers(cfg)
     if cfg.run_url is not None:
         storage(cfg.run_url)
     for key, wanted in cfg.records.items():
@@ -112,6 +114,7 @@ def _check_stage(job: RunConfig, dry: bool) -> None:
     """A job of a round, whose models and records other jobs of the loop will make."""
     try:
         check_consistent(job)
+        check_trackers(job)
         _check_learners(job)
         check_spread(job)
         _check_machine(job, dry)

@@ -1,4 +1,4 @@
-"""Metrics of a run: metrics.jsonl and TensorBoard always, Ray's metrics endpoint where Ray is up.
+"""Metrics of a run: metrics.jsonl always, Ray's metrics endpoint where Ray is up. Trackers: see tracking/.
 
 metrics.jsonl is the record: one strict-JSON line per logged step, on disk before log() returns.
 """
@@ -15,12 +15,10 @@ from typing import Any, Self
 
 import ray
 from ray.util.metrics import Gauge
-from torch.utils.tensorboard import SummaryWriter
 
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.runtime.metric_rows import FILE_NAME, read_metrics
 
-TENSORBOARD_DIR = "tensorboard"
 _RESERVED = ("step", "time")
 
 
@@ -52,19 +50,13 @@ class MetricsWriter:
         else:
             _set_aside(self._path)
         self._file = open(self._path, "a", encoding="ascii")
-        # purge_step makes TensorBoard forget what an earlier attempt wrote for these steps.
-        self._events = SummaryWriter(str(run_dir / TENSORBOARD_DIR), purge_step=self._resume_step or 0)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            with writing(self._path.parent / TENSORBOARD_DIR):
-                self._events.close()
-        finally:
-            with writing(self._path):  # what could not be written is tried once more
-                self._file.close()
+        with writing(self._path):  # what could not be written is tried once more
+            self._file.close()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of one step; they are on disk on return.
@@ -87,10 +79,6 @@ class MetricsWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
         self._last_step = step
-        with writing(self._path.parent / TENSORBOARD_DIR):
-            for name, value in values.items():
-                self._events.add_scalar(f"{self._job}/{name}", value, step)
-            self._events.flush()
         if ray.is_initialized():
             self._set_gauges(values)
 

@@ -94,6 +94,12 @@ class Watch:
         self._thread.join()
 
     @property
+    def actors(self) -> dict[str, str]:
+        """Hexadecimal actor id → name of everyone who is watched."""
+        with self._changed:
+            return {_actor_id(own.handle): own.name for own in self._watched.values()}
+
+    @property
     def starts_again(self) -> bool:
         """Whether anybody is started again at all."""
         return self._recovery.max_restarts > 0
@@ -235,5 +241,9 @@ class Watch:
 
 def _state(handle: ActorProxy[Any]) -> tuple[int, str]:
     """How often Ray started the actor again, and what it is now: ALIVE, RESTARTING, DEAD or on its way."""
-    info = ray._private.state.actors(cast(ActorHandle[Any], handle)._actor_id.hex())
+    info = ray._private.state.actors(_actor_id(handle))
     return (info["NumRestarts"], info["State"]) if info else (0, "PENDING_CREATION")
+
+
+def _actor_id(handle: ActorProxy[Any]) -> str:
+    return str(cast(ActorHandle[Any], handle)._actor_id.hex())

@@ -26,7 +26,7 @@ def test_scripts_parse_stop_at_errors_and_can_be_run(script: Path) -> None:
 def test_extras_of_the_image_and_the_makefile_are_the_packages() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     brought_by_others = {"serve", "quantize"}  # ray[serve] and feedback, vLLM
-    own = {"cpu", "gpu", "feedback", "onnx", "modelscope", "docs", "dev"}
+    own = {"cpu", "gpu", "feedback", "onnx", "modelscope", "wandb", "mlflow", "swanlab", "docs", "dev"}
     assert own | brought_by_others == set(extras)
     assert ".[$(EXTRA),feedback,onnx,docs,dev]" in (ROOT / "Makefile").read_text()
     assert all((ROOT / "constraints" / f"{extra}.txt").is_file() for extra in ("cpu", "gpu"))

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import mmrlhf_ray
 from mmrlhf_ray.config import DataConfig, FeedbackConfig, JobKind, load_config, read_job_kind
 from mmrlhf_ray.config.aliases import ALIASES
 from mmrlhf_ray.config.source import merged
@@ -102,7 +103,8 @@ def _load(text: str, directory: Path) -> None:
     file = directory / "tried.yaml"
     if "job" in values:
         file.write_text(text)
-        load_config(file, [], read_job_kind(file).config)
+        cfg = load_config(file, [], read_job_kind(file).config)
+        assert "base" in values or mmrlhf_ray.load_config(values) == cfg, "as a mapping, in Python"
         return
     starts = {name: JobKind(ALIASES[name].job if name in ALIASES else name).config for name in _STARTS}
     fitting = [name for name, kind in starts.items() if values.keys() <= kind.model_fields.keys()]

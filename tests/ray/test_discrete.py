@@ -21,7 +21,7 @@ from mmrlhf_ray.pipelines.discrete import sweep as discrete_sweep
 from mmrlhf_ray.pipelines.discrete.material import make_material
 from mmrlhf_ray.pipelines.discrete.report import REPORT_FILE, SUMMARY_FILE
 from mmrlhf_ray.planning.preflight import read_all
-from mmrlhf_ray.runtime.metrics import TENSORBOARD_DIR, read_metrics
+from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import SessionInfo
 from tests.e2e import support
 from tests.e2e.support import mmrlhf
@@ -66,7 +66,7 @@ def test_a_job_leaves_a_module_figures_and_a_report(kind: str, finished: Callabl
     assert 1e-3 >= rows[0]["lr"] > rows[1]["lr"] >= 1e-4
     if kind != "clone":
         assert rows[-1]["total reward"] == pytest.approx(sum(r["episode reward"] * r["decisions"] for r in rows))
-        assert list((run_dir / TENSORBOARD_DIR).iterdir())
+        assert list((run_dir / "tensorboard").iterdir())
     (found,) = json.loads((run_dir / SUMMARY_FILE).read_text())
     assert sum(map(sum, found["confusion"])) == found["cases"] == 100
     assert [a["shown"] for a in found["ablations"]] == [["image", "tone"], ["tone"], ["image"]]

@@ -74,7 +74,7 @@ def test_trained_parts_move_at_their_rate_and_the_others_stay(
     kinds = [media_kinds(m) for m in table.column("modality").to_pylist()]
     shards = plan_shards(lengths, kinds, [list(range(len(table)))], 2, PassBudget(4096))
     refs = [
-        handle.update.remote(table, shard, [4.0 * len(table)], 0.0, False, features)
+        handle.update.remote(table, shard, [4.0 * len(table)], 0.0, False, None, features)
         for handle, shard in zip(ranks.group.handles, shards, strict=True)
     ]
     stats = ranks.finish_update(refs, shards).stats

@@ -166,7 +166,7 @@ def test_two_ranks_learn_what_one_process_learns(stage: int, scene: Scene, tmp_p
     )
     denominators = [sum(sum(masks[n]) for of_rank in step for rows in of_rank for n in rows) for step in STEPS]
     refs = [
-        handle.update.remote(scene.experience, shard, denominators, 0.0, False, scene.features)
+        handle.update.remote(scene.experience, shard, denominators, 0.0, False, None, scene.features)
         for handle, shard in zip(ranks.group.handles, shards, strict=True)
     ]
     stats, of_other_rank = (updated.stats for updated in ranks.group.wait(refs, ANSWER_S, "update"))

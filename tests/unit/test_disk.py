@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from mmrlhf_ray.errors import KnownError, RunError, RunFailed
 from mmrlhf_ray.models.export import _published
 from mmrlhf_ray.pipelines.run_dir import TRACE_FILE, run_directory
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
+from mmrlhf_ray.tracking.tensorboard import TensorBoard
+from mmrlhf_ray.tracking.tracker import TrackedRun
 from mmrlhf_ray.training.checkpoint import Manifest, newest_complete, publish, staged
 
 PAGE = 4096
@@ -163,11 +166,13 @@ def test_metrics_that_find_no_room_are_told_and_what_was_logged_can_be_read(moun
     disk = mount("size=256k")
 
     def log() -> None:
-        with MetricsWriter(disk, "ppo") as writer:
+        with MetricsWriter(disk, "ppo") as writer, closing(TensorBoard(TrackedRun(disk, "ppo", {}, "id"))) as board:
             writer.log(0, {"score": 0.5})
             fill(disk, leave)
             for step in range(1, 200):
-                writer.log(step, {f"metric_{number}": 1.0 for number in range(100)})
+                metrics = {f"metric_{number}": 1.0 for number in range(100)}
+                writer.log(step, metrics)
+                board.log(step, metrics)
 
     with pytest.raises(RunFailed, match=rf"{disk}/.*: no room left to write it: the disk at {disk}"):
         log()

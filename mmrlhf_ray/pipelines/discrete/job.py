@@ -38,6 +38,7 @@ from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
+from mmrlhf_ray.tracking.trackers import tracking
 from mmrlhf_ray.training.checkpoint import Manifest, SaveClock, discard, publish, staged
 
 HELDOUT_SCORE = "heldout_score"
@@ -131,7 +132,11 @@ def _steps(
     evaluated = [_part(cases, cfg.evaluation.rows) for cases in heldout]
     clock = SaveClock(cfg.checkpoint)
     writer = MetricsWriter(run_dir, "discrete", resume_step=began.resume_step)
-    with writer as log, Progress("discrete", cfg.steps, "step", start=at.step) as progress:
+    with (
+        writer as log,
+        tracking(cfg, run_dir, "discrete", began.resume_step) as trackers,
+        Progress("discrete", cfg.steps, "step", start=at.step) as progress,
+    ):
         while not at.is_last(cfg):
             started = time.monotonic()
             metrics = step_metrics(algorithm.train(), at.reward)
@@ -139,7 +144,9 @@ def _steps(
             if after.is_last(cfg) or after.step % cfg.evaluation.every_steps == 0:
                 metrics |= heldout_metrics(cfg, evaluated, net_of(algorithm))
                 after = replace(after, heldout=metrics[HELDOUT_SCORE])
-            log.log(at.step, metrics | {"train_seconds": after.seconds})
+            metrics |= {"train_seconds": after.seconds}
+            log.log(at.step, metrics)
+            trackers.log(at.step, metrics)
             at = after
             progress.update(at.step, cfg.decisions_per_step, **{k: metrics[k] for k in _SHOWN if k in metrics})
             if at.is_last(cfg) or at.step % cfg.checkpoint.every_steps == 0 or clock.late:

@@ -19,7 +19,7 @@ class Keeping:
     def __init__(self, cfg: PPOConfig, run_dir: Path) -> None:
         self._cfg = cfg
         self._directory = run_dir / ROLLOUTS_DIR
-        self._encoder = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
+        self.encoder = load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens)
         self._media = MediaFolder(run_dir, cfg.media_kept_mb << 20)
 
     def keep(self, number: int, step: Step) -> Iterator[str]:
@@ -38,7 +38,7 @@ class Keeping:
             return
         kept = step.experience.table.slice(0, count)
         scores, kl = kept.column("score").to_pylist(), step.experience.response_kl[:count].tolist()
-        table = response_table(self._encoder, kept, prompts, "ppo", number, scores, kl, step.components)
+        table = response_table(self.encoder, kept, prompts, "ppo", number, scores, kl, step.components)
         path = self._directory / f"step-{number:06d}.parquet"
         fresh = path.with_name(f".{path.name}.partial")  # pages on the run read the others meanwhile
         with writing(self._directory):

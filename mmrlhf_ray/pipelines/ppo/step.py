@@ -32,6 +32,7 @@ from mmrlhf_ray.rewards.mixture import mix
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.rollout.groups import in_company
+from mmrlhf_ray.training.profiling import step_dir
 from mmrlhf_ray.workers.fleet import Fleet
 
 T = TypeVar("T")
@@ -165,7 +166,8 @@ def _learn(
         group = fleet.learners[role]
         plans[role] = plan = shard_by_tokens(experience.table, rollouts, group, steps, aggregation, longest)
         own = role == "policy" and old_logprobs_from(step, cfg) == "update"
-        started[role] = group.update(table, rollouts, plan.shards, plan.denominators, kl_coef, own)
+        traces = step_dir(cfg.run_dir, step) if cfg.traces(step) else None
+        started[role] = group.update(table, rollouts, plan.shards, plan.denominators, kl_coef, own, traces)
         metrics["padding_share"] = plan.padding_share
         if role == "policy":
             reports[role] = partial(policy_metrics, denominator=sum(plan.denominators))

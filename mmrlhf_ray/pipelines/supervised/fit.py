@@ -40,7 +40,9 @@ from mmrlhf_ray.runtime.ray_train import MeetOverNodeAddress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.runtime.waits import in_background, role_error
 from mmrlhf_ray.schema import TABLES
+from mmrlhf_ray.tracking.trackers import tracking
 from mmrlhf_ray.training.checkpoint import SaveClock, discard, is_best, sweep
+from mmrlhf_ray.training.profiling import profiled, step_dir
 from mmrlhf_ray.training.supervised import SupervisedWorker, WorkerPlan
 from mmrlhf_ray.training.tasks import SupervisedTask
 from mmrlhf_ray.workers.crew import compile_here, device_of
@@ -270,24 +272,37 @@ def _first_failure(error: BaseException, job: str) -> KnownError:
 
 
 def _show(plan: WorkerPlan, job: str, fitting: Future[Any]) -> None:
-    """Progress until the workers are done. Raises DeadlineExceeded when they stop writing metrics."""
+    """Progress and trackers until the workers are done. Raises DeadlineExceeded when they stop writing metrics, and as
+    Trackers.log()."""
     deadlines, started = plan.cfg.deadlines, time.time()
     heard, patience, done = started, deadlines.start_s + deadlines.stage_s, plan.first_step
     ready, replicas = plan.run_dir / _READY_FILE, plan.cfg.workers.replicas
-    with Progress(job, plan.total_steps, "step", start=plan.first_step) as progress:
-        while not fitting.done():
+    with (
+        tracking(plan.cfg, plan.run_dir, job, _resume_step(plan)) as trackers,
+        Progress(job, plan.total_steps, "step", start=plan.first_step) as progress,
+    ):
+        over = False
+        while not over:
             wait([fitting], _POLL_SECONDS)
+            over = fitting.done()  # what was written before is read once more
             if ready.exists():
                 ready.unlink()
                 progress.ready(f"{replicas} worker{'' if replicas == 1 else 's'}")
-            rows = [row for row in _metrics(plan) if row["time"] >= started]
-            if rows and rows[-1]["step"] + 1 > done:
-                fresh = rows[-1]["step"] + 1
-                shown = {k: v for k, v in rows[-1].items() if k in _SHOWN}
-                progress.update(fresh, (fresh - done) * plan.cfg.batch_size, **shown)
-                heard, patience, done = time.time(), deadlines.stage_s, fresh
-            if time.time() - heard > patience:
+            fresh = [row for row in _metrics(plan) if row["time"] >= started and row["step"] >= done]
+            for row in fresh:
+                trackers.log(row["step"], row)
+            if fresh:
+                before, done = done, fresh[-1]["step"] + 1
+                shown = {k: v for k, v in fresh[-1].items() if k in _SHOWN}
+                progress.update(done, (done - before) * plan.cfg.batch_size, **shown)
+                heard, patience = time.time(), deadlines.stage_s
+            if not over and time.time() - heard > patience:
                 raise DeadlineExceeded(f"{job}: the workers wrote no metrics for {patience:g} s after step {done}")
+
+
+def _resume_step(plan: WorkerPlan) -> int | None:
+    """As of MetricsWriter."""
+    return None if plan.checkpoint is None else plan.first_step
 
 
 def _metrics(plan: WorkerPlan) -> list[dict[str, Any]]:
@@ -301,14 +316,15 @@ def _worker_loop(plan: WorkerPlan, job: str, rows: Mapping[str, TrainingRows]) -
     share = Share(cfg, plan.run_dir, rank, world_size)
     worker = SupervisedWorker(plan, rank, world_size)
     worker.restore()
-    first = None if plan.checkpoint is None else plan.first_step
-    writer = MetricsWriter(plan.run_dir, job, resume_step=first)
+    writer = MetricsWriter(plan.run_dir, job, resume_step=_resume_step(plan))
     steps, clock = range(plan.first_step, plan.total_steps), SaveClock(cfg.checkpoint)
     if rank == 0:
         (plan.run_dir / _READY_FILE).touch()
     with writer if rank == 0 else nullcontext() as log:
         for step, table in zip(steps, rows["train"].train_batches(share, steps), strict=False):
-            metrics = worker.step(table)
+            trace = step_dir(plan.run_dir, step) / f"worker-{rank}.json.gz" if cfg.traces(step) else None
+            with profiled(trace):
+                metrics = worker.step(table)
             done, last = step + 1, step + 1 == plan.total_steps
             now = due(cfg, done, last, worker.agreed(clock.late))
             if now.evaluate:

@@ -27,6 +27,7 @@ from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
 from mmrlhf_ray.training.build import Trained, build_trained
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.training.passes import train_step
+from mmrlhf_ray.training.profiling import profiled
 from mmrlhf_ray.weights.layout import InFlight, TensorLayout
 from mmrlhf_ray.weights.push import ObjectStore, Sent, check_pushed, send
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
@@ -136,10 +137,11 @@ class Learner:
         denominators: Sequence[float],
         kl_coef: float,
         own_old_logprobs: bool,
+        trace: Path | None,
         *features: pa.Table,
     ) -> Updated:
         """The shard's optimizer steps. `denominators`: of each step's loss, over all ranks. `own_old_logprobs`: there
-        is one step, and the policy's old log-probabilities are those of its passes.
+        is one step, and the policy's old log-probabilities are those of its passes. `trace`: as of profiled().
 
         Returns sums over tokens and ranks (`_max`: maxima) with `grad_norm` and learning rates.
         """
@@ -154,11 +156,14 @@ class Learner:
 
         self._trained.engine.train()
         stats, norms = [], []
-        for step, denominator in zip(shard.steps, denominators, strict=True):
+        for number, (step, denominator) in enumerate(zip(shard.steps, denominators, strict=True)):
             encoder, note = self._trained.encoder, noted if own_old_logprobs else None
             loss = self._objective.loss(encoder, table, denominator, kl_coef, note)
             read = self._objective.loss_reader(encoder)
-            stats.append(train_step(self._trained.engine, self._trained.passes, rows, arrays, step, loss, read=read))
+            with profiled(None if number else trace):
+                stats.append(
+                    train_step(self._trained.engine, self._trained.passes, rows, arrays, step, loss, read=read)
+                )
             norms.append(self._trained.engine.grad_norm)
         self._trained.engine.train(False)
         merged = {k: float(v) for k, v in self._trained.engine.merge_over_ranks(merge_stats(stats)).items()}
@@ -298,14 +303,23 @@ class Learners:
         denominators: Sequence[float],
         kl_coef: float,
         own_old_logprobs: bool = False,
+        traces: Path | None = None,
     ) -> list["ray.ObjectRef[Updated]"]:
         """Start the optimizer steps on all ranks, as Learner.update(); nothing blocks. `rollouts`: that the experience
-        was made of, row by row."""
+        was made of, row by row. `traces`: the directory in which each rank writes what ran when in the first of the
+        optimizer steps."""
+        files = [traces / f"{name}.json.gz" if traces else None for name in self.group.names]
         return [
             handle.update.remote(
-                experience, shard, list(denominators), kl_coef, own_old_logprobs, *rollouts.features_of(shard.rows)
+                experience,
+                shard,
+                list(denominators),
+                kl_coef,
+                own_old_logprobs,
+                file,
+                *rollouts.features_of(shard.rows),
             )
-            for handle, shard in self._each(shards)
+            for (handle, shard), file in zip(self._each(shards), files, strict=True)
         ]
 
     def finish_update(self, refs: Sequence["ray.ObjectRef[Updated]"], shards: Sequence[Shard]) -> Updated:

@@ -3,7 +3,6 @@ import math
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmrlhf_ray.errors import RunError, RunFailed
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
@@ -97,16 +96,6 @@ def test_a_step_cannot_be_logged_twice(tmp_path):
 def test_reserved_names_are_refused(tmp_path, name):
     with MetricsWriter(tmp_path, "ppo") as metrics, pytest.raises(ValueError, match=name):
         metrics.log(0, {name: 1.0})
-
-
-def test_tensorboard_shows_each_step_once_after_resume(tmp_path):
-    write(tmp_path, range(6))
-    write(tmp_path, range(4, 8), resume_step=4, shift=0.25)
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert set(events.Tags()["scalars"]) == {"ppo/score", "ppo/kl"}
-    assert [(e.step, e.value) for e in events.Scalars("ppo/score")] == [
-        (step, step + (0.25 if step >= 4 else 0)) for step in range(8)
-    ]
 
 
 def test_no_file_is_no_rows(tmp_path):
