@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 from markupsafe import Markup
 
 from mmrlhf_ray.reports.charts import Series, line_chart
+from mmrlhf_ray.runtime.metric_groups import OTHER, group_of
 
 Metrics = Sequence[Mapping[str, Any]]
 """Rows of metrics.jsonl, as read_metrics() gives them."""
@@ -17,21 +17,20 @@ MOST_RUNS = 4
 """Lines that the page's colours tell apart."""
 _OWN = ("step", "time")
 _HELD_OUT = ("eval_", "eval/", "held_out_", "heldout_")
-_GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Reward": ("score", "score_*", "reward", "reward_*", "cost_*", "missing_*", "lagrange_*", "without_score"),
-    "Learning": ("loss", "*accuracy*", "policy_loss", "kl_loss", "lr", "lr_*", "grad_norm", "margin*", "perplexity"),
-    "Policy": (
-        "kl", "kl_*", "approx_kl", "entropy", "ratio*", "clip_fraction", "response_tokens", "unfinished", "responses",
-    ),
-    "Critic": ("value_*", "explained_variance", "critic_*"),
-    "Sampler against learner": ("mismatch_*", "corrected*", "parity*"),
-    "Stream": (
-        "staleness_*", "dropped_*", "generators", "tokens_sampled", "processor_calls", "*_bytes", "seconds_draw_*",
-    ),
-    "Time": ("seconds_*", "idle_*", "tokens_per_second_*", "*_per_second", "padding_share"),
-}  # fmt: skip
-"""Heading → patterns of names; the first heading that fits a name has it."""
-_OTHERS = "Others"
+_HEADINGS: Mapping[str, str] = {
+    "reward": "Reward",
+    "train": "Learning",
+    "policy": "Policy",
+    "response": "Responses",
+    "critic": "Critic",
+    "mismatch": "Sampler against learner",
+    "stream": "Stream",
+    "timing": "Time",
+    "system": "System",
+    "eval": "Held out",
+    OTHER: "Others",
+}
+"""Group → what a page calls it, in the order in which they stand. Held-out figures stand with those of training."""
 _TITLES: Mapping[str, str] = {
     "loss": "Loss",
     "score": "Score, mean over responses",
@@ -75,7 +74,7 @@ def sections(runs: Mapping[str, Metrics]) -> list[Section]:
     names = dict.fromkeys(name for rows in runs.values() for row in rows for name in row if name not in _OWN)
     bounds = {f"{name}_{end}" for name in names for end in ("low", "high")}  # of intervals, which figures show
     names = {name: None for name in names if name not in bounds}
-    charts: dict[str, list[Markup]] = {title: [] for title in (*_GROUPS, _OTHERS)}
+    charts: dict[str, list[Markup]] = {group: [] for group in _HEADINGS}
     for base, members in _together(list(names), alone=len(runs) == 1).items():
         lines = [
             _series(rows, name, label=_label(run, name, base, len(runs)))
@@ -84,8 +83,8 @@ def sections(runs: Mapping[str, Metrics]) -> list[Section]:
         ]
         lines = [line for line in lines if any(y is not None and math.isfinite(y) for y in line.y)]
         if lines:
-            charts[_group(base)].append(line_chart(_title(members, base, lines), lines, "step"))
-    return [Section(title, tuple(found)) for title, found in charts.items() if found]
+            charts[group_of(_without_prefix(base))].append(line_chart(_title(members, base, lines), lines, "step"))
+    return [Section(_HEADINGS[group], tuple(found)) for group, found in charts.items() if found]
 
 
 def title_of(name: str) -> str:
@@ -107,13 +106,6 @@ def _place(name: str) -> tuple[int, int]:
     """What is explained in _TITLES comes first, in that order."""
     base = _without_prefix(name)
     return (list(_TITLES).index(base) if base in _TITLES else len(_TITLES), len(name) - len(base))
-
-
-def _group(name: str) -> str:
-    base = _without_prefix(name)
-    if base.startswith("seconds_draw_"):
-        return "Stream"
-    return next((title for title, own in _GROUPS.items() if any(fnmatchcase(base, one) for one in own)), _OTHERS)
 
 
 def _label(run: str, name: str, base: str, count: int) -> str:

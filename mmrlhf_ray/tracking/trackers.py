@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mmrlhf_ray.config.base import RunConfig, TrackedConfig
 from mmrlhf_ray.errors import needs
+from mmrlhf_ray.runtime.metric_groups import grouped
 from mmrlhf_ray.runtime.metrics import read_metrics
-from mmrlhf_ray.tracking.groups import grouped
 from mmrlhf_ray.tracking.tracker import Sample, TrackedRun, Tracker, run_id
 
 _IN_PROCESS = "tensorboard"

@@ -1,10 +1,13 @@
-"""The group that each metric is shown in."""
+"""The group that each metric is shown in, by trackers and on pages."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "eval": ("eval_*", "heldout_*"),
+    "stream": (
+        "dropped_*", "staleness_*", "seconds_draw_*", "responses", "tokens_sampled", "requests", "decisions",
+    ),
     "timing": ("seconds_*", "idle_*", "tokens_per_second_*", "train_seconds"),
     "reward": (
         "score", "score_std", "reward", "reward_*", "cost_*", "lagrange_*", "missing_*", "without_score",
@@ -14,9 +17,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "critic": ("value_loss", "value_clip_fraction", "explained_variance", "critic_*"),
     "policy": (
         "kl", "kl_*", "policy_loss", "approx_kl", "clip_fraction", "ratio", "ratio_max", "grad_norm", "lr", "lr_*",
-        "mismatch_*", "corrected", "corrected_*",
     ),
-    "stream": ("dropped_*", "staleness_*", "responses", "tokens_sampled", "requests", "decisions"),
+    "mismatch": ("mismatch_*", "corrected", "corrected_*"),
     "system": ("generators", "weight_bytes", "media_bytes", "processor_calls", "padding_share"),
     "train": (
         "loss", "*_loss", "pair_accuracy", "preference_accuracy", "epoch", "error_*", "uncertainty", "rows", "tokens",
