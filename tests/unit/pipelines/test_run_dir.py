@@ -24,7 +24,9 @@ def test_the_directory_holds_the_resolved_configuration(tmp_path: Path) -> None:
         assert path == tmp_path / "out" / "run"
         written = yaml.safe_load((path / CONFIG_FILE).read_text())
     assert written["seed"] == 5
-    assert written["checkpoint"] == {"every_steps": 50, "every_seconds": None, "keep": 2}, "defaults are written, too"
+    assert written["checkpoint"] == {"every_steps": 50, "every_seconds": None, "keep": 2, "best": None}, (
+        "defaults are written, too"
+    )
 
 
 def test_a_second_writer_is_refused_and_the_first_one_keeps_its_configuration(tmp_path: Path) -> None:

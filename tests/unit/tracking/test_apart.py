@@ -59,6 +59,9 @@ def test_one_that_does_not_start_is_given_up(started, caplog):
 
 def test_one_that_does_not_finish_is_ended(started, caplog):
     tracker = started(READS, close_s=1.0)
+    until = time.monotonic() + 60
+    while not caplog.messages and time.monotonic() < until:  # else it is given the time to start as well
+        time.sleep(0.02)
     tracker.log(0, {"reward/score": 1.0})
     tracker.close()
     assert "it did not finish within 1 s of the run's end" in caplog.messages[-1]

@@ -64,7 +64,7 @@ def test_layouts_change_no_number(process_group: None, omni: Path, omni_encoder:
 
         before = answers()
         updated = learner.update(
-            table, planned([order[:6], order[6:]]), [20.0, 15.0], 0.1, False, features_table(features)
+            table, planned([order[:6], order[6:]]), [20.0, 15.0], 0.1, False, None, features_table(features)
         )
         return before, updated.stats, answers()
 
