@@ -25,7 +25,7 @@ from mmrlhf_ray.training.logprobs import ResponseLogprobs
 from mmrlhf_ray.weights.buckets import checksum, pack
 from mmrlhf_ray.weights.layout import InFlight, combine
 from mmrlhf_ray.weights.shared import SharedBuffer
-from mmrlhf_ray.workers.roles import sampler as sampler_module
+from mmrlhf_ray.workers.roles import engine_input
 from mmrlhf_ray.workers.roles.sampler import Sampler
 from tests.ray.support import encoded_prompts
 
@@ -165,7 +165,7 @@ def _labelled(rollouts: pa.Table, version: int) -> pa.Array:
 def test_media_of_many_groups_are_not_decoded_at_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[weakref.ref] = []
     most = 0
-    decode = sampler_module.media_arguments
+    decode = engine_input.media_arguments
 
     def watched(encoder: Encoder, media: list) -> dict:
         nonlocal most
@@ -174,7 +174,7 @@ def test_media_of_many_groups_are_not_decoded_at_once(stage: Stage, monkeypatch:
         most = max(most, sum(one() is not None for one in alive))
         return decoded
 
-    monkeypatch.setattr(sampler_module, "media_arguments", watched)
+    monkeypatch.setattr(engine_input, "media_arguments", watched)
     videos = [i for i, kind in enumerate(stage.prompts.column("modality").to_pylist()) if kind == "video"]
 
     async def all_at_once() -> None:
