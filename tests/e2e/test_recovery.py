@@ -32,7 +32,7 @@ def send(running: Running, role: str, number: int) -> None:
 
 def test_a_run_goes_on_as_if_nobody_had_died(submitted: Submitted, ppo_job: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    running = start("ppo", str(ppo_job), f"output_dir={tmp_path}", "recovery.silent_s=5", cwd=tmp_path)
+    running = start("ppo", str(ppo_job), f"output_dir={tmp_path}", "recovery.silent_s=10", cwd=tmp_path)
     wait_for(running, run_dir, 0)
     send(running, "Generator", signal.SIGKILL)
     send(running, "PromptEncoder", signal.SIGKILL)
