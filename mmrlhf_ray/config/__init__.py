@@ -16,6 +16,13 @@ from mmrlhf_ray.config.data import (
     VideoSampling,
 )
 from mmrlhf_ray.config.discrete import DiscreteConfig
+from mmrlhf_ray.config.environment import (
+    EnvironmentConfig,
+    GymnasiumEnvironment,
+    HttpEnvironment,
+    PythonEnvironment,
+    ToolsEnvironment,
+)
 from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, LoginLimits
 from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
@@ -54,11 +61,14 @@ __all__ = [
     "DiscreteConfig",
     "DynamicSamplingConfig",
     "EngineConfig",
+    "EnvironmentConfig",
     "EvaluateConfig",
     "FeedbackConfig",
     "FluencyReward",
     "FunctionReward",
     "GeneratorConfig",
+    "GymnasiumEnvironment",
+    "HttpEnvironment",
     "ImageAugment",
     "ImplicitConfig",
     "IterateConfig",
@@ -81,6 +91,7 @@ __all__ = [
     "Placement",
     "PreferenceConfig",
     "ProbeRewardConfig",
+    "PythonEnvironment",
     "RemoteMedia",
     "RemoteReward",
     "Resources",
@@ -95,6 +106,7 @@ __all__ = [
     "SourceConfig",
     "StreamConfig",
     "TextHooks",
+    "ToolsEnvironment",
     "TrainJobConfig",
     "VideoAugment",
     "VideoSampling",

@@ -1,0 +1,54 @@
+"""Sections `environment`: what is refused, and that every key has a meaning."""
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from mmrlhf_ray.config import EnvironmentConfig, GymnasiumEnvironment, HttpEnvironment, PythonEnvironment
+from mmrlhf_ray.config import ToolsEnvironment as Tools
+from mmrlhf_ray.config.described import without_meaning
+from mmrlhf_ray.config.environment import named_tools, tool_name
+
+KINDS = (Tools, PythonEnvironment, GymnasiumEnvironment, HttpEnvironment)
+
+
+def made(**values):
+    return TypeAdapter(EnvironmentConfig).validate_python(values)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_has_a_meaning(kind):
+    assert without_meaning(kind) == []
+
+
+def test_tools_are_names_functions_and_names_with_arguments(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = made(kind="tools", tools=["crop", {"python": {"seconds": 2}}, {"own/look.py:glance": {"far": True}}])
+    own = f"{tmp_path}/own/look.py:glance"
+    assert named_tools(cfg.tools) == [("crop", {}), ("python", {"seconds": 2}), (own, {"far": True})]
+    assert tool_name(own) == "glance"
+    assert Tools.model_validate_json(cfg.model_dump_json()) == cfg
+
+
+def test_the_defaults_bound_everything():
+    cfg = made(kind="tools", tools=["crop"])
+    assert (cfg.max_turns, cfg.max_media, cfg.max_calls, cfg.call_s, cfg.processes) == (4, 8, 1, 10, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "tools", "tools": []}, "at least 1 item"),
+        ({"kind": "tools", "tools": ["crop", {"crop": {}}]}, "two tools are called crop"),
+        ({"kind": "tools", "tools": ["crop", "mine.py:crop"]}, "two tools are called crop"),
+        ({"kind": "tools", "tools": [{"crop": {}, "zoom": {}}]}, "expected one tool with its arguments"),
+        ({"kind": "tools", "tools": ["search"]}, "search_index is not given"),
+        ({"kind": "tools", "tools": ["crop"], "search_index": "x"}, "tools has no search"),
+        ({"kind": "http", "url": "localhost:80"}, "should match pattern"),
+        ({"kind": "gymnasium"}, "id"),
+        ({"kind": "tools", "tools": ["crop"], "call_format": "xml"}, "'auto', 'hermes', 'json' or 'words'"),
+        ({"kind": "python", "environment": "a.py:A", "actions": {}}, "Extra inputs are not permitted"),
+    ],
+)
+def test_what_cannot_work_is_refused(values, message):
+    with pytest.raises(ValidationError, match=message):
+        made(**values)
