@@ -27,6 +27,7 @@ _SHOWN_CHARACTERS = 400
 # Import names of the packages in each extra of pyproject.toml.
 EXTRAS = {
     "feedback": ("sqlalchemy", "psycopg", "fastapi", "uvicorn", "python_multipart", "crowdkit"),
+    "environments": ("websockets",),
     "serve": ("fastapi",),
     "quantize": ("compressed_tensors",),
     "onnx": ("onnx", "onnxscript", "onnxruntime", "python_multipart"),

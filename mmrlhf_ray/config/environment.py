@@ -126,8 +126,8 @@ class HttpEnvironment(EnvironmentBase):
     """Key of the action that holds the policy's text."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Further keys of the request to reset."""
-    send_extras: bool = False
-    """Whether the request to reset has the prompt's extras, ground truth included."""
+    send_prompt: bool = False
+    """Whether the request to reset has `prompt_id`, `task`, `messages` and `extras`, ground truth included."""
 
 
 EnvironmentConfig = Annotated[

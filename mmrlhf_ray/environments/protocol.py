@@ -12,7 +12,7 @@ class Shown:
     """image, audio or video."""
     mime: str
     data: bytes
-    """Encoded; what we encode ourselves is PNG, WAV (16 bits) or WebP (lossless), which lose nothing."""
+    """Encoded; what we encode ourselves is PNG, WAV of 16 bits, or WebM (lossless VP9)."""
 
 
 Part = str | Shown

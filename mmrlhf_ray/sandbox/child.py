@@ -125,6 +125,12 @@ class Child:
             self._life = -1
         return code
 
+    def interrupt(self) -> None:
+        """Kill the child while another thread waits in receive(), which then raises ChildFailed. end() it there."""
+        if self._popen.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
+
     def _write(self) -> None:
         try:
             self._unsent = self._unsent[os.write(self._in, self._unsent) :]

@@ -1,0 +1,59 @@
+"""Whether an environment can work, and its tools as a chat template shows them: asked of a child process, once."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from mmrlhf_ray.config.environment import EnvironmentConfig, HttpEnvironment
+from mmrlhf_ray.environments.pool import IMPORT_S, PROGRAM, setup_of
+from mmrlhf_ray.errors import ConfigError, needs
+from mmrlhf_ray.sandbox.child import Child, ChildFailed
+
+_KEYS = {"tools": "tools", "python": "environment", "gymnasium": "id", "http": "url"}
+
+
+def check_environment(config: EnvironmentConfig) -> None:
+    """Import what the configuration names, make a Gymnasium environment once, ask a server whether it is there.
+
+    Raises ConfigError that names the key.
+    """
+    if isinstance(config, HttpEnvironment) and config.url.startswith("ws"):
+        needs("environments")
+    _asked(config)
+
+
+def tool_schemas(config: EnvironmentConfig) -> list[dict[str, Any]]:
+    """For `tools=` of a chat template: {"type": "function", "function": {name, description, parameters}} of each tool,
+    nothing for other environments. Raises ConfigError."""
+    if config.kind != "tools":
+        return []
+    schemas: list[dict[str, Any]] = _asked(config)["schemas"]
+    return schemas
+
+
+def _asked(config: EnvironmentConfig) -> Mapping[str, Any]:
+    """What a process says once it has loaded all and looked at it."""
+    try:
+        child = Child(PROGRAM)
+    except ChildFailed as error:
+        raise _problem(config, str(error)) from None
+    try:
+        until = time.monotonic() + IMPORT_S + config.call_s
+        child.send(setup_of(config))
+        loaded = child.receive(until)
+        if "failed" not in loaded:
+            child.send({"do": "check"})
+            checked = child.receive(until)
+    except ChildFailed as error:
+        raise _problem(config, str(error)) from None
+    finally:
+        child.end()
+    failed = loaded.get("failed") or checked.get("failed")
+    if failed is not None:
+        raise _problem(config, failed)
+    return loaded
+
+
+def _problem(config: EnvironmentConfig, why: str) -> ConfigError:
+    key = _KEYS[config.kind]
+    return ConfigError(f"environment.{key}={getattr(config, key)!r} cannot be used: {why}")
