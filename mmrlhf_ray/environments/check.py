@@ -40,17 +40,16 @@ def _asked(config: EnvironmentConfig) -> Mapping[str, Any]:
     try:
         until = time.monotonic() + IMPORT_S + config.call_s
         child.send(setup_of(config))
-        loaded = child.receive(until)
+        reply = loaded = child.receive(until)
         if "failed" not in loaded:
             child.send({"do": "check"})
-            checked = child.receive(until)
+            reply = child.receive(until)
     except ChildFailed as error:
         raise _problem(config, str(error)) from None
     finally:
         child.end()
-    failed = loaded.get("failed") or checked.get("failed")
-    if failed is not None:
-        raise _problem(config, failed)
+    if "failed" in reply:
+        raise _problem(config, reply["failed"])
     return loaded
 
 

@@ -1,11 +1,13 @@
 """A function as a tool: its signature, type hints and docstring become a schema, and clips are given by number."""
 
+import asyncio
 import inspect
 import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Union
 
 import numpy as np
@@ -13,11 +15,11 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, PydanticSchemaGenerationError, ValidationError, create_model
 
 from mmrlhf_ray.data.media import Clip, MediaLimits
-from mmrlhf_ray.environments.parts import Sound, decoded
+from mmrlhf_ray.environments.parts import Film, Sound, decoded
 from mmrlhf_ray.environments.protocol import Shown
 from mmrlhf_ray.schema.tables import MEDIA_KINDS
 
-_MEDIA_TYPES: Mapping[Any, str] = {Image.Image: "image", Sound: "audio", Clip: "video"}
+_MEDIA_TYPES: Mapping[Any, str] = {Image.Image: "image", Sound: "audio", Clip: "video", Film: "video"}
 _ARRAY_NAMES = {
     "image": "image",
     "picture": "image",
@@ -41,7 +43,8 @@ class _Media:
     """A parameter that takes a clip of the episode."""
 
     kind: str
-    as_array: bool
+    form: type
+    """What it is given as: an array, a Film, or what decoding makes."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Tool:
     """What checks the arguments of a call."""
     meaning: str
 
-    @property
+    @cached_property
     def schema(self) -> dict[str, Any]:
         """As OpenAI's chat completions describe a function."""
         parameters = _without_titles(self.model.model_json_schema())
@@ -74,7 +77,8 @@ class Tool:
         given = {name: getattr(checked, name) for name in self.model.model_fields}
         for name, media in self.media.items():
             given[name] = _clip(given[name], media, shown, limits)
-        return self.function(**given, **self.fixed)
+        value = self.function(**given, **self.fixed)
+        return asyncio.run(value) if inspect.iscoroutine(value) else value
 
 
 def tool_of(name: str, function: Callable[..., Any], fixed: Mapping[str, Any]) -> Tool:
@@ -124,9 +128,9 @@ def _media_of(name: str, hint: Any) -> _Media | None:
     if typing.get_origin(only) is np.ndarray or only is np.ndarray:
         if name not in _ARRAY_NAMES:
             raise TypeError(f"has the array {name!r}; an array is called one of {', '.join(_ARRAY_NAMES)}")
-        return _Media(_ARRAY_NAMES[name], as_array=True)
+        return _Media(_ARRAY_NAMES[name], np.ndarray)
     kind = _MEDIA_TYPES.get(only) if isinstance(only, type) else None
-    return None if kind is None else _Media(kind, as_array=False)
+    return None if kind is None else _Media(kind, only)
 
 
 def _is_union(hint: Any) -> bool:
@@ -141,11 +145,13 @@ def _clip(number: int | None, media: _Media, shown: Sequence[Shown], limits: Med
     if not 1 <= number <= len(clips):
         count = f"{len(clips)} {noun}{'s' * (len(clips) != 1)}" if clips else f"no {noun}"
         raise Refused(f"there is no {noun} {number}; so far {count} {'was' if len(clips) <= 1 else 'were'} shown")
+    if media.form is Film:
+        return Film(clips[number - 1].data, limits)
     try:
         found = decoded(clips[number - 1], limits)
     except ValueError as error:
         raise Refused(f"{noun} {number} cannot be decoded: {error}") from None
-    if not media.as_array:
+    if media.form is not np.ndarray:
         return found
     if isinstance(found, Sound):
         return found.samples

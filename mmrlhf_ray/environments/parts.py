@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mmrlhf_ray.config.environment import EnvironmentBase
-from mmrlhf_ray.data.media import Clip, Decoded, MediaLimits, decode, read_audio, to_wav
+from mmrlhf_ray.data.media import Clip, Decoded, MediaLimits, clip_seconds, decode, decode_span, read_audio, to_wav
 from mmrlhf_ray.data.media.formats import told_format
 from mmrlhf_ray.environments.protocol import Part, Shown
 from mmrlhf_ray.schema.tables import MEDIA_KINDS
@@ -34,6 +34,23 @@ class Sound:
 
     samples: np.ndarray
     rate: int
+
+
+@dataclass(frozen=True)
+class Film:
+    """A clip of which only what is asked for is decoded."""
+
+    data: bytes
+    limits: MediaLimits
+
+    @property
+    def seconds(self) -> float:
+        """Its length. Raises ValueError."""
+        return clip_seconds(self.data, self.limits)
+
+    def between(self, start: float, end: float) -> Clip:
+        """The frames on display from `start` until before `end`, in seconds. Raises ValueError."""
+        return decode_span(self.data, start, end, self.limits)
 
 
 def parts_of(value: Any) -> tuple[Part, ...]:

@@ -31,7 +31,7 @@ class Episode:
         self._name = uuid.uuid4().hex
         self._start, self._seat = start, seat
         self._shown: list[Shown] = []
-        self._process = 0
+        self._process = -1
         self._turns = 0
         self._ended: str | None = None
         """Why it cannot go on."""
@@ -223,7 +223,8 @@ def _begin(episode: Episode) -> tuple[Part, ...]:
     except (_Lost, _Raised) as error:
         episode._ended = f"reset: {error}"
         raise EpisodeFailed(episode._ended) from None
-    episode._process = seat.process
+    finally:
+        episode._process = seat.process  # also of one that failed: what it holds there is given back
     return parts_from_json(reply["observation"])
 
 

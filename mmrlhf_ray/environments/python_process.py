@@ -12,10 +12,11 @@ import sys
 import traceback
 from typing import TextIO
 
+from mmrlhf_ray.sandbox.child import MARK
 from mmrlhf_ray.sandbox.inside import converse, limit_growth, send
 
 _FILE_BYTES = 16 << 20
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ")
+_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", MARK)
 
 
 class _Output(io.StringIO):

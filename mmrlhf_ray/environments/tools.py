@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from PIL import Image
 from pydantic import Field
 
 from mmrlhf_ray.config.environment import ToolsEnvironment, named_tools, tool_name
 from mmrlhf_ray.data.media import Clip
 from mmrlhf_ray.environments.functions import Refused, Tool, tool_of
-from mmrlhf_ray.environments.parts import Sound
+from mmrlhf_ray.environments.parts import Film, Sound
 from mmrlhf_ray.environments.search import Index, read_index
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.sandbox.child import Child, ChildFailed
@@ -44,19 +43,13 @@ def zoom(image: Image.Image, box: Box, factor: Annotated[float, Field(ge=1, le=1
     return part.resize(size, Image.Resampling.BICUBIC)
 
 
-def frames(clip: Clip, start: float, end: float) -> Clip:
+def frames(clip: Film, start: float, end: float) -> Clip:
     """Show the frames of a clip between two times.
 
     start: seconds from the beginning of the clip
     end: seconds from the beginning of the clip
     """
-    length = clip.total / clip.fps
-    first, last = _span(start, end, length)
-    seconds = clip.seconds
-    begin = max(0, int(np.searchsorted(seconds, first, side="right")) - 1)
-    stop = max(begin + 1, int(np.searchsorted(seconds, last, side="left")))
-    indices = np.asarray(clip.indices[begin:stop]) - clip.indices[begin]
-    return Clip(clip.frames[begin:stop], clip.fps, tuple(indices.tolist()), int(indices[-1]) + 1)
+    return clip.between(*_span(start, end, clip.seconds))
 
 
 def listen(sound: Sound, start: float, end: float) -> Sound:

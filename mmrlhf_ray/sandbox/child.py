@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 16
-_MARK = "MMRLHF_CHILD"
+MARK = "MMRLHF_CHILD"
 """Environment variable by which whatever a child starts is found, in a session of its own or not."""
 _SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "MMRLHF_FEEDBACK_TOKEN")
 """Variables that are no business of the user's function."""
@@ -46,7 +46,7 @@ def kill_group(leader: "subprocess.Popen[bytes]") -> int:
 
 def _kill_marked(mark: str) -> None:
     """Kill what left the group of a child; its environment still has the mark."""
-    wanted = f"{_MARK}={mark}".encode()
+    wanted = f"{MARK}={mark}".encode()
     for entry in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
             if wanted in entry.read_bytes().split(b"\0"):
@@ -71,7 +71,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 pass_fds=[life],
                 start_new_session=True,
-                env=known | {_MARK: self._mark},
+                env=known | {MARK: self._mark},
             )
         except OSError as error:
             os.close(self._life)

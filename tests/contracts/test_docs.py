@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 
 import mmrlhf_ray
-from mmrlhf_ray.config import DataConfig, FeedbackConfig, JobKind, load_config, read_job_kind
+from mmrlhf_ray.config import DataConfig, EnvironmentConfig, FeedbackConfig, JobKind, load_config, read_job_kind
 from mmrlhf_ray.config.aliases import ALIASES
 from mmrlhf_ray.config.source import merged
 from mmrlhf_ray.config.template import job_template
@@ -88,16 +89,21 @@ def test_yaml_loads(block: Block, tmp_path: Path) -> None:
         "no_such_key: 1\n",
         "- {name: a, kind: oracle}\n",
         "data_dir: x\nportt: 1\n",
+        "environment: {kind: tools, tools: [crop], max_turnz: 1}\n",
     ],
 )
 def test_yaml_that_does_not_load_is_noticed(text: str, tmp_path: Path) -> None:
-    with pytest.raises((ConfigError, AssertionError)):
+    with pytest.raises((ConfigError, ValidationError, AssertionError)):
         _load(text, tmp_path)
 
 
 def _load(text: str, directory: Path) -> None:
-    """As a job, as the part of one that its other keys are made up for, as rewards, or as the feedback app's."""
+    """As a job, as the part of one that its other keys are made up for, as rewards, an environment, or as the feedback
+    app's."""
     values: Any = yaml.safe_load(text)
+    if isinstance(values, dict) and values.keys() == {"environment"}:
+        TypeAdapter(EnvironmentConfig).validate_python(values["environment"])
+        return
     if isinstance(values, list):
         values = {"rewards": values}
     file = directory / "tried.yaml"

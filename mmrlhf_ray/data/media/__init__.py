@@ -15,7 +15,7 @@ from mmrlhf_ray.config.data import MediaLimits, VideoSampling
 from mmrlhf_ray.data.media.audio import decode_audio, decode_sound_track, read_audio, resample, to_wav
 from mmrlhf_ray.data.media.formats import DEFAULT_LIMITS, MediaRow, media_id, media_row
 from mmrlhf_ray.data.media.image import decode_image
-from mmrlhf_ray.data.media.video import ALL_FRAMES, Clip, decode_video
+from mmrlhf_ray.data.media.video import ALL_FRAMES, Clip, clip_seconds, decode_span, decode_video
 
 __all__ = [
     "ALL_FRAMES",
@@ -24,10 +24,12 @@ __all__ = [
     "MediaLimits",
     "MediaRow",
     "VideoSampling",
+    "clip_seconds",
     "decode",
     "decode_audio",
     "decode_image",
     "decode_sound_track",
+    "decode_span",
     "decode_video",
     "media_id",
     "media_row",

@@ -1,7 +1,7 @@
 """Clips: the frames that are kept, and when they are on display."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -96,6 +96,46 @@ def decode_video(data: bytes, limits: MediaLimits = DEFAULT_LIMITS, sampling: Vi
     """
     form = open_format("video", data, limits)
     return (_decode_animation if form.reader == PILLOW else _decode_track)(form, data, limits, sampling)
+
+
+def clip_seconds(data: bytes, limits: MediaLimits = DEFAULT_LIMITS) -> float:
+    """Length of a clip, from its packets alone. Raises ValueError as decode_video()."""
+    form = open_format("video", data, limits)
+    if form.reader == PILLOW:
+        clip = decode_video(data, limits)
+        return clip.total / clip.fps
+    with opened(form, data, limits) as file:
+        return _packet_times(file, _picture_track(file)).length
+
+
+def decode_span(data: bytes, start: float, end: float, limits: MediaLimits = DEFAULT_LIMITS) -> Clip:
+    """The frames on display from `start` until before `end`, in seconds from the clip's start; at least one.
+
+    The time of the Clip begins with its first frame. Frames outside count for no limit. Raises ValueError as
+    decode_video().
+    """
+    form = open_format("video", data, limits)
+    if form.reader == PILLOW:
+        clip = decode_video(data, limits)
+        first, last = _between(clip.seconds, start, end)
+        indices = tuple(index - clip.indices[first] for index in clip.indices[first:last])
+        return Clip(clip.frames[first:last], clip.fps, indices, indices[-1] + 1)
+    with opened(form, data, limits) as file:
+        timeline = _packet_times(file, _picture_track(file))
+        first, last = _between(timeline.starts - timeline.starts[0], start, end)
+        fps, indices, _ = timeline.grid()
+        plan = _Plan(timeline.starts[first:last], fps, indices[first:last] - indices[first], 0)
+        plan = replace(plan, total=int(plan.indices[-1]) + 1)
+    with opened(form, data, limits) as file:
+        stream = _picture_track(file)
+        size = (stream.codec_context.height, stream.codec_context.width)
+        check_frames(*size, len(plan.starts), limits)
+        return _some(_track_frames(file, stream, size), plan)
+
+
+def _between(seconds: np.ndarray, start: float, end: float) -> tuple[int, int]:
+    first = max(0, int(np.searchsorted(seconds, start + _ROUNDING, side="right")) - 1)
+    return first, max(first + 1, int(np.searchsorted(seconds, end - _ROUNDING, side="left")))
 
 
 def check_frames(height: int, width: int, frames: int, limits: MediaLimits) -> None:

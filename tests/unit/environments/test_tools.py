@@ -1,14 +1,19 @@
 """The built-in tools and the schemas of functions, without a process of their own but for `python`."""
 
+import io
 import json
+import time
 
 import numpy as np
+import psutil
 import pytest
+from PIL import Image
 
 from mmrlhf_ray.config import MediaLimits
-from mmrlhf_ray.data.media import decode_image, decode_video, read_audio
+from mmrlhf_ray.data.media import decode_image, decode_span, decode_video, read_audio
 from mmrlhf_ray.environments.functions import Refused, tool_of
 from mmrlhf_ray.environments.parts import clip, parts_of
+from mmrlhf_ray.environments.protocol import Shown
 from mmrlhf_ray.environments.tools import load_tools
 from mmrlhf_ray.errors import ConfigError
 from tests.unit.environments.conftest import RATE
@@ -75,6 +80,34 @@ def test_frames_are_those_on_display_without_loss(film, start, end, greys):
     assert found.seconds.tolist() == pytest.approx([n / 4 for n in range(len(greys))])
 
 
+def test_only_the_frames_asked_for_are_bounded(film):
+    few = MediaLimits(frames=3)
+    found = decode_span(film.data, 1.0, 1.75, few)
+    assert [int(frame.max()) for frame in found.frames] == [40, 50, 60]
+    with pytest.raises(ValueError, match="4 frames, the limit is 3"):
+        decode_span(film.data, 1.0, 2.0, few)
+    with pytest.raises(Refused, match="no clip 1; so far no clip was shown"):
+        call("frames", [], start=0, end=1)
+
+
+def test_a_moving_picture_has_frames_too():
+    frames = [Image.new("RGB", (9, 9), (grey, grey, grey)) for grey in (0, 80, 160, 240)]
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, "WEBP", save_all=True, append_images=frames[1:], lossless=True, duration=[500, 250, 500, 250]
+    )
+    shown = Shown("video", "image/webp", buffer.getvalue())
+    found = decode_video(call("frames", [shown], start=0.6, end=1.3).data)
+    assert [int(frame.max()) for frame in found.frames] == [80, 160, 240]
+    assert found.seconds.tolist() == [0, 0.25, 0.75]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 33), (640, 359)])
+def test_clips_of_any_size_are_encoded(size):
+    frames = np.random.default_rng(1).integers(0, 256, (2, *size, 3), np.uint8)
+    assert (decode_video(clip(frames, [0, 0.5], 2).data).frames == frames).all()
+
+
 def test_clips_keep_uneven_times_and_every_colour():
     frames = np.random.default_rng(0).integers(0, 256, (4, 17, 23, 3), np.uint8)
     found = decode_video(clip(frames, [0, 0.25, 0.75, 1.0], 4).data)
@@ -114,6 +147,18 @@ def test_python_shows_what_is_printed(code, printed):
 def test_code_that_fails_says_why(code, why):
     with pytest.raises(Refused, match=why):
         call("python", [], code=code)
+
+
+def test_what_code_starts_ends_with_it():
+    code = """
+import subprocess, sys
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True).pid)
+"""
+    number = int(call("python", [], code=code))
+    until = time.monotonic() + 10
+    while psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_search_finds_the_passages_that_fit_best(tmp_path):

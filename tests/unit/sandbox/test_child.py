@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -180,3 +181,15 @@ def test_whoever_writes_between_the_answers_has_failed(program, junk):
     with pytest.raises(ChildFailed, match="wrote something else between its answers"):
         child.receive(time.monotonic() + START_S)
     child.end()
+
+
+def test_one_that_is_interrupted_ends_the_wait_of_another_thread(child):
+    processes = family(child)
+    child.send({"do": "time.sleep(600)"})
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(child.receive, time.monotonic() + 600)
+        child.interrupt()
+        with pytest.raises(ChildFailed, match="ended by SIGKILL"):
+            waiting.result(timeout=PATIENCE_S)
+    assert ended(processes)
+    child.interrupt()  # no harm once it has ended
