@@ -1,7 +1,7 @@
 """Clips: the frames that are kept, and when they are on display."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -123,9 +123,9 @@ def decode_span(data: bytes, start: float, end: float, limits: MediaLimits = DEF
     with opened(form, data, limits) as file:
         timeline = _packet_times(file, _picture_track(file))
         first, last = _between(timeline.starts - timeline.starts[0], start, end)
-        fps, indices, _ = timeline.grid()
-        plan = _Plan(timeline.starts[first:last], fps, indices[first:last] - indices[first], 0)
-        plan = replace(plan, total=int(plan.indices[-1]) + 1)
+        fps, grid, _ = timeline.grid()
+        kept = grid[first:last] - grid[first]
+        plan = _Plan(timeline.starts[first:last], fps, kept, int(kept[-1]) + 1)
     with opened(form, data, limits) as file:
         stream = _picture_track(file)
         size = (stream.codec_context.height, stream.codec_context.width)
