@@ -49,7 +49,10 @@ def frames(clip: Film, start: float, end: float) -> Clip:
     start: seconds from the beginning of the clip
     end: seconds from the beginning of the clip
     """
-    return clip.between(*_span(start, end, clip.seconds))
+    try:
+        return clip.between(*_span(start, end, clip.seconds))
+    except ValueError as error:
+        raise Refused(str(error)) from None
 
 
 def listen(sound: Sound, start: float, end: float) -> Sound:

@@ -1,19 +1,12 @@
 """Tools by name, and whole episodes in one line."""
 
 import asyncio
-import io
 
 from mmrlhf_ray.config import ToolsEnvironment
 
 
-def png(image):
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def tools(*names, **values):
-    return ToolsEnvironment(kind="tools", tools=names, call_format="words", **{"processes": 1} | values)
+    return ToolsEnvironment(kind="tools", tools=names, **{"processes": 1, "call_format": "words"} | values)
 
 
 async def play(pool, start, *turns):

@@ -14,6 +14,7 @@ from mmrlhf_ray.data.media import decode_image, decode_span, decode_video, read_
 from mmrlhf_ray.environments.functions import Refused, tool_of
 from mmrlhf_ray.environments.parts import clip, parts_of
 from mmrlhf_ray.environments.protocol import Shown
+from mmrlhf_ray.environments.tool_environment import ToolEnvironment
 from mmrlhf_ray.environments.tools import load_tools
 from mmrlhf_ray.errors import ConfigError
 from tests.unit.environments.conftest import RATE
@@ -159,6 +160,44 @@ print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], st
     while psutil.pid_exists(number) and psutil.Process(number).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def turn(text, shown=(), **values):
+    config = tools("crop", "frames", "listen", **values)
+    return ToolEnvironment(config, load_tools(config), LIMITS, shown).step(text)
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, [(10, 20)]), (2, [(10, 20), (20, 20)])])
+def test_the_first_calls_of_a_turn_are_run_and_others_are_told(image, most, sizes):
+    step = turn("crop 0 0 250 1000\ncrop 0 0 500 1000\ncrop 0 0 1 1", [image], max_calls=most)
+    *shown, told = step.observation
+    assert [decode_image(part.data).size for part in shown] == sizes
+    assert told == f"Calls in one turn: 3, at most {most}; not run: {', '.join(['crop'] * (3 - most))}."
+    assert not step.done
+
+
+def test_one_call_that_fails_does_not_hide_the_next(image):
+    step = turn("crop 5 0 5 9\ncrop 0 0 250 1000", [image], max_calls=2)
+    assert (step.observation[0], step.observation[1].kind) == (step.problem, "image")
+
+
+def test_half_a_call_is_told_and_counts_as_a_turn(image):
+    step = turn('<tool_call>{"name": "crop", "arguments": {"box": [0, 0', [image], call_format="hermes")
+    assert step.observation == ("The call cannot be read: a <tool_call> has no </tool_call>.",)
+    assert (step.done, step.problem) == (False, "a <tool_call> has no </tool_call>")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "text"),
+    [("crop", "image", "crop 0 0 1 1"), ("listen", "audio", "listen 0 1"), ("frames", "video", "frames 0 1")],
+)
+def test_clips_of_the_prompt_that_cannot_be_decoded_are_told(request, name, kind, text):
+    whole = {"image": "image", "audio": "tone", "video": "film"}[kind]
+    cut = Shown(kind, "x/y", request.getfixturevalue(whole).data[:-40])
+    step = turn(text, [cut])
+    assert "cut off" in step.problem
+    assert step.observation == (step.problem,)
+    assert not step.done
 
 
 def test_search_finds_the_passages_that_fit_best(tmp_path):
