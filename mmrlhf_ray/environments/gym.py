@@ -79,6 +79,13 @@ class GymEnvironment:
         return made
 
 
+def try_environment(config: GymnasiumEnvironment) -> None:
+    """Make it once and look at it: rendering may need packages of its own. Raises as GymEnvironment does."""
+    made = GymEnvironment(config)
+    made.reset(Start("", "", "[]", "{}", (), 0))
+    made.close()
+
+
 def _last_word(response: str, words: Mapping[str, Any]) -> Any:
     found = re.findall(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(words, key=len, reverse=True)))})(?!\w)",
                        response, re.IGNORECASE)  # fmt: skip

@@ -86,7 +86,8 @@ class EnvironmentPool:
         if episode._open:
             episode._open = False
             episode._seat.episodes -= 1
-            await episode._seat.run(lambda: _forget(episode))
+            with suppress(EpisodeFailed):  # shut down meanwhile: there is nothing left to give back
+                await episode._seat.run(lambda: _forget(episode))
 
     def shut_down(self) -> None:
         """Kill all processes; calls that are still waited for raise EpisodeFailed."""

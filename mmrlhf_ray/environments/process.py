@@ -83,9 +83,9 @@ def _users(config: PythonEnvironment) -> Kind:
 
 
 def _gymnasium(config: GymnasiumEnvironment) -> Kind:
-    from mmrlhf_ray.environments.gym import GymEnvironment
+    from mmrlhf_ray.environments.gym import GymEnvironment, try_environment
 
-    return Kind(lambda _: GymEnvironment(config), lambda: GymEnvironment(config).close(), [])
+    return Kind(lambda _: GymEnvironment(config), lambda: try_environment(config), [])
 
 
 def _server(config: HttpEnvironment) -> Kind:

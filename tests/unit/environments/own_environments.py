@@ -84,4 +84,12 @@ class Steps(gymnasium.Env):
         return np.full((4, 4, 3), 10 * self.at, np.uint8)
 
 
+class Unseen(Steps):
+    """Cannot be rendered."""
+
+    def render(self):
+        raise ModuleNotFoundError("no module to draw with")
+
+
 gymnasium.register("Steps-v0", Steps)
+gymnasium.register("Unseen-v0", Unseen)

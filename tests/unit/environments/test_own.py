@@ -161,6 +161,7 @@ def test_what_works_passes_the_check(monkeypatch):
         (users("raises"), "is not a class"),
         (users(arguments={"least": 1}), r"cannot be made with the arguments \['least'\]"),
         (gym("Nothing-v0"), r"environment.id='Nothing-v0' cannot be used: raised NameNotFound"),
+        (gym("own_environments:Unseen-v0"), "raised ModuleNotFoundError: no module to draw with"),
         (gym(actions={"up": 7}), r"actions.up: 7 is not in Discrete\(2\)"),
     ],
     ids=str,

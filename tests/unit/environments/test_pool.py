@@ -156,6 +156,8 @@ def test_processes_run_at_one_time_and_end_with_the_pool(start, image):
             await hanging
         with pytest.raises(EpisodeFailed, match="shut down"):
             await pool.reset(start(image))
+        await pool.close(third)
+        pool.shut_down()
 
     run(both())
     assert {child.pid for child in ours.children(recursive=True)} <= before
