@@ -8,8 +8,7 @@ from PIL import Image
 
 from mmrlhf_ray.environments.parts import clip, picture, sound
 from mmrlhf_ray.environments.protocol import Start
-
-RATE = 8000
+from tests.unit.environments.support import RATE
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,9 @@ class Counter:
 
     def reset(self, body: dict[str, Any]) -> dict[str, Any]:
         self.at = int(body.get("from", 0))
-        return {"observation": {"message": f"at {self.at}, seed {body['seed']}"}, "reward": None, "done": False}
+        told = ", ".join(f"{key} {body[key]}" for key in ("task", "extras", "messages", "prompt_id") if key in body)
+        message = f"at {self.at}, seed {body['seed']}" + (told and f", {told}")
+        return {"observation": {"message": message}, "reward": None, "done": False}
 
     def step(self, action: dict[str, Any]) -> dict[str, Any]:
         said = action["message"]

@@ -4,6 +4,9 @@ import asyncio
 
 from mmrlhf_ray.config import ToolsEnvironment
 
+RATE = 8000
+"""Of the sound, in Hz."""
+
 
 def tools(*names, **values):
     return ToolsEnvironment(kind="tools", tools=names, **{"processes": 1, "call_format": "words"} | values)

@@ -13,7 +13,7 @@ import pytest
 from mmrlhf_ray.config import HttpEnvironment
 from mmrlhf_ray.data.media import decode_image
 from mmrlhf_ray.environments.check import check_environment
-from mmrlhf_ray.environments.http import observed
+from mmrlhf_ray.environments.http import ServerEnvironment, observed
 from mmrlhf_ray.environments.pool import EnvironmentPool
 from mmrlhf_ray.environments.protocol import EpisodeFailed, Shown
 from mmrlhf_ray.errors import ConfigError
@@ -103,6 +103,15 @@ def test_a_server_that_is_not_there_is_said_before_the_start(port):
                 check_environment(addressed(url))
     with pytest.raises(ConfigError, match="token_env=OTHER_TOKEN, but that environment variable is not set"):
         check_environment(addressed(f"http://127.0.0.1:{port}", token_env="OTHER_TOKEN"))
+
+
+def test_the_prompt_is_sent_only_where_the_configuration_says_so(port, start):
+    told = []
+    for send in (False, True):
+        episode = ServerEnvironment(addressed(f"http://127.0.0.1:{port}", send_prompt=send))
+        told += episode.reset(start(extras={"answer": 4}))
+        episode.close()
+    assert told == ["at 0, seed 1", "at 0, seed 1, task t, extras {'answer': 4}, messages [], prompt_id p"]
 
 
 def test_a_wrong_token_is_said(port, start, monkeypatch):

@@ -17,8 +17,7 @@ from mmrlhf_ray.environments.protocol import Shown
 from mmrlhf_ray.environments.tool_environment import ToolEnvironment
 from mmrlhf_ray.environments.tools import load_tools
 from mmrlhf_ray.errors import ConfigError
-from tests.unit.environments.conftest import RATE
-from tests.unit.environments.support import tools
+from tests.unit.environments.support import RATE, tools
 
 LIMITS = MediaLimits()
 TOOLS = load_tools(tools("crop", "zoom", "frames", "listen", {"python": {"memory_mb": 256}}, call_s=4))
