@@ -32,7 +32,7 @@ class EnvironmentBase(Section):
     memory_mb: PositiveInt = 4096
     """Address space that a process may add to what it starts with."""
     call_format: CallFormat = "auto"
-    """How a turn calls a tool: `hermes` (<tool_call>…</tool_call>), `json`, `words` (`crop 0 0 500 500`); `auto` = as
+    """How a turn calls a tool: `hermes` (`<tool_call>…</tool_call>`), `json`, `words` (`crop 0 0 500 500`); `auto` = as
     the model's chat template has it."""
 
 
