@@ -16,7 +16,7 @@ from mmrlhf_ray.config.data import (
     VideoSampling,
 )
 from mmrlhf_ray.config.discrete import DiscreteConfig
-from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, LoginLimits
+from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, Language, LoginLimits
 from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
@@ -64,6 +64,7 @@ __all__ = [
     "IterateConfig",
     "JobKind",
     "JudgeReward",
+    "Language",
     "LearnerConfig",
     "LearnerPlacement",
     "LoRAConfig",
