@@ -13,6 +13,8 @@ from mmrlhf_ray.feedback.app import (
     admin_pages,
     api,
     deployed,
+    documentation,
+    items,
     language_pages,
     login,
     pages,
@@ -41,7 +43,7 @@ def create_app(config: FeedbackConfig) -> FastAPI:
     # No pages of API documentation: they load scripts from elsewhere.
     app = FastAPI(title=config.title, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.feedback = AppState(config, database, guidelines)
-    for room in (language_pages, login, api, admin, deployed, pages, review_pages, admin_pages):
+    for room in (language_pages, login, documentation, items, api, admin, deployed, pages, review_pages, admin_pages):
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.add_middleware(

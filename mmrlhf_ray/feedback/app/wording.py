@@ -99,6 +99,8 @@ ACTIONS: Mapping[str, str] = {
     "annotator erased": N_("annotator erased"),
     "annotator exported": N_("annotator exported"),
     "export": N_("export"),
+    "item changed": N_("item changed"),
+    "item deleted": N_("item deleted"),
     "item reviewed": N_("item reviewed"),
     "items added": N_("items added"),
     "login": N_("login"),
