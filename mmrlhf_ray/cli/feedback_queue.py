@@ -41,6 +41,9 @@ def add(
     priority: Annotated[float, typer.Option(help="Higher is asked first.")] = 0.0,
     round_: Annotated[int, typer.Option("--round", min=0, help="Number to tell these items by.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw, and of which response comes first.")] = 0,
+    suggest: Annotated[
+        bool, typer.Option("--suggest", help="Pairs and rankings carry the order of the run's scores as a suggestion.")
+    ] = False,
     url: Annotated[
         str | None, typer.Option(help=f"Server to send them to, with an administrator's token in {TOKEN}.")
     ] = None,
@@ -69,7 +72,7 @@ def add(
     asked = read_asked(path, step)
     if other is not None:
         asked = compared(asked, read_asked(other, step))
-    found = questions(asked[:prompts], Ask(question, per_prompt, overlap, priority, round_, seed))
+    found = questions(asked[:prompts], Ask(question, per_prompt, overlap, priority, round_, seed, suggest))
     if url is not None and token:
         with ItemsClient(url, token) as client:
             counts = put_on_server(found, client)

@@ -93,6 +93,9 @@ class FeedbackConfig(Section):
     """How long an item is held for the annotator who got it."""
     gold_share: float = Field(0.1, ge=0, le=1)
     """Probability that a gold question, whose answer is known, is asked next; no effect without gold questions."""
+    suggestions: Literal["hidden", "shown"] = "hidden"
+    """Whether people see the answer that a model suggests, and may take it over. It never counts as a vote, and the
+    export says who has seen it."""
     aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1, max_length=9)
     """Of `rate` questions."""
     max_text_chars: PositiveInt = 20_000

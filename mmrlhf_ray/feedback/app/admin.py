@@ -19,6 +19,7 @@ from mmrlhf_ray.feedback.collect.erase import erase_annotator, personal_data
 from mmrlhf_ray.feedback.collect.export import annotation_rows, parse_time, prompt_rows
 from mmrlhf_ray.feedback.collect.export_files import json_row, prompt_json
 from mmrlhf_ray.feedback.collect.media_files import store_media
+from mmrlhf_ray.feedback.collect.suggestions import suggestion_rows
 from mmrlhf_ray.feedback.collect.tables import Annotator, note
 from mmrlhf_ray.feedback.errors import Invalid
 
@@ -50,7 +51,8 @@ def put_media(
 
 @router.get("/export")
 def export(caller: AsAdmin, state: State, format: str = "annotations", since: str | None = None) -> Response:
-    """JSON lines: `format=annotations` (rows of the ANNOTATION table) or `prompts`; `since` an ISO 8601 time."""
+    """JSON lines: `format=annotations` (rows of the ANNOTATION table), `prompts` or `suggestions`; `since` an ISO 8601
+    time."""
     if format not in _EXPORTS:
         raise Invalid(f"expected one of {', '.join(_EXPORTS)}, got {format[:40]!r}", "format")
     after = None if since is None else parse_time(since)
@@ -134,8 +136,12 @@ def _prompts(session: Session, since: datetime | None) -> Iterator[Mapping[str, 
     return (prompt_json(session, row) for row in prompt_rows(session))
 
 
+def _suggestions(session: Session, since: datetime | None) -> Iterator[Mapping[str, Any]]:
+    return suggestion_rows(session)
+
+
 _Export = Callable[[Session, datetime | None], Iterator[Mapping[str, Any]]]
-_EXPORTS: Mapping[str, _Export] = {"annotations": _annotations, "prompts": _prompts}
+_EXPORTS: Mapping[str, _Export] = {"annotations": _annotations, "prompts": _prompts, "suggestions": _suggestions}
 
 
 def _lines(state: AppState, rows: _Export, since: datetime | None) -> Iterator[str]:

@@ -29,6 +29,13 @@ _EXAMPLE: dict[str, Any] = {
 Kind = Literal["pair", "rank", "rate", "correct", "demonstrate", "spans", "critique"]
 
 
+class NewSuggestion(BaseModel):
+    """A model's answer, shown to people where `suggestions: shown` is configured."""
+
+    answer: dict[str, Any] = Field(description="As if the responses were shown in the order given.")
+    source: str = Field(description="Whose it is: a reward model's, a judge's.")
+
+
 class NewItem(BaseModel):
     """A question. Give `prompt` or `messages`; media are uploaded before, and keys that are not listed here become
     extras, as in rows of docs/data.md."""
@@ -49,6 +56,7 @@ class NewItem(BaseModel):
     gold: dict[str, Any] | None = Field(
         None, description="The known answer, as if the responses were shown in the order given: the item tests people."
     )
+    suggestion: NewSuggestion | None = Field(None, description="What a model would answer. Never counts as a vote.")
     extras: dict[str, Any] = Field({}, description="Ground truth and the like: never shown.")
 
 

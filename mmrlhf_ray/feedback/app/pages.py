@@ -19,6 +19,7 @@ from mmrlhf_ray.feedback.collect.accounts import Caller
 from mmrlhf_ray.feedback.collect.media_files import find_media
 from mmrlhf_ray.feedback.collect.own_work import last_vote, undone_answer, waiting
 from mmrlhf_ray.feedback.collect.progress import progress
+from mmrlhf_ray.feedback.collect.suggestions import show_suggestion
 from mmrlhf_ray.feedback.collect.tables import Item
 from mmrlhf_ray.feedback.questions import question_of
 
@@ -73,7 +74,10 @@ def work(request: Request, caller: AsAnnotator, state: State) -> Response:
         if leased is not None:
             media = media_json(session, leased.item.media_ids)
             previous = undone_answer(session, caller.id, leased.item.id, leased.order_shown)
+            suggestion = show_suggestion(session, caller.id, leased, state.config, state.now())
             context |= question_context(leased.item, leased.texts, media, state, words_of(request), previous)
+            context["item"]["suggestion"] = suggestion and suggestion["answer"]
+            context["suggested_by"] = suggestion and suggestion["source"]
         context["last_vote"] = last_vote(session, caller.id)
         context["progress"] = progress(session, caller.id, state.config, state.now())
     return page(request, state, caller, "work.html", context)

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, String, cast, delete, func, select
 from sqlalchemy.orm import Session
 
-from mmrlhf_ray.feedback.collect.tables import Item, Lease, Review, Skip, Vote, note
+from mmrlhf_ray.feedback.collect.tables import Item, Lease, Review, Skip, Suggestion, SuggestionSeen, Vote, note
 from mmrlhf_ray.feedback.errors import N_, Conflict, Unknown
 
 STATES = ("open", "done", "gold", "decided")
@@ -101,7 +101,7 @@ def delete_item(session: Session, item_id: str, with_votes: bool, actor: str, no
     votes += session.scalar(select(func.count()).where(Review.item_id == item.id)) or 0
     if votes and not with_votes:
         raise Conflict(N_("this item has %(votes)s votes; say that they may go as well"), "votes", votes=votes)
-    for table in (Vote, Lease, Skip, Review):
+    for table in (Vote, Lease, Skip, Review, Suggestion, SuggestionSeen):
         session.execute(delete(table).where(table.item_id == item.id))
     session.delete(item)
     note(session, now, actor, "item deleted", item_id, f"{votes} votes")

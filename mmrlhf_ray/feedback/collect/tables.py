@@ -19,7 +19,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 TABLES_VERSION = 1
-"""Raise it with every change of a table; databases of a newer version are refused."""
+"""Raise it with every change of a table; databases of another version are refused. A table that is new needs no new
+version: it is made where it is missing."""
 
 Role = Literal["annotator", "reviewer", "admin", "client"]
 ROLES: tuple[Role, ...] = ("annotator", "reviewer", "admin", "client")
@@ -137,6 +138,28 @@ class Item(Base):
             postgresql_where=text("votes < overlap"),
         ),
     )
+
+
+class Suggestion(Base):
+    """The answer that a model would give to an item, in terms of the responses as stored. Never a vote."""
+
+    __tablename__ = "suggestion"
+
+    item_id: Mapped[str] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    source: Mapped[str]
+    """Whose it is, e.g. a reward model's."""
+    answer: Mapped[JsonObject]
+    created: Mapped[datetime]
+
+
+class SuggestionSeen(Base):
+    """Somebody was shown an item's suggestion."""
+
+    __tablename__ = "suggestion_seen"
+
+    item_id: Mapped[str] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"), primary_key=True, index=True)
+    at: Mapped[datetime]
 
 
 class Lease(Base):

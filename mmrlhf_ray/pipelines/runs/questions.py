@@ -73,6 +73,8 @@ class Ask:
     priority: float = 0.0
     round: int = 0
     seed: int = 0
+    suggest: bool = False
+    """Pairs and rankings carry the order of the scores as a suggestion."""
 
 
 def read_asked(path: Path, step: int | None = None) -> list[Asked]:
@@ -162,7 +164,19 @@ def _item(prompt: Mapping[str, Any], responses: Sequence[Candidate], ask: Ask) -
     }
     if ask.overlap is not None:
         item["overlap"] = ask.overlap
+    scores = [response.score for response in responses]
+    if ask.suggest and ask.question in ("pair", "rank") and None not in scores:
+        item["suggestion"] = {"answer": _by_score(ask.question, scores), "source": f"score of {responses[0].source}"}
     return item
+
+
+def _by_score(question: str, scores: Sequence[float | None]) -> dict[str, Any]:
+    """The answer that puts the responses in the order of their scores; equal ones tie."""
+    distinct = sorted({score for score in scores if score is not None}, reverse=True)
+    ranks = [distinct.index(score) + 1 for score in scores if score is not None]
+    if question == "rank":
+        return {"ranks": ranks}
+    return {"choice": "tie" if ranks[0] == ranks[1] else "left" if ranks[0] == 1 else "right"}
 
 
 def _of_run(run_dir: Path, file: Path) -> Iterator[Asked]:

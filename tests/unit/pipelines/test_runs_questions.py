@@ -14,6 +14,7 @@ from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.errors import ConfigError, DataError
 from mmrlhf_ray.feedback.client import ItemsClient
 from mmrlhf_ray.feedback.collect.database import open_database
+from mmrlhf_ray.feedback.collect.suggestions import as_shown
 from mmrlhf_ray.feedback.collect.tables import Item
 from mmrlhf_ray.pipelines.runs.questions import Ask, Asked, Candidate, compared, questions, read_asked
 from mmrlhf_ray.pipelines.runs.rollouts import kept_steps
@@ -169,3 +170,25 @@ def test_the_client_says_what_was_refused(tmp_path: Path) -> None:
             list(client.items())
         with ItemsClient(server.url, server.admin_token) as client, pytest.raises(RunError, match=r"items\[0\]"):
             client.add_items([{"prompt": "?", "question": "pair", "responses": ["one"]}])
+
+
+@pytest.mark.parametrize(
+    ("question", "scores", "answer"),
+    [
+        ("pair", (1.0, 2.0), {"choice": "right"}),
+        ("pair", (1.0, 1.0), {"choice": "tie"}),
+        ("pair", (1.0, None), None),
+        ("rank", (0.5, 2.0, 0.5), {"ranks": [2, 1, 2]}),
+        ("rate", (1.0, 2.0), None),
+    ],
+)
+def test_scores_are_suggestions(question: str, scores: tuple[float | None, ...], answer: dict[str, Any] | None) -> None:
+    given = asked("p")
+    responses = tuple(Candidate(text, "run/ppo-3", score) for text, score in zip("abc", scores, strict=False))
+    (item,) = questions([Asked(given.prompt, responses, {})], Ask(question, suggest=True)).items
+    if answer is None:
+        assert "suggestion" not in item
+        return
+    assert item["suggestion"]["source"] == "score of run/ppo-3"
+    order = ["abc".index(response["text"]) for response in item["responses"]]
+    assert item["suggestion"]["answer"] == as_shown(answer, order)

@@ -37,6 +37,11 @@ function begin() {
     event.preventDefault();
     send();
   });
+  find("#suggestion")?.addEventListener("click", () => {
+    fill(item.suggestion);
+    keepDraft();
+    find("#send").focus();
+  });
   find("#skip")?.addEventListener("click", () => find("#skipping").showModal());
   find("#help").addEventListener("click", () => find("#keys").showModal());
   find("#skipping")?.addEventListener("close", skip);
