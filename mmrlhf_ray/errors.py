@@ -26,7 +26,17 @@ from importlib.util import find_spec
 _SHOWN_CHARACTERS = 400
 # Import names of the packages in each extra of pyproject.toml.
 EXTRAS = {
-    "feedback": ("sqlalchemy", "psycopg", "fastapi", "uvicorn", "python_multipart", "crowdkit", "babel", "markdown_it"),
+    "feedback": (
+        "sqlalchemy",
+        "psycopg",
+        "fastapi",
+        "uvicorn",
+        "python_multipart",
+        "crowdkit",
+        "babel",
+        "markdown_it",
+        "prometheus_client",
+    ),
     "serve": ("fastapi",),
     "quantize": ("compressed_tensors",),
     "onnx": ("onnx", "onnxscript", "onnxruntime", "python_multipart"),

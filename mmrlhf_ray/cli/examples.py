@@ -74,6 +74,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "mmrlhf feedback add runs/sft-eval runs/dpo-eval --url https://votes.example.org",
         "mmrlhf feedback add my-data.jsonl --question rate",
     ),
+    "feedback backup": ("mmrlhf feedback backup /backups/votes-2026-01-31 --config feedback.yaml",),
+    "feedback restore": ("mmrlhf feedback restore /backups/votes-2026-01-31 --set data_dir=/srv/restored",),
     "feedback export": ("mmrlhf feedback export votes.parquet --since 2026-01-31T00:00:00Z",),
     "feedback implicit": ("mmrlhf feedback implicit my-clicks --kind preference",),
     "feedback agreement": ("mmrlhf feedback agreement votes.parquet",),

@@ -1,7 +1,7 @@
-"""Commands of `mmrlhf feedback` that fill the queue, and what all of them that open the database have in common."""
+"""Commands of `mmrlhf feedback` that fill, copy and restore the database, and what all that open it have in common."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -84,6 +84,47 @@ def add(
         print(f"{found.too_few} prompts left out: too few different responses for the question {question!r}")
     if found.without_media:
         print(f"{found.without_media} prompts left out: the run did not keep what they show; raise its media_kept_mb")
+
+
+@app.command()
+def backup(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new directory.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Copy everything that was collected, also while the app runs.
+
+    Rows of the database as they are at one moment, and the media. The directory holds the hashes of tokens.
+    """
+    needs("feedback")
+    from mmrlhf_ray.feedback.collect.backup import back_up
+
+    cfg = read_config(config, overrides)
+    with opened(cfg) as database:
+        counts = back_up(database, cfg, out)
+    print(f"{out}: {_said(counts)}")
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(metavar="BACKUP", help="What `mmrlhf feedback backup` wrote.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+) -> None:
+    """Put a backup into an empty database, of either kind."""
+    needs("feedback")
+    from mmrlhf_ray.feedback.collect.backup import restore as restore_from
+
+    cfg = read_config(config, overrides)
+    with opened(cfg) as database:
+        counts = restore_from(database, cfg, source)
+    print(f"{source}: {_said(counts)} restored")
+
+
+def _said(counts: Mapping[str, int]) -> str:
+    return (
+        f"{counts['item']} items, {counts['vote']} votes, {counts['media_file']} media, {counts['annotator']} accounts"
+    )
 
 
 def read_config(file: Path | None, overrides: list[str] | None) -> "FeedbackConfig":

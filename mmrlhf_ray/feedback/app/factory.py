@@ -19,6 +19,7 @@ from mmrlhf_ray.feedback.app import (
     login,
     pages,
     review_pages,
+    watched,
 )
 from mmrlhf_ray.feedback.app.markdown import read_guidelines
 from mmrlhf_ray.feedback.app.problems import add_handlers
@@ -26,6 +27,19 @@ from mmrlhf_ray.feedback.app.protection import Protection
 from mmrlhf_ray.feedback.app.state import AppState
 from mmrlhf_ray.feedback.collect.database import open_database
 
+_ROOMS = (
+    watched,
+    language_pages,
+    login,
+    documentation,
+    items,
+    api,
+    admin,
+    deployed,
+    pages,
+    review_pages,
+    admin_pages,
+)
 _STATIC = Path(__file__).with_name("static")
 
 
@@ -43,7 +57,7 @@ def create_app(config: FeedbackConfig) -> FastAPI:
     # No pages of API documentation: they load scripts from elsewhere.
     app = FastAPI(title=config.title, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.feedback = AppState(config, database, guidelines)
-    for room in (language_pages, login, documentation, items, api, admin, deployed, pages, review_pages, admin_pages):
+    for room in _ROOMS:
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.add_middleware(

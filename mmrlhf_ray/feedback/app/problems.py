@@ -27,7 +27,7 @@ STATUS: dict[type[Exception], int] = {
     errors.TooMany: 429,
     AnswerError: 422,
 }
-_PROGRAMS = ("/api/", "/media/")
+_PROGRAMS = ("/api/", "/media/", "/healthz", "/metrics")
 _DATABASE = (OperationalError, InterfaceError, PoolTimeout)
 _ROUTING = {404: N_("there is no such page"), 405: N_("this page does not take that")}
 _log = logging.getLogger("uvicorn.error")
