@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -152,11 +153,11 @@ class ItemsClient:
     def change_item(self, item_id: str, *, priority: float | None = None, overlap: int | None = None) -> None:
         """Ask an item sooner or later, or more or fewer people."""
         body = {"priority": priority, "overlap": overlap}
-        answered(self._http, "PATCH", f"/api/items/{item_id}", json=body)
+        answered(self._http, "PATCH", f"/api/items/{quote(item_id)}", json=body)
 
     def delete_item(self, item_id: str, *, votes: bool = False) -> None:
         """Delete an item; one that has votes only with `votes`, which go as well."""
-        answered(self._http, "DELETE", f"/api/items/{item_id}", params={"votes": votes})
+        answered(self._http, "DELETE", f"/api/items/{quote(item_id)}", params={"votes": votes})
 
     def close(self) -> None:
         """Close the connection."""

@@ -15,6 +15,7 @@ from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.app.wording import ACTIONS, ROLE_NAMES, UNDEFINED
 from mmrlhf_ray.feedback.collect import accounts
 from mmrlhf_ray.feedback.collect.accounts import Caller
+from mmrlhf_ray.feedback.collect.erase import erase_annotator
 from mmrlhf_ray.feedback.collect.export import annotations_table
 from mmrlhf_ray.feedback.collect.progress import progress
 from mmrlhf_ray.feedback.collect.tables import ROLES, Annotator, Audit, Item, Vote
@@ -68,6 +69,14 @@ def remove(annotator_id: str, caller: AsAdmin, state: State) -> Response:
     """Close an account; its votes stay."""
     with state.database.write() as session:
         accounts.remove_annotator(session, annotator_id, caller.id, state.now())
+    return RedirectResponse("/admin", status_code=303)
+
+
+@router.post("/admin/annotators/{annotator_id}/erase")
+def erase(annotator_id: str, caller: AsAdmin, state: State) -> Response:
+    """Delete everything that one annotator did, and close the account without its name."""
+    with state.database.write() as session:
+        erase_annotator(session, annotator_id, caller.id, state.now())
     return RedirectResponse("/admin", status_code=303)
 
 

@@ -32,7 +32,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     for route in routes:
         taken = [type_ for need in route.dependant.dependencies if (type_ := getattr(need.call, "documented", None))]
         for method in route.methods:
-            operation = made["paths"][route.path][method.lower()]
+            operation = made["paths"][route.path_format][method.lower()]
             for type_ in taken:
                 schema = TypeAdapter(type_).json_schema(ref_template=_MODELS)
                 schemas |= schema.pop("$defs", {})

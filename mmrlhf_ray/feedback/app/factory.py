@@ -14,6 +14,7 @@ from mmrlhf_ray.feedback.app import (
     api,
     deployed,
     documentation,
+    item_pages,
     items,
     language_pages,
     login,
@@ -39,6 +40,7 @@ _ROOMS = (
     pages,
     review_pages,
     admin_pages,
+    item_pages,
 )
 _STATIC = Path(__file__).with_name("static")
 

@@ -156,7 +156,7 @@ def post_items_votes(caller: AsAdmin, state: State, ids: Annotated[list[Any], De
     return JSONResponse({"items": counted})
 
 
-@router.patch("/{item_id}", response_model=ShownItem)
+@router.patch("/{item_id:path}", response_model=ShownItem)
 def patch_item(
     item_id: str, caller: AsAdmin, state: State, message: Annotated[ItemChange, body_as(ItemChange)]
 ) -> Response:
@@ -166,7 +166,7 @@ def patch_item(
         return JSONResponse(item_json(item))
 
 
-@router.delete("/{item_id}")
+@router.delete("/{item_id:path}")
 def remove_item(
     item_id: str,
     caller: AsAdmin,

@@ -39,7 +39,7 @@ def review(
         if found is not None:
             texts = tuple(str(response["text"]) for response in found.item.responses)
             context |= question_context(found.item, texts, media_json(session, found.item.media_ids), state, words)
-            context["choices"] = [_choice_words(vote.annotation, words) for vote in found.votes]
+            context["choices"] = [choice_words(vote.annotation, words) for vote in found.votes]
     return page(request, state, caller, "review.html", context)
 
 
@@ -55,7 +55,7 @@ def post_review(
     return JSONResponse({"item_id": message.item_id}, 201 if new else 200)
 
 
-def _choice_words(annotation: decisions.Annotation, words: Words) -> str:
+def choice_words(annotation: decisions.Annotation, words: Words) -> str:
     """A pair's vote in a few words; "" for other kinds."""
     if annotation.kind != "pair":
         return ""

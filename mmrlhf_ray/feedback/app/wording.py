@@ -86,6 +86,14 @@ UNDEFINED: Mapping[str, str] = {
 }
 """Why an agreement is not defined, as `labels.agreement` has it."""
 
+STATE_NAMES: Mapping[str, str] = {
+    "open": N_("wants more votes"),
+    "done": N_("has all votes"),
+    "gold": N_("has a known answer"),
+    "decided": N_("decided by a reviewer"),
+}
+"""States of items, as `item_list.STATES`."""
+
 ROLE_NAMES: Mapping[str, str] = {
     "annotator": N_("annotator"),
     "reviewer": N_("reviewer"),

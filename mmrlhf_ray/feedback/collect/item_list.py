@@ -51,6 +51,14 @@ def find_items(session: Session, wanted: Filter, page: int, per_page: int) -> Fo
     return Found(items, found, page, pages)
 
 
+def find_item(session: Session, item_id: str) -> Item:
+    """Raises Unknown."""
+    item = session.get(Item, item_id)
+    if item is None:
+        raise Unknown(N_("there is no such item"), "item_id")
+    return item
+
+
 def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if wanted.question:

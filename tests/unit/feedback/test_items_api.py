@@ -97,7 +97,7 @@ def test_the_document_has_every_route_and_what_it_takes(world: World) -> None:
     routes = [route for route in world.app.routes if isinstance(route, APIRoute) and route.path.startswith("/api/")]
     for route in routes:
         for method in route.methods:
-            operation = made["paths"][route.path][method.lower()]
+            operation = made["paths"][route.path_format][method.lower()]
             assert operation["description"], route.path
             takes = any(hasattr(need.call, "documented") for need in route.dependant.dependencies)
             assert takes == ("requestBody" in operation), route.path
