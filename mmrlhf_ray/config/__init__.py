@@ -16,7 +16,7 @@ from mmrlhf_ray.config.data import (
     VideoSampling,
 )
 from mmrlhf_ray.config.discrete import DiscreteConfig
-from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, Language, LoginLimits
+from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, Language, LoginLimits, Webhook
 from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
@@ -99,6 +99,7 @@ __all__ = [
     "TrainJobConfig",
     "VideoAugment",
     "VideoSampling",
+    "Webhook",
     "dotted_keys",
     "load_config",
     "read_job_kind",

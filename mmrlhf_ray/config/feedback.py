@@ -55,6 +55,15 @@ ASPECTS = (
 )
 
 
+class Webhook(Section):
+    """Another program that is told what happens."""
+
+    url: str = Field(pattern=r"^https?://", max_length=2000)
+    """Gets a POST for each message."""
+    secret: SecretStr = Field(min_length=16)
+    """Messages are signed with it."""
+
+
 class LoginLimits(Section):
     """Failed logins that are allowed before all are refused for a while."""
 
@@ -111,6 +120,8 @@ class FeedbackConfig(Section):
     """Window, in seconds, over which the pace of voting is measured."""
     implicit: ImplicitConfig = ImplicitConfig()
     """Of `mmrlhf feedback implicit`."""
+    webhook: Webhook | None = None
+    """Address that is told when items are done, open again or reviewed, at least once each; `null` = none."""
     log_level: Literal["warning", "info"] = "warning"
     """`info` also prints every request."""
     database_connections: PositiveInt = 16

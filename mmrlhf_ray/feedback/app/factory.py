@@ -26,6 +26,7 @@ from mmrlhf_ray.feedback.app.markdown import read_guidelines
 from mmrlhf_ray.feedback.app.problems import add_handlers
 from mmrlhf_ray.feedback.app.protection import Protection
 from mmrlhf_ray.feedback.app.state import AppState
+from mmrlhf_ray.feedback.app.webhooks import Deliveries
 from mmrlhf_ray.feedback.collect.database import open_database
 
 _ROOMS = (
@@ -53,7 +54,10 @@ def create_app(config: FeedbackConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        deliveries = Deliveries(config, database) if config.webhook is not None else None
         yield
+        if deliveries is not None:
+            deliveries.close()
         database.close()
 
     # No pages of API documentation: they load scripts from elsewhere.

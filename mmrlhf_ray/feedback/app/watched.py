@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 
 from mmrlhf_ray.feedback.app.access import Anybody, AsClient
 from mmrlhf_ray.feedback.app.state import State
+from mmrlhf_ray.feedback.collect.outbox import waiting_messages
 from mmrlhf_ray.feedback.collect.tables import Annotator, Audit, Item, Lease, Review, Skip, Vote
 
 router = APIRouter()
@@ -56,6 +57,7 @@ def metrics(caller: AsClient, state: State) -> Response:
         gauge("reviews", "Decisions of reviewers.").set(session.scalar(select(func.count()).select_from(Review)) or 0)
         failed = select(func.count()).select_from(Audit).where(Audit.action == "login failed")
         gauge("logins_failed", "Failed logins, ever.").set(session.scalar(failed) or 0)
+        gauge("webhook_waiting", "Messages that have not arrived.").set(waiting_messages(session))
         last = session.scalar(select(func.max(Vote.created)))
         gauge("last_vote_seconds", "Unix time of the last vote; 0 = none.").set(last.timestamp() if last else 0)
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.annotations import Annotation, annotations_of
 from mmrlhf_ray.feedback.collect.export import annotations_table
-from mmrlhf_ray.feedback.collect.queue import asked_of, plain
+from mmrlhf_ray.feedback.collect.queue import asked_of, plain, tell_of
 from mmrlhf_ray.feedback.collect.review import ReviewItem, review_queue
 from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Review, note
 from mmrlhf_ray.feedback.errors import N_, Conflict, Unknown
@@ -94,4 +94,6 @@ def decide(
         )
     )
     note(session, now, reviewer_id, "item reviewed", item.id)
+    if config.webhook is not None:
+        tell_of(session, "item.reviewed", item, now)
     return True

@@ -15,6 +15,7 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
+from mmrlhf_ray.feedback.collect.outbox import tell
 from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Lease, Skip, Vote, note
 from mmrlhf_ray.feedback.errors import N_, Conflict, Gone, Invalid, Unknown
 from mmrlhf_ray.feedback.questions import Answer, AnswerError, Asked, question_of
@@ -123,6 +124,8 @@ def submit(session: Session, annotator_id: str, vote: NewVote, config: FeedbackC
     )
     item.votes += 1
     session.delete(lease)
+    if config.webhook is not None and item.votes == item.overlap:
+        tell_of(session, "item.done", item, now)
     return Recorded(vote.vote_id, item.id, undone=False, repeated=False)
 
 
@@ -142,6 +145,8 @@ def undo(session: Session, annotator_id: str, vote_id: str, config: FeedbackConf
         raise Conflict(N_("only your last vote can be undone"), "vote_id")
     item, _ = _locked_item(session, vote.item_id, annotator_id)
     vote.undone = True
+    if config.webhook is not None and item.votes == item.overlap:
+        tell_of(session, "item.reopened", item, now)
     item.votes -= 1
     session.execute(delete(Lease).where(Lease.annotator_id == annotator_id))
     expires = now + timedelta(seconds=config.lease_s)
@@ -276,6 +281,12 @@ def _repeated(session: Session, earlier: Vote, annotator_id: str, vote: NewVote,
     if plain(answer) != earlier.answer:
         raise other
     return Recorded(earlier.id, earlier.item_id, undone=earlier.undone, repeated=True)
+
+
+def tell_of(session: Session, event: str, item: Item, now: datetime) -> None:
+    """Put what happened to an item into the outbox."""
+    about = {"item_id": item.id, "prompt_id": item.prompt_id, "question": item.question, "round": item.round}
+    tell(session, event, now, **about)
 
 
 def plain(answer: Answer) -> dict[str, Any]:

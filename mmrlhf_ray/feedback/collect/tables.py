@@ -259,6 +259,20 @@ class Event(Base):
     created: Mapped[datetime] = mapped_column(index=True)
 
 
+class OutMessage(Base):
+    """Something that happened and is to be told to the webhook; the row goes when it has arrived."""
+
+    __tablename__ = "out_message"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    event: Mapped[str] = mapped_column(String(40))
+    body: Mapped[JsonObject]
+    created: Mapped[datetime]
+    due: Mapped[datetime] = mapped_column(index=True)
+    """When it is to be tried; a time ahead while somebody tries it, and after a failure."""
+    attempts: Mapped[int]
+
+
 class Audit(Base):
     """Who did what that matters for trust. Rows only come, save that erasing a person clears `detail`."""
 

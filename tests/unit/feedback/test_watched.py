@@ -53,6 +53,7 @@ def test_metrics_are_what_is_in_the_database(world: World) -> None:
         ("leases",): 1,
         ("reviews",): 0,
         ("logins_failed",): 0,
+        ("webhook_waiting",): 0,
     }
     assert world.call("annotator", "GET", "/metrics").status_code == 403
     assert world.http.get("/metrics").status_code == 401
