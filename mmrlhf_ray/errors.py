@@ -26,7 +26,17 @@ from importlib.util import find_spec
 _SHOWN_CHARACTERS = 400
 # Import names of the packages in each extra of pyproject.toml.
 EXTRAS = {
-    "feedback": ("sqlalchemy", "psycopg", "fastapi", "uvicorn", "python_multipart", "crowdkit"),
+    "feedback": (
+        "sqlalchemy",
+        "psycopg",
+        "fastapi",
+        "uvicorn",
+        "python_multipart",
+        "crowdkit",
+        "babel",
+        "markdown_it",
+        "prometheus_client",
+    ),
     "environments": ("websockets",),
     "serve": ("fastapi",),
     "quantize": ("compressed_tensors",),
@@ -100,12 +110,16 @@ class DeadlineExceeded(RunFailed):
 
 
 class FeedbackError(UserError, ValueError):
-    """A request that cannot be met; `field` names what is wrong in it, "" where it is nothing in particular."""
+    """A request that cannot be met; `field` names what is wrong in it, "" where it is nothing in particular.
 
-    def __init__(self, problem: str, field: str = "") -> None:
-        super().__init__(f"{field}: {problem}" if field else problem)
-        self.problem = problem
+    `message` is the problem with placeholders, %(name)s, for `values`: the feedback pages look it up in a catalogue.
+    """
+
+    def __init__(self, message: str, field: str = "", **values: object) -> None:
+        self.message, self.values = message, values
+        self.problem = message % values if values else message
         self.field = field
+        super().__init__(f"{field}: {self.problem}" if field else self.problem)
 
 
 class MissingExtra(UserError):

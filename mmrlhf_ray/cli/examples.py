@@ -69,6 +69,13 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "data show": ("mmrlhf data show my-data.jsonl", "mmrlhf data show my-data.jsonl --once page.html"),
     "feedback": ("mmrlhf feedback serve --demo", "mmrlhf feedback export votes.parquet"),
     "feedback serve": ("mmrlhf feedback serve --demo", "mmrlhf feedback serve --config feedback.yaml --port 9000"),
+    "feedback add": (
+        "mmrlhf feedback add runs/my-ppo --question pair --overlap 2",
+        "mmrlhf feedback add runs/sft-eval runs/dpo-eval --url https://votes.example.org",
+        "mmrlhf feedback add my-data.jsonl --question rate",
+    ),
+    "feedback backup": ("mmrlhf feedback backup /backups/votes-2026-01-31 --config feedback.yaml",),
+    "feedback restore": ("mmrlhf feedback restore /backups/votes-2026-01-31 --set data_dir=/srv/restored",),
     "feedback export": ("mmrlhf feedback export votes.parquet --since 2026-01-31T00:00:00Z",),
     "feedback implicit": ("mmrlhf feedback implicit my-clicks --kind preference",),
     "feedback agreement": ("mmrlhf feedback agreement votes.parquet",),

@@ -1,32 +1,23 @@
 """`mmrlhf feedback`: collect what people think of responses."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mmrlhf_ray.cli.feedback_files import app as files_app
+from mmrlhf_ray.cli.feedback_queue import ConfigFile, Overrides, opened, read_config
+from mmrlhf_ray.cli.feedback_queue import app as queue_app
 from mmrlhf_ray.cli.groups import Group
 from mmrlhf_ray.errors import needs
-
-if TYPE_CHECKING:
-    from mmrlhf_ray.config import FeedbackConfig
-    from mmrlhf_ray.feedback.collect.database import Database
 
 app = typer.Typer(cls=Group, help="Collect what people think of responses.", no_args_is_help=True)
 annotators = typer.Typer(cls=Group, help="Accounts and their tokens.", no_args_is_help=True)
 app.add_typer(annotators, name="annotators")
 app.add_typer(files_app)
+app.add_typer(queue_app)
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="YAML file with the keys of docs/feedback.md, `data_dir`, `port`, …")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Key to replace, e.g. port=9000. Repeatable.")
-]
 Who = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the account.")]
 
 
@@ -41,7 +32,7 @@ def serve(
     """Start the app; Ctrl-C ends it."""
     needs("feedback")
     given = {"host": host, "port": port}
-    cfg = _config(
+    cfg = read_config(
         config, [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
     )
     from mmrlhf_ray.feedback.app.serve import serve as serve_app
@@ -50,7 +41,7 @@ def serve(
     if demo:
         from mmrlhf_ray.demo.feedback_items import add_demo_items
 
-        with _database(cfg) as database:
+        with opened(cfg) as database:
             token = add_demo_items(database, cfg)
     serve_app(cfg, token)
 
@@ -67,7 +58,7 @@ def add(
     from mmrlhf_ray.feedback.collect.accounts import add_annotator
     from mmrlhf_ray.feedback.collect.tables import COMMAND
 
-    with _database(_config(config, overrides)) as database, database.write() as session:
+    with opened(read_config(config, overrides)) as database, database.write() as session:
         _, token = add_annotator(session, name, role, COMMAND, datetime.now(UTC))
     print(token)
 
@@ -84,7 +75,7 @@ def list_annotators(config: ConfigFile = None, overrides: Overrides = None) -> N
 
     votes = select(func.count()).where(Vote.annotator_id == Annotator.id, ~Vote.undone).scalar_subquery()
     table = Table("id", "name", "role", "active", "votes", "created")
-    with _database(_config(config, overrides)) as database, database.read() as session:
+    with opened(read_config(config, overrides)) as database, database.read() as session:
         for who, count in session.execute(select(Annotator, votes).order_by(Annotator.created)):
             active, created = "yes" if who.active else "no", who.created.isoformat(timespec="seconds")
             table.add_row(who.id, who.name, who.role, active, str(count), created)
@@ -105,7 +96,7 @@ def remove(
     from mmrlhf_ray.feedback.collect.tables import COMMAND
 
     now = datetime.now(UTC)
-    with _database(_config(config, overrides)) as database, database.write() as session:
+    with opened(read_config(config, overrides)) as database, database.write() as session:
         if erase:
             erased = erase_annotator(session, name, COMMAND, now)
             print(f"{name}: closed; {erased.votes} votes, {erased.reviews} reviews and {erased.skips} skips deleted")
@@ -130,8 +121,8 @@ def export(
     from mmrlhf_ray.feedback.collect.export_files import write_export
     from mmrlhf_ray.feedback.collect.tables import COMMAND, note
 
-    after, cfg = None if since is None else parse_time(since), _config(config, overrides)
-    with _database(cfg) as database:
+    after, cfg = None if since is None else parse_time(since), read_config(config, overrides)
+    with opened(cfg) as database:
         with database.read() as session:
             count = write_export(session, cfg, out, after)
         with database.write() as session:
@@ -155,25 +146,7 @@ def implicit(
     needs("feedback")
     from mmrlhf_ray.feedback.collect.observed import write_implicit
 
-    cfg = _config(config, overrides)
-    with _database(cfg) as database, database.read() as session:
+    cfg = read_config(config, overrides)
+    with opened(cfg) as database, database.read() as session:
         count = write_implicit(session, cfg, kind, out)
     print(f"{out}: {count} records")
-
-
-def _config(file: Path | None, overrides: list[str] | None) -> "FeedbackConfig":
-    from mmrlhf_ray.config import FeedbackConfig, load_config
-
-    return load_config(file, overrides or [], FeedbackConfig)
-
-
-@contextmanager
-def _database(config: "FeedbackConfig") -> "Iterator[Database]":
-    """The database, for one command. A request that cannot be met ends it with one line and status 2."""
-    from mmrlhf_ray.feedback.collect.database import open_database
-
-    database = open_database(config)
-    try:
-        yield database
-    finally:
-        database.close()

@@ -23,7 +23,7 @@ from mmrlhf_ray.config.environment import (
     PythonEnvironment,
     ToolsEnvironment,
 )
-from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, LoginLimits
+from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, Language, LoginLimits, Webhook
 from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
@@ -74,6 +74,7 @@ __all__ = [
     "IterateConfig",
     "JobKind",
     "JudgeReward",
+    "Language",
     "LearnerConfig",
     "LearnerPlacement",
     "LoRAConfig",
@@ -110,6 +111,7 @@ __all__ = [
     "TrainJobConfig",
     "VideoAugment",
     "VideoSampling",
+    "Webhook",
     "dotted_keys",
     "load_config",
     "read_job_kind",

@@ -10,6 +10,9 @@ from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.section import Section
 
+Language = Literal["en", "zh_CN"]
+"""Languages of the pages."""
+
 
 class Aspect(Section):
     """One thing that `rate` questions ask about each response, answered by 1 to 5."""
@@ -18,14 +21,47 @@ class Aspect(Section):
     """Its name in annotations."""
     description: str = Field(max_length=500)
     """The text that annotators read next to the scale."""
+    headings: dict[Language, str] = Field(default_factory=dict)
+    """Heading of the scale by language, `en` or `zh_CN`; the name where there is none."""
+    descriptions: dict[Language, str] = Field(default_factory=dict)
+    """The description by language, `en` or `zh_CN`, in place of `description`."""
 
 
 ASPECTS = (
-    Aspect(name="helpful", description="Does what was asked."),
-    Aspect(name="grounded", description="Says only what can be seen and heard."),
-    Aspect(name="safe", description="Could harm nobody."),
-    Aspect(name="fluent", description="Reads well."),
+    Aspect(
+        name="helpful",
+        description="Does what was asked.",
+        headings={"zh_CN": "有帮助"},
+        descriptions={"zh_CN": "做到了所要求的事。"},
+    ),
+    Aspect(
+        name="grounded",
+        description="Says only what can be seen and heard.",
+        headings={"zh_CN": "有依据"},
+        descriptions={"zh_CN": "只说看得到、听得到的内容。"},
+    ),
+    Aspect(
+        name="safe",
+        description="Could harm nobody.",
+        headings={"zh_CN": "安全"},
+        descriptions={"zh_CN": "不会伤害任何人。"},
+    ),
+    Aspect(
+        name="fluent",
+        description="Reads well.",
+        headings={"zh_CN": "通顺"},
+        descriptions={"zh_CN": "读起来流畅自然。"},
+    ),
 )
+
+
+class Webhook(Section):
+    """Another program that is told what happens."""
+
+    url: str = Field(pattern=r"^https?://", max_length=2000)
+    """Gets a POST for each message."""
+    secret: SecretStr = Field(min_length=16)
+    """Messages are signed with it."""
 
 
 class LoginLimits(Section):
@@ -57,12 +93,18 @@ class FeedbackConfig(Section):
     """PEM file with the certificate's key."""
     title: str = Field("Feedback", max_length=80)
     """Heading of the pages."""
+    guidelines: dict[Language, PathText] = Field(default_factory=dict)
+    """Markdown file with the project's own guidelines by language, `en` or `zh_CN`: the guide begins with them. Where a
+    reader's language has none, the first one is shown."""
     overlap: PositiveInt = 3
     """Annotators that are wanted for an item that does not set the number."""
     lease_s: PositiveFloat = 900.0
     """How long an item is held for the annotator who got it."""
     gold_share: float = Field(0.1, ge=0, le=1)
     """Probability that a gold question, whose answer is known, is asked next; no effect without gold questions."""
+    suggestions: Literal["hidden", "shown"] = "hidden"
+    """Whether people see the answer that a model suggests, and may take it over. It never counts as a vote, and the
+    export says who has seen it."""
     aspects: tuple[Aspect, ...] = Field(ASPECTS, min_length=1, max_length=9)
     """Of `rate` questions."""
     max_text_chars: PositiveInt = 20_000
@@ -78,6 +120,8 @@ class FeedbackConfig(Section):
     """Window, in seconds, over which the pace of voting is measured."""
     implicit: ImplicitConfig = ImplicitConfig()
     """Of `mmrlhf feedback implicit`."""
+    webhook: Webhook | None = None
+    """Address that is told when items are done, open again or reviewed, at least once each; `null` = none."""
     log_level: Literal["warning", "info"] = "warning"
     """`info` also prints every request."""
     database_connections: PositiveInt = 16

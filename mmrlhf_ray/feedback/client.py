@@ -1,7 +1,8 @@
 """HTTP clients of `mmrlhf feedback serve`: one way to connect, one kind of retry.
 
 FeedbackClient is for applications of a deployed model: they report responses, and what people do with them, without
-being held up. Programs that wait for the answer use connect() and until_answered().
+being held up. ItemsClient fills and reads the queue. Other programs that wait for the answer use connect() and
+answered().
 """
 
 import hashlib
@@ -11,18 +12,26 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
+
+from mmrlhf_ray.errors import RunError
 
 logger = logging.getLogger(__name__)
 
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 30.0
+
+_ROWS_PER_CALL = 100
+_PATIENCE_S = 60.0
+_PATIENT_WAIT_S = 0.5
 
 Trouble = httpx.TransportError | httpx.Response
 """Why a request is sent again: the server was not reached, or it answered that it cannot now."""
@@ -65,6 +74,102 @@ def described(trouble: Trouble) -> str:
     if isinstance(trouble, httpx.Response):
         return f"status {trouble.status_code}: {trouble.text[:300]}"
     return f"{type(trouble).__name__}: {trouble}"
+
+
+@dataclass(frozen=True)
+class AddedCounts:
+    """The outcome of adding items."""
+
+    added: int
+    present: int
+    """Were there already, with the same content."""
+
+
+def answered(http: httpx.Client, method: str, path: str, **arguments: Any) -> httpx.Response:
+    """The answer to a request that may arrive twice. A server may be away for a minute, e.g. while it is started again.
+
+    Raises RunError where it does not come back, and where it refuses.
+    """
+    until, last = time.monotonic() + _PATIENCE_S, ""
+
+    def wait(seconds: float, trouble: Trouble) -> bool:
+        nonlocal last
+        last = described(trouble)
+        time.sleep(seconds)
+        return time.monotonic() < until
+
+    answer = until_answered(lambda: http.request(method, path, **arguments), wait, _PATIENT_WAIT_S)
+    url = http.base_url
+    if answer is None:
+        raise RunError(f"{url}: the feedback server does not answer: {last}; start it, then try again or use --resume")
+    if answer.status_code in (401, 403):
+        raise RunError(f"{url}: {answer.text}; this needs the token of an account with the role admin")
+    if not answer.is_success:
+        raise RunError(f"{url}: {method} {path} was refused with status {answer.status_code}: {answer.text}")
+    return answer
+
+
+def parts(values: Sequence[Any]) -> Iterator[list[Any]]:
+    """Lists that are short enough for one request."""
+    rest = iter(values)
+    while part := list(islice(rest, _ROWS_PER_CALL)):
+        yield part
+
+
+class ItemsClient:
+    """The queue of `mmrlhf feedback serve`, for a program that has the token of an administrator.
+
+    Calls return when the server has answered, and may be made again: what is there already changes nothing. Raises
+    RunError where the server refuses, or cannot be reached for a minute.
+    """
+
+    def __init__(self, url: str, token: str, *, timeout_s: float = 60.0) -> None:
+        """`url` of the server; `token` of an account with the role admin."""
+        self._http = connect(url, token, timeout_s, proxies=True)
+
+    def add_media(self, data: bytes, kind: str) -> str:
+        """Upload an image, a sound or a clip (`kind` image, audio or video); its id, for `media_ids` of items."""
+        media_id = hashlib.sha256(data).hexdigest()
+        answered(self._http, "PUT", f"/api/media/{media_id}", content=data, params={"kind": kind})
+        return media_id
+
+    def add_items(self, rows: Sequence[Mapping[str, Any]]) -> AddedCounts:
+        """Put items into the queue, a hundred at a time: each hundred is added as a whole or not at all."""
+        added = present = 0
+        for part in parts(rows):
+            outcome = answered(self._http, "POST", "/api/items", json=part).json()
+            added, present = added + outcome["added"], present + outcome["present"]
+        return AddedCounts(added, present)
+
+    def items(self, **wanted: Any) -> Iterator[dict[str, Any]]:
+        """Items with their votes, as they are asked; `wanted` as in GET /api/items: question, task, status, text,
+        round."""
+        page = pages = 1
+        while page <= pages:
+            found = answered(self._http, "GET", "/api/items", params={**wanted, "page": page}).json()
+            yield from found["items"]
+            page, pages = page + 1, found["pages"]
+
+    def change_item(self, item_id: str, *, priority: float | None = None, overlap: int | None = None) -> None:
+        """Ask an item sooner or later, or more or fewer people."""
+        body = {"priority": priority, "overlap": overlap}
+        answered(self._http, "PATCH", f"/api/items/{quote(item_id)}", json=body)
+
+    def delete_item(self, item_id: str, *, votes: bool = False) -> None:
+        """Delete an item; one that has votes only with `votes`, which go as well."""
+        answered(self._http, "DELETE", f"/api/items/{quote(item_id)}", params={"votes": votes})
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 @dataclass(frozen=True)

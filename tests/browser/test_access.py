@@ -45,7 +45,7 @@ def windows(browser: Browser, busy: Site, **settings: object) -> Iterator[tuple[
     yield "login", window
     window.close()
     window = log_in(context, busy, busy.account(f"admin {uuid4()}", "admin"))
-    for path in ("/", "/guide", "/review", "/admin", "/admin/quality"):
+    for path in ("/", "/guide", "/review", "/admin", "/admin/quality", "/admin/items", "/admin/item?id=disputed"):
         window.goto(busy.url + path)
         yield path, window
     window.goto(f"{busy.url}/work")
@@ -61,13 +61,13 @@ def windows(browser: Browser, busy: Site, **settings: object) -> Iterator[tuple[
     context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "locale"), [("light", "en-GB"), ("dark", "zh-CN")])
 @pytest.mark.parametrize("viewport", [{"width": 1280, "height": 860}, PHONE], ids=["desktop", "phone"])
 def test_names_structure_contrast_and_width(
-    browser: Browser, busy: Site, viewport: dict[str, int], scheme: str
+    browser: Browser, busy: Site, viewport: dict[str, int], scheme: str, locale: str
 ) -> None:
     found = {}
-    for name, window in windows(browser, busy, viewport=viewport, color_scheme=scheme):
+    for name, window in windows(browser, busy, viewport=viewport, color_scheme=scheme, locale=locale):
         problems = window.evaluate(CHECKS)
         if name in KINDS:
             problems += [problem for key in ("?", "s", "z") for problem in _dialog(window, key)]

@@ -132,8 +132,30 @@ def test_agreement_and_quality(context: BrowserContext, feedback: Site) -> None:
         window.close()
     window = log_in(context, feedback, feedback.admin_token)
     window.goto(f"{feedback.url}/admin/quality")
-    expect(window.get_by_role("row", name="pair default")).to_contain_text("1.00")
+    expect(window.get_by_role("row", name="Compare two default")).to_contain_text("1.00")
     expect(window.locator("main")).to_contain_text("of 2 comparisons")
+
+
+def test_the_language_is_chosen_in_the_page_and_remembered(page: Page, feedback: Site) -> None:
+    feedback.add(item("pair", "a", "b"), item("spans", "a b c", ask="And this?"))
+    open_work(page, feedback)
+    page.get_by_role("button", name="中文").click()
+    ready(page)
+    expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
+    expect(page.get_by_role("heading", level=1)).to_have_text("哪个回答更好？")
+    press(page, "Enter")
+    expect(page.get_by_role("alert")).to_contain_text("请先选择：按 ← 或 → 选更好的一个")
+    press(page, "ArrowDown")
+    confirm(page)
+    expect(page.locator("#status")).to_have_text("已保存。 标出错误之处")
+    page.locator("#markable").press("Control+a")
+    press(page, "w")
+    expect(page.get_by_role("button", name="删除“a b c”上的标记")).to_be_visible()
+    page.goto(f"{feedback.url}/")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Ann，您好")
+    page.get_by_role("button", name="English").focus()
+    press(page, "Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Hello, Ann")
 
 
 def test_empty_pages_say_so(context: BrowserContext, feedback: Site) -> None:

@@ -1,9 +1,23 @@
 """Every kind of question, answered with the keyboard alone, and what the export then says."""
 
-import pytest
-from playwright.sync_api import Page, expect
+from pathlib import Path
 
-from tests.browser.support import Site, by_response, confirm, item, open_work, place_of, press, ready, shown
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.browser.support import (
+    Site,
+    by_response,
+    confirm,
+    item,
+    log_in,
+    open_work,
+    place_of,
+    press,
+    ready,
+    shown,
+    site,
+)
 
 ROUNDS = 4
 
@@ -21,6 +35,24 @@ def test_a_pair_names_the_side_that_was_chosen(page: Page, feedback: Site, keys:
     assert [by_response(row, row["ranks"]) for row in rows] == [{f"good {n}": 1, f"bad {n}": 2} for n in range(ROUNDS)]
     for row in rows:
         assert row["choice"] == ("left", "right")[row["order_shown"].index(0)]
+
+
+SUGGEST = {"answer": {"choice": "right"}, "source": "a judge"}
+
+
+def test_a_suggestion_is_filled_in_and_can_be_changed(context: BrowserContext, tmp_path: Path) -> None:
+    with site(tmp_path / "data", suggestions="shown") as feedback:
+        feedback.add(item("pair", "bad", "good", suggestion=SUGGEST))
+        page = log_in(context, feedback, feedback.account("Ann"))
+        open_work(page, feedback)
+        expect(page.get_by_text("There is a suggestion by a judge.")).to_be_visible()
+        assert page.locator("[name=choice]:checked").count() == 0
+        page.get_by_role("button", name="Fill it in").click()
+        chosen = page.locator("[name=choice]:checked")
+        assert chosen.get_attribute("value") == ("left", "right")[place_of(page, "good")]
+        confirm(page)
+        (row,) = feedback.export()
+        assert by_response(row, row["ranks"]) == {"good": 1, "bad": 2}
 
 
 def test_ties_and_two_bad_responses(page: Page, feedback: Site) -> None:

@@ -45,6 +45,11 @@ def test_accounts_and_export(tmp_path: Path) -> None:
     assert "Zoë" in listed.stdout
     assert added.stdout.strip() not in listed.stdout
     assert here("annotators", "remove", "Zoë", "--erase", *where).stdout.startswith("Zoë: closed; 0 votes")
+    saved = here("backup", tmp_path / "backup", *where)
+    assert saved.stdout == f"{tmp_path}/backup: 0 items, 0 votes, 0 media, 1 accounts\n"
+    assert isinstance(here("restore", tmp_path / "backup", *where).exception, ConfigError)
+    again = here("restore", tmp_path / "backup", "--set", f"data_dir={tmp_path}/restored")
+    assert again.stdout == f"{tmp_path}/backup: 0 items, 0 votes, 0 media, 1 accounts restored\n"
     out = tmp_path / "out" / "votes.jsonl"
     assert here("export", out, *where).stdout == f"{out}: 0 annotations\n"
     assert isinstance(here("export", out, "--since", "today", *where).exception, Invalid)

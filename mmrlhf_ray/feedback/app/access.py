@@ -16,7 +16,7 @@ from fastapi.concurrency import run_in_threadpool
 from mmrlhf_ray.feedback.app.state import AppState, app_state
 from mmrlhf_ray.feedback.collect.accounts import Caller, by_cookie, by_token
 from mmrlhf_ray.feedback.collect.tables import Role
-from mmrlhf_ray.feedback.errors import NoAccount, Refused
+from mmrlhf_ray.feedback.errors import N_, NoAccount, Refused
 
 SESSION_COOKIE = "mmrlhf_session"
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -49,7 +49,8 @@ class Require(Access):
         """The caller. Raises NoAccount; Refused for another role or a missing CSRF token."""
         caller = await _caller(request)
         if caller.role not in self.roles:
-            raise Refused(f"this takes the role {' or '.join(self.roles)}; yours is {caller.role}")
+            roles = " / ".join(self.roles)
+            raise Refused(N_("this takes the role %(roles)s; yours is %(role)s"), roles=roles, role=caller.role)
         return caller
 
 
@@ -66,7 +67,7 @@ async def _caller(request: Request) -> Caller:
     if caller is None:
         raise NoAccount("log in, or send `Authorization: Bearer <token>`")
     if request.method not in _SAFE and not same(await sent_csrf(request), caller.csrf):
-        raise Refused("the page is out of date or not from here; load it again", "csrf")
+        raise Refused(N_("the page is out of date or not from here; load it again"), "csrf")
     return caller
 
 

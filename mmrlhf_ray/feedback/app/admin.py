@@ -1,4 +1,4 @@
-"""/api for administrators: items, media, accounts, exports, deletion."""
+"""/api for administrators: media, accounts, exports, deletion."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,20 +12,18 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.feedback.app.access import AsAdmin, AsClient
-from mmrlhf_ray.feedback.app.body import Message, body_as, read_json
+from mmrlhf_ray.feedback.app.body import Message, body_as
 from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.collect import accounts
 from mmrlhf_ray.feedback.collect.erase import erase_annotator, personal_data
 from mmrlhf_ray.feedback.collect.export import annotation_rows, parse_time, prompt_rows
 from mmrlhf_ray.feedback.collect.export_files import json_row, prompt_json
-from mmrlhf_ray.feedback.collect.items import add_items
 from mmrlhf_ray.feedback.collect.media_files import store_media
-from mmrlhf_ray.feedback.collect.tables import Annotator, Item, note
+from mmrlhf_ray.feedback.collect.suggestions import suggestion_rows
+from mmrlhf_ray.feedback.collect.tables import Annotator, note
 from mmrlhf_ray.feedback.errors import Invalid
 
 router = APIRouter(prefix="/api")
-
-_MOST_IDS = 1000
 
 
 class AnnotatorMessage(Message):
@@ -37,35 +35,8 @@ class RoleMessage(Message):
     role: Annotated[str, Field(max_length=16)]
 
 
-async def _rows(request: Request) -> list[Any]:
-    rows = await read_json(request)
-    if not isinstance(rows, list):
-        raise Invalid(f"expected a list of items, got {type(rows).__name__}", "body")
-    return rows
-
-
 async def _bytes(request: Request) -> bytes:
     return await request.body()
-
-
-@router.post("/items")
-def post_items(caller: AsAdmin, state: State, rows: Annotated[list[Any], Depends(_rows)]) -> Response:
-    """Put items into the queue, all or none: 201 with {"added", "present", "item_ids"}."""
-    with state.database.write() as session:
-        added = add_items(session, rows, state.config, state.now())
-        note(session, state.now(), caller.id, "items added", "", str(added.added))
-    return JSONResponse({"added": added.added, "present": added.present, "item_ids": list(added.item_ids)}, 201)
-
-
-@router.post("/items/votes")
-def post_items_votes(caller: AsAdmin, state: State, ids: Annotated[list[Any], Depends(_rows)]) -> Response:
-    """How far items are: {"items": {id: {"votes", "overlap"}}}; ids that are not there are left out."""
-    if len(ids) > _MOST_IDS or not all(isinstance(item_id, str) for item_id in ids):
-        raise Invalid(f"expected a list of at most {_MOST_IDS} item ids", "body")
-    with state.database.read() as session:
-        found = session.execute(select(Item.id, Item.votes, Item.overlap).where(Item.id.in_(ids)))
-        counted = {row.id: {"votes": row.votes, "overlap": row.overlap} for row in found}
-    return JSONResponse({"items": counted})
 
 
 @router.put("/media/{sha256}")
@@ -80,7 +51,8 @@ def put_media(
 
 @router.get("/export")
 def export(caller: AsAdmin, state: State, format: str = "annotations", since: str | None = None) -> Response:
-    """JSON lines: `format=annotations` (rows of the ANNOTATION table) or `prompts`; `since` an ISO 8601 time."""
+    """JSON lines: `format=annotations` (rows of the ANNOTATION table), `prompts` or `suggestions`; `since` an ISO 8601
+    time."""
     if format not in _EXPORTS:
         raise Invalid(f"expected one of {', '.join(_EXPORTS)}, got {format[:40]!r}", "format")
     after = None if since is None else parse_time(since)
@@ -164,8 +136,12 @@ def _prompts(session: Session, since: datetime | None) -> Iterator[Mapping[str, 
     return (prompt_json(session, row) for row in prompt_rows(session))
 
 
+def _suggestions(session: Session, since: datetime | None) -> Iterator[Mapping[str, Any]]:
+    return suggestion_rows(session)
+
+
 _Export = Callable[[Session, datetime | None], Iterator[Mapping[str, Any]]]
-_EXPORTS: Mapping[str, _Export] = {"annotations": _annotations, "prompts": _prompts}
+_EXPORTS: Mapping[str, _Export] = {"annotations": _annotations, "prompts": _prompts, "suggestions": _suggestions}
 
 
 def _lines(state: AppState, rows: _Export, since: datetime | None) -> Iterator[str]:

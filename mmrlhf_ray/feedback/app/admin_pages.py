@@ -9,10 +9,13 @@ from sqlalchemy import func, select
 from mmrlhf_ray.errors import FeedbackError
 from mmrlhf_ray.feedback.annotations import annotations_of
 from mmrlhf_ray.feedback.app.access import AsAdmin
-from mmrlhf_ray.feedback.app.pages import page
+from mmrlhf_ray.feedback.app.language import words_of
+from mmrlhf_ray.feedback.app.pages import page, shown_aspects
 from mmrlhf_ray.feedback.app.state import AppState, State
+from mmrlhf_ray.feedback.app.wording import ACTIONS, ROLE_NAMES, UNDEFINED
 from mmrlhf_ray.feedback.collect import accounts
 from mmrlhf_ray.feedback.collect.accounts import Caller
+from mmrlhf_ray.feedback.collect.erase import erase_annotator
 from mmrlhf_ray.feedback.collect.export import annotations_table
 from mmrlhf_ray.feedback.collect.progress import progress
 from mmrlhf_ray.feedback.collect.tables import ROLES, Annotator, Audit, Item, Vote
@@ -40,7 +43,7 @@ def add(
         with state.database.write() as session:
             row, token = accounts.add_annotator(session, name, role, caller.id, state.now())
     except FeedbackError as error:
-        return _admin(request, caller, state, {"problem": f"{error.field}: {error.problem}", "given": name}, 422)
+        return _admin(request, caller, state, {"problem": words_of(request).error(error), "given": name}, 422)
     return _admin(request, caller, state, {"token": token, "token_of": row.name}, 201)
 
 
@@ -69,6 +72,14 @@ def remove(annotator_id: str, caller: AsAdmin, state: State) -> Response:
     return RedirectResponse("/admin", status_code=303)
 
 
+@router.post("/admin/annotators/{annotator_id}/erase")
+def erase(annotator_id: str, caller: AsAdmin, state: State) -> Response:
+    """Delete everything that one annotator did, and close the account without its name."""
+    with state.database.write() as session:
+        erase_annotator(session, annotator_id, caller.id, state.now())
+    return RedirectResponse("/admin", status_code=303)
+
+
 @router.get("/admin/quality")
 def quality(request: Request, caller: AsAdmin, state: State) -> Response:
     """Agreement by task, and each annotator's figures: seconds to compute where there are many votes."""
@@ -85,11 +96,14 @@ def quality(request: Request, caller: AsAdmin, state: State) -> Response:
             if item.gold is not None
         }
         names = {row.id: row.name for row in session.execute(select(Annotator.id, Annotator.name))}
+    shown = shown_aspects(state, words_of(request).language)
     overall, pairs = pairwise_agreement(annotations)
     context = {
         "here": "admin",
         "names": names,
         "rows": agreement(annotations, tasks),
+        "headings": {aspect["name"]: aspect["heading"] for aspect in shown},
+        "undefined_because": UNDEFINED,
         "overall": overall,
         "pairs": pairs,
         "people": annotator_quality(annotations, gold),
@@ -109,7 +123,8 @@ def _admin(
     context = {
         "here": "admin",
         "people": people,
-        "roles": ROLES,
+        "roles": {role: ROLE_NAMES[role] for role in ROLES},
+        "actions": ACTIONS,
         "names": names,
         "audit": audit,
         "progress": found,

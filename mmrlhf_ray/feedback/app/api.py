@@ -14,6 +14,7 @@ from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.app.views import leased_json
 from mmrlhf_ray.feedback.collect import queue
 from mmrlhf_ray.feedback.collect.progress import progress
+from mmrlhf_ray.feedback.collect.suggestions import show_suggestion
 from mmrlhf_ray.feedback.errors import Invalid
 
 router = APIRouter(prefix="/api")
@@ -44,7 +45,8 @@ def lease(caller: AsAnnotator, state: State) -> Response:
         leased = queue.lease_next(session, caller.id, state.config, state.now())
         if leased is None:
             return Response(status_code=204)
-        return JSONResponse(leased_json(session, leased, state.config))
+        suggestion = show_suggestion(session, caller.id, leased, state.config, state.now())
+        return JSONResponse(leased_json(session, leased, suggestion, state.config))
 
 
 @router.post("/votes")

@@ -1,7 +1,6 @@
 """JSON bodies: read, looked over, and checked as a model."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fastapi import Depends, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,20 +20,26 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-def body_as(model: type[M]) -> Any:
-    """Depends() that gives the JSON body as `model`. Raises Invalid, which names the field."""
+class Body(Generic[M]):
+    """Dependency that reads the JSON body as a model."""
 
-    async def read(request: Request) -> M:
+    def __init__(self, model: type[M]) -> None:
+        self.documented = model
+
+    async def __call__(self, request: Request) -> M:
+        """The message. Raises Invalid, which names the field."""
         value = await read_json(request)
         try:
-            return model.model_validate(value)
+            return self.documented.model_validate(value)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "body"
             raise Invalid(first["msg"], field) from error
 
-    reader: Callable[[Request], Awaitable[M]] = read
-    return Depends(reader)
+
+def body_as(model: type[M]) -> Any:
+    """Depends() that gives the JSON body as `model`."""
+    return Depends(Body(model))
 
 
 async def read_json(request: Request) -> Any:

@@ -13,31 +13,57 @@ from mmrlhf_ray.feedback.app import (
     admin_pages,
     api,
     deployed,
+    documentation,
+    item_pages,
+    items,
+    language_pages,
     login,
     pages,
     review_pages,
+    watched,
 )
+from mmrlhf_ray.feedback.app.markdown import read_guidelines
 from mmrlhf_ray.feedback.app.problems import add_handlers
 from mmrlhf_ray.feedback.app.protection import Protection
 from mmrlhf_ray.feedback.app.state import AppState
+from mmrlhf_ray.feedback.app.webhooks import Deliveries
 from mmrlhf_ray.feedback.collect.database import open_database
 
+_ROOMS = (
+    watched,
+    language_pages,
+    login,
+    documentation,
+    items,
+    api,
+    admin,
+    deployed,
+    pages,
+    review_pages,
+    admin_pages,
+    item_pages,
+)
 _STATIC = Path(__file__).with_name("static")
 
 
 def create_app(config: FeedbackConfig) -> FastAPI:
-    """The app over the database that `config` names. Raises ConfigError as open_database does."""
+    """The app over the database that `config` names. Raises ConfigError as open_database does,
+    and for guidelines that cannot be read."""
+    guidelines = read_guidelines(config)
     database = open_database(config)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        deliveries = Deliveries(config, database) if config.webhook is not None else None
         yield
+        if deliveries is not None:
+            deliveries.close()
         database.close()
 
     # No pages of API documentation: they load scripts from elsewhere.
     app = FastAPI(title=config.title, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.feedback = AppState(config, database)
-    for room in (login, api, admin, deployed, pages, review_pages, admin_pages):
+    app.state.feedback = AppState(config, database, guidelines)
+    for room in _ROOMS:
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     app.add_middleware(

@@ -7,10 +7,11 @@ from fastapi.responses import RedirectResponse
 
 from mmrlhf_ray.errors import FeedbackError
 from mmrlhf_ray.feedback.app.access import SESSION_COOKIE, Anybody, AsAnyAccount, same
+from mmrlhf_ray.feedback.app.language import words_of
 from mmrlhf_ray.feedback.app.pages import render
 from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.collect.accounts import csrf_of, log_in, log_out, new_secret
-from mmrlhf_ray.feedback.errors import Refused, TooMany
+from mmrlhf_ray.feedback.errors import N_, Refused, TooMany
 
 router = APIRouter()
 _LOGIN_COOKIE = "mmrlhf_login"
@@ -32,7 +33,7 @@ def login(
     """Start a browser session."""
     secret = request.cookies.get(_LOGIN_COOKIE, "")
     if not same(csrf, csrf_of(secret) if secret else ""):
-        return _form(request, state, Refused("the page was out of date; try again"), 403)
+        return _form(request, state, Refused(N_("the page was out of date; try again")), 403)
     address = request.client.host if request.client else ""
     try:
         with state.database.write() as session:
@@ -40,7 +41,7 @@ def login(
     except TooMany as error:
         return _form(request, state, error, 429)
     if cookie is None:
-        return _form(request, state, Refused("this token is not valid; ask an administrator for another one"), 403)
+        return _form(request, state, Refused(N_("this token is not valid; ask an administrator for another one")), 403)
     response = RedirectResponse("/", status_code=303)
     seconds = int(state.config.session_hours * 3600)
     response.set_cookie(
@@ -63,7 +64,8 @@ def logout(request: Request, state: State, caller: AsAnyAccount) -> Response:
 def _form(request: Request, state: State, problem: FeedbackError | None = None, status: int = 200) -> Response:
     """The page, with a secret of this browser that the form must bring back."""
     secret = request.cookies.get(_LOGIN_COOKIE) or new_secret()
-    context = {"csrf": csrf_of(secret), "problem": problem.problem if problem else ""}
+    said = words_of(request).error(problem) if problem else ""
+    context = {"csrf": csrf_of(secret), "problem": said}
     response = render(request, state.config, "login.html", context, status)
     response.set_cookie(
         _LOGIN_COOKIE, secret, max_age=3600, httponly=True, samesite="strict", secure=secure_cookies(request)

@@ -1,36 +1,41 @@
 """The pages that people work in."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
-from fastapi.templating import Jinja2Templates
 
-from mmrlhf_ray.config import FeedbackConfig
+from mmrlhf_ray.config import FeedbackConfig, Language
 from mmrlhf_ray.feedback.app.access import AsAnnotator
+from mmrlhf_ray.feedback.app.language import LANGUAGES, Words, words_of
 from mmrlhf_ray.feedback.app.state import AppState, State
+from mmrlhf_ray.feedback.app.templating import TEMPLATES
 from mmrlhf_ray.feedback.app.turns import turns
 from mmrlhf_ray.feedback.app.views import media_json
-from mmrlhf_ray.feedback.app.wording import WORDINGS
+from mmrlhf_ray.feedback.app.wording import SKIP_WORDS, WORDINGS
 from mmrlhf_ray.feedback.collect import queue
 from mmrlhf_ray.feedback.collect.accounts import Caller
 from mmrlhf_ray.feedback.collect.media_files import find_media
 from mmrlhf_ray.feedback.collect.own_work import last_vote, undone_answer, waiting
 from mmrlhf_ray.feedback.collect.progress import progress
+from mmrlhf_ray.feedback.collect.suggestions import show_suggestion
 from mmrlhf_ray.feedback.collect.tables import Item
 from mmrlhf_ray.feedback.questions import question_of
 
 router = APIRouter()
-_TEMPLATES = Jinja2Templates(Path(__file__).with_name("templates"))  # what people and models wrote is escaped
 
 
 def render(
     request: Request, config: FeedbackConfig, template: str, context: Mapping[str, Any], status: int = 200
 ) -> Response:
-    """A page; every template has `title` alongside what `context` holds."""
-    return _TEMPLATES.TemplateResponse(request, template, {"title": config.title, **context}, status_code=status)
+    """A page in the language that the request wants; every template has `title`, `words` and `back` alongside what
+    `context` holds."""
+    words = words_of(request)
+    # A page that answers a form cannot be asked for again.
+    back = f"{request.url.path}?{request.url.query}" if request.method == "GET" else "/"
+    common = {"title": config.title, "words": words, "languages": LANGUAGES, "back": back}
+    return TEMPLATES[words.language].TemplateResponse(request, template, {**common, **context}, status_code=status)
 
 
 def page(
@@ -55,7 +60,9 @@ def home(request: Request, caller: AsAnnotator, state: State) -> Response:
 @router.get("/guide")
 def guide(request: Request, caller: AsAnnotator, state: State) -> Response:
     """How to judge, and the keys."""
-    return page(request, state, caller, "guide.html", {"here": "guide", "aspects": state.config.aspects})
+    language = words_of(request).language
+    context = {"here": "guide", "aspects": shown_aspects(state, language), "guidelines": state.guidelines_in(language)}
+    return page(request, state, caller, "guide.html", context)
 
 
 @router.get("/work")
@@ -67,7 +74,10 @@ def work(request: Request, caller: AsAnnotator, state: State) -> Response:
         if leased is not None:
             media = media_json(session, leased.item.media_ids)
             previous = undone_answer(session, caller.id, leased.item.id, leased.order_shown)
-            context |= question_context(leased.item, leased.texts, media, state, previous)
+            suggestion = show_suggestion(session, caller.id, leased, state.config, state.now())
+            context |= question_context(leased.item, leased.texts, media, state, words_of(request), previous)
+            context["item"]["suggestion"] = suggestion and suggestion["answer"]
+            context["suggested_by"] = suggestion and suggestion["source"]
         context["last_vote"] = last_vote(session, caller.id)
         context["progress"] = progress(session, caller.id, state.config, state.now())
     return page(request, state, caller, "work.html", context)
@@ -89,32 +99,34 @@ def question_context(
     responses: tuple[str, ...],
     media: list[dict[str, str]],
     state: AppState,
+    words: Words,
     previous: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Variables of the question's part of a page. `item` there is also what the script gets: nothing that tells who
     wrote a response, or in which order they are stored."""
-    aspects = [{"name": aspect.name, "description": aspect.description} for aspect in state.config.aspects]
     return {
         "item": {
             "item_id": item.id,
             "question": item.question,
             "responses": list(responses),
-            "aspects": [aspect["name"] for aspect in aspects],
+            "aspects": [aspect.name for aspect in state.config.aspects],
             "previous": previous,
         },
-        "aspects": aspects,
+        "aspects": shown_aspects(state, words.language),
         "wording": WORDINGS[item.question],
         "template": question_of(item.question).template,
-        "turns": turns(item.messages, media),
+        "turns": turns(item.messages, media, words),
         "max_chars": state.config.max_text_chars,
     }
 
 
-SKIP_WORDS = {
-    "unclear": "The question is unclear",
-    "cannot_judge": "I cannot judge this",
-    "broken_media": "An image, sound or clip does not work",
-    "offensive": "The content is offensive",
-    "other": "Something else",
-}
-"""Labels of the reasons of `queue.skip`."""
+def shown_aspects(state: AppState, language: Language) -> list[dict[str, str]]:
+    """Name, heading and description of each aspect, in a language."""
+    return [
+        {
+            "name": aspect.name,
+            "heading": aspect.headings.get(language, aspect.name.capitalize()),
+            "description": aspect.descriptions.get(language, aspect.description),
+        }
+        for aspect in state.config.aspects
+    ]

@@ -9,8 +9,11 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from mmrlhf_ray.errors import FeedbackError
 from mmrlhf_ray.feedback import errors
+from mmrlhf_ray.feedback.app.language import words_of
 from mmrlhf_ray.feedback.app.pages import render
+from mmrlhf_ray.feedback.errors import N_
 from mmrlhf_ray.feedback.questions import AnswerError
 
 STATUS: dict[type[Exception], int] = {
@@ -24,8 +27,9 @@ STATUS: dict[type[Exception], int] = {
     errors.TooMany: 429,
     AnswerError: 422,
 }
-_PROGRAMS = ("/api/", "/media/")
+_PROGRAMS = ("/api/", "/media/", "/healthz", "/metrics")
 _DATABASE = (OperationalError, InterfaceError, PoolTimeout)
+_ROUTING = {404: N_("there is no such page"), 405: N_("this page does not take that")}
 _log = logging.getLogger("uvicorn.error")
 
 
@@ -51,13 +55,16 @@ def answer(request: Request, status: int, problem: str, field: str = "") -> Resp
 
 
 async def _ours(request: Request, error: Exception) -> Response:
-    return answer(request, STATUS[type(error)], getattr(error, "problem", str(error)), getattr(error, "field", ""))
+    assert isinstance(error, FeedbackError | AnswerError)
+    said = words_of(request).error(error) if isinstance(error, FeedbackError) else error.problem
+    return answer(request, STATUS[type(error)], said, error.field)
 
 
 async def _unreachable(request: Request, error: Exception) -> Response:
     """Nothing was stored. The next connection is a new one, so that clients only need to send the request again."""
     _log.error("the database does not answer: %s", error)
-    response = answer(request, 503, "the database does not answer; nothing was stored, send it again")
+    said = words_of(request).say(N_("the database does not answer; nothing was stored, send it again"))
+    response = answer(request, 503, said)
     response.headers["retry-after"] = "1"
     return response
 
@@ -70,4 +77,4 @@ async def _unreadable(request: Request, error: Exception) -> Response:
 
 async def _routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return answer(request, error.status_code, str(error.detail))
+    return answer(request, error.status_code, words_of(request).say(_ROUTING.get(error.status_code, str(error.detail))))

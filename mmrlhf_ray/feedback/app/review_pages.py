@@ -9,10 +9,12 @@ from pydantic import Field
 from mmrlhf_ray.feedback.app.access import AsReviewer
 from mmrlhf_ray.feedback.app.api import DAY_MS, ItemId
 from mmrlhf_ray.feedback.app.body import Message, body_as
+from mmrlhf_ray.feedback.app.language import Words, words_of
 from mmrlhf_ray.feedback.app.pages import page, question_context
 from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.app.views import media_json
 from mmrlhf_ray.feedback.collect import decisions
+from mmrlhf_ray.feedback.errors import N_
 
 router = APIRouter()
 
@@ -30,13 +32,14 @@ def review(
     request: Request, caller: AsReviewer, state: State, place: Annotated[int, Query(ge=0, le=1_000_000)] = 0
 ) -> Response:
     """The most disputed item, or the one at `place` in the queue."""
+    words = words_of(request)
     with state.database.read() as session:
         found, count = decisions.to_review(session, place)
         context: dict[str, Any] = {"here": "review", "count": count, "place": place, "found": found}
         if found is not None:
             texts = tuple(str(response["text"]) for response in found.item.responses)
-            context |= question_context(found.item, texts, media_json(session, found.item.media_ids), state)
-            context["choices"] = [_choice_words(vote.annotation) for vote in found.votes]
+            context |= question_context(found.item, texts, media_json(session, found.item.media_ids), state, words)
+            context["choices"] = [choice_words(vote.annotation, words) for vote in found.votes]
     return page(request, state, caller, "review.html", context)
 
 
@@ -52,10 +55,10 @@ def post_review(
     return JSONResponse({"item_id": message.item_id}, 201 if new else 200)
 
 
-def _choice_words(annotation: decisions.Annotation) -> str:
+def choice_words(annotation: decisions.Annotation, words: Words) -> str:
     """A pair's vote in a few words; "" for other kinds."""
     if annotation.kind != "pair":
         return ""
     if len(set(annotation.ranks)) > 1:
-        return f"Response {annotation.ranks.index(1) + 1} is better"
-    return {"tie": "A tie", "both_bad": "Both are bad"}[annotation.choice]
+        return words.say(N_("Response %(number)s is better"), number=annotation.ranks.index(1) + 1)
+    return words.say({"tie": N_("A tie"), "both_bad": N_("Both are bad")}[annotation.choice])

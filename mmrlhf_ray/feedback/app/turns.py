@@ -5,7 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ROLES = {"system": "Instructions", "user": "Question", "assistant": "Earlier answer"}
+from mmrlhf_ray.feedback.app.language import Words
+from mmrlhf_ray.feedback.errors import N_
+
+_SPEAKERS = {"system": N_("Instructions"), "user": N_("Question"), "assistant": N_("Earlier answer")}
+_NAMES = {
+    "image": N_("Image %(number)s of %(total)s"),
+    "audio": N_("Sound %(number)s of %(total)s"),
+    "video": N_("Clip %(number)s of %(total)s"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,14 +42,16 @@ class Turn:
     blocks: tuple[Block, ...]
 
 
-def turns(messages: Sequence[Mapping[str, Any]], media: Sequence[Mapping[str, str]]) -> list[Turn]:
-    """`messages` as in the PROMPT table; `media` {"kind", "url"} in the order of their media parts."""
+def turns(messages: Sequence[Mapping[str, Any]], media: Sequence[Mapping[str, str]], words: Words) -> list[Turn]:
+    """The turns of `messages`, which are as in the PROMPT table; `media` have {"kind", "url"}, in the order of their
+    parts."""
     totals = Counter(entry["kind"] for entry in media)
     seen: Counter[str] = Counter()
     named = []
     for entry in media:
         seen[entry["kind"]] += 1
-        label = f"{_NAMES[entry['kind']]} {seen[entry['kind']]} of {totals[entry['kind']]}"
+        kind = entry["kind"]
+        label = words.say(_NAMES[kind], number=seen[kind], total=totals[kind])
         named.append(Medium(entry["kind"], entry["url"], label))
     rest = iter(named)
     found = []
@@ -57,9 +67,9 @@ def turns(messages: Sequence[Mapping[str, Any]], media: Sequence[Mapping[str, st
             else:
                 blocks.append(Block(media=(next(rest),)))
         found.append(
-            Turn(ROLES[message["role"]], tuple(block for block in blocks if block.media or block.text.strip()))
+            Turn(
+                words.say(_SPEAKERS[message["role"]]),
+                tuple(block for block in blocks if block.media or block.text.strip()),
+            )
         )
     return found
-
-
-_NAMES = {"image": "Image", "audio": "Sound", "video": "Clip"}

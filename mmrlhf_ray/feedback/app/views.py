@@ -1,5 +1,6 @@
 """The view of an item that an annotator gets: never who wrote a response, nor what is known of the right answer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -10,7 +11,9 @@ from mmrlhf_ray.feedback.collect.queue import Leased
 from mmrlhf_ray.feedback.collect.tables import MediaFile
 
 
-def leased_json(session: Session, leased: Leased, config: FeedbackConfig) -> dict[str, Any]:
+def leased_json(
+    session: Session, leased: Leased, suggestion: Mapping[str, Any] | None, config: FeedbackConfig
+) -> dict[str, Any]:
     """An item as the HTTP API sends it; `media` are in the order of the media parts in `messages`."""
     item = leased.item
     return {
@@ -22,6 +25,7 @@ def leased_json(session: Session, leased: Leased, config: FeedbackConfig) -> dic
         "responses": list(leased.texts),
         "order_shown": list(leased.order_shown),
         "aspects": [{"name": aspect.name, "description": aspect.description} for aspect in config.aspects],
+        "suggestion": suggestion,
         "lease_expires": leased.expires.isoformat(),
     }
 

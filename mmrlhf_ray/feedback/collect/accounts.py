@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.collect.tables import ROLES, Annotator, Audit, WebSession, note
-from mmrlhf_ray.feedback.errors import Conflict, Invalid, TooMany, Unknown
+from mmrlhf_ray.feedback.errors import N_, Conflict, Invalid, TooMany, Unknown
 
 LOGIN_FAILED = "login failed"
 
@@ -50,10 +50,10 @@ def add_annotator(session: Session, name: str, role: str, actor: str, now: datet
     """(annotator, token); the token cannot be shown again. Raises Invalid and Conflict."""
     name = name.strip()
     if not 1 <= len(name) <= 80 or not name.isprintable():
-        raise Invalid("expected 1 to 80 printable characters", "name")
+        raise Invalid(N_("a name has 1 to 80 printable characters"), "name")
     check_role(role)
     if session.scalar(select(Annotator.id).where(Annotator.name == name)):
-        raise Conflict(f"there is an account {name!r} already; choose another name", "name")
+        raise Conflict(N_("there is an account '%(name)s' already; choose another name"), "name", name=name)
     token = new_secret()
     annotator = Annotator(
         id=secrets.token_hex(8), name=name, role=role, token_hash=hashed(token), active=True, created=now
@@ -102,7 +102,7 @@ def find_annotator(session: Session, id_or_name: str) -> Annotator:
         select(Annotator).where((Annotator.id == id_or_name) | (Annotator.name == id_or_name)).with_for_update()
     )
     if found is None:
-        raise Unknown(f"there is no account {id_or_name[:80]!r}", "annotator")
+        raise Unknown(N_("there is no account '%(name)s'"), "annotator", name=id_or_name[:80])
     return found
 
 
@@ -163,7 +163,8 @@ def _check_failures(session: Session, address: str, config: FeedbackConfig, now:
     total = session.scalar(select(func.count()).select_from(Audit).where(recent)) or 0
     here = session.scalar(select(func.count()).select_from(Audit).where(recent, Audit.target == address)) or 0
     if here >= limits.per_address or total >= limits.total:
-        raise TooMany(f"too many failed logins; try again in {limits.window_s / 60:.0f} minutes")
+        minutes = f"{limits.window_s / 60:.0f}"
+        raise TooMany(N_("too many failed logins; try again in %(minutes)s minutes"), minutes=minutes)
 
 
 def _end_sessions(session: Session, annotator_id: str) -> None:

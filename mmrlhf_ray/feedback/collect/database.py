@@ -133,5 +133,6 @@ def _postgresql(url: URL, config: FeedbackConfig) -> Engine:
 def _create(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":  # two servers may start at one time
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATE_LOCK})
-    if not inspect(connection).has_table(SchemaVersion.__tablename__):
-        Base.metadata.create_all(connection)
+    made = inspect(connection).has_table(SchemaVersion.__tablename__)
+    if not made or connection.scalar(select(SchemaVersion.version)) in (None, TABLES_VERSION):
+        Base.metadata.create_all(connection)  # those that are missing

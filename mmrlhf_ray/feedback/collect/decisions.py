@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.annotations import Annotation, annotations_of
 from mmrlhf_ray.feedback.collect.export import annotations_table
-from mmrlhf_ray.feedback.collect.queue import asked_of, plain
+from mmrlhf_ray.feedback.collect.queue import asked_of, plain, tell_of
 from mmrlhf_ray.feedback.collect.review import ReviewItem, review_queue
 from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Review, note
-from mmrlhf_ray.feedback.errors import Conflict, Unknown
+from mmrlhf_ray.feedback.errors import N_, Conflict, Unknown
 from mmrlhf_ray.feedback.questions import question_of
 
 
@@ -74,14 +74,14 @@ def decide(
     """
     item = session.get(Item, item_id, with_for_update=True)
     if item is None:
-        raise Unknown("there is no such item", "item_id")
+        raise Unknown(N_("there is no such item"), "item_id")
     order = list(range(len(item.responses)))
     checked = plain(question_of(item.question).check(answer, asked_of(item, order, config)))
     known = session.get(Review, item_id)
     if known is not None:
         if (known.reviewer_id, known.answer) == (reviewer_id, checked):
             return False
-        raise Conflict("this item has been decided already; take the next one", "item_id")
+        raise Conflict(N_("this item has been decided already; take the next one"), "item_id")
     session.add(
         Review(
             item_id=item.id,
@@ -94,4 +94,6 @@ def decide(
         )
     )
     note(session, now, reviewer_id, "item reviewed", item.id)
+    if config.webhook is not None:
+        tell_of(session, "item.reviewed", item, now)
     return True

@@ -16,6 +16,7 @@ from mmrlhf_ray.feedback.collect.tables import (
     Lease,
     Review,
     Skip,
+    SuggestionSeen,
     Vote,
     WebSession,
     note,
@@ -56,6 +57,10 @@ def personal_data(session: Session, annotator_id: str, actor: str, now: datetime
             {"item_id": s.item_id, "reason": s.reason, "comment": s.comment, "created": s.created.isoformat()}
             for s in skips
         ],
+        "suggestions_seen": [
+            {"item_id": seen.item_id, "at": seen.at.isoformat()}
+            for seen in session.scalars(select(SuggestionSeen).where(SuggestionSeen.annotator_id == annotator.id))
+        ],
         "audit": [{"at": a.at.isoformat(), "action": a.action, "detail": a.detail} for a in audit],
     }
     note(session, now, actor, "annotator exported", annotator.id)
@@ -85,6 +90,7 @@ def erase_annotator(session: Session, annotator_id: str, actor: str, now: dateti
     session.execute(delete(Review).where(Review.reviewer_id == mine))
     session.execute(delete(Skip).where(Skip.annotator_id == mine))
     session.execute(delete(Lease).where(Lease.annotator_id == mine))
+    session.execute(delete(SuggestionSeen).where(SuggestionSeen.annotator_id == mine))
     session.execute(delete(WebSession).where(WebSession.annotator_id == mine))
     session.execute(update(Audit).where(Audit.actor == mine).values(detail=""))
     annotator.active, annotator.token_hash, annotator.name = False, None, f"erased {mine}"

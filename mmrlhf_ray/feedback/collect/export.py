@@ -21,11 +21,11 @@ BATCH = 1000
 
 
 def annotation_rows(
-    session: Session, since: datetime | None = None, annotator_id: str | None = None
+    session: Session, since: datetime | None = None, annotator_id: str | None = None, item_id: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Rows of the ANNOTATION table in the order in which they were cast, reviews after the votes.
 
-    `since`: only what came after; `annotator_id`: only this person's.
+    `since`: only what came after; `annotator_id`: only this person's; `item_id`: only about this item.
     """
     votes = select(Vote, Item).join(Item, Item.id == Vote.item_id).where(~Vote.undone)
     reviews = select(Review, Item).join(Item, Item.id == Review.item_id)
@@ -34,6 +34,8 @@ def annotation_rows(
     if annotator_id is not None:
         votes = votes.where(Vote.annotator_id == annotator_id)
         reviews = reviews.where(Review.reviewer_id == annotator_id)
+    if item_id is not None:
+        votes, reviews = votes.where(Vote.item_id == item_id), reviews.where(Review.item_id == item_id)
     for vote, item in _stream(session, votes.order_by(Vote.created, Vote.id)):
         yield _row(vote, item, annotation_id=vote.id, annotator_id=vote.annotator_id, role="annotator")
     for review, item in _stream(session, reviews.order_by(Review.created, Review.item_id)):
@@ -68,9 +70,9 @@ def media_rows(session: Session, config: FeedbackConfig) -> Iterator[dict[str, A
         yield {"media_id": row.media_id, "kind": row.kind, "mime": row.mime, "data": data}
 
 
-def annotations_table(session: Session, since: datetime | None = None, annotator_id: str | None = None) -> pa.Table:
+def annotations_table(session: Session, since: datetime | None = None, item_id: str | None = None) -> pa.Table:
     """The ANNOTATION table; see annotation_rows."""
-    return pa.Table.from_pylist(list(annotation_rows(session, since, annotator_id)), schema=ANNOTATION)
+    return pa.Table.from_pylist(list(annotation_rows(session, since, item_id=item_id)), schema=ANNOTATION)
 
 
 def prompts_table(session: Session) -> pa.Table:

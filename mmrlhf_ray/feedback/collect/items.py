@@ -14,6 +14,7 @@ from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.validate import MediaPart, Shown, build_record, conversation, string_list, text
 from mmrlhf_ray.feedback.collect.queue import asked_of, plain
+from mmrlhf_ray.feedback.collect.suggestions import checked_suggestion
 from mmrlhf_ray.feedback.collect.tables import Item, MediaFile
 from mmrlhf_ray.feedback.errors import Conflict, Invalid
 from mmrlhf_ray.feedback.questions import AnswerError, question_of
@@ -22,7 +23,7 @@ from mmrlhf_ray.schema import PROMPT
 EVERYBODY = 1_000_000
 """Overlap of gold questions that do not say otherwise: they test each annotator."""
 
-_OURS = ("item_id", "responses", "question", "overlap", "priority", "round", "gold")
+_OURS = ("item_id", "responses", "question", "overlap", "priority", "round", "gold", "suggestion")
 _SAME = ("prompt_id", "messages", "media_ids", "task", "responses", "question", "gold")
 
 
@@ -41,8 +42,9 @@ def add_items(session: Session, rows: Sequence[Any], config: FeedbackConfig, now
     """Put rows into the queue, all or none; rows that are there already change nothing.
 
     A row is a prompt as in data.path (`messages` or `prompt`, `media_ids`, `task`, `extras`, …) with `question`,
-    `responses` (texts, or {"text", "source"}), and if wanted `item_id`, `overlap`, `priority`, `round`, and `gold`: the
-    answer, as if the responses were shown in the order given. Raises Invalid and Conflict, which name the row.
+    `responses` (texts, or {"text", "source"}), and if wanted `item_id`, `overlap`, `priority`, `round`, `gold`: the
+    answer, as if the responses were shown in the order given, and `suggestion`: {"answer", "source"} of a model. Raises
+    Invalid and Conflict, which name the row.
     """
     position = session.scalar(select(func.max(Item.position))) or 0
     ids, added = [], 0
@@ -55,6 +57,8 @@ def add_items(session: Session, rows: Sequence[Any], config: FeedbackConfig, now
                 item.position = position = position + 1
                 session.add(item)
                 session.flush()
+                if row.get("suggestion") is not None:
+                    session.add(checked_suggestion(row["suggestion"], item, config, now))
                 added += 1
             else:
                 _check_same(known, item)

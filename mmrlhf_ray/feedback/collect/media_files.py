@@ -11,7 +11,7 @@ from mmrlhf_ray.config import FeedbackConfig, MediaLimits
 from mmrlhf_ray.data.media import decode, media_id
 from mmrlhf_ray.data.media.formats import FORMATS, open_format
 from mmrlhf_ray.feedback.collect.tables import MediaFile
-from mmrlhf_ray.feedback.errors import Invalid, Unknown
+from mmrlhf_ray.feedback.errors import N_, Invalid, Unknown
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -80,5 +80,5 @@ def find_media(session: Session, config: FeedbackConfig, sha256: str) -> tuple[M
     """Row and file of stored media. Raises Unknown."""
     found = session.get(MediaFile, check_media_id(sha256))
     if found is None:
-        raise Unknown("there are no such media", "media_id")
+        raise Unknown(N_("there are no such media"), "media_id")
     return found, media_dir(config) / sha256

@@ -15,8 +15,9 @@ from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
+from mmrlhf_ray.feedback.collect.outbox import tell
 from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Lease, Skip, Vote, note
-from mmrlhf_ray.feedback.errors import Conflict, Gone, Invalid, Unknown
+from mmrlhf_ray.feedback.errors import N_, Conflict, Gone, Invalid, Unknown
 from mmrlhf_ray.feedback.questions import Answer, AnswerError, Asked, question_of
 
 SKIP_REASONS = ("unclear", "cannot_judge", "broken_media", "offensive", "other")
@@ -102,11 +103,11 @@ def submit(session: Session, annotator_id: str, vote: NewVote, config: FeedbackC
         return _repeated(session, earlier[vote.vote_id], annotator_id, vote, config)
     item, lease = _locked_item(session, vote.item_id, annotator_id)
     if earlier:
-        raise Conflict("you have voted on this item already; undo that vote to change it", "item_id")
+        raise Conflict(N_("you have voted on this item already; undo that vote to change it"), "item_id")
     if lease is None:
-        raise Gone("you do not hold this item; ask for the next one", "item_id")
+        raise Gone(N_("you do not hold this item; ask for the next one"), "item_id")
     if lease.expires <= now and not _has_room(item, _leases(session, item), annotator_id, now):
-        raise Gone("the time for this item was up, and others have answered it; ask for the next one", "item_id")
+        raise Gone(N_("the time for this item was up, and others have answered it; ask for the next one"), "item_id")
     answer = question_of(item.question).check(vote.answer, asked_of(item, lease.order_shown, config))
     session.add(
         Vote(
@@ -123,6 +124,8 @@ def submit(session: Session, annotator_id: str, vote: NewVote, config: FeedbackC
     )
     item.votes += 1
     session.delete(lease)
+    if config.webhook is not None and item.votes == item.overlap:
+        tell_of(session, "item.done", item, now)
     return Recorded(vote.vote_id, item.id, undone=False, repeated=False)
 
 
@@ -134,14 +137,16 @@ def undo(session: Session, annotator_id: str, vote_id: str, config: FeedbackConf
     _lock_annotator(session, annotator_id)
     vote = session.get(Vote, vote_id)
     if vote is None or vote.annotator_id != annotator_id:
-        raise Unknown("you have cast no such vote", "vote_id")
+        raise Unknown(N_("you have cast no such vote"), "vote_id")
     if vote.undone:
         return Recorded(vote.id, vote.item_id, undone=True, repeated=True)
     last = session.scalar(_in_force(annotator_id).order_by(Vote.created.desc()).limit(1))
     if last != vote_id:
-        raise Conflict("only your last vote can be undone", "vote_id")
+        raise Conflict(N_("only your last vote can be undone"), "vote_id")
     item, _ = _locked_item(session, vote.item_id, annotator_id)
     vote.undone = True
+    if config.webhook is not None and item.votes == item.overlap:
+        tell_of(session, "item.reopened", item, now)
     item.votes -= 1
     session.execute(delete(Lease).where(Lease.annotator_id == annotator_id))
     expires = now + timedelta(seconds=config.lease_s)
@@ -159,7 +164,7 @@ def skip(session: Session, annotator_id: str, item_id: str, reason: str, comment
     if session.get(Skip, (item.id, annotator_id)) is not None:
         return
     if lease is None:
-        raise Gone("you do not hold this item; ask for the next one", "item_id")
+        raise Gone(N_("you do not hold this item; ask for the next one"), "item_id")
     session.delete(lease)
     session.add(Skip(item_id=item.id, annotator_id=annotator_id, reason=reason, comment=comment, created=now))
 
@@ -181,7 +186,7 @@ def _locked_item(session: Session, item_id: str, annotator_id: str) -> tuple[Ite
     query = select(Item, Lease).outerjoin(Lease, mine).where(Item.id == item_id).with_for_update(of=Item)
     found = session.execute(query).first()
     if found is None:
-        raise Unknown("there is no such item", "item_id")
+        raise Unknown(N_("there is no such item"), "item_id")
     return found[0], found[1]
 
 
@@ -276,6 +281,12 @@ def _repeated(session: Session, earlier: Vote, annotator_id: str, vote: NewVote,
     if plain(answer) != earlier.answer:
         raise other
     return Recorded(earlier.id, earlier.item_id, undone=earlier.undone, repeated=True)
+
+
+def tell_of(session: Session, event: str, item: Item, now: datetime) -> None:
+    """Put what happened to an item into the outbox."""
+    about = {"item_id": item.id, "prompt_id": item.prompt_id, "question": item.question, "round": item.round}
+    tell(session, event, now, **about)
 
 
 def plain(answer: Answer) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 TABLES_VERSION = 1
-"""Raise it with every change of a table; databases of a newer version are refused."""
+"""Raise it with every change of a table; databases of another version are refused. A table that is new needs no new
+version: it is made where it is missing."""
 
 Role = Literal["annotator", "reviewer", "admin", "client"]
 ROLES: tuple[Role, ...] = ("annotator", "reviewer", "admin", "client")
@@ -139,6 +140,28 @@ class Item(Base):
     )
 
 
+class Suggestion(Base):
+    """The answer that a model would give to an item, in terms of the responses as stored. Never a vote."""
+
+    __tablename__ = "suggestion"
+
+    item_id: Mapped[str] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    source: Mapped[str]
+    """Whose it is, e.g. a reward model's."""
+    answer: Mapped[JsonObject]
+    created: Mapped[datetime]
+
+
+class SuggestionSeen(Base):
+    """Somebody was shown an item's suggestion."""
+
+    __tablename__ = "suggestion_seen"
+
+    item_id: Mapped[str] = mapped_column(ForeignKey("item.id"), primary_key=True)
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"), primary_key=True, index=True)
+    at: Mapped[datetime]
+
+
 class Lease(Base):
     """An item held for an annotator, and the order in which the responses are shown to that annotator."""
 
@@ -234,6 +257,20 @@ class Event(Base):
     value: Mapped[JsonObject]
     """Details that the kind needs: {"text": …} of an edit, {"seconds": …} of dwelling; else {}."""
     created: Mapped[datetime] = mapped_column(index=True)
+
+
+class OutMessage(Base):
+    """Something that happened and is to be told to the webhook; the row goes when it has arrived."""
+
+    __tablename__ = "out_message"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    event: Mapped[str] = mapped_column(String(40))
+    body: Mapped[JsonObject]
+    created: Mapped[datetime]
+    due: Mapped[datetime] = mapped_column(index=True)
+    """When it is to be tried; a time ahead while somebody tries it, and after a failure."""
+    attempts: Mapped[int]
 
 
 class Audit(Base):

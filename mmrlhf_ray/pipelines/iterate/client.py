@@ -1,24 +1,18 @@
 """A feedback server as the loop uses it: over HTTP, as an administrator. Every call may be made again."""
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import httpx
 import pyarrow as pa
 
 from mmrlhf_ray.errors import RunError
-from mmrlhf_ray.feedback.client import Trouble, connect, described, until_answered
+from mmrlhf_ray.feedback.client import answered, connect, parts
 from mmrlhf_ray.schema import ANNOTATION
 
-_ROWS_PER_CALL = 100
 _TIMEOUT_S = 60.0
-_PATIENCE_S = 60.0
-"""How long a server may be away, e.g. while it is started again."""
-_LONGEST_WAIT_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,13 +48,13 @@ class LoopClient:
 
     def add_items(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Put items into the queue; those that are there already change nothing."""
-        for part in _parts(rows):
+        for part in parts(rows):
             self._call("POST", "/api/items", json=part)
 
     def votes(self, item_ids: Sequence[str]) -> dict[str, Votes]:
         """Item → its votes. Raises RunError for items that are not there."""
         found: dict[str, Votes] = {}
-        for part in _parts(item_ids):
+        for part in parts(item_ids):
             for item_id, counted in self._call("POST", "/api/items/votes", json=part).json()["items"].items():
                 found[item_id] = Votes(counted["votes"], counted["overlap"])
         lacking = [item_id for item_id in item_ids if item_id not in found]
@@ -90,28 +84,4 @@ class LoopClient:
         self.http.close()
 
     def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        until, last = time.monotonic() + _PATIENCE_S, ""
-
-        def wait(seconds: float, trouble: Trouble) -> bool:
-            nonlocal last
-            last = described(trouble)
-            time.sleep(seconds)
-            return time.monotonic() < until
-
-        answer = until_answered(lambda: self.http.request(method, path, **arguments), wait, _LONGEST_WAIT_S)
-        if answer is None:
-            raise RunError(f"{self.url}: the feedback server does not answer: {last}; start it and go on with --resume")
-        return self._checked(answer, method, path)
-
-    def _checked(self, response: httpx.Response, method: str, path: str) -> httpx.Response:
-        if response.is_success:
-            return response
-        if response.status_code in (401, 403):
-            raise RunError(f"{self.url}: {response.text}; the loop needs the token of an account with the role admin")
-        raise RunError(f"{self.url}: {method} {path} was refused with status {response.status_code}: {response.text}")
-
-
-def _parts(values: Sequence[Any]) -> Iterator[list[Any]]:
-    rest = iter(values)
-    while part := list(islice(rest, _ROWS_PER_CALL)):
-        yield part
+        return answered(self.http, method, path, **arguments)

@@ -21,7 +21,7 @@ from mmrlhf_ray.feedback.collect.tables import Annotator, Audit, Base, WebSessio
 from tests.unit.feedback.world import World, fill, pair
 
 UUID = b"0b9d7f8e-3c55-4f0a-9d2b-6a1f4f1f7f10"
-PUBLIC = {("/login", "GET"), ("/login", "POST")}
+PUBLIC = {("/login", "GET"), ("/login", "POST"), ("/language", "POST"), ("/healthz", "GET")}
 ROLES = {
     "/api/lease": {"annotator", "reviewer", "admin"},
     "/api/items": {"admin"},

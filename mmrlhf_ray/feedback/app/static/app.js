@@ -1,3 +1,4 @@
+import { setUpMedia } from "./media.js";
 import { find } from "./page.js";
 import { startWork } from "./work.js";
 
@@ -15,3 +16,4 @@ if (find("#login")) {
   logInByLink();
 }
 if (find("main.wide-page .task")) startWork();
+else if (find("#zoomed")) setUpMedia();

@@ -6,6 +6,13 @@ const TIMEOUT_MS = 20000;
 export const find = (selector, inside = document) => inside.querySelector(selector);
 export const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
 
+const MESSAGES = JSON.parse(find("meta[name=messages]")?.content ?? "{}");
+
+/** A message in the language of the page; values.name stands for %(name)s in it. */
+export function _(message, values = {}) {
+  return (MESSAGES[message] ?? message).replace(/%\((\w+)\)s/g, (_placeholder, name) => values[name]);
+}
+
 /** Show a text in the status line, which screen readers read out. */
 export function say(text) {
   find("#status").textContent = text;
@@ -59,9 +66,9 @@ async function persist(attempt) {
   for (let seconds = 1; ; seconds = Math.min(2 * seconds, LONGEST_WAIT_S)) {
     const answer = await attempt().catch(() => ({ status: 0 }));
     if (answer.status === 401) {
-      say("You are logged out. Log in in another tab; your answer is kept here and sent then.");
+      say(_("You are logged out. Log in in another tab; your answer is kept here and sent then."));
     } else if (answer.status === 0 || answer.status === 429 || answer.status >= 500) {
-      say(`No connection to the server. Nothing is lost: trying again in ${seconds} s.`);
+      say(_("No connection to the server. Nothing is lost: trying again in %(seconds)s s.", { seconds }));
     } else {
       return answer;
     }

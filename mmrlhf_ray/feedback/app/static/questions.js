@@ -4,7 +4,7 @@
 //   key(event)    what a key does; true if it did something
 
 import { diff } from "./diff.js";
-import { all, find, make } from "./page.js";
+import { _, all, find, make } from "./page.js";
 import { rank } from "./rank.js";
 import { spans } from "./spans.js";
 import { Problem } from "./problem.js";
@@ -24,7 +24,7 @@ function pair(form) {
   return {
     read() {
       const chosen = find("[name=choice]:checked", form);
-      if (chosen === null) throw new Problem("Choose first: ← or → for the better one, ↓ for a tie, x if both are bad.", radio("left"));
+      if (chosen === null) throw new Problem(_("Choose first: ← or → for the better one, ↓ for a tie, x if both are bad."), radio("left"));
       return { choice: chosen.value };
     },
     fill(answer) {
@@ -45,7 +45,7 @@ function rate(form, item) {
   const changed = (scale) => scale.dispatchEvent(new Event("change", { bubbles: true }));
   return {
     read() {
-      if (!scales.some(given)) throw new Problem("Rate at least one aspect, or skip the item.", find("input", scales[0]));
+      if (!scales.some(given)) throw new Problem(_("Rate at least one aspect, or skip the item."), find("input", scales[0]));
       const ratings = item.responses.map(() => Object.fromEntries(item.aspects.map((aspect) => [aspect, null])));
       for (const scale of scales) {
         if (given(scale)) ratings[scale.dataset.response][scale.dataset.aspect] = Number(given(scale).value);
@@ -81,7 +81,7 @@ function writing(form) {
   return {
     area,
     read() {
-      if (area.value.trim() === "") throw new Problem("Write something first, or skip the item.", area);
+      if (area.value.trim() === "") throw new Problem(_("Write something first, or skip the item."), area);
       return { text: area.value };
     },
     fill(answer) {
@@ -102,7 +102,7 @@ function correct(form, item) {
     const runs = diff(item.responses[0], area.value);
     const same = runs.every(([kind]) => kind === "same");
     const parts = runs.map(([kind, text]) => (kind === "same" ? text : make(kind, { textContent: text })));
-    find("#changes", form).replaceChildren(...(same ? [make("span", { className: "soft", textContent: "None yet." })] : parts));
+    find("#changes", form).replaceChildren(...(same ? [make("span", { className: "soft", textContent: _("None yet.") })] : parts));
   };
   area.addEventListener("input", compare);
   find("#restore", form).addEventListener("click", () => {

@@ -1,6 +1,6 @@
 // Ranking: by dragging a handle, by keys, or by choosing numbers.
 
-import { all, find } from "./page.js";
+import { _, all, find } from "./page.js";
 import { Problem } from "./problem.js";
 
 export function rank(form) {
@@ -27,7 +27,7 @@ export function rank(form) {
   return {
     read() {
       const missing = cards().find((card) => select(card).value === "");
-      if (missing) throw new Problem("Give every response a rank; equal ranks are ties.", select(missing));
+      if (missing) throw new Problem(_("Give every response a rank; equal ranks are ties."), select(missing));
       const given = cards().map((card) => [Number(card.dataset.index), rankOf(card)]).sort((a, b) => a[0] - b[0]);
       const used = [...new Set(given.map((entry) => entry[1]))].sort((a, b) => a - b);
       return { ranks: given.map((entry) => used.indexOf(entry[1]) + 1) };

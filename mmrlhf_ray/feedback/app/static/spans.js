@@ -3,7 +3,7 @@
 // The text is an editable element that refuses every edit: so it has a caret, and the keyboard selects in it as in any
 // text. Marks are kept in UTF-16 units, as browsers count, and sent in characters, as the server counts.
 
-import { find, make } from "./page.js";
+import { _, find, make } from "./page.js";
 import { Problem } from "./problem.js";
 
 const characters = (text, units) => [...text.slice(0, units)].length;
@@ -29,10 +29,10 @@ export function spans(form, item) {
   const entry = (mark, number) => {
     const note = make("input", { value: mark.note, maxLength: 2000, id: `note-${number}`, dir: "auto" });
     note.addEventListener("input", () => (mark.note = note.value));
-    const label = make("label", { textContent: "Note", htmlFor: note.id });
-    label.append(make("span", { className: "hidden", textContent: ` on “${text.slice(mark.start, mark.end)}”` }));
-    const remove = make("button", { type: "button", textContent: "Remove" });
-    remove.setAttribute("aria-label", `Remove the mark on “${text.slice(mark.start, mark.end)}”`);
+    const label = make("label", { textContent: _("Note"), htmlFor: note.id });
+    label.append(make("span", { className: "hidden", textContent: _(" on “%(text)s”", { text: text.slice(mark.start, mark.end) }) }));
+    const remove = make("button", { type: "button", textContent: _("Remove") });
+    remove.setAttribute("aria-label", _("Remove the mark on “%(text)s”", { text: text.slice(mark.start, mark.end) }));
     remove.addEventListener("click", () => {
       marks = marks.filter((other) => other !== mark);
       show();
@@ -45,7 +45,7 @@ export function spans(form, item) {
   const mark = () => {
     const chosen = selected(box);
     if (chosen === null) {
-      find("#problem").textContent = "Select the wrong words first.";
+      find("#problem").textContent = _("Select the wrong words first.");
       return;
     }
     const joined = marks.filter((other) => other.start < chosen.end && chosen.start < other.end);
@@ -68,7 +68,7 @@ export function spans(form, item) {
   show();
   return {
     read() {
-      if (box.textContent !== text) throw new Problem("The text was changed; load the page again.", box);
+      if (box.textContent !== text) throw new Problem(_("The text was changed; load the page again."), box);
       return { spans: marks.map(({ start, end, note }) => [characters(text, start), characters(text, end), note]) };
     },
     fill(answer) {

@@ -1,7 +1,7 @@
 // /work and /review: one item after the other, without loading the entire page.
 
 import { mediaKey, setUpMedia } from "./media.js";
-import { all, find, getPage, post, say, uuid } from "./page.js";
+import { _, all, find, getPage, post, say, uuid } from "./page.js";
 import { Problem } from "./problem.js";
 import { questionOf } from "./questions.js";
 
@@ -36,6 +36,11 @@ function begin() {
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     send();
+  });
+  find("#suggestion")?.addEventListener("click", () => {
+    fill(item.suggestion);
+    keepDraft();
+    find("#send").focus();
   });
   find("#skip")?.addEventListener("click", () => find("#skipping").showModal());
   find("#help").addEventListener("click", () => find("#keys").showModal());
@@ -103,7 +108,7 @@ async function send() {
   if (!document.hidden) stopClock();
   const body = { item_id: item.item_id, answer, milliseconds: Math.round(Math.min(seenMs, 86400000)) };
   if (form.dataset.send === "/api/votes") body.vote_id = voteId;
-  await change(form.dataset.send, body, "Saved.");
+  await change(form.dataset.send, body, _("Saved."));
 }
 
 async function skip() {
@@ -111,19 +116,19 @@ async function skip() {
   dialog.returnValue = "";
   if (choice !== "skip") return;
   const given = new FormData(find("form", dialog));
-  await change("/api/skip", { item_id: item.item_id, reason: given.get("reason"), comment: given.get("comment") }, "Skipped.");
+  await change("/api/skip", { item_id: item.item_id, reason: given.get("reason"), comment: given.get("comment") }, _("Skipped."));
 }
 
 async function undo() {
   const vote = find("#undo").dataset.vote;
   if (busy || vote === "") return;
-  await change(`/api/votes/${vote}/undo`, {}, "Your last vote is taken back; you can change it.");
+  await change(`/api/votes/${vote}/undo`, {}, _("Your last vote is taken back; you can change it."));
 }
 
 /** Send a change, then show the next item. Nothing else can be done meanwhile. */
 async function change(path, body, done) {
   wait(true);
-  say("Saving …");
+  say(_("Saving …"));
   const { status, data } = await post(path, body);
   if (status < 400) {
     if (form) sessionStorage.removeItem(draftKey());
@@ -133,7 +138,7 @@ async function change(path, body, done) {
     say("");
     complain(data.error, form);
   } else {
-    await load(`Not saved: ${data.error}`);
+    await load(_("Not saved: %(problem)s", { problem: data.error }));
   }
 }
 
