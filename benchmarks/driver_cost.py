@@ -107,6 +107,7 @@ def rollout_table(lengths: np.ndarray, rng: np.random.Generator) -> pa.Table:
         "modality": [("image", "text", "video", "image+audio")[g % 4] for g in group],
         "policy_version": np.zeros(rows, np.int32),
         "versions": [[{"version": 0, "start": 0, "end": int(n)}] for n in lengths],
+        "segments": [[]] * rows,
         "prompt_token_ids": ragged(prompts, rng.integers(0, 150_000, int(prompts.sum()), np.int32)),
         "facts_token_ids": ragged(np.zeros(rows, np.int64), np.empty(0, np.int32)),
         "response_token_ids": ragged(lengths, rng.integers(0, 150_000, tokens, np.int32)),

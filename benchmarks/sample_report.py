@@ -78,6 +78,6 @@ def _answers(
             | {"step": step, "policy": policy, "media": media, "text": text, "finish_reason": "stop"}
             | {"response_tokens": tokens, "kl": 0.03 * step * float(rng.random()), "advantage": float("nan")}
             | {"score": gold_reward(text, "stop", tokens, extras).total / 2, "components": "{}"}
-            | {"sample_id": row["prompt_id"], "group_id": len(rows)}
+            | {"sample_id": row["prompt_id"], "group_id": len(rows), "turns": "[]"}
         )
     return pa.Table.from_pylist(rows, schema=RESPONSE)

@@ -98,7 +98,7 @@ class SampleRun:
         fresh.replace(directory / f"step-{self.done:06d}.parquet")
         wanted = set(self.kept.lacking(table))
         own = [n for n, media_id in enumerate(self.media.column("media_id").to_pylist()) if media_id in wanted]
-        self.kept.write(self.media.slice(number, 1) for number in own)
+        self.kept.write(self.media.take(pa.array(own, pa.int64())))
 
     def _group(self, group_id: int, prompt: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         extras = json.loads(prompt["extras"])
@@ -119,7 +119,12 @@ class SampleRun:
 
     def _prompt(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
         names = ("prompt_id", "messages", "media_ids", "extras", "task", "modality")
-        return {name: prompt[name] for name in names} | {"step": self.done, "policy": "ppo", "media": "own"}
+        return {name: prompt[name] for name in names} | {
+            "turns": "[]",
+            "step": self.done,
+            "policy": "ppo",
+            "media": "own",
+        }
 
     def _tokens(self, text: str, advantage: float) -> dict[str, Any]:
         words = [word if first else f" {word}" for first, word in zip([True] + [False] * 999, text.split())] + ["</s>"]

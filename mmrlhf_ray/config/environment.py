@@ -1,10 +1,13 @@
 """Environments: what answers a turn of the policy, so that an episode has several."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from mmrlhf_ray.config.base import MostMedia
 from mmrlhf_ray.config.paths import FunctionText, PathText
+from mmrlhf_ray.config.rewards import EnvironmentReward, Reward
 from mmrlhf_ray.config.section import Section
 
 CallFormat = Literal["auto", "hermes", "json", "words"]
@@ -19,6 +22,9 @@ class EnvironmentBase(Section):
     """Clips that observations may show in an episode."""
     max_turn_tokens: PositiveInt | None = None
     """Tokens of one turn of the policy; `null` = as many as the response may still have."""
+    long_turn: Literal["ends", "is_closed"] = "ends"
+    """What becomes of a turn that `max_turn_tokens` cuts off: it `ends` the episode, or it `is_closed` for the policy,
+    and the environment answers what there is of it."""
     max_observation_tokens: PositiveInt = 512
     """Tokens of an observation, those of its media counted."""
     max_text_characters: PositiveInt = 4000
@@ -133,3 +139,24 @@ class HttpEnvironment(EnvironmentBase):
 EnvironmentConfig = Annotated[
     ToolsEnvironment | PythonEnvironment | GymnasiumEnvironment | HttpEnvironment, Field(discriminator="kind")
 ]
+
+
+def check_episodes(
+    environment: EnvironmentConfig | None, rewards: Sequence[Reward], max_response_tokens: int, most_media: MostMedia
+) -> None:
+    """Raise ValueError for an environment whose episodes have no room, and for rewards of one that is not there."""
+    if environment is None:
+        for reward in rewards:
+            if isinstance(reward, EnvironmentReward):
+                raise ValueError(f"rewards.{reward.name}: kind environment needs `environment`; give it")
+        return
+    if environment.max_observation_tokens >= max_response_tokens:
+        raise ValueError(
+            f"environment.max_observation_tokens={environment.max_observation_tokens} must be below "
+            f"sampling.max_response_tokens={max_response_tokens}, which bounds turns and observations together"
+        )
+    if environment.max_media > most_media.clips:
+        raise ValueError(
+            f"environment.max_media={environment.max_media} is above {most_media.key}={most_media.clips}, with which "
+            "the sampler makes room for them; raise that, or lower it"
+        )

@@ -6,8 +6,10 @@ from pydantic import Field, PositiveInt, model_validator
 
 from mmrlhf_ray.config.base import AllowedTokens, Longest, ModelConfig, ModelUse, RecordsUse
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.config.online import GeneratorConfig, RewardedConfig, SamplingConfig, longest
+from mmrlhf_ray.config.environment import EnvironmentConfig, check_episodes
+from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig, longest
 from mmrlhf_ray.config.placement import Placement, Resources
+from mmrlhf_ray.config.rewarded import RewardedConfig
 from mmrlhf_ray.config.rewards import FluencyReward, ModelReward, Reward
 
 
@@ -27,6 +29,8 @@ class EvaluateConfig(RewardedConfig):
     data: DataConfig
     """Held-out prompts."""
     sampling: SamplingConfig = SamplingConfig()
+    environment: EnvironmentConfig | None = None
+    """Tools or another environment that answers the policy's turns, as in `ppo`."""
     generator: GeneratorConfig = GeneratorConfig()
     score_micro_batch_tokens: PositiveInt = 8192
     """Most tokens in one forward pass of a scorer or reference server."""
@@ -86,6 +90,7 @@ class EvaluateConfig(RewardedConfig):
     def _measures_something(self) -> "EvaluateConfig":
         self.placement.refuse_changing("generators join and leave in online training alone")
         self.placement.refuse_sharing("roles take turns on devices in online training alone")
+        check_episodes(self.environment, self.rewards, self.sampling.max_response_tokens, self.generator.most_media)
         if self.rewards and self.reward_model is not None:
             raise ValueError("reward_model is short for rewards with one component; leave one of them out")
         if self.reference is not None and not self.sampling.full:
@@ -140,6 +145,8 @@ class ProbeRewardConfig(RewardedConfig):
     @model_validator(mode="after")
     def _has_no_turns(self) -> "ProbeRewardConfig":
         self.placement.refuse_sharing("roles take turns on devices in online training alone")
+        for reward in self.environment_rewards:
+            raise ValueError(f"rewards.{reward.name}: a probe has no environment; leave it out")
         return self
 
     @property

@@ -16,13 +16,14 @@ from mmrlhf_ray.config.base import (
     ProfiledConfig,
     RecordsUse,
     RecoveryConfig,
-    RunConfig,
 )
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.environment import EnvironmentConfig, check_episodes
 from mmrlhf_ray.config.gate import ParityGate
 from mmrlhf_ray.config.learner import LearnerConfig
 from mmrlhf_ray.config.placement import Placement, Resources
-from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
+from mmrlhf_ray.config.rewarded import RewardedConfig
+from mmrlhf_ray.config.rewards import FluencyReward, Reward
 from mmrlhf_ray.config.section import Section
 from mmrlhf_ray.config.stopping import EarlyStopConfig
 from mmrlhf_ray.config.stream import StreamConfig
@@ -140,35 +141,6 @@ def longest(data: DataConfig, sampling: SamplingConfig) -> Longest:
     return Longest("data.max_prompt_tokens + sampling.max_response_tokens", tokens)
 
 
-class RewardedConfig(RunConfig):
-    """Keys of the jobs that score responses with a mixture of rewards."""
-
-    rewards: tuple[Reward, ...] = ()
-    """Components that score responses."""
-
-    @property
-    def model_rewards(self) -> tuple[ModelReward, ...]:
-        return tuple(r for r in self.rewards if isinstance(r, ModelReward))
-
-    @property
-    def function_rewards(self) -> tuple[FunctionReward | RemoteReward | JudgeReward, ...]:
-        """Rewards that the `functions` actor computes."""
-        return tuple(r for r in self.rewards if isinstance(r, FunctionReward | RemoteReward | JudgeReward))
-
-    def _scoring(self, most: Longest) -> dict[str, ModelUse]:
-        return {
-            f"rewards.{reward.name}.model": ModelUse(reward.model, scores=True, reads=most)
-            for reward in self.model_rewards
-        }
-
-    @model_validator(mode="after")
-    def _one_name_each(self) -> "RewardedConfig":
-        names = [r.name for r in self.rewards]
-        if len(set(names)) < len(names):
-            raise ValueError(f"rewards: names must be unique, got {names}")
-        return self
-
-
 class PPOConfig(RewardedConfig, ProfiledConfig):
     """Online training of a policy: PPO, GRPO and every other choice of `algorithm`."""
 
@@ -189,6 +161,9 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
     algorithm: AlgorithmConfig = AlgorithmConfig()
     stream: StreamConfig = StreamConfig()
     sampling: SamplingConfig = SamplingConfig()
+    environment: EnvironmentConfig | None = None
+    """Tools or another environment that answers the policy's turns; `null` = a response is one turn. With it
+    `sampling.max_response_tokens` bounds all turns and observations of a response together."""
     generator: GeneratorConfig = GeneratorConfig()
     weights: WeightsConfig = WeightsConfig()
     learner: LearnerConfig = LearnerConfig()
@@ -364,6 +339,7 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
         self._check_reference()
         self._check_turns()
         self.sampling.refuse_greedy("a policy learns from responses that differ")
+        check_episodes(self.environment, self.rewards, self.sampling.max_response_tokens, self.generator.most_media)
         samples = a.prompts_per_step * a.n_samples_per_prompt
         if samples % a.update_size:
             raise ValueError(

@@ -73,6 +73,12 @@ class FluencyReward(RewardComponent):
     kind: Literal["fluency"]
 
 
+class EnvironmentReward(RewardComponent):
+    """What `environment` gives: the sum over an episode's turns."""
+
+    kind: Literal["environment"]
+
+
 class FunctionReward(RewardComponent):
     """A function: built in (`exact_match`) or the user's (`path/to/file.py:function`)."""
 
@@ -155,5 +161,6 @@ class JudgeReward(RewardComponent):
 
 
 Reward = Annotated[
-    ModelReward | FluencyReward | FunctionReward | RemoteReward | JudgeReward, Field(discriminator="kind")
+    ModelReward | FluencyReward | EnvironmentReward | FunctionReward | RemoteReward | JudgeReward,
+    Field(discriminator="kind"),
 ]

@@ -2,9 +2,16 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from mmrlhf_ray.config.environment import EnvironmentConfig, HttpEnvironment
+from mmrlhf_ray.config.environment import (
+    EnvironmentConfig,
+    HttpEnvironment,
+    PythonEnvironment,
+    ToolsEnvironment,
+    named_tools,
+)
 from mmrlhf_ray.environments.pool import IMPORT_S, PROGRAM, setup_of
 from mmrlhf_ray.errors import ConfigError, needs
 from mmrlhf_ray.sandbox.child import Child, ChildFailed
@@ -19,7 +26,20 @@ def check_environment(config: EnvironmentConfig) -> None:
     """
     if isinstance(config, HttpEnvironment) and config.url.startswith("ws"):
         needs("environments")
+    for file in lacking_files(config):
+        raise _problem(config, f"there is no file {file}")
     _asked(config)
+
+
+def lacking_files(config: EnvironmentConfig) -> list[str]:
+    """Files that the configuration names (`path/to/file.py:name`) and that are not there."""
+    named: list[str] = []
+    if isinstance(config, ToolsEnvironment):
+        named = [name for name, _ in named_tools(config.tools) if ":" in name]
+    elif isinstance(config, PythonEnvironment):
+        named = [config.environment]
+    files = (name.rpartition(":")[0] for name in named)
+    return [file for file in files if not Path(file).is_file()]
 
 
 def tool_schemas(config: EnvironmentConfig) -> list[dict[str, Any]]:

@@ -2,28 +2,32 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmrlhf_ray.data.encoding.encode import Encoder, decode_response, token_texts
+from mmrlhf_ray.data.encoding.turns import observed_text
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.reports.media import kept_media, media_path
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Clips, Rollouts, shown
+from mmrlhf_ray.rollout.episode import OBSERVATION, answer_of, kinds_of
 from mmrlhf_ray.runtime.waits import deadline_get
-from mmrlhf_ray.schema import PROMPT, RESPONSE, check
+from mmrlhf_ray.schema import MEDIA, PROMPT, RESPONSE, check
 
 SWAPPED = "#swapped"
 """Suffix of the prompt_id under which a prompt is asked with another prompt's media."""
 ROLLOUTS_DIR = "rollouts"
 """In a run's directory: RESPONSE of each online step."""
-_COPIED = ("task", "modality", "finish_reason", "sample_id", "group_id", "media_ids")
+_COPIED = ("task", "modality", "finish_reason", "sample_id", "group_id")
 _PER_TOKEN = ("response_token_ids", "response_mask", "rollout_logprobs", "old_logprobs", "ref_logprobs", "advantages")
+_OF_EPISODE = ("segments", "media_ids")
 
 
 def response_table(
@@ -44,7 +48,7 @@ def response_table(
     asked = dict(zip(prompts.column("prompt_id").to_pylist(), range(len(prompts)), strict=True))
     asks = prompts.select(["messages", "extras"])
     with_tokens = "advantages" in table.column_names
-    names = ("prompt_id", *_COPIED, *(_PER_TOKEN if with_tokens else ("response_token_ids",)), "versions")
+    names = ("prompt_id", *_COPIED, *(_PER_TOKEN if with_tokens else _PER_TOKEN[:2]), *_OF_EPISODE, "versions")
     responses = []
     for number, row in enumerate(table.select(list(names)).to_pylist()):
         prompt_id = row["prompt_id"].removesuffix(SWAPPED)
@@ -58,8 +62,10 @@ def response_table(
                 "policy": policy,
                 "media": "own" if prompt_id == row["prompt_id"] else "swapped",
                 "prompt_id": prompt_id,
-                "text": decode_response(encoder, row["response_token_ids"]),
-                "response_tokens": len(row["response_token_ids"]),
+                "text": decode_response(encoder, answer_of(row["response_token_ids"], row["segments"])),
+                "turns": json.dumps(_turns(encoder, row)),
+                "media_ids": row["media_ids"][: len(row["media_ids"]) - len(kinds_of(row["segments"]))],
+                "response_tokens": sum(row["response_mask"]),
                 "score": scores[number],
                 "kl": kl[number],
                 "components": json.dumps({name: _finite(value) for name, value in given.items()}),
@@ -72,6 +78,18 @@ _NO_TOKENS: Mapping[str, Any] = {
     **{name: [] for name in (*_PER_TOKEN, "tokens", "ratios", "versions")},
     "advantage": math.nan,
 }
+
+
+def _turns(encoder: Encoder, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """An episode's segments, in the form of the column `turns`."""
+    shown_later = row["media_ids"][len(row["media_ids"]) - len(kinds_of(row["segments"])) :]
+    turns = []
+    for segment in row["segments"]:
+        clips, shown_later = shown_later[: len(segment["shows"])], shown_later[len(segment["shows"]) :]
+        read = observed_text if segment["kind"] == OBSERVATION else decode_response
+        text = read(encoder, row["response_token_ids"][segment["start"] : segment["end"]])
+        turns.append({**segment, "reward": _finite(segment["reward"]), "text": text, "media_ids": clips})
+    return turns
 
 
 def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
@@ -125,19 +143,22 @@ class MediaFolder:
     def __post_init__(self) -> None:
         self._sizes = kept_media(self.run_dir)
 
-    def add(self, responses: pa.Table, media: Clips, seconds: float) -> None:
-        """Write what `responses` show. media: of all that they show. Raises as deadline_get() and write()."""
-        lacking = [media[name] for name in self.lacking(responses)]
-        self.write(deadline_get(lacking, seconds, "reading media"))
+    def add(self, rollouts: pa.Table, media: Clips, seconds: float) -> None:
+        """Write what rows of a ROLLOUT or EXPERIENCE table show. media: of all that they show. Raises as deadline_get()
+        and write()."""
+        lacking = self.lacking(rollouts)
+        tables = list(dict.fromkeys(media[name] for name in lacking))
+        read = pa.concat_tables([MEDIA.empty_table(), *deadline_get(tables, seconds, "reading media")])
+        self.write(read.filter(pc.is_in(read.column("media_id"), pa.array(lacking, pa.string()))))
 
-    def lacking(self, responses: pa.Table) -> list[str]:
-        """What `responses` show and is not there, as long as there is room."""
+    def lacking(self, rollouts: pa.Table) -> list[str]:
+        """What these rows show and is not there, as long as there is room."""
         full = sum(self._sizes.values()) >= self.most_bytes
-        return [] if full else [name for name in shown(responses) if name not in self._sizes]
+        return [] if full else [name for name in shown(rollouts) if name not in self._sizes]
 
-    def write(self, clips: Iterable[pa.Table]) -> None:
-        """Write clips, each a row of MEDIA. Raises RunFailed on a full disk."""
-        for (row,) in (clip.to_pylist() for clip in clips):
+    def write(self, clips: pa.Table) -> None:
+        """Write the clips of a MEDIA table. Raises RunFailed on a full disk."""
+        for row in clips.to_pylist():
             if sum(self._sizes.values()) + len(row["data"]) > self.most_bytes:
                 continue
             path = media_path(self.run_dir, row["media_id"], row["mime"])

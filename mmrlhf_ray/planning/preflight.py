@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,13 +19,15 @@ from mmrlhf_ray.config import (
     TrainJobConfig,
 )
 from mmrlhf_ray.config.base import ModelUse, MostMedia, RecordsUse
-from mmrlhf_ray.config.online import RewardedConfig
 from mmrlhf_ray.config.paths import HUB
+from mmrlhf_ray.config.rewarded import RewardedConfig
 from mmrlhf_ray.config.rounds import first_round
 from mmrlhf_ray.data.encoding.cache import check_spill_dir
 from mmrlhf_ray.data.encoding.encode import load_encoder, too_many_media
+from mmrlhf_ray.data.encoding.turns import check_turns
 from mmrlhf_ray.data.errors import bad_rows_error
 from mmrlhf_ray.data.records.readers import Records, first_records, read_records
+from mmrlhf_ray.environments.check import check_environment, lacking_files, tool_schemas
 from mmrlhf_ray.errors import ConfigError, DataError, ModelError, UserError
 from mmrlhf_ray.models import (
     adapter_for,
@@ -99,11 +101,19 @@ def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
         check_training_data(cfg.data, weighted=isinstance(cfg, PPOConfig))
         if missing is None:  # a dry run writes nowhere
             check_spill_dir(cfg.data)
+    environment = cfg.environment if isinstance(cfg, PPOConfig | EvaluateConfig) else None
+    if environment is not None and missing is not None and (files := lacking_files(environment)):
+        missing += [f"environment: {file} is not here: not checked" for file in files]
+        environment = None
+    if environment is not None:
+        check_environment(environment)
     here = _models_here(cfg, missing)
     for use in here:
         check_context(use)
     if here:
-        load_encoder(here[0].config.path, allowed=_allowed(cfg))  # which every role of the job will do
+        encoder = load_encoder(here[0].config.path, allowed=_allowed(cfg))  # which every role of the job will do
+        if environment is not None:
+            check_turns(replace(encoder, tools=tool_schemas(environment)))
         check_same_tokens(here[0].config.path, *(use.config.path for use in here[1:]))
     _check_learners(cfg)
     check_spread(cfg)

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from mmrlhf_ray.data.batches.ragged import Ragged
 
 Messages = list[dict[str, Any]]
 """A prompt's chat messages, as parsed from the column `messages`."""
 
-OWN_COLUMNS = ("prompt_id", "task", "modality", "finish_reason", "response_tokens")
+OWN_COLUMNS = ("prompt_id", "task", "modality", "finish_reason", "response_tokens", "turns")
 """Columns that every row has; extras of the same names are left out."""
+_COUNTED = ("response_tokens", "turns")
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,16 @@ class PromptLookup:
 
         Raises ValueError where a row's prompt_id is not in the PROMPT table.
         """
-        names = [name for name in OWN_COLUMNS if name != "response_tokens"]
-        own = {name: rollouts.column(name).to_pylist() for name in names}
-        own["response_tokens"] = pc.list_value_length(rollouts.column("response_token_ids")).to_pylist()
+        own = {name: rollouts.column(name).to_pylist() for name in OWN_COLUMNS if name not in _COUNTED}
+        sampled = Ragged.of_column(rollouts.column("response_mask")).sums()
+        own["response_tokens"] = sampled.astype(int).tolist()
+        own["turns"] = [_turns(segments) for segments in rollouts.column("segments").to_pylist()]
         return self._batch(rollouts.column("sample_id").to_pylist(), completions, own)
 
     def batch_of_texts(self, responses: pa.Table) -> RewardBatch:
         """The rows of a RESPONSE table; samples are named `<prompt_id>#<row>`. Raises ValueError as batch()."""
         own = {name: responses.column(name).to_pylist() for name in OWN_COLUMNS}
+        own["turns"] = [_turns(json.loads(turns or "[]")) for turns in own["turns"]]
         samples = [f"{prompt_id}#{row}" for row, prompt_id in enumerate(own["prompt_id"])]
         return self._batch(samples, responses.column("text").to_pylist(), own)
 
@@ -102,6 +106,11 @@ class PromptLookup:
             modalities=tuple(own["modality"]),
             columns={name: [e.get(name) for e in extras] for name in sorted(self.extras_columns)} | own,
         )
+
+
+def _turns(segments: Sequence[Mapping[str, Any]]) -> int:
+    """Of the policy; a response that is one turn has no segments."""
+    return max(1, sum(segment["kind"] == "response" for segment in segments))
 
 
 def extras_columns(prompts: pa.Table) -> frozenset[str]:

@@ -10,7 +10,15 @@ from typing import Any
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
-from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, RemoteReward, Reward
+from mmrlhf_ray.config.rewards import (
+    EnvironmentReward,
+    FluencyReward,
+    FunctionReward,
+    JudgeReward,
+    ModelReward,
+    RemoteReward,
+    Reward,
+)
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.rewards.batch import OWN_COLUMNS
 from mmrlhf_ray.rewards.functions import BUILT_IN, RewardFunction
@@ -50,7 +58,7 @@ def _common(reward: Reward) -> list[str]:
     return problems
 
 
-def _nothing(reward: ModelReward | FluencyReward, columns: Columns) -> list[str]:
+def _nothing(reward: ModelReward | FluencyReward | EnvironmentReward, columns: Columns) -> list[str]:
     return []
 
 
@@ -178,6 +186,7 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 _KINDS: Mapping[type, Callable[[Any, Columns], list[str]]] = {
     ModelReward: _nothing,
     FluencyReward: _nothing,
+    EnvironmentReward: _nothing,
     FunctionReward: _function,
     RemoteReward: _service,
     JudgeReward: _service,

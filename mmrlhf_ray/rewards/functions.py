@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from mmrlhf_ray.rewards.answers import accuracy, exact_match, f1, recall, text_similarity
 from mmrlhf_ray.rewards.boxes import iou
-from mmrlhf_ray.rewards.style import format_match, grounding, length_penalty, repetition_penalty
+from mmrlhf_ray.rewards.style import format_match, grounding, length_penalty, repetition_penalty, turn_penalty
 
 RewardFunction = Callable[..., list[float | None]]
 """f(prompts, completions, **columns): a score for each response; None where the function does not apply to a row.
@@ -23,6 +23,7 @@ BUILT_IN: Mapping[str, RewardFunction] = {
     "format": format_match,
     "length_penalty": length_penalty,
     "repetition_penalty": repetition_penalty,
+    "turn_penalty": turn_penalty,
     "text_similarity": text_similarity,
     "grounding": grounding,
 }

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from mmrlhf_ray.config.rewards import FluencyReward, FunctionReward, JudgeReward, ModelReward, Reward
+from mmrlhf_ray.config.rewards import EnvironmentReward, FluencyReward, FunctionReward, JudgeReward, ModelReward, Reward
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.rewards.batch import Rows
 
@@ -42,7 +42,7 @@ class Gap:
 
 def describe(reward: Reward) -> str:
     """A component by its name and what it runs, for messages. User names and passwords in addresses are left out."""
-    if isinstance(reward, FluencyReward):
+    if isinstance(reward, FluencyReward | EnvironmentReward):
         return f"reward {reward.name!r}"
     if isinstance(reward, ModelReward):
         return f"reward {reward.name!r} ({reward.model.path})"

@@ -52,6 +52,22 @@ def length_penalty(
     return [-min(most, cost * max(0, tokens - free_tokens)) for tokens in response_tokens]
 
 
+def turn_penalty(
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    *,
+    free_turns: int = 1,
+    cost: float = 0.1,
+    turns: Sequence[int],
+    **columns: Any,
+) -> list[float | None]:
+    """−cost for each turn of the policy beyond `free_turns`, so that tools are used where they help."""
+    for name, value in (("free_turns", free_turns), ("cost", cost)):
+        if value < 0:
+            raise ValueError(f"{name} expects a number of at least 0, got {value}")
+    return [-cost * max(0, count - free_turns) for count in turns]
+
+
 def repetition_penalty(
     prompts: Sequence[str], completions: Sequence[str], *, n: int = 3, most: float = 1.0, **columns: Any
 ) -> list[float | None]:

@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 import ray
 
 from mmrlhf_ray.data.batches.batching import SharedPrompts, media_kinds
-from mmrlhf_ray.data.batches.ragged import row_lengths
+from mmrlhf_ray.data.batches.ragged import Ragged, row_lengths
+from mmrlhf_ray.rollout.episode import kinds_of
 
 Clips = Mapping[str, "ray.ObjectRef[pa.Table]"]
-"""media_id → MEDIA or FEATURES of that clip."""
+"""media_id → MEDIA or FEATURES with that clip; what the episodes of a prompt show is one table."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,16 @@ class Rollouts:
         """Kinds of media that each row shows."""
         modalities = self.table.column("modality").to_pylist()
         known = {modality: media_kinds(modality) for modality in set(modalities)}
-        return [known[modality] for modality in modalities]
+        return [known[modality] | self._shown_later.get(row, set()) for row, modality in enumerate(modalities)]
+
+    @cached_property
+    def _shown_later(self) -> dict[int, frozenset[str]]:
+        """Row → kinds of media in its response, of those that have any."""
+        segments = self.table.column("segments")
+        if not len(pc.list_flatten(segments)):
+            return {}
+        kinds = {row: frozenset(kinds_of(own)) for row, own in enumerate(segments.to_pylist())}
+        return {row: own for row, own in kinds.items() if own}
 
     @cached_property
     def facts(self) -> list[int]:
@@ -99,13 +109,18 @@ class Rollouts:
         return lengths
 
     def shared(self, *, with_facts: bool = False) -> SharedPrompts:
-        """The prompts that the rows have in common, facts counted where they are read."""
+        """The prompts that the rows have in common, facts counted where they are read. A row with media in its response
+        shares nothing (data/batches/lines.py)."""
         facts = np.array(self.facts, np.int64) if with_facts else 0
-        return SharedPrompts(self.table.column("group_id").to_pylist(), (self._prompt_lengths + facts).tolist())
+        groups = self.table.column("group_id").to_pylist()
+        for row in self._shown_later:
+            groups[row] = -1 - row  # a name that no group has
+        return SharedPrompts(groups, (self._prompt_lengths + facts).tolist())
 
     def features_of(self, rows: Sequence[int]) -> list["ray.ObjectRef[pa.Table]"]:
         """Of the clips that these rows show, each once."""
-        return [self.features[name] for name in shown(self.table.take(pa.array(rows, pa.int64())))]
+        names = shown(self.table.take(pa.array(rows, pa.int64())))
+        return list(dict.fromkeys(self.features[name] for name in names))
 
     def select(self, rows: Sequence[int]) -> "Rollouts":
         """These rows only, in this order."""
@@ -122,6 +137,13 @@ def rollouts_of(
 ) -> Rollouts:
     """A ROLLOUT table, put into the object store."""
     return Rollouts(table, ray.put(table), features, seconds, prompts, media or {})
+
+
+def response_kl(table: pa.Table, ref_logprobs: Ragged) -> np.ndarray:
+    """Sum of k1 to the reference over what was sampled of each row, nats, float64 [rows]. `table`: ROLLOUT."""
+    sampled, mask = (Ragged.of_column(table.column(name)) for name in ("rollout_logprobs", "response_mask"))
+    kl: np.ndarray = sampled.where(mask).sums() - ref_logprobs.where(mask).sums()
+    return kl
 
 
 def shown(table: pa.Table) -> list[str]:

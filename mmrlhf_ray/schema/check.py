@@ -25,7 +25,7 @@ def check(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """Return `table` unchanged, or raise SchemaError.
 
     Checked: columns and types, nulls, that per-token lists have the length of `response_token_ids`, and that the spans
-    of `versions`, where there are any, cover the response.
+    of `versions`, where there are any, cover what was sampled of the response.
     `where` names the entry point in the message.
     """
     name = schema.metadata[b"mmrlhf.table"].decode()
@@ -63,14 +63,25 @@ def _check_lengths(table: pa.Table, schema: pa.Schema, where: str) -> None:
 
 
 def _check_versions(table: pa.Table, where: str) -> None:
-    spans, tokens = table.column("versions"), pc.list_value_length(table.column("response_token_ids")).to_numpy()
+    spans = table.column("versions")
+    sampled = _sampled(table)
     flat = pc.list_flatten(spans)
     first, last = (pc.struct_field(flat, name).to_numpy() for name in ("start", "end"))
     rows = pc.list_parent_indices(spans).to_numpy()
-    covered = np.bincount(rows, weights=last - first, minlength=len(tokens))
+    covered = np.bincount(rows, weights=last - first, minlength=len(sampled))
     known = pc.list_value_length(spans).to_numpy() > 0
-    for row in np.flatnonzero(known & (covered != tokens))[:1]:
+    for row in np.flatnonzero(known & (covered != sampled))[:1]:
         raise SchemaError(
-            f"{where} expects spans that cover the {tokens[row]} tokens of the response, row {row} has "
+            f"{where} expects spans that cover the {sampled[row]} sampled tokens of the response, row {row} has "
             f"{spans[row].as_py()}"
         )
+
+
+def _sampled(table: pa.Table) -> np.ndarray:
+    """Tokens of each row that the policy sampled."""
+    mask = table.column("response_mask")
+    flat = pc.list_flatten(mask)
+    if pc.all(flat, min_count=0).as_py():
+        return pc.list_value_length(mask).to_numpy()
+    rows = pc.list_parent_indices(mask).to_numpy()
+    return np.bincount(rows, weights=flat.to_numpy(zero_copy_only=False), minlength=len(mask)).astype(np.int64)

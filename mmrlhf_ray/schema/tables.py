@@ -8,7 +8,7 @@ from itertools import chain, combinations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "6"
+SCHEMA_VERSION = "7"
 
 MEDIA_KINDS = ("image", "audio", "video")
 
@@ -25,6 +25,18 @@ _TOKENS = pa.list_(pa.int32())
 _FLOATS = pa.list_(pa.float32())
 _STRINGS = pa.list_(pa.string())
 _SPANS = pa.list_(pa.struct([("version", pa.int64()), ("start", pa.int32()), ("end", pa.int32())]))
+_SEGMENTS = pa.list_(
+    pa.struct(
+        [
+            ("kind", pa.string()),  # response | observation
+            ("start", pa.int32()),  # tokens [start, end) of the response part
+            ("end", pa.int32()),
+            ("shows", _STRINGS),  # kinds of the clips that an observation shows, in order
+            ("reward", pa.float32()),  # of the turn, from the environment; NaN = it gave none
+            ("problem", pa.string()),  # why a tool failed, or ""
+        ]
+    )
+)
 
 
 def _schema(name: str, *fields: tuple[str, pa.DataType]) -> pa.Schema:
@@ -150,13 +162,14 @@ _ROLLOUT_FIELDS = (
     ("modality", pa.string()),
     ("policy_version", pa.int32()),  # that sampled the first token
     ("versions", _SPANS),  # which version sampled tokens [start, end), in order; empty where no policy sampled them
+    ("segments", _SEGMENTS),  # of an episode of several turns, in order; empty where the response is one turn
     ("prompt_token_ids", _TOKENS),  # processor-expanded
     ("facts_token_ids", _TOKENS),  # text the reward model reads before the prompt; empty without facts
     ("response_token_ids", _TOKENS),
-    ("response_mask", pa.list_(pa.bool_())),
+    ("response_mask", pa.list_(pa.bool_())),  # true = sampled by the policy, and trained on
     ("rollout_logprobs", _FLOATS),
     ("finish_reason", pa.string()),  # stop | length
-    ("media_ids", _STRINGS),
+    ("media_ids", _STRINGS),  # of the prompt, then those of the observations, as their tokens stand
 )
 
 ROLLOUT = _schema("ROLLOUT", *_ROLLOUT_FIELDS)
@@ -182,7 +195,7 @@ RESPONSE = _schema(
     ("prompt_id", pa.string()),
     ("task", pa.string()),
     ("modality", pa.string()),
-    ("text", pa.string()),
+    ("text", pa.string()),  # of an episode its last turn, the answer
     ("finish_reason", pa.string()),
     ("response_tokens", pa.int32()),
     ("score", pa.float32()),  # mixed over the rewards; NaN where none was asked
@@ -204,6 +217,7 @@ RESPONSE = _schema(
     ("ratios", _FLOATS),  # of the learner's probability before the update to the sampler's
     ("advantages", _FLOATS),
     ("versions", _SPANS),  # as in ROLLOUT
+    ("turns", pa.string()),  # JSON: an episode's segments as in ROLLOUT, each with `text` and `media_ids`; else []
 )
 
 # A reward model's scores of held-out responses, and people's ranks and ratings of them.

@@ -27,6 +27,7 @@ from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.environments.check import tool_schemas
 from mmrlhf_ray.errors import RunFailed
 from mmrlhf_ray.rewards.batch import extras_columns
 from mmrlhf_ray.runtime.actors import (
@@ -225,6 +226,7 @@ def start_encoders(
         seed=cfg.seed,
         allowed=cfg.sampling.allow_tokens,
         most_media=cfg.generator.most_media,
+        tools=() if cfg.environment is None else tool_schemas(cfg.environment),
     )
     return Encoders(group, cfg.deadlines.stage_s, ray.put(records))
 
@@ -248,11 +250,13 @@ def start_generators(
         lora=lora,
         shares_device="generator" in cfg.placement.sharing_roles,
         transport=transport,
+        environment=cfg.environment,
     )
     if own.watch is not None:
         for name, handle in zip(group.names, group.handles, strict=True):
             own.watch.add(name, handle, handle.alive.remote)  # the processes of sampler and engine must answer, too
-    return Generators(group, cfg.deadlines.stage_s, cfg.placement.generator.actors)
+    plays = cfg.environment is not None
+    return Generators(group, cfg.deadlines.stage_s, cfg.placement.generator.actors, plays)
 
 
 def start_scorers(

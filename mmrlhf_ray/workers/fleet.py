@@ -155,7 +155,7 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
         yield Fleet(
             prompts=prompts,
             generators=generators,
-            rewards=Rewards(others.scorers, cfg.model_rewards, others.functions),
+            rewards=Rewards(others.scorers, cfg.model_rewards, others.functions, cfg.environment_rewards),
             reference=others.reference or (WithoutAdapter(others.policy) if cfg.needs_reference else None),
             policy=others.policy,
             critic=others.critic,

@@ -25,7 +25,7 @@ def test_scripts_parse_stop_at_errors_and_can_be_run(script: Path) -> None:
 
 def test_extras_of_the_image_and_the_makefile_are_the_packages() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    brought_by_others = {"serve", "quantize"}  # ray[serve] and feedback, vLLM
+    brought_by_others = {"serve", "quantize", "environments"}  # ray[serve] and feedback, vLLM, Ray
     own = {"cpu", "gpu", "feedback", "onnx", "modelscope", "wandb", "mlflow", "swanlab", "docs", "dev"}
     assert own | brought_by_others == set(extras)
     assert ".[$(EXTRA),feedback,onnx,docs,dev]" in (ROOT / "Makefile").read_text()

@@ -27,7 +27,7 @@ def parity(build: Callable[[Path, int], None], path: Path) -> tuple[Finished, Ve
 def test_a_family_agrees_in_every_modality_before_and_after_a_push(tmp_path: Path) -> None:
     finished, verdict = parity(FAMILIES["qwen2_5_vl"], tmp_path / "model")
     assert finished.returncode == 0, finished.err
-    assert {row.case for row in verdict.rows} == {"text", "image", "three images", "video", "video + image"}
+    assert {row.case for row in verdict.rows} == {*("text", "image", "three images", "video", "video + image", "turns")}
     for row in verdict.rows:
         assert row.equal_ids
         assert max(row.before or 1, row.after or 1) <= 1e-4

@@ -111,6 +111,7 @@ class Light:
             "sample_id": f"{prompt['group_id']}/{number}",
             "policy_version": version,
             "versions": [{"version": version, "start": 0, "end": tokens}],
+            "segments": [],
             "response_token_ids": [number] * tokens,
             "response_mask": [True] * tokens,
             "rollout_logprobs": [-1.0] * tokens,

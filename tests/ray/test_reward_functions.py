@@ -77,6 +77,7 @@ def stage(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFact
                 "group_id": i,
                 "policy_version": 0,
                 "versions": [],
+                "segments": [],
                 "prompt_token_ids": [1],
                 "facts_token_ids": [],
                 "response_token_ids": ids,

@@ -81,6 +81,7 @@ def _experience(model: torch.nn.Module, model_dir: Path, prompts: pa.Table, feat
             "sample_id": str(number),
             "policy_version": 0,
             "versions": [],
+            "segments": [],
             "response_token_ids": rng.choice(allowed, length).tolist(),
             "response_mask": (rng.random(length) < 0.8).tolist(),
             "finish_reason": "stop",

@@ -103,6 +103,7 @@ def rollout_table(rows: Sequence[TokenRow], facts: Sequence[Sequence[int]] | Non
             "modality": modality[i],
             "policy_version": 0,
             "versions": [],
+            "segments": [],
             "prompt_token_ids": list(row.context),
             "facts_token_ids": list(facts[i]) if facts else [],
             "response_token_ids": list(row.response),
@@ -125,6 +126,7 @@ def filled_responses(rows: Sequence[dict]) -> pa.Table:
         "messages": "[]",
         "extras": "{}",
         "components": "{}",
+        "turns": "[]",
         "advantage": math.nan,
         **{field.name: [] for field in RESPONSE if pa.types.is_list(field.type)},
     }

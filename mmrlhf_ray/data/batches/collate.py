@@ -21,6 +21,8 @@ class TokenRow:
     context: Sequence[int]
     response: Sequence[int]
     media_ids: Sequence[str]
+    shown_later: int = 0
+    """How many of the media, the last ones, stand in the response: an episode's observations."""
 
     def __len__(self) -> int:
         return len(self.context) + len(self.response)
@@ -53,9 +55,12 @@ def rollout_rows(table: pa.Table, *, with_facts: bool, start: Sequence[int] = ()
     behind the `start` that the family begins every text with."""
     columns = [
         table.column(name).to_pylist()
-        for name in ("facts_token_ids", "prompt_token_ids", "response_token_ids", "media_ids")
+        for name in ("facts_token_ids", "prompt_token_ids", "response_token_ids", "media_ids", "segments")
     ]
-    return [TokenRow(after_start(f, p, start) if with_facts else p, r, m) for f, p, r, m in zip(*columns, strict=True)]
+    return [
+        TokenRow(after_start(f, p, start) if with_facts else p, r, m, sum(len(one["shows"]) for one in segments))
+        for f, p, r, m, segments in zip(*columns, strict=True)
+    ]
 
 
 def flat_column(table: pa.Table, name: str, rows: Sequence[int]) -> np.ndarray:

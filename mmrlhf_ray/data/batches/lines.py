@@ -73,11 +73,13 @@ def collate_lines(
 def _prompts(
     rows: Sequence[TokenRow], lines: Sequence[int], dummies: Sequence[TokenRow], *, one_line: bool
 ) -> list[_Prompt]:
-    """Line by line, as the tokens and so the clips will stand. `one_line`: dummies have none of their own."""
-    found: dict[tuple[int, bytes, tuple[str, ...]], _Prompt] = {}
+    """Line by line, as the tokens and so the clips will stand. `one_line`: dummies have none of their own. A row whose
+    response shows clips shares its prompt with none: theirs are other clips."""
+    found: dict[tuple[int, bytes, tuple[str, ...], int], _Prompt] = {}
     order = {line: number for number, line in enumerate(sorted(set(lines)))}
     for number, (row, line) in enumerate(zip(rows, lines, strict=True)):
-        key = (order[line], np.asarray(row.context, np.int64).tobytes(), tuple(row.media_ids))
+        alone = number if row.shown_later else -1
+        key = (order[line], np.asarray(row.context, np.int64).tobytes(), tuple(row.media_ids), alone)
         found.setdefault(key, _Prompt(order[line], row, [])).rows.append(number)
     prompts = sorted(found.values(), key=lambda prompt: prompt.line)
     return prompts + [_Prompt(0 if one_line else len(order) + n, dummy, []) for n, dummy in enumerate(dummies)]

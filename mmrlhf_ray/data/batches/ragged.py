@@ -71,6 +71,12 @@ class Ragged:
             row[:] = self.values[self.offsets[source] : self.offsets[source + 1]]
         return taken
 
+    def where(self, chosen: "Ragged") -> "Ragged":
+        """The values that `chosen`, bool and of the same lengths, is true for."""
+        if chosen.values.all():
+            return self
+        return Ragged(self.values[chosen.values], offsets_of(chosen.sums()))
+
     def to_arrow(self) -> pa.ListArray:
         """A list array over the same buffer."""
         return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pa.array(self.values))

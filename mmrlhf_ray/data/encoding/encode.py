@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,8 @@ class Encoder:
     processor: "ProcessorMixin"
     special: SpecialTokens
     decoding: DecodeSettings = field(default_factory=DecodeSettings)
+    tools: Sequence[Mapping[str, Any]] = ()
+    """JSON schemas of the tools that the chat template describes in every prompt."""
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -73,6 +75,16 @@ class Encoder:
     @property
     def tokenizer(self) -> Any:
         return self.processor.tokenizer
+
+    @property
+    def chat_template(self) -> str:
+        return str(self.processor.chat_template or self.tokenizer.chat_template or "")
+
+    def rendered(self, chat: Sequence[Mapping[str, Any]], *, ask: bool) -> str:
+        """The chat as the template writes it; `ask`: ready for a turn of the assistant."""
+        given = {"tools": list(self.tools)} if self.tools else {}
+        text: str = self.processor.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=ask, **given)
+        return text
 
     @property
     def sampling_rate(self) -> int:
@@ -91,15 +103,22 @@ class Encoder:
 
 
 def load_encoder(
-    path: str | Path, data: DataConfig | None = None, *, allowed: Sequence[str] = (), unverified: bool = False
+    path: str | Path,
+    data: DataConfig | None = None,
+    *,
+    allowed: Sequence[str] = (),
+    tools: Sequence[Mapping[str, Any]] = (),
+    unverified: bool = False,
 ) -> Encoder:
     """Encoder of a model directory that decodes media as `data` says. `allowed`: special tokens that texts and
-    responses may hold (`sampling.allow_tokens`). Raises ModelError for a directory that cannot be used, and for a token
-    that cannot be allowed; `unverified` as in adapter_for()."""
+    responses may hold (`sampling.allow_tokens`). `tools`: JSON schemas of those that prompts describe. Raises
+    ModelError for a directory that cannot be used, and for a token that cannot be allowed; `unverified` as in
+    adapter_for()."""
     path = Path(path)
     adapter = adapter_for(path, unverified=unverified)
     processor = load_processor(path)
-    return Encoder(adapter, processor, special_tokens(adapter, processor, path, allowed), DecodeSettings.of(data))
+    special = special_tokens(adapter, processor, path, allowed)
+    return Encoder(adapter, processor, special, DecodeSettings.of(data), tools)
 
 
 def media_arguments(encoder: Encoder, media: Sequence[RawMedia]) -> dict[str, list[Any]]:
@@ -165,13 +184,20 @@ def encode_prompt(encoder: Encoder, messages: str, media: Sequence[RawMedia]) ->
     the media kind by kind, when the family has no such kind, or when a sound is too long or short for it.
     """
     chat = json.loads(messages)
-    _refuse_control_text(encoder, chat)
+    refuse_control_text(encoder, chat)
     rendered, collapsed = render(encoder, chat)
+    encoded = encode_rendered(encoder, rendered, collapsed, media)
+    return replace(encoded, token_ids=_started(encoder, encoded.token_ids))
+
+
+def encode_rendered(encoder: Encoder, rendered: str, collapsed: list[int], media: Sequence[RawMedia]) -> EncodedPrompt:
+    """Run the processor on what a chat template has written, without BOS before it. `collapsed`: its ids with one
+    placeholder per clip. Raises ValueError as encode_prompt()."""
     _check_placeholders(encoder, collapsed, media)
     arguments = processor_arguments(encoder, media)
     plain = {"add_special_tokens": False}
     outputs = encoder.processor(text=[rendered], text_kwargs=plain, **arguments, return_tensors="pt")
-    token_ids = _started(encoder, [int(i) for i in outputs["input_ids"][0]])
+    token_ids = [int(i) for i in outputs["input_ids"][0]]
     encoded = EncodedPrompt(token_ids, collapsed, split_features(encoder, outputs, media))
     _check_sounds(encoder, encoded, [item.media_id for item in media if item.kind == "audio"], arguments)
     return encoded
@@ -179,7 +205,7 @@ def encode_prompt(encoder: Encoder, messages: str, media: Sequence[RawMedia]) ->
 
 def render(encoder: Encoder, chat: list[dict[str, Any]]) -> tuple[str, list[int]]:
     """The chat as the template writes it, ready to be answered, and its ids with one placeholder per clip."""
-    rendered = encoder.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    rendered = encoder.rendered(chat, ask=True)
     return rendered, _started(encoder, encoder.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
@@ -296,7 +322,8 @@ def token_texts(encoder: Encoder, token_ids: Sequence[int]) -> list[str]:
     return [texts[token] for token in token_ids]
 
 
-def _refuse_control_text(encoder: Encoder, chat: list[dict[str, Any]]) -> None:
+def refuse_control_text(encoder: Encoder, chat: list[dict[str, Any]]) -> None:
+    """Raise ValueError for text that contains a control token: turns and media are the chat template's to write."""
     refused = {*encoder.special.banned, *encoder.special.eos}
     control = [t.content for i, t in encoder.tokenizer.added_tokens_decoder.items() if t.special and i in refused]
     for message in chat:

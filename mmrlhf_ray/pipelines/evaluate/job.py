@@ -17,7 +17,6 @@ from mmrlhf_ray.algorithms.statistics import mean_interval, win_tie_loss
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig
 from mmrlhf_ray.config.learner import EngineConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
-from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.models import adapter_for
@@ -27,7 +26,7 @@ from mmrlhf_ray.planning.preflight import check_cluster, preflight
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import MixtureState, mix
 from mmrlhf_ray.rewards.scores import ComponentScores
-from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.rollout.batch import Rollouts, response_kl
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROMPT, RESPONSE
@@ -130,7 +129,7 @@ def _answers(
         functions = start_functions(own, cfg, records.records) if cfg.function_rewards else None
         if functions:
             functions.wait_ready(seconds)
-        rewards = Rewards(scorers, cfg.model_rewards, functions)
+        rewards = Rewards(scorers, cfg.model_rewards, functions, cfg.environment_rewards)
         references = None
         if cfg.kl_reference:
             budget = _budget(cfg, [cfg.kl_reference])
@@ -206,8 +205,7 @@ class _Written:
         table = rollouts.table
         kl = [math.nan] * len(table)
         if referring:
-            sampled, reference = Ragged.of_column(table.column("rollout_logprobs")), referring.result()[0]
-            kl = (sampled.sums() - reference.sums()).tolist()
+            kl = response_kl(table, referring.result()[0]).tolist()
         version, prompts = table.column("policy_version")[0].as_py(), prompts_of(rollouts, self._seconds)
         self._media.add(table, rollouts.media, self._seconds)
         responses = response_table(self._encoder, table, prompts, label, version, scores, kl, parts)

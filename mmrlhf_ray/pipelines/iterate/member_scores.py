@@ -95,6 +95,7 @@ def _rollouts(batch: Prompts, by_prompt: Mapping[str, Sequence[int]], token_ids:
             "sample_id": f"{prompt['prompt_id']}#{number}",
             "policy_version": 0,
             "versions": [],
+            "segments": [],
             "response_token_ids": token_ids[number],
             "response_mask": [True] * len(token_ids[number]),
             "rollout_logprobs": [0.0] * len(token_ids[number]),  # no scorer reads them

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -14,8 +14,9 @@ import soundfile
 from PIL import Image
 
 from mmrlhf_ray.data.encoding.encode import Encoder, Features, RawMedia, encode_prompt
+from mmrlhf_ray.data.encoding.turns import check_turns
 from mmrlhf_ray.data.media import MediaRow, media_row
-from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA
+from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT, modality_of
 
 CASES: Mapping[str, tuple[str, ...]] = {
     "text": (),
@@ -28,6 +29,8 @@ CASES: Mapping[str, tuple[str, ...]] = {
     "video + image": ("video", "image"),
 }
 """Name → the media kinds of a prompt, in order. Videos have sound, which no model is given."""
+TURNS = "turns"
+"""Name of the case of several turns."""
 _PROMPTS_PER_CASE = 4
 _TEXTS = (
     "what is this ?",
@@ -45,8 +48,12 @@ class Case:
 
     name: str
     prompts: pa.Table
+    records: pa.Table
+    """PROMPT."""
     media: pa.Table
     features: dict[str, Features]
+    later: tuple[MediaRow, ...] = ()
+    """Clips that later turns of the conversation show, one each."""
 
 
 def make_cases(encoder: Encoder) -> list[Case]:
@@ -56,6 +63,19 @@ def make_cases(encoder: Encoder) -> list[Case]:
     return [_case(encoder, name, of_case, seed) for seed, (name, of_case) in enumerate(wanted)]
 
 
+def make_turns(encoder: Encoder) -> list[Case]:
+    """Prompts with a clip that are followed by turns with a clip of each kind that the family takes; none where it
+    takes no media. Raises ModelError where its chat template does not go on turn by turn, ValueError where the
+    processor refuses a clip."""
+    kinds = list(encoder.adapter.placeholders)
+    if not kinds:
+        return []
+    check_turns(encoder)
+    rng = np.random.default_rng(len(CASES) + 1)
+    later = tuple(media_row(kind, MAKERS[kind](rng, 1)) for kind in kinds)
+    return [replace(_case(encoder, TURNS, kinds[:1], len(CASES)), later=later)]
+
+
 def left_out(encoder: Encoder) -> list[str]:
     """Cases of kinds that the family does not take."""
     return [name for name, kinds in CASES.items() if not encoder.adapter.placeholders.keys() >= {*kinds}]
@@ -63,7 +83,7 @@ def left_out(encoder: Encoder) -> list[str]:
 
 def _case(encoder: Encoder, name: str, kinds: Sequence[str], seed: int) -> Case:
     rng = np.random.default_rng(seed)
-    rows: list[dict[str, Any]] = []
+    rows, records = list[dict[str, Any]](), list[dict[str, Any]]()
     clips: dict[str, MediaRow] = {}
     features: dict[str, Features] = {}
     for number in range(_PROMPTS_PER_CASE):
@@ -73,22 +93,33 @@ def _case(encoder: Encoder, name: str, kinds: Sequence[str], seed: int) -> Case:
         text = {"type": "text", "text": _TEXTS[number]}
         parts = [part for kind in kinds for part in ([{"type": kind}, text] if number % 2 else [{"type": kind}])]
         media = [RawMedia(clip["media_id"], clip["kind"], clip["data"]) for clip in made]
-        encoded = encode_prompt(encoder, json.dumps([{"role": "user", "content": [*parts, text]}]), media)
+        messages = json.dumps([{"role": "user", "content": [*parts, text]}])
+        encoded = encode_prompt(encoder, messages, media)
         features |= encoded.features
+        prompt = {
+            "prompt_id": f"{name} {number}",
+            "task": "parity",
+            "modality": modality_of(kinds),
+            "media_ids": [clip["media_id"] for clip in made],
+        }
+        records.append(prompt | {"messages": messages, "extras": "{}"})
         rows.append(
-            {
+            prompt
+            | {
                 "group_id": number,
-                "prompt_id": f"{name} {number}",
-                "task": "parity",
-                "modality": "+".join(dict.fromkeys(kinds)) or "text",
                 "prompt_token_ids": encoded.token_ids,
                 "collapsed_token_ids": encoded.collapsed_token_ids,
                 "facts_token_ids": [],
-                "media_ids": [clip["media_id"] for clip in made],
             }
         )
     prompts = pa.Table.from_pylist(rows, schema=ENCODED_PROMPT)
-    return Case(name, prompts, pa.Table.from_pylist(list(clips.values()), schema=MEDIA), features)
+    return Case(
+        name,
+        prompts,
+        pa.Table.from_pylist(records, schema=PROMPT),
+        pa.Table.from_pylist(list(clips.values()), schema=MEDIA),
+        features,
+    )
 
 
 def make_image(rng: np.random.Generator, number: int) -> bytes:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -13,18 +14,25 @@ import torch
 from torch import Tensor
 
 from mmrlhf_ray.config import GeneratorConfig, ModelConfig, SamplingConfig
+from mmrlhf_ray.config.environment import PythonEnvironment
 from mmrlhf_ray.data.batches.collate import collate, flat_column, rollout_rows
-from mmrlhf_ray.data.encoding.encode import Encoder, Features, load_encoder
-from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.data.encoding.encode import EncodedPrompt, Encoder, Features, RawMedia, load_encoder
+from mmrlhf_ray.data.encoding.features import read_features
+from mmrlhf_ray.data.encoding.turns import encode_turn
+from mmrlhf_ray.data.media import MediaRow
+from mmrlhf_ray.errors import ModelError, RunError
 from mmrlhf_ray.models import HeadedModel, grouped, load_policy, merged_weights
 from mmrlhf_ray.models.verdict import ParityRow, Verdict, description_digest, versions, write_verdict
-from mmrlhf_ray.pipelines.parity.cases import Case, left_out, make_cases
+from mmrlhf_ray.pipelines.parity import shows
+from mmrlhf_ray.pipelines.parity.cases import TURNS, Case, left_out, make_cases, make_turns
 from mmrlhf_ray.pipelines.parity.report import print_verdict, shown
+from mmrlhf_ray.pipelines.parity.shows import QUESTION, Shows
 from mmrlhf_ray.planning.preflight import check_models
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
 from mmrlhf_ray.weights.layout import TensorLayout
 from mmrlhf_ray.weights.push import check_pushed, send
 from mmrlhf_ray.weights.shared import SharedBuffer
+from mmrlhf_ray.workers.roles.episodes import Episodes
 from mmrlhf_ray.workers.roles.sampler import PromptMismatch, Sampler
 
 TOLERANCE = 1e-4
@@ -44,6 +52,8 @@ class _Seen:
     row: ParityRow
     rollouts: pa.Table | None
     """None where the sampler refused or the ids differ."""
+    features: dict[str, Features]
+    """Of all that they show."""
 
 
 def run(model_dir: Path) -> bool:
@@ -61,12 +71,12 @@ def examine(model_dir: Path) -> Verdict:
     rows: tuple[ParityRow, ...] = ()
     reason = ""
     try:
-        rows = compare(model_dir, encoder, make_cases(encoder))
+        rows = compare(model_dir, encoder, [*make_cases(encoder), *_turns(encoder)])
     except Exception as error:  # noqa: BLE001  # the model's own code in transformers and vLLM raises whatever it does
         reason = f"{type(error).__name__}: {error}"
     return Verdict(
         family=encoder.adapter.family,
-        passed=bool(rows) and all(row.passed for row in rows),
+        passed=bool(rows) and all(row.passed for row in rows if row.case != TURNS),
         rows=rows,
         versions=versions(),
         described_by=description_digest(model_dir),
@@ -74,16 +84,26 @@ def examine(model_dir: Path) -> Verdict:
     )
 
 
+def _turns(encoder: Encoder) -> list[Case]:
+    """A model whose template knows no conversation of several turns can do all else."""
+    try:
+        return make_turns(encoder)
+    except ModelError as error:
+        _say(f"no episodes of several turns: {error}")
+        return []
+
+
 def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> tuple[ParityRow, ...]:
     """Sample each case's prompts with vLLM and look up the same tokens in the learner's model, both in float32; then
     change the learner's weights, push them, and do it again."""
     _say(f"starting vLLM for {', '.join(case.name for case in cases)}; a minute or more with a large model")
     longest = max(len(ids) for case in cases for ids in case.prompts.column("prompt_token_ids").to_pylist())
+    most = max(_turn_tokens(encoder, case) for case in cases)
     sampler = Sampler(
         ModelConfig(path=str(model_dir)),
         GeneratorConfig(),
         _SAMPLING,
-        max_prompt_tokens=longest,
+        max_prompt_tokens=longest + most,
         seed=0,
         encoder=encoder,
     )
@@ -92,6 +112,17 @@ def compare(model_dir: Path, encoder: Encoder, cases: Sequence[Case]) -> tuple[P
         return asyncio.run(_before_and_after(encoder, model, sampler, cases))
     finally:
         sampler.close()
+
+
+def _turn_tokens(encoder: Encoder, case: Case) -> int:
+    """Of a response with all its turns."""
+    seen = sum(len(_turn(encoder, clip).token_ids) for clip in case.later)
+    return (len(case.later) + 1) * (_SAMPLING.max_response_tokens + 1) + seen
+
+
+def _turn(encoder: Encoder, clip: MediaRow) -> EncodedPrompt:
+    content = [{"type": clip["kind"]}, {"type": "text", "text": QUESTION}]
+    return encode_turn(encoder, content, [RawMedia.of(clip)])
 
 
 async def _before_and_after(
@@ -120,32 +151,97 @@ def _say(text: str) -> None:
 
 async def _compare(encoder: Encoder, model: HeadedModel, sampler: Sampler, case: Case) -> _Seen:
     try:
-        rollouts, _ = await sampler.generate(case.prompts, case.media, _SAMPLES, together=True)
+        rollouts, features = await _sampled(encoder, sampler, case)
     except RunError as refused:
         same = not isinstance(refused, PromptMismatch)
-        return _Seen(ParityRow(case.name, same, None, None, None, 0, False, f"{case.name}: {refused}"), None)
-    learned = _logprobs(encoder, model, rollouts, case.features)
+        return _Seen(ParityRow(case.name, same, None, None, None, 0, False, f"{case.name}: {refused}"), None, {})
+    mask, lengths = _mask(rollouts), _lengths(rollouts)
+    learned = _logprobs(encoder, model, rollouts, features)
     difference, where = _worst(rollouts, learned)
     influence = None
     if len(case.media):
-        changed = _logprobs(encoder, model, rollouts, _changed_media(case.features))
-        influence = min(float(d.abs().max()) for d in (learned - changed).split(_lengths(rollouts)))
+        changed = _logprobs(encoder, model, rollouts, _changed_media(features))
+        influence = min(float(d.max()) for d in _moved(learned, changed, mask).split(lengths))
     detail = where if difference > TOLERANCE else ""
     if influence is not None and influence <= VISIBLE:
         detail += f"\n{case.name}: other media change no log-probability by more than {influence:.1e}: nothing is seen"
-    return _Seen(ParityRow(case.name, True, difference, None, influence, len(learned), not detail, detail), rollouts)
+    if case.later:
+        detail += _out_of_turn(encoder, model, rollouts, features, learned)
+    count = int(mask.sum())
+    return _Seen(ParityRow(case.name, True, difference, None, influence, count, not detail, detail), rollouts, features)
+
+
+async def _sampled(encoder: Encoder, sampler: Sampler, case: Case) -> tuple[pa.Table, dict[str, Features]]:
+    """ROLLOUT of the case, and the features of all that it shows."""
+    if not case.later:
+        rollouts, _ = await sampler.generate(case.prompts, case.media, _SAMPLES, together=True)
+        return rollouts, case.features
+    with TemporaryDirectory() as directory:
+        clips = []
+        for number, clip in enumerate(case.later):
+            file = Path(directory) / str(number)
+            file.write_bytes(clip["data"])
+            clips.append((clip["kind"], clip["mime"], str(file)))
+        environment = PythonEnvironment(
+            kind="python",
+            environment=f"{shows.__file__}:{Shows.__name__}",
+            arguments={"clips": clips},
+            max_turns=len(clips) + 1,
+            max_turn_tokens=_SAMPLING.max_response_tokens,
+            long_turn="is_closed",  # few models that were not trained end a turn by themselves
+            processes=1,
+        )
+        most = _SAMPLING.model_copy(update={"max_response_tokens": _turn_tokens(encoder, case)})
+        longest = max(len(ids) for ids in case.prompts.column("prompt_token_ids").to_pylist())
+        episodes = Episodes(sampler, encoder, environment, most, GeneratorConfig(), longest, None)
+        try:
+            rollouts, _, features = await episodes.play(case.prompts, case.records, case.media, _SAMPLES, together=True)
+        finally:
+            episodes.close()
+    return rollouts, case.features | read_features(features)
+
+
+def _out_of_turn(
+    encoder: Encoder, model: HeadedModel, rollouts: pa.Table, features: Mapping[str, Features], learned: Tensor
+) -> str:
+    """The clip of the last observation must change what follows it and nothing before; else what was found."""
+    found = []
+    for number, row in enumerate(rollouts.to_pylist()):
+        seen = [segment for segment in row["segments"] if segment["kind"] == "observation"]
+        if not seen:
+            continue
+        start, end = seen[-1]["start"], seen[-1]["end"]
+        last = row["media_ids"][-1]
+        other = {**features, last: _changed_media({last: features[last]})[last]}
+        changed = _logprobs(encoder, model, rollouts, other)
+        moved = _moved(learned, changed, _mask(rollouts)).split(_lengths(rollouts))[number]
+        if float(moved[:start].max()) > TOLERANCE:
+            found.append(f"\nresponse {number}: the clip of the last turn changes what came before it")
+        if end < len(moved) and float(moved[end:].max()) <= VISIBLE:
+            found.append(f"\nresponse {number}: the clip of the last turn changes nothing that follows it")
+    return "".join(dict.fromkeys(found))
 
 
 async def _after(encoder: Encoder, model: HeadedModel, sampler: Sampler, case: Case, seen: _Seen) -> ParityRow:
     """The row with what is found with the pushed weights."""
     if seen.rollouts is None:
         return seen.row
-    moved, _ = _worst(seen.rollouts, _logprobs(encoder, model, seen.rollouts, case.features))
+    moved, _ = _worst(seen.rollouts, _logprobs(encoder, model, seen.rollouts, seen.features))
     again = (await _compare(encoder, model, sampler, case)).row
     detail = seen.row.detail + (f"\nafter a weight push: {again.detail}" if again.detail else "")
     if moved <= VISIBLE:
         detail += f"\n{case.name}: the changed weights move no log-probability by more than {moved:.1e}"
     return replace(seen.row, after=again.before, passed=seen.row.passed and again.passed and not detail, detail=detail)
+
+
+def _mask(rollouts: pa.Table) -> Tensor:
+    """Which tokens were sampled, bool [N]; placeholders in observations have no probability to be."""
+    return torch.from_numpy(flat_column(rollouts, "response_mask", range(len(rollouts))).copy())
+
+
+def _moved(first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+    """|Δlogprob| where `mask` is true, else 0; infinite where one is no number."""
+    return torch.where(mask, (first - second).abs().nan_to_num(nan=torch.inf), 0.0)
 
 
 @torch.no_grad()
@@ -159,7 +255,7 @@ def _logprobs(encoder: Encoder, model: HeadedModel, rollouts: pa.Table, features
 def _worst(rollouts: pa.Table, learned: Tensor) -> tuple[float, str]:
     """The largest |Δlogprob|, and where it is."""
     sampled = torch.from_numpy(flat_column(rollouts, "rollout_logprobs", range(len(rollouts))).copy())
-    difference = (learned - sampled).abs().nan_to_num(nan=torch.inf)
+    difference = _moved(learned, sampled, _mask(rollouts))
     at = int(difference.argmax())
     row, position = next(_rows_and_positions(_lengths(rollouts), at))
     prompt = rollouts.column("prompt_id")[row].as_py()

@@ -11,13 +11,14 @@ from mmrlhf_ray.algorithms.agreement import order_agreement
 from mmrlhf_ray.algorithms.statistics import mean_interval
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.config.stopping import EarlyStopConfig
-from mmrlhf_ray.data.batches.ragged import Ragged, row_lengths
+from mmrlhf_ray.data.batches.ragged import row_lengths
 from mmrlhf_ray.pipelines.ppo.judged import Judged, ask_scores, concat_judged
 from mmrlhf_ray.pipelines.ppo.stream import Stream
 from mmrlhf_ray.pipelines.ppo.verdicts import all_scores
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import Mixed, MixtureState, mix
 from mmrlhf_ray.rewards.scores import ComponentScores
+from mmrlhf_ray.rollout.batch import response_kl
 from mmrlhf_ray.rollout.groups import group_rows
 from mmrlhf_ray.workers.fleet import Fleet
 from mmrlhf_ray.workers.roles.prompts import PromptServer
@@ -45,8 +46,7 @@ def evaluate(fleet: Fleet, stream: Stream, cfg: PPOConfig) -> dict[str, float]:
         "response_tokens": float(row_lengths(table, "response_token_ids").mean()),
     }
     if (reference := judged.tokens.get("ref_logprobs")) is not None:
-        kl = Ragged.of_column(table.column("rollout_logprobs")).sums() - reference.sums()
-        metrics["kl"] = float(np.mean(kl))
+        metrics["kl"] = float(np.mean(response_kl(table, reference)))
     if cfg.early_stop is not None:
         metrics["agreement"] = _agreement(cfg.early_stop, answers, table.column("group_id").to_pylist())
     if scores := list(_by_prompt(judged, mixed)):

@@ -103,7 +103,7 @@ def make_experience(
         "score": float(raw_scores.mean()),
         "score_std": float(raw_scores.std(correction=0)),
         "reward": float(made.outcomes.mean()),
-        "response_tokens": float(tokens.sampled.lengths.mean()),
+        "response_tokens": float(tokens.kept.double().mean()),
         "unfinished": float(np.mean([r != "stop" for r in table.column("finish_reason").to_pylist()])),
     }
     made_table = _table(table, scores, columns | made.columns)

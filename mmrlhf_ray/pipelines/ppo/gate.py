@@ -1,8 +1,6 @@
 """Sampler, learner and reference are one model before the first update, and sampler and learner are whenever an engine
 was asleep or started again since: their log-probabilities must say so."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pyarrow as pa
 import torch
@@ -25,28 +23,27 @@ def check_agreement(experience: Experience, cfg: PPOConfig, step: int) -> None:
     if step == 0 and cfg.reference is None and experience.referenced:
         pairs.append(_REFERENCE)
     for who, column in pairs:
-        _refuse_gaps(cfg, f"step {step}: the log-probabilities of {who}", *_columns(experience.table, column))
+        table = experience.table
+        theirs, ours = (Ragged.of_column(table.column(name)) for name in (column, "old_logprobs"))
+        _refuse_gaps(cfg, f"step {step}: the log-probabilities of {who}", table, theirs, ours)
 
 
 def check_proof(rollouts: Rollouts, old_logprobs: Ragged, cfg: PPOConfig, name: str) -> None:
     """Of responses by the generator `name`. Raises RunError as check_agreement()."""
-    sampled = Ragged.of_column(rollouts.table.column("rollout_logprobs"))
-    modalities = rollouts.table.column("modality").to_pylist()
-    _refuse_gaps(cfg, f"{name} is not what the learner is: their log-probabilities", modalities, sampled, old_logprobs)
+    table = rollouts.table
+    sampled = Ragged.of_column(table.column("rollout_logprobs"))
+    _refuse_gaps(cfg, f"{name} is not what the learner is: their log-probabilities", table, sampled, old_logprobs)
 
 
-def _columns(table: pa.Table, theirs: str) -> tuple[list[str], Ragged, Ragged]:
-    """Modality, log-probabilities in the column, and the learner's, of each row."""
-    modalities: list[str] = table.column("modality").to_pylist()
-    return modalities, Ragged.of_column(table.column(theirs)), Ragged.of_column(table.column("old_logprobs"))
-
-
-def _refuse_gaps(cfg: PPOConfig, who: str, modalities: Sequence[str], theirs: Ragged, ours: Ragged) -> None:
-    """Raise RunError where rows of some modality are further apart than `parity_gate` allows."""
-    bounds, of_rows = cfg.parity_gate.bounds(cfg.policy.compute_dtype), np.array(modalities)
+def _refuse_gaps(cfg: PPOConfig, who: str, table: pa.Table, theirs: Ragged, ours: Ragged) -> None:
+    """Raise RunError where rows of some modality are further apart than `parity_gate` allows, in tokens that the policy
+    sampled."""
+    bounds = cfg.parity_gate.bounds(cfg.policy.compute_dtype)
+    of_rows = np.array(table.column("modality").to_pylist())
+    sampled = Ragged.of_column(table.column("response_mask"))
     for modality in np.unique(of_rows):
         rows = np.flatnonzero(of_rows == modality)
-        first, second = (torch.from_numpy(own.take(rows).values) for own in (theirs, ours))
+        first, second = (torch.from_numpy(own.take(rows).where(sampled.take(rows)).values) for own in (theirs, ours))
         found = gap(first, second, bounds.outlier or 0.0)
         if said := _beyond(found, bounds):
             raise RunError(

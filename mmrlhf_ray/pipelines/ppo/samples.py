@@ -10,12 +10,10 @@ from mmrlhf_ray.tracking.tracker import Clip, Sample
 def samples_of(step: Step, encoder: Encoder, most: int, deadline_s: float) -> list[Sample]:
     """The first `most` responses of a step. Raises DeadlineExceeded, and RoleFailed for media that are lost."""
     table = step.experience.table.slice(0, most)
-    names = shown(table)
-    tables = deadline_get([step.rollouts.media[name] for name in names], deadline_s, "media of samples")
+    lie = dict.fromkeys(step.rollouts.media[name] for name in shown(table))
+    tables = deadline_get(list(lie), deadline_s, "media of samples")
     clips = {
-        media_id: Clip(row["kind"], row["mime"], row["data"])
-        for media_id, clip in zip(names, tables, strict=True)
-        for row in clip.to_pylist()
+        row["media_id"]: Clip(row["kind"], row["mime"], row["data"]) for clip in tables for row in clip.to_pylist()
     }
     columns = ["task", "prompt_token_ids", "response_token_ids", "score", "media_ids"]
     return [

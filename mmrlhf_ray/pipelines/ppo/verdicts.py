@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from mmrlhf_ray.config import FluencyReward, PPOConfig
 from mmrlhf_ray.config.algorithm import GROUPED
+from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.pipelines.ppo.judged import Group, Judged
 from mmrlhf_ray.rewards.batch import Rows
@@ -17,7 +18,8 @@ from mmrlhf_ray.rollout.groups import group_rows, why_left_out
 def all_scores(cfg: PPOConfig, judged: Judged) -> dict[str, ComponentScores]:
     """Of every component: those that were asked for, and mean log p under the reference where `fluency` is one."""
     fluency = [reward.name for reward in cfg.rewards if isinstance(reward, FluencyReward)]
-    means = judged.tokens["ref_logprobs"].means().tolist() if fluency else []
+    sampled = Ragged.of_column(judged.rollouts.table.column("response_mask"))
+    means = judged.tokens["ref_logprobs"].where(sampled).means().tolist() if fluency else []
     return {**judged.scores, **{name: ComponentScores.of(means) for name in fluency}}
 
 

@@ -188,6 +188,7 @@ class _Writer:
             "group_id": group_id,
             "policy_version": 0,
             "versions": [],
+            "segments": [],
             "prompt_token_ids": encoded.token_ids,
             "facts_token_ids": encode_facts(self.encoder, asked.facts),
             "finish_reason": "stop",

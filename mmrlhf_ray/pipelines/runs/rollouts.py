@@ -80,6 +80,20 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A part of an episode: what the policy wrote, or what it was shown."""
+
+    observed: bool
+    text: str
+    tokens: tuple[Token, ...]
+    """Of what it wrote; none where they were not kept."""
+    clips: tuple[Mapping[str, Any], ...]
+    """Parts as templates/parts.html.j2 takes them."""
+    reward: float | None
+    problem: str
+
+
+@dataclass(frozen=True)
 class Sample:
     """One response."""
 
@@ -93,6 +107,21 @@ class Sample:
     def components(self) -> dict[str, float | None]:
         found: dict[str, float | None] = json.loads(self.row["components"] or "{}")
         return found
+
+    @cached_property
+    def turns(self) -> tuple[Turn, ...]:
+        """Of an episode; none where the response is one turn."""
+        return tuple(
+            Turn(
+                turn["kind"] == "observation",
+                turn["text"],
+                self.tokens[turn["start"] : turn["end"]],
+                tuple({"type": k, "media_id": m} for k, m in zip(turn["shows"], turn["media_ids"], strict=True)),
+                turn["reward"],
+                turn["problem"],
+            )
+            for turn in json.loads(self.row["turns"] or "[]")
+        )
 
     @property
     def versions(self) -> str:

@@ -69,10 +69,11 @@ class PromptEncoder:
         seed: int,
         allowed: Sequence[str] = (),
         most_media: MostMedia | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
     ):
         """With `data.streaming` rows are read when their turn comes, and `records` are not looked at. None: Begun has
-        them."""
-        self._encoder = load_encoder(model_path, data, allowed=allowed)
+        them. `tools`: JSON schemas of those that prompts describe."""
+        self._encoder = load_encoder(model_path, data, allowed=allowed, tools=tools)
         self._data, self._seed, self._quarantine_to = data, seed, quarantine_to
         self._most_media = most_media
         self._cache = prompt_cache(model_path, data)

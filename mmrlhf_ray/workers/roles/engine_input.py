@@ -7,12 +7,10 @@ import pyarrow as pa
 
 from mmrlhf_ray.config.online import SamplingConfig
 from mmrlhf_ray.data.encoding.encode import Encoder, RawMedia, clip_metadata, media_arguments
+from mmrlhf_ray.rollout.episode import Row
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
-
-Row = Mapping[str, Any]
-"""Of ENCODED_PROMPT."""
 
 
 def clips_of(rows: list[Row], media: pa.Table) -> dict[str, RawMedia]:
@@ -41,10 +39,13 @@ def sampling_parameters(
     )
 
 
-def vllm_input(encoder: Encoder, row: Row, clips: Mapping[str, RawMedia]) -> dict[str, Any]:
-    """vLLM's input: collapsed ids, decoded media, and media ids so that a clip is processed once."""
+def vllm_input(
+    encoder: Encoder, row: Row, clips: Mapping[str, RawMedia], decoded: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """vLLM's input: collapsed ids, decoded media, and media ids so that a clip is processed once. `decoded`: of media
+    that are decoded already, to which new ones are added."""
     request: dict[str, Any] = {"prompt_token_ids": row["collapsed_token_ids"]}
-    decoded = {}
+    decoded = {} if decoded is None else decoded
     for media_id in row["media_ids"]:
         clip = clips[media_id]
         if media_id not in decoded:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import pyarrow as pa
 import ray
 
-from mmrlhf_ray.config.rewards import ModelReward
+from mmrlhf_ray.config.rewards import EnvironmentReward, ModelReward
 from mmrlhf_ray.data.encoding.encode import decode_response, load_encoder
 from mmrlhf_ray.rewards.batch import PromptLookup
 from mmrlhf_ray.rewards.components import Component, TextReward, component, score_own
+from mmrlhf_ray.rewards.episodes import environment_scores
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.rollout.episode import answer_of
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import PROMPT, ROLLOUT, check
 from mmrlhf_ray.workers.roles.answers import Answer, Pending
@@ -66,7 +68,8 @@ class RewardFunctions:
         self._start()  # an actor that was started again is asked at once
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "RewardFunctions.score")
-        completions = [decode_response(self._encoder, ids) for ids in table.column("response_token_ids").to_pylist()]
+        columns = (table.column(name).to_pylist() for name in ("response_token_ids", "segments"))
+        completions = [decode_response(self._encoder, answer_of(*own)) for own in zip(*columns, strict=True)]
         known = self._prompts if prompts is None else PromptLookup(prompts, self._prompts.extras_columns)
         batch = known.batch(table, completions)
 
@@ -115,12 +118,14 @@ class Rewards:
     model_rewards: tuple[ModelReward, ...]
     """The rewards whose models the scorers hold, in this order."""
     functions: Functions | None
+    environment_rewards: tuple[EnvironmentReward, ...] = ()
 
     def ask(self, rollouts: Rollouts) -> "PendingScores":
         """Ask every component; nothing blocks."""
         models = self.scorers.ask(rollouts) if self.scorers else None
         functions = self.functions.ask(rollouts) if self.functions else None
-        return PendingScores(self, models, functions)
+        given = {reward.name: environment_scores(rollouts.table) for reward in self.environment_rewards}
+        return PendingScores(self, models, functions, given)
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ class PendingScores:
     models: Pending | None
     """Each row (score, uncertainty) of one model after the other."""
     functions: "ray.ObjectRef[Computed] | None"
+    given: dict[str, ComponentScores]
+    """By the environment, with the episodes."""
 
     @property
     def refs(self) -> list["ray.ObjectRef[Answer] | ray.ObjectRef[Computed]"]:
@@ -145,8 +152,7 @@ class PendingScores:
 
     def result(self) -> Computed:
         """Component → scores of all rows, and the seconds of the slowest actor."""
-        answers: dict[str, ComponentScores] = {}
-        slowest = 0.0
+        answers, slowest = dict(self.given), 0.0
         if self.models is not None:
             rows, slowest = self.models.result()
             columns = rows.values.reshape(len(rows), -1)

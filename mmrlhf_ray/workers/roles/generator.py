@@ -3,23 +3,26 @@
 import asyncio
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.actor import ActorProxy
 
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.environment import EnvironmentConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.batches.ragged import row_lengths
 from mmrlhf_ray.errors import RoleFailed
-from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of
+from mmrlhf_ray.rollout.batch import Prompts, Rollouts, rollouts_of, shown
 from mmrlhf_ray.rollout.routing import Routing, group_tokens
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.runtime.devices import Held, Phase
@@ -35,6 +38,7 @@ from mmrlhf_ray.workers.roles.sampler_process import (
     Generate,
     Heartbeat,
     JoinWeightsGroup,
+    Play,
     ReceiveBucket,
     ReceiveDirectly,
     SamplerProcess,
@@ -63,12 +67,23 @@ class Generator:
         lora: LoRAConfig | None = None,
         shares_device: bool = False,
         transport: WeightTransport = "object_store",
+        environment: EnvironmentConfig | None = None,
     ):
-        """`shares_device`: it can leave() its device. `transport`: by which pushes come."""
+        """`shares_device`: it can leave() its device. `transport`: by which pushes come. `environment`: the one that
+        play() plays episodes in."""
         meet_over(ray.util.get_node_ip_address())  # the engine's workers inherit that
         self._sampler = SamplerProcess(
             SamplerSpec(
-                model, config, sampling, data.most_prompt_tokens, seed, lora, data, shares_device, transport=transport
+                model,
+                config,
+                sampling,
+                data.most_prompt_tokens,
+                seed,
+                lora,
+                data,
+                shares_device,
+                transport,
+                environment,
             ),
             Path(ray.get_runtime_context().get_temp_dir()),
         )
@@ -98,6 +113,17 @@ class Generator:
         """As Sampler.generate(). `media`: MEDIA of each clip that the prompts show. Raises RoleFailed where it was
         started again and has not got the policy's weights."""
         return await self._sampler.ask(Generate(prompts, self._media(media), n_samples, together))
+
+    @ray.method(num_returns=3)
+    async def play(
+        self, prompts: pa.Table, n_samples: int, together: bool, records: int, *tables: pa.Table
+    ) -> tuple[_Answer, pa.Table, pa.Table]:
+        """As Episodes.play(), and the seconds it took. `tables`: this many of PROMPT, then MEDIA of each clip that the
+        prompts show. Raises as generate()."""
+        start = time.monotonic()
+        known, media = pa.concat_tables(tables[:records]), self._media(tables[records:])
+        found, shown, features = await self._sampler.ask(Play(prompts, known, media, n_samples, together))
+        return (found, time.monotonic() - start), shown, features
 
     @ray.method
     async def prove(self, prompts: pa.Table, *media: pa.Table) -> _Answer:
@@ -160,6 +186,20 @@ class Generator:
 
 
 @dataclass(frozen=True)
+class Observed:
+    """What the observations of some episodes show, in tables that are there with the answer."""
+
+    media: "ray.ObjectRef[pa.Table]"
+    features: "ray.ObjectRef[pa.Table]"
+
+    def added(self, prompts: Prompts, table: pa.Table) -> Prompts:
+        """`prompts` with the clips of these ROLLOUT rows, as far as they are not the prompts' own."""
+        new = [name for name in shown(table) if name not in prompts.features]
+        media, features = (dict.fromkeys(new, ref) for ref in (self.media, self.features))
+        return replace(prompts, media={**prompts.media, **media}, features={**prompts.features, **features})
+
+
+@dataclass(frozen=True)
 class Asked:
     """Groups that a generator is at work on. Wait for `ref` among others with ray.wait(); then Generators.answer()."""
 
@@ -172,6 +212,8 @@ class Asked:
     """What it was counted as (Routing)."""
     until: float
     """time.monotonic() by which the answer must be there."""
+    shown: "Observed | None" = None
+    """What episodes show."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +225,8 @@ class Generators:
     deadline_s: float
     required: int | None = None
     """How many there must be: the first of the group, which serve from the start; None = all."""
+    plays: bool = False
+    """Whether responses are episodes in an environment."""
 
     @cached_property
     def routing(self) -> Routing:
@@ -208,7 +252,7 @@ class Generators:
     def _some(self, numbers: Sequence[int]) -> "Generators":
         names, handles = self.group.names, self.group.handles
         chosen = ActorGroup(tuple(names[i] for i in numbers), tuple(handles[i] for i in numbers))
-        return Generators(chosen, self.deadline_s)
+        return Generators(chosen, self.deadline_s, plays=self.plays)
 
     def wait_ready(self, seconds: float) -> None:
         """Until every engine that is required has sampled a token. Raises what loading raised, DeadlineExceeded."""
@@ -230,9 +274,18 @@ class Generators:
         """
         tokens = group_tokens(prompts.table, n_samples, self.routing.response_tokens)
         engine = self.routing.start(tokens, engine)
-        handle = self.group.handles[engine]
-        ref = handle.generate.remote(prompts.table, n_samples, False, *prompts.media.values())
-        return Asked(prompts, ref, engine, tokens, time.monotonic() + self.deadline_s)
+        ref, observed = self._asked(self.group.handles[engine], prompts, n_samples, together=False)
+        return Asked(prompts, ref, engine, tokens, time.monotonic() + self.deadline_s, observed)
+
+    def _asked(
+        self, handle: ActorProxy[Generator], prompts: Prompts, n_samples: int, together: bool
+    ) -> tuple["ray.ObjectRef[_Answer]", Observed | None]:
+        if not self.plays:
+            return handle.generate.remote(prompts.table, n_samples, together, *prompts.media.values()), None
+        tables = (*prompts.records, *prompts.media.values())
+        answers = handle.play.remote(prompts.table, n_samples, together, len(prompts.records), *tables)
+        answer, media, features = cast("tuple[Any, Any, Any]", answers)  # Ray's types do not say so
+        return answer, Observed(media, features)
 
     def answer(self, asked: Asked) -> Rollouts:
         """The responses, in prompt order; waits for them until the deadline that asking began.
@@ -251,20 +304,23 @@ class Generators:
             raise
         finally:
             self.routing.finish(asked.engine, asked.tokens, lengths)
-        return rollouts_of(table, asked.prompts.features, seconds, asked.prompts.records, asked.prompts.media)
+        prompts = asked.shown.added(asked.prompts, table) if asked.shown else asked.prompts
+        return rollouts_of(table, prompts.features, seconds, prompts.records, prompts.media)
 
     def generate(self, prompts: Prompts, n_samples: int) -> Rollouts:
         """`n_samples` responses to each prompt, in prompt order. The same prompts and weights give the same responses,
         to the last bit, where nothing else is being sampled."""
         bounds = np.linspace(0, len(prompts.table), len(self.group) + 1).astype(int).tolist()
         parts = [prompts.slice(first, last - first) for first, last in pairwise(bounds)]
-        refs = [
-            handle.generate.remote(part.table, n_samples, True, *part.media.values())
+        asked = [
+            self._asked(handle, part, n_samples, together=True)
             for handle, part in zip(self.group.handles, parts, strict=True)
         ]
-        answers = self.group.wait(refs, self.deadline_s, "generating responses")
+        answers = self.group.wait([ref for ref, _ in asked], self.deadline_s, "generating responses")
         table = check(pa.concat_tables([t for t, _ in answers]), ROLLOUT, "Generators").combine_chunks()
         longest = max(seconds for _, seconds in answers)
+        for (own, _), (_, observed) in zip(answers, asked, strict=True):
+            prompts = observed.added(prompts, own) if observed else prompts
         return rollouts_of(table, prompts.features, longest, prompts.records, prompts.media)
 
     def prove(self, names: Collection[str], prompts: Prompts) -> dict[str, Rollouts]:

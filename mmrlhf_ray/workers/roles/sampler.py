@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +12,26 @@ import pyarrow as pa
 
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.environment import EnvironmentConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.encoding.encode import Encoder, RawMedia, load_encoder
 from mmrlhf_ray.errors import RoleFailed, RunError
+from mmrlhf_ray.rollout.episode import Episode, Row, Turn
 from mmrlhf_ray.runtime.devices import Held
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, ROLLOUT, check
 from mmrlhf_ray.weights.layout import InFlight, Pushed, Told
 from mmrlhf_ray.weights.shared import SharedBucket
 from mmrlhf_ray.workers.roles.engine import Request, StartMethod, engine_alive, occupied, reads_one_way, start_engine
-from mmrlhf_ray.workers.roles.engine_input import Row, clips_of, prefix_order, sampling_parameters, vllm_input
+from mmrlhf_ray.workers.roles.engine_input import clips_of, prefix_order, sampling_parameters, vllm_input
 
 if TYPE_CHECKING:
-    from vllm.outputs import CompletionOutput
+    from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.sampling_params import SamplingParams
 
     from mmrlhf_ray.weights.receivers import SessionReceiver
+    from mmrlhf_ray.workers.roles.episodes import Episodes
 
 _WEIGHTS = frozenset({"weights"})
 _MEMORY = _WEIGHTS | {"kv_cache"}
@@ -64,11 +67,13 @@ class Sampler:
         start_method: StartMethod = "spawn",
         shares_device: bool = False,
         transport: WeightTransport = "object_store",
+        environment: EnvironmentConfig | None = None,
     ):
         """Decodes media as `data` says. With `lora` the sampler keeps `model`'s weights, and pushes bring an adapter of
         this shape. `encoder`: of `model` and `data`; None = load_encoder(). `shares_device`: it can sleep().
-        `transport`: by which pushes come."""
+        `transport`: by which pushes come. `environment`: the one that episodes are played in."""
         self._encoder: Encoder = encoder or load_encoder(model.path, data, allowed=sampling.allow_tokens)
+        limits = data.limits if data else None
         self._written_as = self._encoder.written_as
         self._sampling = sampling
         self._seed = seed
@@ -100,6 +105,11 @@ class Sampler:
         """How often weights have come."""
         self._busy_until = 0.0
         """time.monotonic() by which the engine takes no question: what it waits for has a deadline."""
+        self.episodes: Episodes | None = None
+        if environment is not None:
+            from mmrlhf_ray.workers.roles.episodes import Episodes as Player  # it asks this one
+
+            self.episodes = Player(self, self._encoder, environment, sampling, config, max_prompt_tokens, limits)
 
     @property
     def engine_sentinels(self) -> list[int]:
@@ -147,18 +157,18 @@ class Sampler:
         check(prompts, ENCODED_PROMPT, "Sampler.generate")
         check(media, MEDIA, "Sampler.generate")
         rows = prompts.to_pylist()
-        self._refuse_unseen(rows)
+        self.refuse_unseen(rows)
         clips = clips_of(rows, media)
         async with engine_alive():
             # One after the other, so that the decoded media of one prompt are there at a time, and in a fixed order.
-            async with self._adding, self._held() if together else nullcontext():
+            async with self.adding(together):
                 running = {i: await self._ask(rows[i], clips, n_samples, most_tokens) for i in prefix_order(rows)}
             outputs = await asyncio.gather(*(running[i].result() for i in range(len(rows))))
         samples = []
         for row, output in zip(rows, outputs, strict=True):
-            _check_ids(row, [self._written_as.get(i, i) for i in output.prompt_token_ids])
+            self._check_ids(row, output)
             _check_finished(row, output.outputs, n_samples)
-            samples += [self._sample(row, k, completion) for k, completion in enumerate(output.outputs)]
+            samples += [_sample(row, k, completion) for k, completion in enumerate(output.outputs)]
         return pa.Table.from_pylist(samples, schema=ROLLOUT), time.monotonic() - start
 
     async def stream(self, prompts: pa.Table, media: pa.Table) -> AsyncIterator[list[int]]:
@@ -166,28 +176,45 @@ class Sampler:
         check(prompts, ENCODED_PROMPT, "Sampler.stream")
         check(media, MEDIA, "Sampler.stream")
         (row,) = prompts.to_pylist()
-        self._refuse_unseen([row])
+        self.refuse_unseen([row])
         async with engine_alive():
             async with self._adding:
                 running = await self._ask(row, clips_of([row], media), 1, streamed=True)
             async for output in running.parts():
-                _check_ids(row, [self._written_as.get(i, i) for i in output.prompt_token_ids])
+                self._check_ids(row, output)
                 yield list(output.outputs[0].token_ids)
             _check_finished(row, output.outputs, 1)
 
-    def _refuse_unseen(self, rows: Sequence[Row]) -> None:
+    def refuse_unseen(self, rows: Sequence[Row]) -> None:
+        """Raise RunError for rows that show what this build of vLLM cannot read as the family does."""
         if self._sees_one_way and any(row["media_ids"] for row in rows):
             raise RunError(
                 f"the attention of vLLM's CPU build reads an image from left to right; {self._encoder.adapter.family} "
                 "was trained to read it in both directions, so sampler and learner would disagree; use a GPU"
             )
 
+    def turn_of(self, row: Row, output: "RequestOutput") -> tuple[Turn, str]:
+        """The only response to `row`, and its finish reason. Raises PromptMismatch where the engine read another
+        prompt, RoleFailed where it gave up."""
+        self._check_ids(row, output)
+        _check_finished(row, output.outputs, 1)
+        return _turn_of(output.outputs[0]), str(output.outputs[0].finish_reason)
+
+    def _check_ids(self, row: Row, output: "RequestOutput") -> None:
+        _refuse_mismatch(row, [self._written_as.get(i, i) for i in output.prompt_token_ids or ()])
+
+    @asynccontextmanager
+    async def adding(self, together: bool) -> AsyncIterator[None]:
+        """In the block requests are added one after the other; `together`: the engine samples nothing meanwhile."""
+        async with self._adding:
+            if not together or self._pushing:  # held until the push is over
+                yield
+                return
+            async with self._held():
+                yield
+
     @asynccontextmanager
     async def _held(self) -> AsyncIterator[None]:
-        """The engine takes requests but samples nothing."""
-        if self._pushing:  # then it is held until the push is over
-            yield
-            return
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         try:
             yield
@@ -203,44 +230,40 @@ class Sampler:
         *,
         streamed: bool = False,
     ) -> Request:
-        inputs = await asyncio.to_thread(vllm_input, self._encoder, row, clips)
-        sampling, caches = self._sampling, f"weights-{self._weights}"
-        if most_tokens is not None:  # what it leaves in the caches would change the rounding of what follows
+        sampling = self._sampling
+        # What a short response leaves in the caches would change the rounding of what follows.
+        own_caches = None if most_tokens is None else f"short-{time.time_ns()}"
+        if most_tokens is not None:
             shorter = min(most_tokens, sampling.max_response_tokens)
-            sampling, caches = sampling.model_copy(update={"max_response_tokens": shorter}), f"short-{time.time_ns()}"
+            sampling = sampling.model_copy(update={"max_response_tokens": shorter})
+        seed = self.seed_of(row, n_samples)
+        params = sampling_parameters(self._encoder, sampling, n_samples, seed, streamed)
+        return await self.ask(row, clips, params, {}, own_caches)
+
+    def seed_of(self, row: Row, n_samples: int) -> int:
+        """Of the first of a prompt's responses; the others have those after it."""
+        return self._seed * _SEED_STRIDE + int(row["group_id"]) * n_samples
+
+    async def ask(
+        self,
+        row: Row,
+        clips: Mapping[str, RawMedia],
+        params: "SamplingParams",
+        decoded: dict[str, Any],
+        caches: str | None = None,
+    ) -> Request:
+        """Add a request; within adding(). `decoded`: media that are decoded already, to which new ones are added.
+        `caches`: a name for caches of its own."""
+        inputs = await asyncio.to_thread(vllm_input, self._encoder, row, clips, decoded)
+        caches = caches or f"weights-{self._weights}"
         # Caches know blocks and media by these names: what other weights computed is never found.
         inputs["cache_salt"] = caches
         for ids in inputs.get("multi_modal_uuids", {}).values():
             ids[:] = [f"{media_id}@{caches}" for media_id in ids]
-        seed = self._seed * _SEED_STRIDE + row["group_id"] * n_samples
-        return await self._add(inputs, sampling_parameters(self._encoder, sampling, n_samples, seed, streamed))
+        return await self._add(inputs, params)
 
     async def _add(self, prompt: dict[str, Any], params: "SamplingParams") -> Request:
         return await Request.add(self._llm, prompt, params, str(next(self._numbers)), self._receiver.lora_request)
-
-    def _sample(self, row: Row, number: int, completion: "CompletionOutput") -> dict[str, Any]:
-        ids = list(completion.token_ids)
-        logprobs = [step[token].logprob for step, token in zip(completion.logprobs, ids, strict=True)]
-        versions = [
-            {"version": 0 if span.version == _AS_LOADED else int(span.version), "start": span.start, "end": span.end}
-            for span in completion.weight_versions
-        ]
-        return {
-            "sample_id": f"{row['prompt_id']}@{row['group_id']}/v{versions[0]['version']}/{number}",
-            "group_id": row["group_id"],
-            "prompt_id": row["prompt_id"],
-            "task": row["task"],
-            "modality": row["modality"],
-            "policy_version": versions[0]["version"],
-            "versions": versions,
-            "prompt_token_ids": row["prompt_token_ids"],
-            "facts_token_ids": row["facts_token_ids"],
-            "response_token_ids": ids,
-            "response_mask": [True] * len(ids),
-            "rollout_logprobs": logprobs,
-            "finish_reason": completion.finish_reason,
-            "media_ids": row["media_ids"],
-        }
 
     async def sleep(self) -> None:
         """Give the device's memory back, when running requests are finished. Weights are kept in the host's memory: the
@@ -328,11 +351,30 @@ class Sampler:
         return pushed
 
     def close(self) -> None:
-        """End the engine's process."""
+        """End the engine's process, and environments."""
+        if self.episodes is not None:
+            self.episodes.close()
         self._llm.shutdown()
 
 
-def _check_ids(row: Row, sampler_ids: list[int]) -> None:
+def _turn_of(completion: "CompletionOutput") -> Turn:
+    """What was sampled, with its log-probabilities and the versions that sampled it."""
+    ids = list(completion.token_ids)
+    logprobs = [step[token].logprob for step, token in zip(completion.logprobs or (), ids, strict=True)]
+    versions = [
+        (0 if span.version == _AS_LOADED else int(span.version), span.start, span.end)
+        for span in completion.weight_versions
+    ]
+    return Turn(ids, logprobs, versions)
+
+
+def _sample(row: Row, number: int, completion: "CompletionOutput") -> dict[str, Any]:
+    episode = Episode(row, number)
+    episode.respond(_turn_of(completion))
+    return episode.as_row(str(completion.finish_reason))
+
+
+def _refuse_mismatch(row: Row, sampler_ids: list[int]) -> None:
     processor_ids = row["prompt_token_ids"]
     if sampler_ids == processor_ids:
         return

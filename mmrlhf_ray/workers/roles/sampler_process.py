@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.environment import EnvironmentConfig
 from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.weights import WeightTransport
@@ -40,6 +41,7 @@ from mmrlhf_ray.weights.layout import InFlight, Pushed, Told
 from mmrlhf_ray.weights.shared import SharedBucket
 
 if TYPE_CHECKING:
+    from mmrlhf_ray.workers.roles.episodes import EpisodeTables
     from mmrlhf_ray.workers.roles.sampler import Sampler
 
 R = TypeVar("R")
@@ -80,6 +82,19 @@ class Generate:
 
     async def of(self, sampler: "Sampler") -> tuple[pa.Table, float]:
         return await sampler.generate(self.prompts, self.media, self.n_samples, self.together, self.most_tokens)
+
+
+@dataclass(frozen=True)
+class Play:
+    prompts: pa.Table
+    records: pa.Table
+    media: pa.Table
+    n_samples: int
+    together: bool
+
+    async def of(self, sampler: "Sampler") -> "EpisodeTables":
+        assert sampler.episodes is not None
+        return await sampler.episodes.play(self.prompts, self.records, self.media, self.n_samples, self.together)
 
 
 @dataclass(frozen=True)
@@ -157,6 +172,7 @@ class SamplerSpec:
     data: DataConfig
     shares_device: bool = False
     transport: WeightTransport = "object_store"
+    environment: EnvironmentConfig | None = None
 
     def make(self) -> "Sampler":
         from mmrlhf_ray.workers.roles.sampler import Sampler
@@ -172,6 +188,7 @@ class SamplerSpec:
             start_method="fork",
             shares_device=self.shares_device,
             transport=self.transport,
+            environment=self.environment,
         )
 
 

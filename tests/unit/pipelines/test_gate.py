@@ -35,10 +35,11 @@ def experience(sampled: Made, old: Made, ref: Made) -> Experience:
     def column(values: Made) -> pa.Array:
         return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), pa.array(values.astype(np.float32)))
 
-    modality = pa.array(["text"])
+    modality, mask = pa.array(["text"]), pa.array([np.ones(len(old), bool)])
     table = pa.table(
         {
             "modality": modality,
+            "response_mask": mask,
             "rollout_logprobs": column(sampled),
             "old_logprobs": column(old),
             "ref_logprobs": column(ref),
@@ -138,6 +139,7 @@ def test_one_modality_is_enough():
             "rollout_logprobs": rows(-1.0, -1.0, -1.0, -1.1),
             "old_logprobs": rows(-1.0, -1.0, -1.0, -1.0),
             "ref_logprobs": rows(-1.0, -1.0, -1.0, -1.0),
+            "response_mask": [[True] * 50] * 4,
         }
     )
     with pytest.raises(RunError, match="differ for video prompts"):

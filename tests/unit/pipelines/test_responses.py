@@ -8,12 +8,13 @@ import pytest
 
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.encoding.encode import Encoder, encode_response, token_texts
+from mmrlhf_ray.data.encoding.turns import encode_turn
 from mmrlhf_ray.data.media import media_id
 from mmrlhf_ray.pipelines.responses import SWAPPED, MediaFolder, response_table, whole_groups
 from mmrlhf_ray.reports.media import find_media
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.schema import EXPERIENCE, MEDIA, PROMPT, RESPONSE
-from tests.unit.tiny import messages, noise, picture, rollout_table
+from tests.unit.tiny import messages, noise, picture, raw, rollout_table
 
 
 def prompts(*ids: str) -> pa.Table:
@@ -70,7 +71,7 @@ def test_an_empty_table(omni_encoder: Encoder) -> None:
 
 def test_tokens_of_experience_are_kept_with_what_is_known_of_each(omni_encoder: Encoder) -> None:
     ids = encode_response(omni_encoder, "answer : 7")
-    spans = [[{"version": 3, "start": 0, "end": len(ids)}]]
+    spans = [[{"version": 3, "start": 0, "end": len(ids) - 1}]]
     rollouts = rollout_table([TokenRow([1], ids, ["m"])], response_mask=[[True, True, True, False]], versions=spans)
     old, advantages = [-1.5, -1.0, -0.5, -1.0], [1.0, 2.0, 6.0, 99.0]
     table = experience(rollouts, old_logprobs=[old], ref_logprobs=[[math.nan] * 4], advantages=[advantages])
@@ -114,9 +115,9 @@ def test_media_are_written_once_until_there_is_no_room(tmp_path: Path) -> None:
     shows = pa.table({"media_ids": [ids[:2], ids]})
     folder = MediaFolder(tmp_path, len(image) + len(sound) + 1)
     assert folder.lacking(shows) == ids
-    folder.write([clip("image", "image/png", image), clip("audio", "audio/wav", sound)])
+    folder.write(pa.concat_tables([clip("image", "image/png", image), clip("audio", "audio/wav", sound)]))
     assert folder.lacking(shows) == ids[2:]
-    folder.write([clip("image", "image/png", other)])  # does not fit
+    folder.write(clip("image", "image/png", other))  # does not fit
     found = find_media(tmp_path, ids[1])
     assert found is not None
     assert (found[0].read_bytes(), found[1]) == (sound, "audio/wav")
@@ -124,3 +125,30 @@ def test_media_are_written_once_until_there_is_no_room(tmp_path: Path) -> None:
     assert find_media(tmp_path, "*") is None
     assert sorted(file.name for file in tmp_path.rglob("*.*")) == sorted([f"{ids[0]}.png", f"{ids[1]}.wav"])
     assert MediaFolder(tmp_path, 1 << 20).lacking(shows) == ids[2:]  # a resumed run knows what is there
+
+
+def test_an_episode_is_kept_turn_by_turn(omni_encoder: Encoder) -> None:
+    call, answer = (encode_response(omni_encoder, text) for text in ("which tone", "answer : 3"))
+    seen = encode_turn(omni_encoder, [{"type": "image"}, {"type": "text", "text": "which digit ?"}], [raw("image", 1)])
+    ids = [*call, *seen.token_ids, *answer]
+    ends = [0, len(call), len(call) + len(seen.token_ids), len(ids)]
+    segments = [
+        {"kind": kind, "start": first, "end": last, "shows": shows, "reward": reward, "problem": ""}
+        for kind, first, last, shows, reward in (
+            ("response", ends[0], ends[1], [], 0.5),
+            ("observation", ends[1], ends[2], ["image"], math.nan),
+            ("response", ends[2], ends[3], [], math.nan),
+        )
+    ]
+    mask = [[ends[1] > i or i >= ends[2] for i in range(len(ids))]]
+    row = TokenRow([1], ids, ["first", "second"])
+    rollouts = rollout_table([row], response_mask=mask, segments=[segments])
+    table = response_table(omni_encoder, rollouts, prompts("p0"), "ppo", 0, [1.0], [0.0])
+    (kept,) = table.to_pylist()
+    assert kept["text"] == "answer : 3"
+    assert kept["media_ids"] == ["first"]
+    assert kept["response_tokens"] == len(call) + len(answer)
+    first, second, third = json.loads(kept["turns"])
+    assert (first["text"], first["reward"], first["media_ids"]) == ("which tone", 0.5, [])
+    assert (second["text"], second["reward"], second["media_ids"]) == ("which digit ?", None, ["second"])
+    assert third["text"] == "answer : 3"

@@ -15,6 +15,7 @@ def make_batch(completions: Sequence[str], **columns: list[Any]) -> RewardBatch:
         "modality": ["image"] * count,
         "finish_reason": ["stop"] * count,
         "response_tokens": [len(text.split()) + 1 for text in completions],
+        "turns": [1] * count,
     }
     content = [{"type": "image"}, {"type": "text", "text": "how many ?"}]
     return RewardBatch(

@@ -41,6 +41,7 @@ def rollouts(*prompt_ids):
                 "group_id": i,
                 "policy_version": 0,
                 "versions": [],
+                "segments": [],
                 "prompt_token_ids": [1],
                 "facts_token_ids": [],
                 "response_token_ids": [2] * (i + 1),
@@ -70,6 +71,7 @@ def test_rows_get_the_columns_of_their_prompts():
         "modality": ["text"] * 3,
         "finish_reason": ["stop"] * 3,
         "response_tokens": [1, 2, 3],
+        "turns": [1, 1, 1],
     }
 
 
@@ -79,7 +81,7 @@ def test_kept_responses_make_the_batch_that_their_rollouts_made():
         [
             {name: row[name] for name in ("prompt_id", "task", "modality", "finish_reason")}
             | {"step": 0, "policy": "policy", "media": "own", "text": text, "score": 0.0, "kl": 0.0}
-            | {"response_tokens": len(row["response_token_ids"])}
+            | {"response_tokens": len(row["response_token_ids"]), "turns": "[]"}
             for row, text in zip(sampled.to_pylist(), ["x", "y", "z"], strict=True)
         ],
         schema=RESPONSE,

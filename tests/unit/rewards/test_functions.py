@@ -124,6 +124,11 @@ def test_length_penalty():
     assert scores("length_penalty", [""] * 5, cost=0.25, most=2, **given) == [0, -0.25, -1, -2, 0]
 
 
+def test_turn_penalty():
+    assert scores("turn_penalty", [""] * 3, cost=0.25, turns=[1, 2, 4]) == [0, -0.25, -0.75]
+    assert scores("turn_penalty", [""] * 3, free_turns=2, turns=[1, 2, 4]) == [0, 0, -0.2]
+
+
 def test_repetition_penalty():
     # a b c a b c: trigrams abc bca cab abc, one of four again
     said = ["a b c a b c", "a b c d", "a b", "", "a a a a"]
@@ -162,7 +167,8 @@ def test_grounding():
 def test_every_function_takes_no_rows_and_keeps_the_order():
     needed = {"format": {"pattern": "b"}, "length_penalty": {"free_tokens": 0}}
     columns = {
-        "answer": ["b", "b"], "facts": ["b", "b"], "boxes": [[0, 0, 1, 1]] * 2, "response_tokens": [2, 1]
+        "answer": ["b", "b"], "facts": ["b", "b"], "boxes": [[0, 0, 1, 1]] * 2, "response_tokens": [2, 1],
+        "turns": [1, 2],
     }  # fmt: skip
     said = ["a [5, 5, 6, 6]", "b"]
     for name in BUILT_IN:

@@ -50,7 +50,8 @@ def test_trl_with_keyword_columns_gets_all_and_arguments_win(function):
     source = """
         def f(completions, **columns):
             assert sorted(columns) == [
-                "answer", "finish_reason", "modality", "prompt_id", "prompts", "response_tokens", "task"
+                "answer", "finish_reason", "modality", "prompt_id", "prompts", "response_tokens", "task",
+                "turns",
             ], sorted(columns)
             return [len(columns["answer"])] * len(completions)
     """

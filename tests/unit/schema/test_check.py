@@ -26,6 +26,7 @@ def rollouts(**changes: list) -> pa.Table:
             "modality": "text",
             "policy_version": 0,
             "versions": [],
+            "segments": [],
             "prompt_token_ids": [1],
             "facts_token_ids": [],
             "response_token_ids": [1] * n,
@@ -108,6 +109,10 @@ def span(version: int, start: int, end: int) -> dict:
 def test_spans_of_versions_cover_the_response() -> None:
     check(rollouts(versions=[[span(3, 0, 2)], [span(3, 0, 1), span(4, 1, 3)]]), ROLLOUT, "test")
     short = rollouts(versions=[[], [span(3, 0, 1), span(4, 1, 2)]])
-    assert "versions expects spans that cover the 3 tokens of the response, row 1 has" in message(short, ROLLOUT)
+    assert "versions expects spans that cover the 3 sampled tokens of the response, row 1 has" in message(
+        short, ROLLOUT
+    )
     parts = pa.concat_tables([rollouts(), short])
-    assert "versions expects spans that cover the 3 tokens of the response, row 3 has" in message(parts, ROLLOUT)
+    assert "versions expects spans that cover the 3 sampled tokens of the response, row 3 has" in message(
+        parts, ROLLOUT
+    )

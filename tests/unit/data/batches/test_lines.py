@@ -11,6 +11,7 @@ from mmrlhf_ray.data.batches.collate import Batch, TokenRow, collate
 from mmrlhf_ray.data.batches.dummy import dummy_rows
 from mmrlhf_ray.data.batches.lines import collate_lines
 from mmrlhf_ray.data.encoding.encode import Encoder, Features
+from mmrlhf_ray.data.encoding.turns import encode_turn
 from mmrlhf_ray.models import HeadedModel
 from tests.unit.models.test_clips import kinds, passed, same
 from tests.unit.models.test_families import clip
@@ -54,6 +55,24 @@ def test_values_and_gradients_are_those_of_plain_rows(
         plain, shared = collate(rows, [], features, 0), lines_of(family_encoder, rows, LAYOUTS[layout], features)
         assert torch.equal(plain.response_tokens, shared.response_tokens)
         same(family_policy, plain, shared)
+
+
+def test_clips_in_responses_get_the_values_and_gradients_of_plain_rows(
+    family_encoder: Encoder, family_policy: HeadedModel
+) -> None:
+    for kind in kinds(family_encoder):
+        plain_rows, features = groups(family_encoder, kind)
+        rows = []
+        for number, row in enumerate(plain_rows[:6]):
+            shown = [clip(kind, 2), clip(kind, 4)][: number % 3]  # the prompt's own again, another, none
+            turns = [encode_turn(family_encoder, [{"type": kind}], [one]) for one in shown]
+            response = [*row.response, *(i for turn in turns for i in turn.token_ids), *row.response[:2]]
+            features |= {name: parts for turn in turns for name, parts in turn.features.items()}
+            ids = [*row.media_ids, *(one.media_id for one in shown)]
+            rows.append(TokenRow(row.context, response, ids, len(shown)))
+        plain = collate(rows, [], features, 0)
+        for lines in ([0] * 6, [0, 1, 0, 1, 2, 2]):
+            same(family_policy, plain, lines_of(family_encoder, rows, lines, features))
 
 
 @torch.no_grad()
@@ -108,6 +127,13 @@ def test_rows_with_other_media_do_not_share_a_prompt() -> None:
     inputs = collate_lines(rows, [0, 0, 0], [], features, 0, ("pixel_values",)).inputs
     assert inputs["input_ids"].tolist() == [[5, 6, 8, 7, 5, 6, 9]]
     assert inputs["pixel_values"].tolist() == [[0, 0], [1, 1]]
+
+
+def test_rows_that_show_the_same_later_do_not_share_a_prompt() -> None:
+    rows = [TokenRow([5, 6], [8], ["a"], 1), TokenRow([5, 6], [9], ["a"], 1)]
+    inputs = collate_lines(rows, [0, 0], [], {"a": {"pixel_values": np.zeros((1, 2))}}, 0, ()).inputs
+    assert inputs["input_ids"].tolist() == [[5, 6, 8, 5, 6, 9]]
+    assert len(inputs["pixel_values"]) == 2
 
 
 def test_a_pass_of_dummies_alone() -> None:

@@ -34,6 +34,14 @@ def test_rows_sums_and_means() -> None:
     assert lists(ragged.take([3, 0, 1, 3])) == [ROWS[3], ROWS[0], [], ROWS[3]]
 
 
+def test_what_a_mask_chooses_of_each_row() -> None:
+    mask = [[True, False], [], [False], [True, False, True], []]
+    chosen = of(ROWS).where(Ragged.of_rows([np.array(row, bool) for row in mask], bool))
+    assert lists(chosen) == [[1.0], [], [], [4.0, 6.0], []]
+    everything = Ragged.of_rows([np.ones(len(row), bool) for row in ROWS], bool)
+    assert lists(of(ROWS).where(everything)) == ROWS
+
+
 def test_a_column_is_read_in_place() -> None:
     kept = pa.array(ROWS, pa.list_(pa.float32()))
     ragged = Ragged.of_column(pa.chunked_array([kept]))
