@@ -1,5 +1,6 @@
 """A tiny, real Qwen2.5-Omni: the thinker with vision and audio towers, untrained, as a Hugging Face directory."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -83,14 +84,14 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word of the demo's language, the space before it included.
+def build_tokenizer(more_words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """One token per word of the demo's language and of `more_words`, the space before it included.
 
     Tokens that carry their own space decode to the same text whatever precedes them, so a sampler that streams text
     after a prompt agrees with decoding the response alone.
     """
     special = [_PAD, _UNK, _START, _END, *_MEDIA_TOKENS.values()]
-    words = ["system", "user", "assistant", *vocabulary()]
+    words = ["system", "user", "assistant", *vocabulary(), *more_words]
     tokens = dict.fromkeys([*special, "\n", *words, *(f" {word}" for word in words)])
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=_UNK))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n| ?[^ \n]+"), behavior="isolated")
@@ -111,7 +112,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor() -> Qwen2_5OmniProcessor:
+def build_processor(more_words: Sequence[str] = ()) -> Qwen2_5OmniProcessor:
     """Pictures and frames of SIDE × SIDE pixels, at most one second of sound."""
     vision = {
         "size": _VISION_SIZE,
@@ -132,7 +133,7 @@ def build_processor() -> Qwen2_5OmniProcessor:
             chunk_length=1,
             return_attention_mask=True,
         ),
-        tokenizer=build_tokenizer(),
+        tokenizer=build_tokenizer(more_words),
         chat_template=CHAT_TEMPLATE,
     )
 
@@ -180,13 +181,14 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniConfig:
     )
 
 
-def build_model(path: Path, seed: int) -> None:
-    """Write the untrained model, its processor and generation defaults to `path`.
+def build_model(path: Path, seed: int, more_words: Sequence[str] = ()) -> None:
+    """Write the untrained model, its processor and generation defaults to `path`. `more_words`: that it knows beyond
+    those of Omni-Digits.
 
     The directory loads with `Qwen2_5OmniThinkerForConditionalGeneration`, `AutoProcessor` and vLLM's `LLM`.
     """
     path.mkdir(parents=True, exist_ok=True)
-    processor = build_processor()
+    processor = build_processor(more_words)
     config = build_config(processor.tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -14,7 +14,7 @@ from mmrlhf_ray.planning.render import render
 
 JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.yaml"))
 GONE = "not said: the default"
-ROOTS = {"demo-ppo": "ppo", "demo-dpo": "preference", "discrete-ppo": "discrete"}
+ROOTS = {"demo-sft": "sft", "demo-ppo": "ppo", "demo-dpo": "preference", "discrete-ppo": "discrete"}
 GRPO = "qwen2.5-vl-7b-grpo-1node"
 """The root of the GRPO jobs of real models."""
 FOUR_NODES: dict[str, Any] = {
@@ -65,6 +65,14 @@ QWEN3: dict[str, Any] = {
 }
 # What each job that has a `base` says other than the file where its chain of bases ends.
 DIFFERENCES: dict[str, dict[str, Any]] = {
+    "looking-sft": {
+        "data.max_prompt_tokens": 96,
+        "data.path": "runs/looking/demonstrations",
+        "model.path": "runs/looking/base",
+        "name": "sft",
+        "output_dir": "runs/looking",
+        "steps": 900,
+    },
     "demo-ppo-fast": {
         "algorithm.mini_batch_size": 32,
         "algorithm.prompts_per_step": 32,
@@ -295,4 +303,4 @@ def test_a_file_with_a_base_is_the_differences_that_it_is_about(stem):
     gone = tuple(f"{key}." for key, value in changes.items() if value == GONE)
     kept = {key: value for key, value in root.items() if not f"{key}.".startswith(gone)}
     new = {key: value for key, value in changes.items() if value != GONE}
-    assert _said(stem) == kept | new | {"name": stem.removeprefix("demo-")}
+    assert _said(stem) == kept | {"name": stem.removeprefix("demo-")} | new
