@@ -27,9 +27,14 @@ CLIPS = [("image", "image/png", "a.png"), ("audio", "audio/wav", "b.wav"), ("vid
 
 
 class Shows:
-    """A clip after the first turn, words after the second; the third is the last, and long words are liked."""
+    """A clip after the first turn, words after the second; the third is the last, and long words are liked. The first
+    episode of all fails, and is played again."""
 
     def reset(self, start):
+        failed = HERE / "failed"
+        if not failed.exists():
+            failed.touch()
+            raise RuntimeError("not today")
         self.seed, self.turn = start.seed, 0
         return ()
 
@@ -84,6 +89,7 @@ def test_a_critic_learns_from_episodes_and_a_resumed_run_is_the_same(
     trained(here, job | {"steps": 2}, parts)
     again = trained(here, job | {"steps": 3}, parts, "--resume")
     assert [learnt(row) for row in again] == [learnt(row) for row in rows]
+    assert Path(job["environment"]["environment"].rpartition(":")[0]).with_name("failed").exists()
     assert rows[0]["mismatch_max"] < 1e-4, "at step 0 sampler and learner are one model, later turns included"
     assert all(row["value_loss"] > 0 and row["response_tokens"] <= 18 for row in rows)
     kept = pq.read_table(whole / "run" / "rollouts" / "step-000000.parquet").to_pylist()
