@@ -1,6 +1,6 @@
 """Accuracy and tool use of the policies of jobs/looking-evaluate.yaml, by task, as the table of docs/agents.md.
 
-    python -m benchmarks.looking runs/looking/evaluate
+python -m benchmarks.looking runs/looking/evaluate
 """
 
 import json

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+import pyarrow as pa
+
 from mmrlhf_ray.data.encoding.encode import EncodedPrompt
 
 RESPONSE, OBSERVATION = "response", "observation"
@@ -132,6 +134,18 @@ def answer_of(token_ids: list[int], segments: Sequence[Segment]) -> list[int]:
     """Of a ROLLOUT row's response: the policy's last turn, or all of a response of one turn."""
     last = next((s for s in reversed(segments) if s["kind"] == RESPONSE), None)
     return token_ids if last is None else token_ids[last["start"] : last["end"]]
+
+
+def turn_metrics(rollouts: pa.Table) -> dict[str, float]:
+    """Of ROLLOUT rows that are episodes: `turns` of the policy in each, and the share of them whose call failed or was
+    answered with something that could not be shown, `turns_with_problem`. Empty where no row is one."""
+    episodes = [row for row in rollouts.column("segments").to_pylist() if row]
+    if not episodes:
+        return {}
+    turns = [segment for row in episodes for segment in row if segment["kind"] == RESPONSE]
+    plain = len(rollouts) - len(episodes)
+    problems = sum(bool(turn["problem"]) for turn in turns)
+    return {"turns": (len(turns) + plain) / len(rollouts), "turns_with_problem": problems / (len(turns) + plain)}
 
 
 def kinds_of(segments: Sequence[Segment]) -> list[str]:

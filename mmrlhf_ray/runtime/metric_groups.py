@@ -13,7 +13,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "score", "score_std", "reward", "reward_*", "cost_*", "lagrange_*", "missing_*", "without_score",
         "episode reward", "total reward", "train_score",
     ),
-    "response": ("response_tokens", "unfinished", "entropy"),
+    "response": ("response_tokens", "unfinished", "entropy", "turns", "turns_with_problem"),
     "critic": ("value_loss", "value_clip_fraction", "explained_variance", "critic_*"),
     "policy": (
         "kl", "kl_*", "policy_loss", "approx_kl", "clip_fraction", "ratio", "ratio_max", "grad_norm", "lr", "lr_*",

@@ -11,7 +11,7 @@ from mmrlhf_ray.algorithms.agreement import order_agreement
 from mmrlhf_ray.algorithms.statistics import mean_interval
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.config.stopping import EarlyStopConfig
-from mmrlhf_ray.data.batches.ragged import row_lengths
+from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.pipelines.ppo.judged import Judged, ask_scores, concat_judged
 from mmrlhf_ray.pipelines.ppo.stream import Stream
 from mmrlhf_ray.pipelines.ppo.verdicts import all_scores
@@ -19,6 +19,7 @@ from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import Mixed, MixtureState, mix
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import response_kl
+from mmrlhf_ray.rollout.episode import turn_metrics
 from mmrlhf_ray.rollout.groups import group_rows
 from mmrlhf_ray.workers.fleet import Fleet
 from mmrlhf_ray.workers.roles.prompts import PromptServer
@@ -42,9 +43,13 @@ def evaluate(fleet: Fleet, stream: Stream, cfg: PPOConfig) -> dict[str, float]:
     table = judged.rollouts.table
     answers = all_scores(cfg, judged)
     mixed = mix(rewards, answers, Rows.of(table), MixtureState.start(rewards))
-    metrics = {name: value for name, value in mixed.metrics.items() if not name.startswith("lagrange_")} | {
-        "response_tokens": float(row_lengths(table, "response_token_ids").mean()),
-    }
+    metrics = (
+        {name: value for name, value in mixed.metrics.items() if not name.startswith("lagrange_")}
+        | {
+            "response_tokens": float(Ragged.of_column(table.column("response_mask")).sums().mean()),
+        }
+        | turn_metrics(table)
+    )
     if (reference := judged.tokens.get("ref_logprobs")) is not None:
         metrics["kl"] = float(np.mean(response_kl(table, reference)))
     if cfg.early_stop is not None:

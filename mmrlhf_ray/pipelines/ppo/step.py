@@ -31,6 +31,7 @@ from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.mixture import mix
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.rollout.episode import turn_metrics
 from mmrlhf_ray.rollout.groups import in_company
 from mmrlhf_ray.training.profiling import step_dir
 from mmrlhf_ray.workers.fleet import Fleet
@@ -83,7 +84,8 @@ def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -
         "responses": float(len(rollouts.table)),
         "without_score": float(batch.passed.without_score),
     }
-    metrics = experience.metrics | mixed.metrics | learned | stream_metrics(batch) | clock.seconds | counts
+    metrics = experience.metrics | turn_metrics(rollouts.table) | mixed.metrics | learned
+    metrics |= stream_metrics(batch) | clock.seconds | counts
     metrics |= rates(metrics, cfg.roles)
     state = DriverState(
         consumed=stream.consumed,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import ray
 
 from mmrlhf_ray.config import PPOConfig
-from mmrlhf_ray.data.batches.ragged import row_lengths
+from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.errors import DeadlineExceeded, RoleFailed
 from mmrlhf_ray.pipelines.ppo.ahead import PromptsAhead
 from mmrlhf_ray.pipelines.ppo.judged import Group, Judged, Judging, ask_judges, batch_of
@@ -249,7 +249,8 @@ class Stream:
 
     def _note_sampled(self, rollouts: Rollouts) -> None:
         self._sampled.append(rollouts)
-        self._passed.sampled_tokens += int(row_lengths(rollouts.table, "response_token_ids").sum())
+        sampled = Ragged.of_column(rollouts.table.column("response_mask"))
+        self._passed.sampled_tokens += int(sampled.values.sum())
 
     def _wait(self, others: Sequence["ray.ObjectRef[Any]"]) -> set["ray.ObjectRef[Any]"]:
         """Wait until something is there, and note all that is. Returns those of `others` that are there.

@@ -8,7 +8,7 @@ from mmrlhf_ray.data.encoding.encode import EncodedPrompt
 from mmrlhf_ray.errors import SchemaError
 from mmrlhf_ray.rewards.episodes import environment_scores
 from mmrlhf_ray.rollout.batch import Rollouts, response_kl
-from mmrlhf_ray.rollout.episode import Episode, Turn, answer_of, kinds_of
+from mmrlhf_ray.rollout.episode import Episode, Turn, answer_of, kinds_of, turn_metrics
 from mmrlhf_ray.schema import ROLLOUT, check
 
 PROMPT = {
@@ -94,6 +94,14 @@ def test_the_environments_score_is_the_sum_of_its_turns() -> None:
     found = environment_scores(rollouts(played().as_row("stop"), silent.as_row("stop")).table)
     assert found.values == (1.25, None)
     assert found.problems == (None, "its environment gave no reward")
+
+
+def test_turns_and_their_problems_are_counted() -> None:
+    plain = Episode(PROMPT, 0)
+    plain.respond(turn(10))
+    assert turn_metrics(rollouts(plain.as_row("stop")).table) == {}
+    found = turn_metrics(rollouts(plain.as_row("stop"), played().as_row("stop")).table)
+    assert found == {"turns": 2.0, "turns_with_problem": 0.25}
 
 
 def test_rows_that_show_clips_later_share_no_prompt_and_have_more_kinds() -> None:
