@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
-from mmrlhf_ray.config.algorithm import AlgorithmConfig
+from mmrlhf_ray.config.algorithm import GROUPED, AlgorithmConfig
 from mmrlhf_ray.config.base import (
     AllowedTokens,
     LearnerUse,
@@ -253,6 +253,25 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
         learning = self.steps - (a.critic_warmup_steps if role == "policy" else 0)
         return learning * a.ppo_epochs * (a.prompts_per_step * a.n_samples_per_prompt // a.update_size)
 
+    @property
+    def turn_weight(self) -> float:
+        """Of the environment's rewards that count at their turns."""
+        return sum(reward.weight for reward in self.environment_rewards if reward.per_turn)
+
+    def _check_turn_rewards(self) -> None:
+        a = self.algorithm
+        for reward in (reward for reward in self.environment_rewards if reward.per_turn):
+            if a.advantage_estimator in GROUPED:
+                raise ValueError(
+                    f"rewards.{reward.name}.per_turn has no effect with algorithm.advantage_estimator="
+                    f"{a.advantage_estimator}, which gives a response one advantage; leave it out"
+                )
+            if a.score_normalisation != "none" or a.score_clip is not None:
+                raise ValueError(
+                    f"rewards.{reward.name}.per_turn: algorithm.score_normalisation and score_clip change the score of "
+                    "a response, which its turns' rewards must add up to; leave them out"
+                )
+
     def _check_reference(self) -> None:
         if self.reference is not None and self.learner.keeps_start:
             raise ValueError("learner.lora makes the adapter-less policy the reference; leave `reference` out")
@@ -339,6 +358,7 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
         self._check_reference()
         self._check_turns()
         self.sampling.refuse_greedy("a policy learns from responses that differ")
+        self._check_turn_rewards()
         check_episodes(self.environment, self.rewards, self.sampling.max_response_tokens, self.generator.most_media)
         samples = a.prompts_per_step * a.n_samples_per_prompt
         if samples % a.update_size:

@@ -77,6 +77,17 @@ class EnvironmentReward(RewardComponent):
     """What `environment` gives: the sum over an episode's turns."""
 
     kind: Literal["environment"]
+    per_turn: bool = False
+    """Each turn's reward counts at the turn's last token instead of the response's, so that what followed from a turn
+    is put down to it. For estimators that give each token an advantage of its own."""
+
+    @model_validator(mode="after")
+    def _as_it_is(self) -> "EnvironmentReward":
+        if self.per_turn and (self.normalise or self.cost is not None or self.log_sigmoid_around is not None):
+            raise ValueError(
+                "per_turn: each turn's reward counts as it is; leave out normalise, cost and log_sigmoid_around"
+            )
+        return self
 
 
 class FunctionReward(RewardComponent):

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmrlhf_ray.data.encoding.encode import EncodedPrompt
 
@@ -134,6 +136,22 @@ def answer_of(token_ids: list[int], segments: Sequence[Segment]) -> list[int]:
     """Of a ROLLOUT row's response: the policy's last turn, or all of a response of one turn."""
     last = next((s for s in reversed(segments) if s["kind"] == RESPONSE), None)
     return token_ids if last is None else token_ids[last["start"] : last["end"]]
+
+
+def turn_rewards(rollouts: pa.Table, weight: float) -> np.ndarray:
+    """What `weight` times the rewards of turns adds to each token's reward, float64 [N] over all response tokens: at a
+    turn's last token its own, and at the response's last sampled token what they add up to taken off, since the score
+    there has it."""
+    ends = np.cumsum(pc.list_value_length(rollouts.column("response_token_ids")).to_numpy())
+    moved = np.zeros(int(ends[-1]) if len(ends) else 0)
+    for number, segments in enumerate(rollouts.column("segments").to_pylist()):
+        start = int(ends[number - 1]) if number else 0
+        turns = [segment for segment in segments if segment["kind"] == RESPONSE]
+        for turn in turns:
+            if not math.isnan(turn["reward"]):
+                moved[start + turn["end"] - 1] += weight * turn["reward"]
+                moved[start + turns[-1]["end"] - 1] -= weight * turn["reward"]
+    return moved
 
 
 def turn_metrics(rollouts: pa.Table) -> dict[str, float]:

@@ -28,6 +28,7 @@ from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.data.batches.batching import Shard, padding_share, plan_shards
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.rollout.episode import turn_rewards
 from mmrlhf_ray.schema import EXPERIENCE, check
 from mmrlhf_ray.workers.roles.learner import Learners
 
@@ -73,8 +74,10 @@ def make_experience(
     algorithm: AlgorithmConfig,
     max_response_tokens: int,
     moments: Mapping[str, RunningMoments],
+    turn_weight: float = 0.0,
 ) -> Experience:
-    """Rewards, advantages and returns of every response token.
+    """Rewards, advantages and returns of every response token. `turn_weight`: of the environment's rewards that count
+    at their turns; the scores have them as well.
 
     Raises ValueError where a role's answer has another length than the response, or where the KL in the reward needs
     `old_logprobs` that are to come, or `ref_logprobs` that are not there.
@@ -98,7 +101,8 @@ def make_experience(
     if kl_coef and ref is None:
         raise ValueError(f"ref_logprobs: kl_coef={kl_coef:g} needs them, got None")
     groups = torch.from_numpy(table.column("group_id").to_numpy().copy())
-    made = _per_token(tokens, columns, scores, in_reward, algorithm, groups)
+    of_turns = turn_rewards(table, turn_weight) if turn_weight else None
+    made = _per_token(tokens, columns, scores, in_reward, algorithm, groups, of_turns)
     metrics = {
         "score": float(raw_scores.mean()),
         "score_std": float(raw_scores.std(correction=0)),
@@ -211,6 +215,7 @@ def _per_token(
     kl_coef: float,
     algorithm: AlgorithmConfig,
     groups: Tensor,
+    of_turns: np.ndarray | None,
 ) -> _Made:
     """Chunk by chunk; only what compares responses or all tokens is computed over the entire step."""
     check_rows(tokens.kept)
@@ -228,6 +233,8 @@ def _per_token(
         else:
             kl = torch.zeros(int(kept.sum()), dtype=torch.float64)
         of_tokens = token_rewards(scores[rows], kl, kept, kl_coef)
+        if of_turns is not None:
+            of_tokens += tokens.read(Ragged(of_turns, tokens.sampled.offsets), own)
         tokens.write(rewards, own, of_tokens)
         outcomes[rows] = row_sums(of_tokens, kept)
         if algorithm.has_critic:

@@ -65,7 +65,9 @@ def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -
     answers, keep = replace(answered, scores=mixed.scores), comparable(rollouts, mixed.keep, cfg.algorithm)
     rollouts, answers = drop_rows(rollouts, answers, keep)
     longest = cfg.sampling.max_response_tokens
-    experience = make_experience(rollouts, answers, state.kl.kl_coef, cfg.algorithm, longest, state.moments)
+    experience = make_experience(
+        rollouts, answers, state.kl.kl_coef, cfg.algorithm, longest, state.moments, cfg.turn_weight
+    )
     if answers.old_logprobs is not None:
         check_agreement(experience, cfg, step)
     fleet.begin("learn")

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from mmrlhf_ray.config import EnvironmentConfig, GymnasiumEnvironment, HttpEnvironment, PythonEnvironment
+from mmrlhf_ray.config import EnvironmentConfig, GymnasiumEnvironment, HttpEnvironment, PPOConfig, PythonEnvironment
 from mmrlhf_ray.config import ToolsEnvironment as Tools
 from mmrlhf_ray.config.described import without_meaning
 from mmrlhf_ray.config.environment import named_tools, tool_name
@@ -52,3 +52,52 @@ def test_the_defaults_bound_everything():
 def test_what_cannot_work_is_refused(values, message):
     with pytest.raises(ValidationError, match=message):
         made(**values)
+
+
+GAME = {"kind": "python", "environment": "a.py:A", "max_observation_tokens": 32}
+GIVEN = {"name": "game", "kind": "environment"}
+
+
+def ppo(**values):
+    return PPOConfig.model_validate(
+        {
+            "policy": {"path": "/models/any"},
+            "rewards": [GIVEN],
+            "data": {"path": "/data/any.jsonl"},
+            "output_dir": "/runs",
+            "name": "any",
+            "environment": GAME,
+        }
+        | values
+    )
+
+
+def test_a_job_has_room_for_its_episodes():
+    assert ppo().environment.max_turns == 4
+    assert ppo().turn_weight == 0.0
+    assert ppo(rewards=[GIVEN | {"per_turn": True, "weight": 0.5}]).turn_weight == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"environment": None}, "rewards.game: kind environment needs `environment`"),
+        ({"environment": GAME | {"max_observation_tokens": 64}}, "max_observation_tokens=64 must be below"),
+        ({"environment": GAME | {"max_media": 17}}, "max_media=17 is above generator.max_media_per_prompt=16"),
+        ({"rewards": [GIVEN | {"per_turn": True, "normalise": True}]}, "leave out normalise"),
+        (
+            {
+                "rewards": [GIVEN | {"per_turn": True}],
+                "algorithm": {"advantage_estimator": "grpo", "n_samples_per_prompt": 2},
+            },
+            "per_turn has no effect with algorithm.advantage_estimator=grpo",
+        ),
+        (
+            {"rewards": [GIVEN | {"per_turn": True}], "algorithm": {"score_clip": 1.0}},
+            "score_normalisation and score_clip change",
+        ),
+    ],
+)
+def test_what_episodes_cannot_have_is_refused(values, message):
+    with pytest.raises(ValidationError, match=message):
+        ppo(**values)

@@ -345,3 +345,25 @@ def test_denominators_are_those_of_the_aggregation(aggregation: str, want: list[
     group = Learners(ActorGroup(("policy-0",), (None,)), PassBudget(100), 1.0)
     experience = make(rollouts(), answers(), 0.1, AlgorithmConfig()).table
     assert shard_by_tokens(experience, rollouts(), group, [[0, 2], [3, 1]], aggregation, 6).denominators == want
+
+
+def test_turns_have_their_own_rewards_and_observations_none() -> None:
+    row = TokenRow([9], list(range(6)), [])
+    segments = [
+        {"kind": kind, "start": start, "end": end, "shows": [], "reward": reward, "problem": ""}
+        for kind, start, end, reward in (
+            ("response", 0, 2, 1.0),
+            ("observation", 2, 4, math.nan),
+            ("response", 4, 6, 0.5),
+        )
+    ]
+    mask = [True, True, False, False, True, True]
+    table = rollout_table([row], response_mask=[mask], segments=[segments])
+    none = Ragged.of_rows([np.zeros(6, np.float32)])
+    given = Answers([1.5], none, none, none)
+    algorithm = AlgorithmConfig(gamma=1.0, gae_lambda=1.0, whiten="none")
+    made = make(Rollouts(table, NOWHERE, {}, 0.0), given, 0.0, algorithm, turn_weight=1.0).table
+    assert made.column("rewards").to_pylist() == [[0.0, 1.0, 0.0, 0.0, 0.0, 0.5]]
+    assert made.column("advantages").to_pylist() == [[1.5, 1.5, 0.0, 0.0, 0.5, 0.5]]
+    at_the_end = make(Rollouts(table, NOWHERE, {}, 0.0), given, 0.0, algorithm).table
+    assert at_the_end.column("rewards").to_pylist() == [[0.0, 0.0, 0.0, 0.0, 0.0, 1.5]]

@@ -8,7 +8,7 @@ from mmrlhf_ray.data.encoding.encode import EncodedPrompt
 from mmrlhf_ray.errors import SchemaError
 from mmrlhf_ray.rewards.episodes import environment_scores
 from mmrlhf_ray.rollout.batch import Rollouts, response_kl
-from mmrlhf_ray.rollout.episode import Episode, Turn, answer_of, kinds_of, turn_metrics
+from mmrlhf_ray.rollout.episode import Episode, Turn, answer_of, kinds_of, turn_metrics, turn_rewards
 from mmrlhf_ray.schema import ROLLOUT, check
 
 PROMPT = {
@@ -94,6 +94,16 @@ def test_the_environments_score_is_the_sum_of_its_turns() -> None:
     found = environment_scores(rollouts(played().as_row("stop"), silent.as_row("stop")).table)
     assert found.values == (1.25, None)
     assert found.problems == (None, "its environment gave no reward")
+
+
+def test_rewards_of_turns_move_to_their_turns_and_add_up_to_nothing() -> None:
+    plain = Episode(PROMPT, 0)
+    plain.respond(turn(10))
+    moved = turn_rewards(rollouts(plain.as_row("stop"), played().as_row("stop")).table, 2.0)
+    wanted = [0.0] * 13
+    wanted[1 + 1], wanted[1 + 11] = 0.5, 2.0 - 2.5
+    assert moved.tolist() == wanted
+    assert moved.sum() == 0.0
 
 
 def test_turns_and_their_problems_are_counted() -> None:
