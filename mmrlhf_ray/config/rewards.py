@@ -145,6 +145,9 @@ class JudgeReward(RewardComponent):
     """Environment variable whose value is sent as bearer token."""
     prompt: str
     """Text with {prompt}, {response} and {columns}; must ask for a number on the last line."""
+    media: tuple[Literal["image", "audio", "video"], ...] = ()
+    """Kinds of media that the judge is shown before its prompt, in the order in which prompt and turns show them; of
+    the others it sees placeholders."""
     lowest: float = 0.0
     """The lowest grade."""
     highest: float = 10.0

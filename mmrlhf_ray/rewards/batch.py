@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from mmrlhf_ray.data.batches.ragged import Ragged
+from mmrlhf_ray.data.media import MediaRow
 
 Messages = list[dict[str, Any]]
 """A prompt's chat messages, as parsed from the column `messages`."""
@@ -43,6 +44,8 @@ class RewardBatch:
     modalities: tuple[str, ...]
     columns: Mapping[str, list[Any]]
     """OWN_COLUMNS and the keys of the prompts' `extras`; None where a row lacks the key."""
+    media: tuple[tuple[MediaRow, ...], ...] | None = None
+    """What prompt and turns show, in order; None where no component asked for it."""
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -61,6 +64,7 @@ class RewardBatch:
             tasks=tuple(self.tasks[i] for i in rows),
             modalities=tuple(self.modalities[i] for i in rows),
             columns={name: [values[i] for i in rows] for name, values in self.columns.items()},
+            media=None if self.media is None else tuple(self.media[i] for i in rows),
         )
 
 
@@ -74,8 +78,10 @@ class PromptLookup:
         self._row = {prompt_id: i for i, prompt_id in enumerate(table.column("prompt_id").to_pylist())}
         self.extras_columns: frozenset[str] = extras_columns(table) | columns
 
-    def batch(self, rollouts: pa.Table, completions: Sequence[str]) -> RewardBatch:
-        """The rows of a ROLLOUT table, whose responses read `completions`.
+    def batch(
+        self, rollouts: pa.Table, completions: Sequence[str], media: Mapping[str, MediaRow] | None = None
+    ) -> RewardBatch:
+        """The rows of a ROLLOUT table, whose responses read `completions`. `media`: by id, of all that they show.
 
         Raises ValueError where a row's prompt_id is not in the PROMPT table.
         """
@@ -83,7 +89,11 @@ class PromptLookup:
         sampled = Ragged.of_column(rollouts.column("response_mask")).sums()
         own["response_tokens"] = sampled.astype(int).tolist()
         own["turns"] = [_turns(segments) for segments in rollouts.column("segments").to_pylist()]
-        return self._batch(rollouts.column("sample_id").to_pylist(), completions, own)
+        batch = self._batch(rollouts.column("sample_id").to_pylist(), completions, own)
+        if media is None:
+            return batch
+        shown = rollouts.column("media_ids").to_pylist()
+        return replace(batch, media=tuple(tuple(media[name] for name in names) for names in shown))
 
     def batch_of_texts(self, responses: pa.Table) -> RewardBatch:
         """The rows of a RESPONSE table; samples are named `<prompt_id>#<row>`. Raises ValueError as batch()."""

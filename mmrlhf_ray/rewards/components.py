@@ -35,6 +35,11 @@ _KINDS: Mapping[type, Callable[[Any], Component]] = {
 }
 
 
+def shows_media(reward: TextReward) -> bool:
+    """Whether its component is shown media."""
+    return isinstance(reward, JudgeReward) and bool(reward.media)
+
+
 def component(reward: TextReward) -> Component:
     """The component of a reward; nothing is started."""
     return _KINDS[type(reward)](reward)

@@ -1,10 +1,12 @@
-"""A language model that grades responses, behind an OpenAI-compatible endpoint. It reads text only."""
+"""A language model that grades responses, behind an OpenAI-compatible endpoint, and sees what they are about."""
 
+import base64
 import json
 import re
 from typing import Any
 
 from mmrlhf_ray.config.rewards import JudgeReward
+from mmrlhf_ray.data.media import MediaRow
 from mmrlhf_ray.rewards.batch import RewardBatch, prompt_text
 from mmrlhf_ray.rewards.http import Endpoint, RequestFailed, post_all
 from mmrlhf_ray.rewards.scores import ComponentScores
@@ -27,6 +29,8 @@ class JudgeScores:
 
     def score(self, batch: RewardBatch) -> ComponentScores:
         """Grades of all rows scaled to [0, 1], or why there are none, after `deadline_s` at most."""
+        if self._reward.media and batch.media is None:
+            return ComponentScores.missing(len(batch), "there are no media here to show it; leave out `media`")
         answers = post_all(self._endpoint(), [self._body(batch, row) for row in range(len(batch))])
         results = [self._graded(answer) for answer in answers]
         return ComponentScores(tuple(value for value, _ in results), tuple(problem for _, problem in results))
@@ -39,9 +43,12 @@ class JudgeScores:
 
     def _body(self, batch: RewardBatch, row: int) -> dict[str, Any]:
         question = fill(self._reward.prompt, batch, row)
+        clips = batch.media[row] if batch.media is not None else ()
+        shown = [media_part(clip) for clip in clips if clip["kind"] in self._reward.media]
+        content = [*shown, {"type": "text", "text": question}] if shown else question
         return {
             "model": self._reward.model,
-            "messages": [{"role": "user", "content": question}],
+            "messages": [{"role": "user", "content": content}],
             "temperature": 0,
             "max_tokens": self._reward.max_tokens,
         }
@@ -63,6 +70,15 @@ class JudgeScores:
         if not lowest <= grade <= highest:
             return None, f"gave the grade {grade:g}, expected {lowest:g} … {highest:g}"
         return (grade - lowest) / (highest - lowest), None
+
+
+def media_part(clip: MediaRow) -> dict[str, Any]:
+    """A clip as chat completions take it: images and sounds as OpenAI's do, clips as vLLM's."""
+    data = base64.b64encode(clip["data"]).decode("ascii")
+    if clip["kind"] == "audio":
+        return {"type": "input_audio", "input_audio": {"data": data, "format": clip["mime"].rpartition("/")[2]}}
+    key = f"{clip['kind']}_url"
+    return {"type": key, key: {"url": f"data:{clip['mime']};base64,{data}"}}
 
 
 def fill(template: str, batch: RewardBatch, row: int) -> str:

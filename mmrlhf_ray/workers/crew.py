@@ -30,6 +30,7 @@ from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.environments.check import tool_schemas
 from mmrlhf_ray.errors import RunFailed
 from mmrlhf_ray.rewards.batch import extras_columns
+from mmrlhf_ray.rewards.components import shows_media
 from mmrlhf_ray.runtime.actors import (
     WATCH_LANE,
     ActorGroup,
@@ -278,7 +279,7 @@ def start_functions(own: Crew, cfg: CrewConfig, prompts: pa.Table) -> Functions:
     columns, known = extras_columns(prompts), prompts if own.watch is None else prompts.slice(0, 0)
     arguments = (cfg.function_rewards, known, cfg.policy.path, cfg.sampling.allow_tokens, columns)
     group = own.start("functions", RewardFunctions, *arguments)
-    return Functions(group, cfg.deadlines.stage_s)
+    return Functions(group, cfg.deadlines.stage_s, any(map(shows_media, cfg.function_rewards)))
 
 
 def start_references(

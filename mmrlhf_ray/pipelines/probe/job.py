@@ -133,12 +133,13 @@ def _answers(cfg: ProbeRewardConfig, own: Crew, rows: ProbeRows) -> dict[str, Co
             role.wait_ready(cfg.deadlines.start_s)
     rewards = Rewards(scorers, cfg.model_rewards, functions)
     features = {name: ray.put(features_table({name: own})) for name, own in rows.features.items()}
+    media = dict.fromkeys(rows.media.column("media_id").to_pylist(), ray.put(rows.media))
     count = len(rows.rollouts)
     parts: list[dict[str, ComponentScores]] = []
     with Progress("probing", count, "response") as progress:
         for first in range(0, count, _ROWS_PER_CALL):
             table = rows.rollouts.slice(first, _ROWS_PER_CALL).combine_chunks()
-            parts.append(_ask(cfg, rewards, references, rollouts_of(table, features)))
+            parts.append(_ask(cfg, rewards, references, rollouts_of(table, features, media=media)))
             progress.update(first + len(table), len(table))
     return {r.name: ComponentScores.concat([part[r.name] for part in parts]) for r in cfg.rewards}
 

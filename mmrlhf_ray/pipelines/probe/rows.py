@@ -52,6 +52,8 @@ class ProbeRows:
     """PROMPT: those of the records and those with other media."""
     features: dict[str, Features]
     """media_id → the processor's tensors."""
+    media: pa.Table
+    """MEDIA of all that they show, perhaps of more."""
 
 
 def choose(records: Records, where: Mapping[str, str], count: int, seed: int) -> tuple[Records, list[dict[str, Any]]]:
@@ -119,6 +121,7 @@ def build_rows(
         texts=tuple(decode_response(encoder, row.rollout["response_token_ids"]) for row in rows),
         prompts=pa.Table.from_pylist(list(prompts.values()), schema=PROMPT),
         features={media_id: parts for row in rows for media_id, parts in row.features.items()},
+        media=chosen.media,
     )
     return built, unusable
 

@@ -11,10 +11,10 @@ import ray
 from mmrlhf_ray.config.rewards import EnvironmentReward, ModelReward
 from mmrlhf_ray.data.encoding.encode import decode_response, load_encoder
 from mmrlhf_ray.rewards.batch import PromptLookup
-from mmrlhf_ray.rewards.components import Component, TextReward, component, score_own
+from mmrlhf_ray.rewards.components import Component, TextReward, component, score_own, shows_media
 from mmrlhf_ray.rewards.episodes import environment_scores
 from mmrlhf_ray.rewards.scores import ComponentScores
-from mmrlhf_ray.rollout.batch import Rollouts
+from mmrlhf_ray.rollout.batch import Rollouts, shown
 from mmrlhf_ray.rollout.episode import answer_of
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import PROMPT, ROLLOUT, check
@@ -59,11 +59,12 @@ class RewardFunctions:
         self._started = True
 
     @ray.method
-    def score(self, rollouts: pa.Table, prompts: pa.Table | None) -> Computed:
+    def score(self, rollouts: pa.Table, prompts: pa.Table | None, *media: pa.Table) -> Computed:
         """Each component's scores by its name, one entry per row, and the seconds it took.
 
         A component is only given rows of its tasks and modalities; it does not apply to the others. `prompts`: PROMPT
-        of these rows; None = those that the actor was started with.
+        of these rows; None = those that the actor was started with. `media`: MEDIA of all that they show, where a
+        component is shown media.
         """
         self._start()  # an actor that was started again is asked at once
         start = time.monotonic()
@@ -71,7 +72,8 @@ class RewardFunctions:
         columns = (table.column(name).to_pylist() for name in ("response_token_ids", "segments"))
         completions = [decode_response(self._encoder, answer_of(*own)) for own in zip(*columns, strict=True)]
         known = self._prompts if prompts is None else PromptLookup(prompts, self._prompts.extras_columns)
-        batch = known.batch(table, completions)
+        clips = {row["media_id"]: row for own in media for row in own.to_pylist()}
+        batch = known.batch(table, completions, clips if any(map(shows_media, self._rewards)) else None)
 
         def ask(reward: TextReward, own: Component) -> ComponentScores:
             return score_own(reward, own, batch)
@@ -98,6 +100,8 @@ class Functions:
 
     group: ActorGroup[RewardFunctions]
     deadline_s: float
+    show_media: bool = False
+    """Whether a component is shown media."""
 
     def wait_ready(self, seconds: float) -> None:
         """Until every component has started. Raises ConfigError where one cannot work, DeadlineExceeded."""
@@ -107,7 +111,8 @@ class Functions:
         """Scores of every row by every component; nothing blocks."""
         prompts = rollouts.prompts
         joined = prompts[0] if len(prompts) == 1 else _join_prompts.remote(*prompts) if prompts else None
-        return self.group.handles[0].score.remote(rollouts.ref, joined)
+        clips = dict.fromkeys(rollouts.media[name] for name in shown(rollouts.table)) if self.show_media else ()
+        return self.group.handles[0].score.remote(rollouts.ref, joined, *clips)
 
 
 @dataclass(frozen=True)

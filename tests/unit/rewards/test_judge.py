@@ -1,13 +1,17 @@
 """A judge behind an OpenAI-compatible endpoint, asked over real HTTP."""
 
+import base64
 import json
+from dataclasses import replace
 
 import pytest
 
 from mmrlhf_ray.config import JudgeReward
+from mmrlhf_ray.data.media import media_row
 from mmrlhf_ray.rewards.judge import JudgeScores, fill, read_grade
 from tests.unit.rewards.servers import HANG, Answer, serve
 from tests.unit.rewards.support import make_batch
+from tests.unit.tiny import noise, picture
 
 PROMPT = "Question: {prompt}\nFacts: {columns}\nAnswer: {response}\nGrade it {0-10} on the last line."
 
@@ -45,6 +49,37 @@ def test_each_response_is_graded_once(monkeypatch):
     assert lines[0] == "Question: <image> how many ?"
     assert json.loads(lines[1].removeprefix("Facts: "))["facts"] == "x"
     assert lines[2:] == ["Answer: one", "Grade it {0-10} on the last line."]
+
+
+def test_a_judge_is_shown_the_media_that_it_can_take():
+    clips = [media_row("image", picture(1)), media_row("audio", noise(1, 0.1)), media_row("image", picture(2))]
+    batch = replace(make_batch(["one", "two"]), media=(tuple(clips), ()))
+    with serve(graded_parts) as server:
+        scores = judge(server.url, media=["image"], concurrency=1).score(batch)
+        assert judge(server.url, media=["audio"], concurrency=1).score(batch.select([0])).values == (0.1,)
+        assert judge(server.url, concurrency=1).score(batch.select([0])).values == (0.0,)
+    assert scores.values == (0.2, 0.0)
+    first, alone, heard, text = (request.body["messages"][0]["content"] for request in server.requests)
+    assert [part["type"] for part in first] == ["image_url", "image_url", "text"]
+    address = first[0]["image_url"]["url"]
+    assert base64.b64decode(address.removeprefix("data:image/png;base64,")) == clips[0]["data"]
+    assert heard[0]["input_audio"]["format"] == "wav"
+    assert isinstance(alone, str)
+    assert isinstance(text, str)
+
+
+def graded_parts(request):
+    """As many points as there are clips."""
+    content = request.body["messages"][0]["content"]
+    return says(f"{0 if isinstance(content, str) else len(content) - 1}")
+
+
+def test_without_media_a_judge_that_wants_them_gives_no_grade():
+    with serve(graded_parts) as server:
+        scores = judge(server.url, media=["image"]).score(make_batch(["a"]))
+    assert scores.values == (None,)
+    assert "there are no media here to show it" in scores.problems[0]
+    assert server.requests == []
 
 
 def test_scale():
