@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ import httpx
 import openai
 import pytest
 
-from mmrlhf_ray.config import DataConfig
+from mmrlhf_ray.config import DataConfig, JudgeReward
+from mmrlhf_ray.data.media import media_row
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.demo.digits import digit_png
 from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.models.quantize import layers_of, quantize_model
+from mmrlhf_ray.rewards.judge import JudgeScores
 from mmrlhf_ray.schema import DEMONSTRATION
 from tests.e2e.feedback_support import first_token, free_port, running
 from tests.e2e.support import Running, mmrlhf, start
+from tests.unit.rewards.support import make_batch
+from tests.unit.tiny import noise
 
 pytestmark = pytest.mark.e2e
 
@@ -103,7 +108,7 @@ def _await_address(server: Running) -> None:
 
 
 def test_openais_client_with_a_picture_and_a_thumb_that_becomes_a_record(
-    served: tuple[Running, openai.OpenAI, str], picture: Path, tmp_path: Path
+    served: tuple[Running, openai.OpenAI, str], picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, client, data_dir = served
     assert [model.id for model in client.models.list()] == ["mine"]
@@ -122,6 +127,15 @@ def test_openais_client_with_a_picture_and_a_thumb_that_becomes_a_record(
     content[0] = {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/a.png"}}
     with pytest.raises(openai.APIStatusError):
         client.chat.completions.create(model="mine", messages=messages, max_tokens=2)
+
+    monkeypatch.setenv("MMRLHF_SERVE_TOKEN", "secret")
+    reward = JudgeReward(
+        kind="judge", name="judge", base_url=str(client.base_url), model="mine", prompt="which digit ? {response}",
+        media=("image", "audio"), token_env="MMRLHF_SERVE_TOKEN", max_tokens=4, attempts=1,
+    )  # fmt: skip
+    shown = (media_row("image", picture.read_bytes()), media_row("audio", noise(0, 0.2)))
+    (why,) = JudgeScores(reward).score(replace(make_batch(["answer : 3"]), media=(shown,))).problems
+    assert why is None or "grade" in why or "cut off" in why, "an untrained judge sees and hears, and says no number"
 
     judged = {"response_id": answer.id, "kind": "thumbs_up"}
     assert client.post("/feedback", body=judged, cast_to=httpx.Response).status_code == 201
