@@ -9,7 +9,7 @@ from mmrlhf_ray.rewards.batch import RewardBatch
 def make_batch(completions: Sequence[str], **columns: list[Any]) -> RewardBatch:
     """Rows s0, s1, … of one task, with the given extras."""
     count = len(completions)
-    own = {
+    own: dict[str, list[Any]] = {
         "prompt_id": [f"p{i}" for i in range(count)],
         "task": ["sums"] * count,
         "modality": ["image"] * count,
