@@ -7,13 +7,15 @@ what the sampler read.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmrlhf_ray.data.encoding.encode import EncodedPrompt
+if TYPE_CHECKING:  # generators read this module, and no model
+    from mmrlhf_ray.data.encoding.encode import EncodedPrompt
+
 
 RESPONSE, OBSERVATION = "response", "observation"
 _OF_SAMPLER = "collapsed_token_ids"
@@ -98,7 +100,7 @@ class Episode:
         last = self.segments[-1]
         last["reward"], last["problem"] = math.nan if reward is None else reward, problem or ""
 
-    def observe(self, seen: EncodedPrompt, shows: Sequence[tuple[str, str]]) -> None:
+    def observe(self, seen: "EncodedPrompt", shows: Sequence[tuple[str, str]]) -> None:
         """Append an observation. `shows`: (kind, media_id) of its clips."""
         self.response_mask += [False] * len(seen.token_ids)
         self.rollout_logprobs += [0.0] * len(seen.token_ids)
