@@ -241,6 +241,26 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "qwen2.5-vl-7b-grpo-4nodes": FOUR_NODES,
     "qwen3-vl-8b-grpo-1gpu": ONE_GPU | QWEN3,
     "qwen3-vl-8b-grpo-1node": QWEN3 | {"placement.generator.replicas": 4, "placement.policy.replicas": 4},
+    "qwen3-vl-8b-grpo-tools-1node": QWEN3
+    | {
+        "environment.call_format": "hermes",
+        "environment.kind": "tools",
+        "environment.max_media": 6,
+        "environment.max_observation_tokens": 1536,
+        "environment.max_turn_tokens": 1024,
+        "environment.max_turns": 6,
+        "environment.processes": 8,
+        "environment.tools": ["crop", "zoom", "python"],
+        "generator.max_num_seqs": 54,
+        "placement.generator.num_cpus": 12.0,
+        "placement.generator.replicas": 4,
+        "placement.policy.replicas": 4,
+        "rewards": [
+            {"function": "accuracy", "kind": "function", "name": "accuracy"},
+            {"arguments": {"cost": 0.02}, "function": "turn_penalty", "kind": "function", "name": "turns"},
+        ],
+        "sampling.max_response_tokens": 6144,
+    },
     "qwen3-vl-8b-grpo-4nodes": FOUR_NODES
     | QWEN3
     | {"placement.generator.replicas": 16, "placement.policy.replicas": 16},
