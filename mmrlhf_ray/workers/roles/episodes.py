@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from mmrlhf_ray.environments.pool import Episode as Played
 from mmrlhf_ray.environments.protocol import EpisodeFailed, Part, Shown, Start
 from mmrlhf_ray.errors import RunFailed
 from mmrlhf_ray.rollout.episode import Episode, Row, Turn
-from mmrlhf_ray.schema import MEDIA, PROMPT, ROLLOUT, check, modality_of
+from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT, ROLLOUT, check, modality_of
 from mmrlhf_ray.workers.roles.engine import engine_alive
 from mmrlhf_ray.workers.roles.engine_input import clips_of, prefix_order, sampling_parameters
 from mmrlhf_ray.workers.roles.sampler import Sampler
@@ -101,14 +101,15 @@ class Episodes:
         """`n_samples` responses to each row of `prompts`, in prompt order; `records`: PROMPT, those among them. Else as
         Sampler.generate(). `together`: all take their turns at the same time, so that an idle engine does exactly the
         same every time."""
-        check(records, PROMPT, "Episodes.play")
+        for table, schema in ((prompts, ENCODED_PROMPT), (records, PROMPT), (media, MEDIA)):
+            check(table, schema, "Episodes.play")
         games = self._games(prompts, records, media, n_samples)
         try:
             async with engine_alive():
                 if together:
                     await self._in_step(games)
                 else:
-                    await asyncio.gather(*(self._alone(game) for game in games))
+                    await _all(self._alone(game) for game in games)
         finally:
             for game in games:
                 await self._close(game)
@@ -143,11 +144,11 @@ class Episodes:
             await self._go_on(game, asked)
 
     async def _in_step(self, games: Sequence[_Game]) -> None:
-        await asyncio.gather(*(self._begin(game) for game in games))
+        await _all(self._begin(game) for game in games)
         while running := [game for game in games if not game.finish_reason]:
             async with self._sampler.adding(together=True):
                 asked = {i: await self._ask(running[i]) for i in prefix_order([g.episode.asked for g in running])}
-            await asyncio.gather(*(self._go_on(game, asked[i]) for i, game in enumerate(running)))
+            await _all(self._go_on(game, asked[i]) for i, game in enumerate(running))
 
     async def _begin(self, game: _Game) -> None:
         try:
@@ -270,6 +271,18 @@ class Episodes:
             game.features[raw.media_id] = encoded.features[raw.media_id]
 
 
+async def _all(work: Iterable[Awaitable[None]]) -> None:
+    """Do all of it at once; where one fails the others are not left at work."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
 def _content(parts: Sequence[Part]) -> tuple[Content, list[MediaRow]]:
     """Parts of a chat message, and the clips among them."""
     content: list[dict[str, Any]] = []
@@ -284,5 +297,5 @@ def _content(parts: Sequence[Part]) -> tuple[Content, list[MediaRow]]:
     return content, shown
 
 
-def _raw(shown: Sequence[Mapping[str, Any]]) -> list[RawMedia]:
-    return [RawMedia(clip["media_id"], clip["kind"], clip["data"]) for clip in shown]
+def _raw(shown: Sequence[MediaRow]) -> list[RawMedia]:
+    return [RawMedia.of(clip) for clip in shown]
