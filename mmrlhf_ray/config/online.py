@@ -258,8 +258,14 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
         """Of the environment's rewards that count at their turns."""
         return sum(reward.weight for reward in self.environment_rewards if reward.per_turn)
 
-    def _check_turn_rewards(self) -> None:
+    def _check_reward_scales(self) -> None:
         a = self.algorithm
+        for reward in (reward for reward in self.rewards if reward.normalise == "group"):
+            if a.n_samples_per_prompt < 2:
+                raise ValueError(
+                    f"rewards.{reward.name}.normalise=group compares the responses to one prompt; set "
+                    "algorithm.n_samples_per_prompt to 2 or more, got 1"
+                )
         for reward in (reward for reward in self.environment_rewards if reward.per_turn):
             if a.advantage_estimator in GROUPED:
                 raise ValueError(
@@ -358,7 +364,7 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
         self._check_reference()
         self._check_turns()
         self.sampling.refuse_greedy("a policy learns from responses that differ")
-        self._check_turn_rewards()
+        self._check_reward_scales()
         check_episodes(self.environment, self.rewards, self.sampling.max_response_tokens, self.generator.most_media)
         samples = a.prompts_per_step * a.n_samples_per_prompt
         if samples % a.update_size:

@@ -35,8 +35,9 @@ class RewardComponent(Section):
     """Only rows of these tasks are scored; `null` = all."""
     modalities: tuple[str, ...] | None = None
     """Only rows of these modalities, as in the column; `null` = all."""
-    normalise: bool = False
-    """In units of the component's running mean and standard deviation."""
+    normalise: bool | Literal["group"] = False
+    """In units of the component's running mean and standard deviation; `group`: of those of the responses to the same
+    prompt, so that no component's scale hides another (GDPO)."""
     log_sigmoid_around: float | dict[str, float] | None = None
     """The number r becomes log σ(r − this), best the SFT policy's mean score: one number, or one for each task (Wang et
     al. 2024); `null` = r as it is."""

@@ -25,11 +25,13 @@ class Rows:
     sample_ids: tuple[str, ...]
     tasks: tuple[str, ...]
     modalities: tuple[str, ...]
+    groups: tuple[int, ...] = ()
+    """Of responses to the same prompt; empty where none are compared."""
 
     @classmethod
     def of(cls, rollouts: pa.Table) -> "Rows":
         """Of a ROLLOUT or EXPERIENCE table."""
-        return cls(*(tuple(rollouts.column(name).to_pylist()) for name in ("sample_id", "task", "modality")))
+        return cls(*(tuple(rollouts.column(n).to_pylist()) for n in ("sample_id", "task", "modality", "group_id")))
 
 
 @dataclass(frozen=True)

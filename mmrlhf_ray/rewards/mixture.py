@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import torch
+
+from mmrlhf_ray.algorithms.advantages import grpo
 from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier
 from mmrlhf_ray.algorithms.statistics import RunningMoments
 from mmrlhf_ray.algorithms.transform import log_sigmoid_score
@@ -29,7 +32,7 @@ class MixtureState:
     def start(cls, rewards: Sequence[Reward]) -> "MixtureState":
         """Before the first step."""
         return cls(
-            {r.name: RunningMoments() for r in rewards if r.normalise},
+            {r.name: RunningMoments() for r in rewards if r.normalise is True},
             {
                 r.name: LagrangeMultiplier(
                     integral=r.cost.initial_multiplier,
@@ -114,6 +117,8 @@ def mix(rewards: Sequence[Reward], answers: Mapping[str, ComponentScores], rows:
     `normalise` or `log_sigmoid_around` has it.
 
     answers: of each component by name, one entry per row of `rows`. A None without a problem adds nothing.
+    `normalise: group`: minus the mean and divided by the standard deviation of the component's own numbers in the row's
+    group, as GDPO does (Liu et al. 2026); with `advantage_estimator: dr_grpo` and `whiten: full` that is its advantage.
     λ is that of `state`; afterwards it moves with this step's mean cost, which is taken as it came even where
     `normalise` is set. Moments see this step's numbers before these are normalised. Without any reward all scores
     are 0. With several costs the formula is that of `algorithms.lagrange.lagrangian_score`.
@@ -192,7 +197,12 @@ def _in_units(part: _Part, state: MixtureState, rows: Rows) -> dict[int, float]:
         return {i: log_sigmoid_score(v, _around(part.reward, rows.tasks[i])) for i, v in part.numbers.items()}
     if not part.reward.normalise:
         return part.numbers
-    values = state.moments[part.reward.name].normalise(list(part.numbers.values()))
+    numbers = list(part.numbers.values())
+    if part.reward.normalise == "group":
+        groups = torch.tensor([rows.groups[i] for i in part.numbers], dtype=torch.int64)
+        values = grpo(torch.tensor(numbers, dtype=torch.float64), groups).numpy()
+    else:
+        values = state.moments[part.reward.name].normalise(numbers)
     return dict(zip(part.numbers, values.tolist(), strict=True))
 
 

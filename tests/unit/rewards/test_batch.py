@@ -108,7 +108,7 @@ def test_select_takes_rows_in_order():
 def test_columns_of_the_data():
     assert extras_columns(prompts({"a": 1}, {}, {"b": None})) == {"a", "b"}
     assert extras_columns(prompts()) == set()
-    assert Rows.of(rollouts("p0")) == Rows(("s0",), ("sums",), ("text",))
+    assert Rows.of(rollouts("p0")) == Rows(("s0",), ("sums",), ("text",), (0,))
 
 
 def test_prompts_as_text():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,16 @@ def given(*values, problems=None):
 
 def mixed(rewards, answers, state=None, rows=ROWS):
     return mix(rewards, answers, rows, state or MixtureState.start(rewards))
+
+
+def test_each_component_in_units_of_its_group():
+    rows = replace(ROWS, groups=(7, 7, 9, 9))
+    rewards = [own("a", normalise="group"), own("b", normalise="group", weight=2.0)]
+    got = mixed(rewards, {"a": given(1, 3, 5, 5), "b": given(200, 100, 0, 50)}, rows=rows)
+    half = 2**-0.5  # (3 - 1) / 2 over the unbiased deviation of two numbers
+    assert got.scores == pytest.approx((-half + 2 * half, half - 2 * half, -2 * half, 2 * half), abs=1e-5)
+    assert got.metrics["reward_b"] == 87.5
+    assert got.state.moments == {}
 
 
 def test_weighted_sum():
