@@ -10,13 +10,16 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 _PATIENCE = timedelta(seconds=120)
+_IMPORTED = ["torch", "transformers", "deepspeed", "mmrlhf_ray.training.engine", "mmrlhf_ray.models"]
+"""Once, in the process that all ranks are forked from."""
 
 
 def run_ranks(ranks: int, work: Callable[[int, Path], None], directory: Path) -> None:
     """`work(rank, directory)` on all ranks of a group over gloo. Raises what it raised, as a trace."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "store").unlink(missing_ok=True)
-    torch.multiprocessing.spawn(_rank, args=(ranks, work, directory), nprocs=ranks)
+    torch.multiprocessing.set_forkserver_preload(_IMPORTED)
+    torch.multiprocessing.start_processes(_rank, args=(ranks, work, directory), nprocs=ranks, start_method="forkserver")
 
 
 def _rank(rank: int, ranks: int, work: Callable[[int, Path], None], directory: Path) -> None:
