@@ -99,11 +99,12 @@ def _columns(table: pa.Table) -> Iterator[tuple[str, pa.ChunkedArray]]:
 def _tokens(encoder: Encoder, row: Mapping[str, Any]) -> dict[str, Any]:
     """Per token of an EXPERIENCE row, and the mean advantage of those that are trained on."""
     sampled, old = (np.array(row[name], np.float32) for name in ("rollout_logprobs", "old_logprobs"))
-    trained = np.array(row["advantages"], np.float32)[np.array(row["response_mask"], bool)]
+    mask = np.array(row["response_mask"], bool)
+    trained = np.array(row["advantages"], np.float32)[mask]
     return {
         **{name: row[name] for name in _PER_TOKEN},
         "tokens": token_texts(encoder, row["response_token_ids"]),
-        "ratios": np.exp(old - sampled),
+        "ratios": np.exp(np.where(mask, old - sampled, math.nan)),
         "versions": row["versions"],
         "advantage": float(trained.mean()) if len(trained) else math.nan,
     }

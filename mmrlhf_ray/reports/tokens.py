@@ -61,10 +61,13 @@ def tokens_of(row: Mapping[str, Any], scale: Scale) -> tuple[Token, ...]:
 
 
 def _measured(row: Mapping[str, Any]) -> Sequence[np.ndarray]:
-    """Advantage; log p before the update less log p of the reference; the same less the sampler's. [T] each."""
+    """Advantage; log p before the update less log p of the reference; the same less the sampler's. [T] each, NaN for
+    tokens that were not sampled."""
     names = ("advantages", "old_logprobs", "ref_logprobs", "rollout_logprobs")
     advantages, old, reference, sampled = (np.array(row[name] or [], np.float64) for name in names)
-    return advantages, np.where(np.isfinite(old), old, sampled) - reference, old - sampled
+    own = np.array(row["response_mask"] or [], bool)
+    measures = (advantages, np.where(np.isfinite(old), old, sampled) - reference, old - sampled)
+    return [np.where(own, values, math.nan) for values in measures]
 
 
 def _level(value: float, scale: float) -> int:
@@ -74,7 +77,7 @@ def _level(value: float, scale: float) -> int:
 
 
 def _said(row: Mapping[str, Any], measured: Sequence[float], number: int) -> str:
-    parts = [f"p {math.exp(row['rollout_logprobs'][number]):.3g}"]
+    parts = [f"p {math.exp(row['rollout_logprobs'][number]):.3g}"] if row["response_mask"][number] else []
     parts += [f"{name} {value:+.3g}" for name, value in zip(MEASURES, measured, strict=True) if math.isfinite(value)]
     if math.isfinite(ratio := row["ratios"][number]):
         parts.append(f"ratio {ratio:.4g}")

@@ -49,7 +49,7 @@ def length_penalty(
     for name, value in (("free_tokens", free_tokens), ("cost", cost), ("most", most)):
         if value < 0:
             raise ValueError(f"{name} expects a number of at least 0, got {value}")
-    return [-min(most, cost * max(0, tokens - free_tokens)) for tokens in response_tokens]
+    return [0.0 - min(most, cost * max(0, tokens - free_tokens)) for tokens in response_tokens]
 
 
 def turn_penalty(
@@ -65,7 +65,7 @@ def turn_penalty(
     for name, value in (("free_turns", free_turns), ("cost", cost)):
         if value < 0:
             raise ValueError(f"{name} expects a number of at least 0, got {value}")
-    return [-cost * max(0, count - free_turns) for count in turns]
+    return [0.0 - cost * max(0, count - free_turns) for count in turns]
 
 
 def repetition_penalty(

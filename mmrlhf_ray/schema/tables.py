@@ -214,7 +214,7 @@ RESPONSE = _schema(
     ("rollout_logprobs", _FLOATS),
     ("old_logprobs", _FLOATS),
     ("ref_logprobs", _FLOATS),  # NaN where no reference was asked
-    ("ratios", _FLOATS),  # of the learner's probability before the update to the sampler's
+    ("ratios", _FLOATS),  # of the learner's probability before the update to the sampler's; NaN of what none sampled
     ("advantages", _FLOATS),
     ("versions", _SPANS),  # as in ROLLOUT
     ("turns", pa.string()),  # JSON: an episode's segments as in ROLLOUT, each with `text` and `media_ids`; else []

@@ -24,9 +24,10 @@ def test_levels_have_the_sign_and_the_size_of_what_they_stand_for() -> None:
     first, second, third = tokens_of(row(), (2.0, 2.0, 0.5))
     assert first.levels == (LEVELS, 0, 0)
     assert second.levels == (-2, -1, LEVELS)  # advantage −1 of 2; KL −0.5 of 2; mismatch 0.5 of 0.5
-    assert third.levels == (0, LEVELS, 0)
+    assert third.levels == (0, 0, 0)  # the policy did not sample it
     assert [token.text for token in (first, second, third)] == ["a", " b", " c"]
     assert [token.sampled for token in (first, second, third)] == [True, True, False]
+    assert third.said == "ratio 1"
     assert second.said == "p 0.135, advantage -1, kl -0.5, mismatch +0.5, ratio 1.649"
 
 
@@ -41,7 +42,7 @@ def test_without_a_reference_and_before_the_learner_is_asked() -> None:
     assert token_scale([unknown])[1:] == (0.0, 0.0)
     assert [token.levels[1:] for token in tokens_of(unknown, token_scale([unknown]))] == [(0, 0)] * 3
     assert tokens_of(unknown, (2.0, 0.0, 0.0))[0].said == "p 0.368, advantage +2"
-    with_reference = row(old_logprobs=[NAN] * 3)  # the sampler's stand in for the learner's
+    with_reference = row(old_logprobs=[NAN] * 3, response_mask=[True] * 3)  # the sampler's stand in for the learner's
     assert tokens_of(with_reference, (0.0, 2.0, 0.0))[2].levels[1] == LEVELS
 
 
