@@ -249,10 +249,10 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         "environment.max_observation_tokens": 1536,
         "environment.max_turn_tokens": 1024,
         "environment.max_turns": 6,
-        "environment.processes": 8,
+        "environment.processes": 4,
         "environment.tools": ["crop", "zoom", "python"],
         "generator.max_num_seqs": 54,
-        "placement.generator.num_cpus": 12.0,
+        "placement.generator.num_cpus": 7.0,
         "placement.generator.replicas": 4,
         "placement.policy.replicas": 4,
         "rewards": [

@@ -14,12 +14,18 @@ _IMPORTED = ["torch", "transformers", "deepspeed", "mmrlhf_ray.training.engine",
 """Once, in the process that all ranks are forked from."""
 
 
-def run_ranks(ranks: int, work: Callable[[int, Path], None], directory: Path) -> None:
-    """`work(rank, directory)` on all ranks of a group over gloo. Raises what it raised, as a trace."""
+def run_ranks(ranks: int, work: Callable[[int, Path], None], directory: Path, *, fresh: bool = False) -> None:
+    """`work(rank, directory)` on all ranks of a group over gloo. Raises what it raised, as a trace. `fresh`: in
+    processes that import all themselves, for who looks at their memory."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "store").unlink(missing_ok=True)
     torch.multiprocessing.set_forkserver_preload(_IMPORTED)
-    torch.multiprocessing.start_processes(_rank, args=(ranks, work, directory), nprocs=ranks, start_method="forkserver")
+    torch.multiprocessing.start_processes(
+        _rank,
+        args=(ranks, work, directory),
+        nprocs=ranks,
+        start_method="spawn" if fresh else "forkserver",
+    )
 
 
 def _rank(rank: int, ranks: int, work: Callable[[int, Path], None], directory: Path) -> None:

@@ -211,7 +211,7 @@ def test_no_rank_holds_more_than_its_share_and_two_layers(tmp_path: Path, monkey
     FAMILIES["qwen3_omni_moe"](tmp_path / "tiny", 0)
     size = build_mixture(tmp_path / "mixture", tmp_path / "tiny")
     assert size > 0.9 * LAYERS * LAYER
-    run_ranks(2, load_and_watch, tmp_path)
+    run_ranks(2, load_and_watch, tmp_path, fresh=True)
     for rank in range(2):
         peak, after = torch.load(tmp_path / f"{rank}.pt")
         print(f"rank {rank}: {size / MIB:.0f} MiB of weights, +{peak / MIB:.0f} MiB at most, +{after / MIB:.0f} after")
