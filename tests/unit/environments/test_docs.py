@@ -40,7 +40,7 @@ def test_the_table_of_tools_is_complete():
 
 
 def test_the_table_of_keys_is_complete():
-    table = PAGE.partition("Keys of every kind:")[2].partition("## Tools")[0]
+    table = PAGE.partition("Keys of every kind:")[2].partition("\n## ")[0]
     keys = [key for first in re.findall(r"^\| (`[^|]*) \|", table, re.M) for key in re.findall(r"`(\w+)`", first)]
     assert sorted(keys) == sorted(EnvironmentBase.model_fields)
 
