@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 import soundfile
 from PIL import Image
 
-from mmrlhf_ray.data.media import MediaRow, media_row
+from mmrlhf_ray.data.media import MediaRow, media_row, to_wav
 from mmrlhf_ray.demo import recordings
 from mmrlhf_ray.demo.digits import SIDE, Split, digit_png, digits_of
 from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.demo.recordings import SECONDS
 from mmrlhf_ray.demo.tones import SAMPLE_RATE, tone
-from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PROMPT, check
+from mmrlhf_ray.schema import DEMONSTRATION, MEDIA, PROMPT, check, modality_of
 
 CELLS = 4
 """A large picture has this many digits' room on a side; the sampler and the learner see all of it as large as one."""
@@ -94,9 +94,7 @@ def write_recordings(directory: Path, rng: np.random.Generator) -> dict[tuple[st
 
 
 def _wav(samples: np.ndarray) -> MediaRow:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return media_row("audio", buffer.getvalue())
+    return media_row("audio", to_wav(samples, SAMPLE_RATE))
 
 
 def _png(picture: Image.Image) -> MediaRow:
@@ -164,13 +162,12 @@ def _row(asked: Asked, prompt_id: str, later: tuple[MediaRow, ...] = ()) -> dict
     if later:
         messages += [{"role": "assistant", "content": [{"type": "text", "text": asked.call}]}, _user(later)]
     shown = (*asked.shown, *later)
-    kinds = {clip["kind"] for clip in shown}
     return {
         "prompt_id": prompt_id,
         "messages": json.dumps(messages),
         "media_ids": [clip["media_id"] for clip in shown],
         "task": asked.task,
-        "modality": "+".join(kind for kind in ("image", "audio") if kind in kinds) or "text",
+        "modality": modality_of({clip["kind"] for clip in shown}),
         "extras": json.dumps({"answer": str(asked.digit)}),
     }
 

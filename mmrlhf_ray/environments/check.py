@@ -19,16 +19,17 @@ from mmrlhf_ray.sandbox.child import Child, ChildFailed
 _KEYS = {"tools": "tools", "python": "environment", "gymnasium": "id", "http": "url"}
 
 
-def check_environment(config: EnvironmentConfig) -> None:
+def check_environment(config: EnvironmentConfig) -> list[dict[str, Any]]:
     """Import what the configuration names, make a Gymnasium environment once, ask a server whether it is there.
 
-    Raises ConfigError that names the key.
+    Returns what tool_schemas() does, without another process. Raises ConfigError that names the key.
     """
     if isinstance(config, HttpEnvironment) and config.url.startswith("ws"):
         needs("environments")
     for file in lacking_files(config):
         raise _problem(config, f"there is no file {file}")
-    _asked(config)
+    schemas: list[dict[str, Any]] = _asked(config)["schemas"]
+    return schemas
 
 
 def lacking_files(config: EnvironmentConfig) -> list[str]:

@@ -27,7 +27,7 @@ from mmrlhf_ray.data.encoding.encode import load_encoder, too_many_media
 from mmrlhf_ray.data.encoding.turns import check_turns
 from mmrlhf_ray.data.errors import bad_rows_error
 from mmrlhf_ray.data.records.readers import Records, first_records, read_records
-from mmrlhf_ray.environments.check import check_environment, lacking_files, tool_schemas
+from mmrlhf_ray.environments.check import check_environment, lacking_files
 from mmrlhf_ray.errors import ConfigError, DataError, ModelError, UserError
 from mmrlhf_ray.models import (
     adapter_for,
@@ -105,15 +105,14 @@ def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
     if environment is not None and missing is not None and (files := lacking_files(environment)):
         missing += [f"environment: {file} is not here: not checked" for file in files]
         environment = None
-    if environment is not None:
-        check_environment(environment)
+    tools = None if environment is None else check_environment(environment)
     here = _models_here(cfg, missing)
     for use in here:
         check_context(use)
     if here:
         encoder = load_encoder(here[0].config.path, allowed=_allowed(cfg))  # which every role of the job will do
-        if environment is not None:
-            check_turns(replace(encoder, tools=tool_schemas(environment)))
+        if tools is not None:
+            check_turns(replace(encoder, tools=tools))
         check_same_tokens(here[0].config.path, *(use.config.path for use in here[1:]))
     _check_learners(cfg)
     check_spread(cfg)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # generators read this module, and no model
 
 
 RESPONSE, OBSERVATION = "response", "observation"
-_OF_SAMPLER = "collapsed_token_ids"
+_OF_SAMPLER = frozenset({"collapsed_token_ids"})
 
 
 class Row(TypedDict):
