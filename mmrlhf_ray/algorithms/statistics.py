@@ -10,6 +10,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from mmrlhf_ray.algorithms.advantages import grpo
+
 MAX_SUFFIX = "_max"
 
 Stats = dict[str, Tensor]
@@ -94,6 +96,15 @@ class RunningMoments:
     def from_dict(cls, state: Mapping[str, float]) -> "RunningMoments":
         """The inverse of `to_dict`; raises TypeError on a key it does not know."""
         return cls(**state)  # type: ignore[arg-type]
+
+
+def normalised_in_groups(values: Values, groups: Sequence[int]) -> NDArray[np.float64]:
+    """Each value [N] in units of its group, as `advantages.grpo` has it, float64 [N]; `groups` [N] names its group.
+
+    Raises ValueError when a value is not finite.
+    """
+    outcomes = torch.from_numpy(_finite(values))
+    return grpo(outcomes, torch.tensor(groups, dtype=torch.int64)).numpy()
 
 
 def _finite(values: Values) -> NDArray[np.float64]:

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import torch
-
-from mmrlhf_ray.algorithms.advantages import grpo
 from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier
-from mmrlhf_ray.algorithms.statistics import RunningMoments
+from mmrlhf_ray.algorithms.statistics import RunningMoments, normalised_in_groups
 from mmrlhf_ray.algorithms.transform import log_sigmoid_score
 from mmrlhf_ray.config.rewards import Reward
 from mmrlhf_ray.errors import RunError
@@ -199,8 +196,7 @@ def _in_units(part: _Part, state: MixtureState, rows: Rows) -> dict[int, float]:
         return part.numbers
     numbers = list(part.numbers.values())
     if part.reward.normalise == "group":
-        groups = torch.tensor([rows.groups[i] for i in part.numbers], dtype=torch.int64)
-        values = grpo(torch.tensor(numbers, dtype=torch.float64), groups).numpy()
+        values = normalised_in_groups(numbers, [rows.groups[i] for i in part.numbers])
     else:
         values = state.moments[part.reward.name].normalise(numbers)
     return dict(zip(part.numbers, values.tolist(), strict=True))
