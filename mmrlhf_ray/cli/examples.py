@@ -53,6 +53,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "average": ("mmrlhf average my-mean runs/a/model runs/b/model runs/c/model",),
     "discrete": ("mmrlhf discrete my-decisions.yaml", "mmrlhf discrete my-decisions.yaml algorithm.lr=3e-4 --sweep"),
+    "behaviour": (
+        "mmrlhf behaviour my-behaviour.yaml",
+        "mmrlhf behaviour my-behaviour.yaml ask.choose=random name=my-random",
+    ),
     "discrete-export": ("mmrlhf discrete-export runs/my-decisions",),
     "discrete-serve": ("mmrlhf discrete-serve runs/my-decisions --port 8001 --replicas 2",),
     "runs": ("mmrlhf runs", "mmrlhf runs show runs/my-ppo", "mmrlhf runs compare runs/a runs/b"),
@@ -97,7 +101,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "Measure": ("evaluate", "probe-reward", "parity"),
     "Use a cluster": ("plan", "submit"),
     "Use a model": ("generate", "chat", "serve", "export", "push", "average"),
-    "Decide, with small networks": ("discrete", "discrete-export", "discrete-serve"),
+    "Decide, with small networks": ("discrete", "discrete-export", "discrete-serve", "behaviour"),
 }
 """Heading in `mmrlhf --help` → commands."""
 

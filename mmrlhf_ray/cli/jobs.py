@@ -120,6 +120,11 @@ JOBS = (
         "mmrlhf_ray.pipelines.discrete.job",
         sweep="mmrlhf_ray.pipelines.discrete.sweep",
     ),
+    JobCommand(
+        "behaviour",
+        "Learn a behaviour from preferences over clips of it.",
+        "mmrlhf_ray.pipelines.behaviour.job",
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from mmrlhf_ray.config.algorithm import AlgorithmConfig, DynamicSamplingConfig, MismatchConfig, OverlongConfig
 from mmrlhf_ray.config.base import CheckpointConfig, DeadlineConfig, ModelConfig, ModelShape, RunConfig, TrainJobConfig
+from mmrlhf_ray.config.behaviour import BehaviourConfig
 from mmrlhf_ray.config.data import (
     AudioAugment,
     AugmentConfig,
@@ -58,6 +59,7 @@ __all__ = [
     "DataConfig",
     "DeadlineConfig",
     "DecodeConfig",
+    "BehaviourConfig",
     "DiscreteConfig",
     "DynamicSamplingConfig",
     "EngineConfig",

@@ -103,6 +103,15 @@ _JOBS: Mapping[JobKind, Values] = {
         "steps": 20,
         "decisions_per_step": 1000,
     },
+    JobKind.BEHAVIOUR: {
+        "name": "my-behaviour",
+        "environment": {"id": "Reacher-v5"},
+        "annotators": {"kind": "simulated"},
+        "ask": {"pairs": 700, "first": 100},
+        "algorithm": {"kind": "ppo"},
+        "steps": 50,
+        "decisions_per_step": 4000,
+    },
 }
 _FEEDBACK: Values = {"data_dir": "feedback", "port": 8600, "overlap": 3}
 

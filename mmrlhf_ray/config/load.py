@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from mmrlhf_ray.config.aliases import ALIASES, apply
 from mmrlhf_ray.config.base import RunConfig
+from mmrlhf_ray.config.behaviour import BehaviourConfig
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
@@ -38,6 +39,7 @@ class JobKind(StrEnum):
     EVALUATE = "evaluate"
     ITERATE = "iterate"
     DISCRETE = "discrete"
+    BEHAVIOUR = "behaviour"
 
     @property
     def config(self) -> type[RunConfig]:
@@ -54,6 +56,7 @@ _CONFIGS: dict[JobKind, type[RunConfig]] = {
     JobKind.EVALUATE: EvaluateConfig,
     JobKind.ITERATE: IterateConfig,
     JobKind.DISCRETE: DiscreteConfig,
+    JobKind.BEHAVIOUR: BehaviourConfig,
 }
 _KINDS: dict[type[BaseModel], JobKind] = {config: kind for kind, config in _CONFIGS.items()}
 

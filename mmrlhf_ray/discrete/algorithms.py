@@ -6,7 +6,7 @@ REINFORCE are settings of RLlib's PPO, as its documentation suggests since it ha
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -17,7 +17,8 @@ from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from mmrlhf_ray.config import DiscreteConfig
-from mmrlhf_ray.config.discrete_parts import A2C, DQN, PPO, ActorCritic, Clone, Reinforce
+from mmrlhf_ray.config.discrete import EnvRunnersSection, LearnersSection
+from mmrlhf_ray.config.discrete_parts import A2C, DQN, PPO, ActorCritic, AlgorithmKeys, Clone, Reinforce
 from mmrlhf_ray.discrete.cloning import CloningConfig
 from mmrlhf_ray.errors import ConfigError
 
@@ -25,8 +26,36 @@ _NEVER_CLIPPED = 1e9
 """A bound that no ratio and no error reaches."""
 
 
+class RLlibJob(Protocol):
+    """What RLlib's settings are made from: the keys that jobs on RLlib share."""
+
+    @property
+    def algorithm(self) -> AlgorithmKeys:
+        """How is learned."""
+
+    @property
+    def steps(self) -> int:
+        """Of the run."""
+
+    @property
+    def decisions_per_step(self) -> int:
+        """Actions in each."""
+
+    @property
+    def env_runners(self) -> EnvRunnersSection:
+        """Actors that act."""
+
+    @property
+    def learners(self) -> LearnersSection:
+        """Actors that learn."""
+
+    @property
+    def seed(self) -> int:
+        """Of all chance."""
+
+
 def algorithm_config(
-    cfg: DiscreteConfig, env: str | type[gymnasium.Env[Any, Any]], env_config: Mapping[str, Any], module: RLModuleSpec
+    cfg: RLlibJob, env: str | type[gymnasium.Env[Any, Any]], env_config: Mapping[str, Any], module: RLModuleSpec
 ) -> AlgorithmConfig:
     """RLlib's configuration of a job, ready for `build()`. One `train()` of it is one step of the job.
 
@@ -63,13 +92,13 @@ def build(config: AlgorithmConfig) -> Algorithm:
     return algorithm
 
 
-def learning_rate(cfg: DiscreteConfig) -> float | list[list[float]]:
+def learning_rate(cfg: RLlibJob) -> float | list[list[float]]:
     """A number, or RLlib's schedule [[decisions, rate], …] of a straight line from `lr` to `lr_end`."""
     a = cfg.algorithm
     return a.lr if a.lr_end is None else [[0, a.lr], [cfg.steps * cfg.decisions_per_step, a.lr_end]]
 
 
-def per_learner(cfg: DiscreteConfig, key: str, rows: int) -> int:
+def per_learner(cfg: RLlibJob, key: str, rows: int) -> int:
     """`rows` over the learners. Raises ConfigError where they do not divide."""
     learners = max(cfg.learners.replicas, 1)
     if rows % learners:
@@ -77,7 +106,7 @@ def per_learner(cfg: DiscreteConfig, key: str, rows: int) -> int:
     return rows // learners
 
 
-def _dqn(cfg: DiscreteConfig) -> AlgorithmConfig:
+def _dqn(cfg: RLlibJob) -> AlgorithmConfig:
     """Deep Q-learning: minimise the Huber loss of Q(s, a) − (r + γ·Q'(s', argmax Q(s', ·)))."""
     a = cfg.algorithm
     assert isinstance(a, DQN)
@@ -105,7 +134,7 @@ def _dqn(cfg: DiscreteConfig) -> AlgorithmConfig:
     )
 
 
-def _ppo(cfg: DiscreteConfig) -> AlgorithmConfig:
+def _ppo(cfg: RLlibJob) -> AlgorithmConfig:
     """Proximal policy optimisation with a clipped ratio; no term for the KL."""
     a = cfg.algorithm
     assert isinstance(a, PPO)
@@ -117,7 +146,7 @@ def _ppo(cfg: DiscreteConfig) -> AlgorithmConfig:
     )
 
 
-def _a2c(cfg: DiscreteConfig) -> AlgorithmConfig:
+def _a2c(cfg: RLlibJob) -> AlgorithmConfig:
     """Advantage actor-critic: PPO's ratio is 1 in the only pass over the only batch, so its loss is −A·log π's."""
     a = cfg.algorithm
     assert isinstance(a, A2C)
@@ -126,7 +155,7 @@ def _a2c(cfg: DiscreteConfig) -> AlgorithmConfig:
     )
 
 
-def _reinforce(cfg: DiscreteConfig) -> AlgorithmConfig:
+def _reinforce(cfg: RLlibJob) -> AlgorithmConfig:
     """A2C without a critic: whole episodes, λ = 1, and a module whose values are zero, so that advantages are returns.
 
     RLlib brings them to mean 0 and standard deviation 1 over the batch, which is a constant baseline and a step size.
@@ -143,7 +172,7 @@ def _reinforce(cfg: DiscreteConfig) -> AlgorithmConfig:
     )
 
 
-def _on_policy(cfg: DiscreteConfig, a: ActorCritic) -> PPOConfig:
+def _on_policy(cfg: RLlibJob, a: ActorCritic) -> PPOConfig:
     return (
         PPOConfig()
         .training(
@@ -157,10 +186,11 @@ def _on_policy(cfg: DiscreteConfig, a: ActorCritic) -> PPOConfig:
     )
 
 
-def _clone(cfg: DiscreteConfig) -> AlgorithmConfig:
+def _clone(cfg: RLlibJob) -> AlgorithmConfig:
     """Supervised learning of decisions: maximise log π of the right one, L′ = L + λH with votes."""
     a = cfg.algorithm
     assert isinstance(a, Clone)
+    assert isinstance(cfg, DiscreteConfig)
     return (
         CloningConfig()
         .cloning(
@@ -171,6 +201,6 @@ def _clone(cfg: DiscreteConfig) -> AlgorithmConfig:
     )
 
 
-_KINDS: Mapping[type, Callable[[DiscreteConfig], AlgorithmConfig]] = {
+_KINDS: Mapping[type, Callable[[RLlibJob], AlgorithmConfig]] = {
     DQN: _dqn, PPO: _ppo, A2C: _a2c, Reinforce: _reinforce, Clone: _clone,
 }  # fmt: skip

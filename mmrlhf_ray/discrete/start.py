@@ -40,7 +40,7 @@ _SEED_STRIDE = 1_000_003
 start."""
 EPISODE_REWARD, TOTAL_REWARD = "episode reward", "total reward"
 
-_LEARNED: Mapping[str, str] = {
+LEARNED: Mapping[str, str] = {
     Learner.TOTAL_LOSS_KEY: "loss",
     POLICY_LOSS_KEY: "policy_loss",
     VF_LOSS_KEY: "value_loss",
@@ -155,4 +155,4 @@ def step_metrics(result: Mapping[str, Any], earlier_reward: float) -> dict[str, 
         metrics["requests"] = float(sampled["asked"]) / episodes
         metrics["decisions"] = episodes
     learned = result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
-    return metrics | {ours: float(learned[theirs]) for theirs, ours in _LEARNED.items() if theirs in learned}
+    return metrics | {ours: float(learned[theirs]) for theirs, ours in LEARNED.items() if theirs in learned}

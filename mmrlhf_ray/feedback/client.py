@@ -6,6 +6,7 @@ answered().
 """
 
 import hashlib
+import json
 import logging
 import random
 import threading
@@ -149,6 +150,11 @@ class ItemsClient:
             found = answered(self._http, "GET", "/api/items", params={**wanted, "page": page}).json()
             yield from found["items"]
             page, pages = page + 1, found["pages"]
+
+    def annotations(self) -> Iterator[dict[str, Any]]:
+        """Rows of the ANNOTATION table of all that was collected, as GET /api/export has them."""
+        text = answered(self._http, "GET", "/api/export", params={"format": "annotations"}).text
+        yield from map(json.loads, text.splitlines())
 
     def change_item(self, item_id: str, *, priority: float | None = None, overlap: int | None = None) -> None:
         """Ask an item sooner or later, or more or fewer people."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmrlhf_ray.config import (
+    BehaviourConfig,
     DiscreteConfig,
     EvaluateConfig,
     IterateConfig,
@@ -75,7 +76,7 @@ def _length(cfg: RunConfig, checked: Checked) -> str:
         return f"{each} response{'s' if each > 1 else ''} to each of {'the' if rows is None else rows} prompts"
     if isinstance(cfg, ProbeRewardConfig):
         return f"{cfg.prompts} prompts"
-    if isinstance(cfg, DiscreteConfig):
+    if isinstance(cfg, DiscreteConfig | BehaviourConfig):
         return f"{cfg.steps} steps of {cfg.decisions_per_step} decisions"
     return f"{cfg.rounds} rounds at most" if isinstance(cfg, IterateConfig) else ""
 

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from mmrlhf_ray.config import DiscreteConfig, EngineConfig, EvaluateConfig, PPOConfig, Resources, RunConfig
+from mmrlhf_ray.config import (
+    BehaviourConfig,
+    DiscreteConfig,
+    EngineConfig,
+    EvaluateConfig,
+    PPOConfig,
+    Resources,
+    RunConfig,
+)
 from mmrlhf_ray.config.placement import Placement
 from mmrlhf_ray.errors import ConfigError, PlacementError
 from mmrlhf_ray.models import why_not
@@ -123,7 +131,9 @@ def check_consistent(cfg: RunConfig) -> None:
 
 
 def _device_problems(cfg: RunConfig) -> list[str]:
-    if isinstance(cfg, DiscreteConfig):  # its small networks may learn on another device than the actors' models
+    if isinstance(
+        cfg, DiscreteConfig | BehaviourConfig
+    ):  # its small networks may learn on another device than the actors' models
         return []
     models = [r for r in reservations(cfg) if r.role not in _WITHOUT_MODEL]
     if cfg.device == "cpu":

@@ -21,7 +21,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 SNAPSHOT = Path(__file__).with_suffix(".json")
 EXTRAS = ("cpu", "gpu")
-ALSO = ("feedback", "onnx", "docs", "dev")
+ALSO = ("feedback", "onnx", "behaviour", "docs", "dev")
 """Extras of `make setup`."""
 PYTHONS = ("3.11", "3.12", "3.13")
 _UNPINNED = ("setuptools",)

@@ -30,5 +30,5 @@ def test_the_commands_are_those_of_the_readme() -> None:
     training = {"sft", "reward-model", "preference", "ppo", "train"}
     others = {"config", "demo", "parity", "doctor", "plan", "submit", "report"}
     models = {"export", "average", "push", "generate", "chat", "serve"}
-    decisions = {"discrete", "discrete-export", "discrete-serve"}
+    decisions = {"discrete", "discrete-export", "discrete-serve", "behaviour"}
     assert names == training | {"evaluate", "probe-reward", "iterate"} | others | models | decisions

@@ -10,6 +10,7 @@ FIGURES: Mapping[str, Sequence[str]] = {
     "preference": ("loss", "preference_accuracy", "eval_preference_accuracy"),
     "ppo": ("score", "kl", "response_tokens", "eval_score"),
     "discrete": ("loss", "heldout_score"),
+    "behaviour": ("true_return", "heldout_agreement", "cost"),
 }
 """Job → metrics of which it is said how they changed."""
 _HELD_OUT = ("eval_", "heldout_")

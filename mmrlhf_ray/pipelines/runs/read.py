@@ -17,7 +17,7 @@ from mmrlhf_ray.runtime.metric_rows import FILE_NAME, read_metrics
 _CONFIG = "config.yaml"
 _TRACE = "error.txt"
 _LOCK = ".lock"
-_RESULTS = ("evaluation.json", "probe.json", "discrete.json", "iterate.json", "reward_model.json")
+_RESULTS = ("evaluation.json", "probe.json", "discrete.json", "behaviour.json", "iterate.json", "reward_model.json")
 _DONE = ("model", "adapter", *_RESULTS)
 """Of these a run that has ended well has left one."""
 _IN_ROUNDS = frozenset({"iterate"})

@@ -15,6 +15,7 @@ from mmrlhf_ray.planning.render import render
 JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.yaml"))
 GONE = "not said: the default"
 ROOTS = {"demo-sft": "sft", "demo-ppo": "ppo", "demo-dpo": "preference", "discrete-ppo": "discrete"}
+ROOTS |= {"behaviour-reacher": "behaviour"}
 GRPO = "qwen2.5-vl-7b-grpo-1node"
 """The root of the GRPO jobs of real models."""
 FOUR_NODES: dict[str, Any] = {
@@ -153,6 +154,17 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "demo-mpo": {"objective": "mpo"},
     "demo-orpo": {"beta": 0.5, "objective": "orpo"},
     "demo-simpo": {"beta": 2.0, "objective": "simpo", "simpo_margin": 0.5},
+    "behaviour-breakout": {
+        "algorithm.entropy_coef": 0.01,
+        "algorithm.gamma": 0.97,
+        "algorithm.ppo_epochs": 4,
+        "ask.first": 200,
+        "environment.episode_steps": 500,
+        "environment.id": "MinAtar/Breakout-v1",
+        "net.hidden": [128],
+        "reward_model.first_updates": 200,
+        "reward_model.updates": 20,
+    },
     "discrete-a2c": {
         "algorithm.kind": "a2c",
         "algorithm.lr": 0.002,

@@ -1,0 +1,58 @@
+"""A trained policy on disk: weights in safetensors next to the configuration that they were trained with."""
+
+import os
+from pathlib import Path
+
+from ray.rllib.core.rl_module.torch import TorchRLModule
+from safetensors.torch import load_file, save_file
+
+from mmrlhf_ray.behaviour.env import RecordedEnv
+from mmrlhf_ray.behaviour.module import module_spec
+from mmrlhf_ray.behaviour.reward import RewardEnsemble
+from mmrlhf_ray.config.behaviour import BehaviourConfig
+from mmrlhf_ray.config.discrete_parts import DQN
+from mmrlhf_ray.config.load import load_config, save_config
+from mmrlhf_ray.discrete.files import CONFIG_FILE, MODULE_DIR, WEIGHTS_FILE
+from mmrlhf_ray.errors import ConfigError
+
+REWARD_FILE = "reward_models.safetensors"
+"""In the same directory: the ensemble that the policy learned from."""
+
+__all__ = ["MODULE_DIR", "REWARD_FILE", "load_policy", "save_policy", "save_rewards"]
+
+
+def save_policy(module: TorchRLModule, cfg: BehaviourConfig, directory: Path) -> None:
+    """Write weights and configuration into a directory, replacing what is there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    save_config(cfg, directory / CONFIG_FILE)
+    partial = directory / f".{WEIGHTS_FILE}.partial"
+    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items() if not k.startswith("_target_")}
+    save_file(state, partial)
+    os.replace(partial, directory / WEIGHTS_FILE)
+
+
+def save_rewards(ensemble: RewardEnsemble, directory: Path) -> None:
+    """Write the reward models next to the policy."""
+    save_file(ensemble.state_dict(), directory / REWARD_FILE)
+
+
+def load_policy(directory: Path) -> tuple[BehaviourConfig, TorchRLModule]:
+    """A run's configuration and its trained policy, for best_action(). Raises ConfigError where there is none."""
+    if not (directory / WEIGHTS_FILE).is_file():
+        raise ConfigError(f"{directory}: no trained policy in it; name `module` of a finished `mmrlhf behaviour` run")
+    cfg = load_config(directory / CONFIG_FILE, (), BehaviourConfig)
+    env = RecordedEnv(cfg)
+    try:
+        spec = module_spec(cfg, env)
+    finally:
+        env.close()
+    if isinstance(cfg.algorithm, DQN):
+        assert isinstance(spec.model_config, dict)
+        # What RLlib adds where an algorithm builds it.
+        spec.model_config |= {
+            "dueling": cfg.algorithm.dueling, "double_q": cfg.algorithm.double, "num_atoms": 1, "epsilon": 0.0
+        }  # fmt: skip
+    module = spec.build()
+    assert isinstance(module, TorchRLModule)
+    module.load_state_dict(load_file(directory / WEIGHTS_FILE), strict=False)
+    return cfg, module
