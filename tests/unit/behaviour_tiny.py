@@ -48,7 +48,7 @@ class Line(gymnasium.Env[np.ndarray, Any]):
 
 
 if "Line-v0" not in gymnasium.registry:  # this file is also loaded as a file of judges
-    gymnasium.register("Line-v0", Line)
+    gymnasium.register("Line-v0", f"{__name__}:Line")
 
 
 def judge(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]) -> str:
