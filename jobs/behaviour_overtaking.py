@@ -1,6 +1,7 @@
 """Facts, a judge and a measure for behaviour-overtaking.yaml: overtake on the left, never on the right."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 RIGHT_COSTS, CRASH_COSTS = 2.0, 5.0
@@ -45,7 +46,7 @@ def _liked(states: Sequence[Mapping[str, Any]]) -> float:
 
 def _passed(states: Sequence[Mapping[str, Any]]) -> Iterator[int]:
     """Lanes to the right of the car at which each vehicle was that fell behind from one step to the next."""
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         others = after["facts"]["others"]
         for name, (ahead, _) in before["facts"]["others"].items():
             if name in others and ahead > 0 >= others[name][0]:

@@ -116,7 +116,7 @@ class People:
         return {
             "item_id": self._item_id(pair.pair_id),
             "prompt_id": self._item_id(pair.pair_id),
-            "prompt": f"<video> <video> {self._section.question}",
+            "prompt": f"The first clip: <video> The second clip: <video> {self._section.question}",
             "media_ids": ids,
             "task": self._cfg.name,
             "question": "pair",

@@ -13,7 +13,7 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
 from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier
-from mmrlhf_ray.behaviour.annotators import judge_of
+from mmrlhf_ray.behaviour.annotators import People, judge_of
 from mmrlhf_ray.behaviour.env import RecordedEnv
 from mmrlhf_ray.behaviour.episodes import FIRST_SEED, Episode, play, whole_env, write_replays
 from mmrlhf_ray.behaviour.learned_reward import give_reward
@@ -22,6 +22,7 @@ from mmrlhf_ray.behaviour.saved import MODULE_DIR, save_policy, save_rewards
 from mmrlhf_ray.behaviour.start import act, recorded, start, step_metrics
 from mmrlhf_ray.behaviour.teacher import Teacher
 from mmrlhf_ray.config import BehaviourConfig
+from mmrlhf_ray.config.behaviour import PeopleAnnotators
 from mmrlhf_ray.discrete.module import silence_rllib_deprecations
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import ConfigError, first_line
@@ -94,11 +95,14 @@ def run(cfg: BehaviourConfig, *, resume: bool = False) -> Path:
 
 
 def check(cfg: BehaviourConfig) -> None:
-    """Try everything that a run will need once: the environment, its pictures, the judge, the measure.
+    """Try everything that a run will need once: people's server, the environment, its pictures, the judge, the measure.
 
-    Raises ConfigError with the key that is wrong.
+    Raises ConfigError with the key that is wrong, RunError where the server does not answer.
     """
     judge, measure = judge_of(cfg), measure_of(cfg)
+    if isinstance(cfg.annotators, PeopleAnnotators) and cfg.learn_from == "votes":
+        with closing(People(cfg, cfg.annotators)) as people:
+            people.votes({})
     with closing(RecordedEnv(cfg, render=True)) as env:
         env.begin(0)
         env.action_space.seed(0)
