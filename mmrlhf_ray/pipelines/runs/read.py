@@ -22,7 +22,9 @@ _DONE = ("model", "adapter", *_RESULTS)
 """Of these a run that has ended well has left one."""
 _IN_ROUNDS = frozenset({"iterate"})
 """Jobs that write results before they are done."""
-_NOT_RUNS = frozenset({"checkpoints", "model", "adapter", "tensorboard", "rollouts", "media", "ray_train", "tune"})
+_NOT_RUNS = frozenset(
+    {"checkpoints", "model", "module", "adapter", "tensorboard", "rollouts", "media", "ray_train", "tune"}
+)
 _DEPTH = 3
 
 
