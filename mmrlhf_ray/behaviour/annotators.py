@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,11 +10,11 @@ import numpy as np
 from mmrlhf_ray.behaviour.clips import encode, film
 from mmrlhf_ray.behaviour.env import RecordedEnv
 from mmrlhf_ray.behaviour.ledger import Pair, Vote
+from mmrlhf_ray.behaviour.scripts import Script, states_of
 from mmrlhf_ray.behaviour.segments import Recorded
 from mmrlhf_ray.config.behaviour import BehaviourConfig, PeopleAnnotators, ScriptAnnotators, SimulatedAnnotators
-from mmrlhf_ray.errors import ConfigError, first_line
+from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.feedback.client import ItemsClient
-from mmrlhf_ray.sandbox.inside import load_function
 
 _CHOICES = ("left", "right", "tie")
 _OPPOSITE = {"left": "right", "right": "left", "tie": "tie"}
@@ -23,41 +23,52 @@ _OPPOSITE = {"left": "right", "right": "left", "tie": "tie"}
 class Judge(Protocol):
     """Compares two segments with all that was recorded of them."""
 
+    name: str
+    """Of the annotator in votes."""
+
     def __call__(self, first: Recorded, second: Recorded) -> str:
         """left where the first is better, right, or tie."""
 
+    def close(self) -> None:
+        """End what it runs in."""
 
-def true_judge(first: Recorded, second: Recorded) -> str:
+
+class TrueJudge:
     """The better is the one with more of the environment's own reward."""
-    a, b = float(first.true_rewards.sum()), float(second.true_rewards.sum())
-    return "tie" if a == b else "left" if a > b else "right"
+
+    name = "simulated"
+
+    def __call__(self, first: Recorded, second: Recorded) -> str:
+        a, b = float(first.true_rewards.sum()), float(second.true_rewards.sum())
+        return "tie" if a == b else "left" if a > b else "right"
+
+    def close(self) -> None:
+        """It runs in nothing."""
 
 
 class ScriptJudge:
-    """A function of the user's. Raises ConfigError where the file cannot be loaded, or says something else."""
+    """A function of the user's. Raises ConfigError as Script does, and for another choice."""
 
-    def __init__(self, function: str) -> None:
-        self._name = function
-        try:
-            self._own: Callable[..., Any] = load_function(function)
-        except Exception as error:
-            raise ConfigError(f"annotators.judge={function}: {type(error).__name__}: {first_line(error)}") from error
+    name = "script"
+
+    def __init__(self, section: ScriptAnnotators) -> None:
+        self._script = Script("annotators.judge", section.judge, section.deadline_s)
 
     def __call__(self, first: Recorded, second: Recorded) -> str:
-        try:
-            choice = self._own(first.states(), second.states())
-        except Exception as error:
-            raise ConfigError(f"annotators.judge={self._name}: {type(error).__name__}: {first_line(error)}") from error
+        choice = self._script(states_of(first), states_of(second))
         if choice not in _CHOICES:
-            raise ConfigError(f"annotators.judge={self._name}: expected left, right or tie, got {choice!r:.80}")
+            raise self._script.refuse(f"expected left, right or tie, got {choice!r:.80}")
         return str(choice)
+
+    def close(self) -> None:
+        self._script.close()
 
 
 def judge_of(cfg: BehaviourConfig) -> Judge | None:
-    """The judge of simulated annotators or of a script; None for people."""
+    """The judge of simulated annotators or of a script, to be closed; None for people."""
     if isinstance(cfg.annotators, ScriptAnnotators):
-        return ScriptJudge(cfg.annotators.judge)
-    return true_judge if isinstance(cfg.annotators, SimulatedAnnotators) else None
+        return ScriptJudge(cfg.annotators)
+    return TrueJudge() if isinstance(cfg.annotators, SimulatedAnnotators) else None
 
 
 def noisy_vote(judge: Judge, pair: Pair, first: Recorded, second: Recorded, wrong: float, seed: int) -> Vote:
@@ -66,8 +77,7 @@ def noisy_vote(judge: Judge, pair: Pair, first: Recorded, second: Recorded, wron
     rng = np.random.default_rng([seed, *pair.pair_id.encode()])
     if rng.random() < wrong:
         choice = _OPPOSITE[choice]
-    kind = "simulated" if judge is true_judge else "script"
-    return Vote(f"{pair.pair_id}-{kind}", pair.pair_id, kind, choice)
+    return Vote(f"{pair.pair_id}-{judge.name}", pair.pair_id, judge.name, choice)
 
 
 class People:

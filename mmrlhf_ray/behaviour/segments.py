@@ -58,17 +58,6 @@ class Recorded:
     def name(self) -> str:
         return self.replay.name
 
-    def states(self) -> list[dict[str, Any]]:
-        """The steps as judges and measures see them: `observation`, `action`, `facts`."""
-        return [
-            {
-                "observation": {name: values[step] for name, values in self.segment.observations.items()},
-                "action": self.segment.actions[step],
-                "facts": self.facts[step],
-            }
-            for step in range(len(self.segment))
-        ]
-
 
 def stacked(segments: Sequence[Segment]) -> Segment:
     """[n, T, …] of segments of one length."""

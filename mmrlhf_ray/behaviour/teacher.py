@@ -124,7 +124,7 @@ class Teacher:
 
     def close(self) -> None:
         """Close what is open."""
-        for opened in (self._people, self._again):
+        for opened in (self._judge, self._people, self._again):
             if opened is not None:
                 opened.close()
 

@@ -68,6 +68,8 @@ class ScriptAnnotators(Section):
     `action` and `facts`."""
     wrong: float = Field(0.0, ge=0, lt=0.5)
     """Share of its votes that are turned round."""
+    deadline_s: PositiveFloat = 30.0
+    """Seconds for one answer; a judge that takes longer ends the run."""
 
 
 class PeopleAnnotators(Section):
@@ -158,6 +160,8 @@ class BehaviourEvaluationSection(Section):
     """Steps of such a clip at most."""
     measure: FunctionText | None = None
     """`file.py:function`: measure(states) of an episode → a dictionary of figures."""
+    deadline_s: PositiveFloat = 60.0
+    """Seconds for one episode's figures."""
 
 
 class BehaviourConfig(TrackedConfig):

@@ -38,7 +38,7 @@ class Line(gymnasium.Env[np.ndarray, Any]):
         said = {"moved": float(int(action) != 1)}
         return self._seen(), -abs(self.place - GOAL), ended, self._steps >= STEPS, said
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         picture = np.zeros((16, 64, 3), np.uint8)
         picture[:, round((self.place + 1) / 2 * 60) : round((self.place + 1) / 2 * 60) + 4] = 255
         return picture

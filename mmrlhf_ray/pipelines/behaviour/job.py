@@ -19,6 +19,7 @@ from mmrlhf_ray.behaviour.episodes import FIRST_SEED, Episode, play, whole_env, 
 from mmrlhf_ray.behaviour.learned_reward import give_reward
 from mmrlhf_ray.behaviour.ledger import set_ledger_aside
 from mmrlhf_ray.behaviour.saved import MODULE_DIR, save_policy, save_rewards
+from mmrlhf_ray.behaviour.scripts import Measure
 from mmrlhf_ray.behaviour.start import act, recorded, start, step_metrics
 from mmrlhf_ray.behaviour.teacher import Teacher
 from mmrlhf_ray.config import BehaviourConfig
@@ -26,7 +27,7 @@ from mmrlhf_ray.config.behaviour import PeopleAnnotators
 from mmrlhf_ray.discrete.module import silence_rllib_deprecations
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.errors import ConfigError, first_line
-from mmrlhf_ray.pipelines.behaviour.report import AFTER_FILE, BEFORE_FILE, headline, measure_of, write_report
+from mmrlhf_ray.pipelines.behaviour.report import AFTER_FILE, BEFORE_FILE, headline, write_report
 from mmrlhf_ray.pipelines.resume import Start, begin, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
@@ -99,7 +100,6 @@ def check(cfg: BehaviourConfig) -> None:
 
     Raises ConfigError with the key that is wrong, RunError where the server does not answer.
     """
-    judge, measure = judge_of(cfg), measure_of(cfg)
     if isinstance(cfg.annotators, PeopleAnnotators) and cfg.learn_from == "votes":
         with closing(People(cfg, cfg.annotators)) as people:
             people.votes({})
@@ -120,10 +120,12 @@ def check(cfg: BehaviourConfig) -> None:
                 "set MUJOCO_GL to egl or osmesa and install that library"
             ) from error
         segments = env.take()
-        if judge is not None and len(segments) > 1:
+    if len(segments) > 1 and (judge := judge_of(cfg)) is not None:
+        with closing(judge):
             judge(segments[0], segments[1])
-        if segments:
-            measure(segments[0].states())
+    with closing(Measure(cfg.evaluation.measure, cfg.evaluation.deadline_s)) as measure:
+        for segment in segments[:1]:
+            measure(segment)
 
 
 def _train(cfg: BehaviourConfig, run_dir: Path, began: Start) -> list[Episode]:

@@ -1,7 +1,7 @@
 """What a behaviour became: behaviour.json and report.html with clips, self-contained."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,19 +19,17 @@ from mmrlhf_ray.behaviour.episodes import Episode, again, head, read_replays, wh
 from mmrlhf_ray.behaviour.ledger import PREFERRED, Ledger, Pair, Vote
 from mmrlhf_ray.behaviour.reward import RewardEnsemble
 from mmrlhf_ray.behaviour.saved import MODULE_DIR, REWARD_FILE
+from mmrlhf_ray.behaviour.scripts import Measure
 from mmrlhf_ray.behaviour.segments import Recorded, Replay, stacked
 from mmrlhf_ray.config import BehaviourConfig
-from mmrlhf_ray.errors import ConfigError, first_line
 from mmrlhf_ray.reports.charts import Series, line_chart
 from mmrlhf_ray.reports.page import page_environment, write_page
 from mmrlhf_ray.reports.prompts import data_uri
 from mmrlhf_ray.runtime.metrics import read_metrics
-from mmrlhf_ray.sandbox.inside import load_function
 
 SUMMARY_FILE, REPORT_FILE = "behaviour.json", "report.html"
 BEFORE_FILE, AFTER_FILE = "episodes-before.json", "episodes-after.json"
 _MOST_DISAGREEMENTS = 3
-Measure = Callable[[Sequence[Mapping[str, Any]]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -56,26 +54,6 @@ class BehaviourFigures:
 class _Clip:
     title: str
     uri: str
-
-
-def measure_of(cfg: BehaviourConfig) -> Measure:
-    """The user's measure, or one that measures nothing. Raises ConfigError where it cannot be loaded; what it says is
-    checked where it is called."""
-    function = cfg.evaluation.measure
-    if function is None:
-        return lambda _: {}
-    try:
-        own = load_function(function)
-    except Exception as error:
-        raise ConfigError(f"evaluation.measure={function}: {type(error).__name__}: {first_line(error)}") from error
-
-    def measure(states: Sequence[Mapping[str, Any]]) -> Mapping[str, float]:
-        try:
-            return {str(name): float(value) for name, value in own(states).items()}
-        except Exception as error:
-            raise ConfigError(f"evaluation.measure={function}: {type(error).__name__}: {first_line(error)}") from error
-
-    return measure
 
 
 def write_report(run_dir: Path, cfg: BehaviourConfig, after: Sequence[Episode]) -> BehaviourFigures:
@@ -126,8 +104,8 @@ def _figures(
     cfg: BehaviourConfig, before: Sequence[Recorded], after: Sequence[Episode], metrics: Sequence[Mapping[str, Any]]
 ) -> BehaviourFigures:
     sides = {"before": before, "after": [episode.recorded for episode in after]}
-    measure = measure_of(cfg)
-    measured = {side: [measure(r.states()) for r in own] for side, own in sides.items()}
+    with closing(Measure(cfg.evaluation.measure, cfg.evaluation.deadline_s)) as measure:
+        measured = {side: [measure(r) for r in own] for side, own in sides.items()}
     names = measured["after"][0] if measured["after"] else {}
     last = metrics[-1] if metrics else {}
     return BehaviourFigures(
@@ -145,7 +123,8 @@ def _preferred(cfg: BehaviourConfig, before: Sequence[Recorded], after: Sequence
     judge = judge_of(cfg)
     if judge is None:
         return None
-    return _interval([PREFERRED[judge(own, first)] for own, first in zip(after, before, strict=True)])
+    with closing(judge):
+        return _interval([PREFERRED[judge(own, first)] for own, first in zip(after, before, strict=True)])
 
 
 def _interval(values: Sequence[float]) -> Interval:

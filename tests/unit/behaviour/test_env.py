@@ -96,7 +96,7 @@ def test_a_segment_is_played_again_as_it_was(tmp_path: Path) -> None:
     assert same.name == found.name
     assert np.array_equal(same.segment.observations["state"], found.segment.observations["state"])
     assert np.array_equal(same.true_rewards, found.true_rewards)
-    assert same.states()[2]["facts"] == found.states()[2]["facts"]
+    assert same.facts[2] == found.facts[2]
     assert (
         found.facts[-1]["place"] == pytest.approx(GOAL + found.true_rewards[-1], abs=1e-5) or found.true_rewards[-1] < 0
     )

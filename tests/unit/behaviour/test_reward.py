@@ -1,23 +1,27 @@
 """Reward models over segments, which pairs they ask about, and who answers."""
 
+import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mmrlhf_ray.behaviour.annotators import ScriptJudge, noisy_vote, true_judge
+from mmrlhf_ray.behaviour.annotators import ScriptJudge, TrueJudge, noisy_vote
 from mmrlhf_ray.behaviour.choosing import choose_pairs, due
 from mmrlhf_ray.behaviour.env import RecordedEnv
 from mmrlhf_ray.behaviour.ledger import PREFERRED, Ledger
 from mmrlhf_ray.behaviour.reward import RewardEnsemble, RewardLearner, Votes, agreement, vote_weights
+from mmrlhf_ray.behaviour.scripts import Measure, states_of
 from mmrlhf_ray.behaviour.segments import Recorded, Segment, stacked
-from mmrlhf_ray.config.behaviour import AskSection, RewardEnsembleSection
+from mmrlhf_ray.config.behaviour import AskSection, RewardEnsembleSection, ScriptAnnotators
 from mmrlhf_ray.errors import ConfigError
 from tests.unit import behaviour_tiny as tiny
 from tests.unit.behaviour.test_env import played
 from tests.unit.behaviour_tiny import GOAL, Line, job
 
+TRUE = TrueJudge()
 SECTION = RewardEnsembleSection(hidden=(32,), lr=3e-3, weight_decay=0.0)
 
 
@@ -36,7 +40,7 @@ def voted(segments: list[Recorded], count: int, seed: int = 0) -> Votes:
     rng = np.random.default_rng(seed)
     pairs = [rng.choice(len(segments), 2, replace=False) for _ in range(count)]
     first, second = ([segments[pair[side]] for pair in pairs] for side in (0, 1))
-    preferred = [PREFERRED[true_judge(a, b)] for a, b in zip(first, second, strict=True)]
+    preferred = [PREFERRED[TRUE(a, b)] for a, b in zip(first, second, strict=True)]
     ids = [f"{seed}-{n}" for n in range(count)]
     return Votes(
         stacked([r.segment for r in first]),
@@ -135,39 +139,65 @@ def test_noisy_votes_are_wrong_so_often_and_the_same_again(segments: list[Record
     for number in range(200):
         a, b = segments[number], segments[number + 50]
         pair = ledger.ask(a, b, 0)
-        vote = noisy_vote(true_judge, pair, a, b, 0.25, seed=0)
-        assert noisy_vote(true_judge, pair, a, b, 0.25, seed=0) == vote
-        if (right := true_judge(a, b)) != "tie":
+        vote = noisy_vote(TRUE, pair, a, b, 0.25, seed=0)
+        assert noisy_vote(TRUE, pair, a, b, 0.25, seed=0) == vote
+        if (right := TRUE(a, b)) != "tie":
             told += 1
             wrong += vote.choice != right
     assert 0.15 < wrong / told < 0.35
 
 
+def script(function: str, deadline_s: float = 30.0) -> ScriptJudge:
+    return ScriptJudge(ScriptAnnotators(kind="script", judge=function, deadline_s=deadline_s))
+
+
 def test_a_script_judges_by_what_it_sees(segments: list[Recorded]) -> None:
     by_place = sorted(segments, key=lambda r: float(r.segment.observations["state"].mean()))
-    judge = ScriptJudge(f"{tiny.__file__}:judge")
-    assert judge(by_place[0], by_place[-1]) == "left"
-    assert judge(by_place[-1], by_place[0]) == "right"
+    with closing(script(f"{tiny.__file__}:judge")) as judge:
+        assert judge(by_place[0], by_place[-1]) == "left"
+        assert judge(by_place[-1], by_place[0]) == "right"
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         ("return 1", "expected left, right or tie, got 1"),
-        ("return states['x']", "TypeError"),
-        ("import nothing_like_it", "ModuleNotFoundError"),
+        ("return states['x']", "raised TypeError"),
+        ("return {1, 2}", "raised TypeError"),
+        ("import nothing_like_it", "raised ModuleNotFoundError"),
+        ("import time; time.sleep(60)", "did not answer by its deadline and was killed"),
+        ("import os; os._exit(3)", "ended its process with status 3"),
     ],
 )
 def test_a_wrong_script_is_named(body: str, message: str, segments: list[Recorded], tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(f"def judge(states, others):\n    {body}\n")
-    with pytest.raises(ConfigError, match=f"annotators.judge=.*mine.py:judge: {message}"):
-        ScriptJudge(f"{file}:judge")(segments[0], segments[1])
+    named = pytest.raises(ConfigError, match=f"annotators.judge=.*mine.py:judge: {message}")
+    with closing(script(f"{file}:judge", deadline_s=2.0)) as judge, named:
+        judge(segments[0], segments[1])
 
 
 def test_a_script_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match="annotators.judge=/nowhere.py:judge"):
-        ScriptJudge("/nowhere.py:judge")
+        script("/nowhere.py:judge")
+
+
+def test_a_measure_is_of_numbers(segments: list[Recorded], tmp_path: Path) -> None:
+    with closing(Measure(None, 1.0)) as nothing:
+        assert nothing(segments[0]) == {}
+    with closing(Measure(f"{tiny.__file__}:measure", 30.0)) as measure:
+        last = float(segments[0].segment.observations["state"][-1, 0])
+        assert measure(segments[0]) == {"last place": pytest.approx(last)}
+    (tmp_path / "mine.py").write_text("def measure(states):\n    return 'far'\n")
+    wrong = pytest.raises(ConfigError, match="evaluation.measure=.*: expected a dictionary of numbers, got 'far'")
+    with closing(Measure(f"{tmp_path}/mine.py:measure", 30.0)) as measure, wrong:
+        measure(segments[0])
+
+
+def test_states_hold_what_json_can(segments: list[Recorded]) -> None:
+    facts = [{"others": {7: (np.float64(1.5), np.int64(2))}, "seen": np.ones(2)}] * 5
+    state = states_of(replace(segments[0], facts=facts))[0]
+    assert json.loads(json.dumps(state))["facts"] == {"others": {"7": [1.5, 2]}, "seen": [1.0, 1.0]}
 
 
 def test_line_is_what_these_tests_take_it_for() -> None:
