@@ -14,6 +14,7 @@ from mmrlhf_ray.behaviour.env import COST, TRUE_RETURN, RecordedEnv
 from mmrlhf_ray.behaviour.module import best_action
 from mmrlhf_ray.behaviour.segments import Recorded, Replay, Segment
 from mmrlhf_ray.config.behaviour import BehaviourConfig
+from mmrlhf_ray.errors import ConfigError
 
 FIRST_SEED = 2**31
 """Training's seeds are below."""
@@ -83,6 +84,19 @@ def read_replays(file: Path) -> list[Replay]:
     """The inverse of write_replays()."""
     rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     return [Replay(row["seed"], _actions(row["actions"]), row["shown"]) for row in rows]
+
+
+def check_demonstrations(path: str, steps: int) -> None:
+    """Raise ConfigError unless the file holds an episode of a segment's `steps` at least."""
+    try:
+        replays = read_replays(Path(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"demonstrations.path={path}: expected a list of episodes, each with seed, actions and shown; got "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not any(len(replay.actions) >= steps for replay in replays):
+        raise ConfigError(f"demonstrations.path={path}: no episode is as long as segments.steps={steps}")
 
 
 def _actions(values: list[Any]) -> np.ndarray:

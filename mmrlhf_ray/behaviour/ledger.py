@@ -25,6 +25,9 @@ PREFERRED: Mapping[str, float] = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_b
 """Choice of a pair question → μ; left is the first segment."""
 
 
+SHOWN = -1
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two segments that are asked about."""
@@ -34,7 +37,7 @@ class Pair:
     second: Segment
     replays: tuple[Replay, Replay]
     step: int
-    """Of the run, at which it was asked."""
+    """Of the run, at which it was asked; SHOWN where the first segment is of a demonstration, which asks no one."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,17 @@ class Ledger:
                 new += 1
         return new
 
+    @property
+    def asked(self) -> int:
+        """Pairs that annotators were asked about."""
+        return sum(pair.step != SHOWN for pair in self.pairs.values())
+
     def open_pairs(self, overlap: int = 1) -> list[Pair]:
-        """Pairs with fewer than `overlap` votes, oldest first."""
+        """Pairs that annotators were asked about with fewer than `overlap` votes, oldest first."""
         counts = dict.fromkeys(self.pairs, 0)
         for vote in self.votes.values():
             counts[vote.pair_id] += 1
-        return [pair for name, pair in self.pairs.items() if counts[name] < overlap]
+        return [pair for name, pair in self.pairs.items() if counts[name] < overlap and pair.step != SHOWN]
 
     def material(self, members: int, heldout: float) -> Votes | None:
         """All votes as the reward models learn from them; None where there are none."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,17 @@ from gymnasium.spaces import Box, Discrete
 from mmrlhf_ray.behaviour.annotators import People, judge_of, noisy_vote
 from mmrlhf_ray.behaviour.choosing import choose_pairs, due
 from mmrlhf_ray.behaviour.env import RecordedEnv
-from mmrlhf_ray.behaviour.episodes import again, whole_env
-from mmrlhf_ray.behaviour.ledger import Ledger, Pair
+from mmrlhf_ray.behaviour.episodes import again, read_replays, whole_env
+from mmrlhf_ray.behaviour.ledger import SHOWN, Ledger, Pair, Vote
 from mmrlhf_ray.behaviour.reward import RewardEnsemble, RewardLearner, agreement
-from mmrlhf_ray.behaviour.segments import Recorded, stacked
+from mmrlhf_ray.behaviour.segments import Recorded, Replay, stacked
 from mmrlhf_ray.config.behaviour import BehaviourConfig, PeopleAnnotators
 from mmrlhf_ray.errors import RunFailed
 
 _NORMALISED_BY = 200
 """Newest segments whose rewards have mean 0 and the deviation of the configuration."""
 _POLL_S = 2.0
-_ASKING, _LEARNING = range(2)
+_ASKING, _LEARNING, _SHOWING = range(3)
 """Streams of random numbers."""
 
 
@@ -58,7 +58,9 @@ class Teacher:
 
     def ask(self, step: int) -> None:
         """Ask about as many pairs as are due before this step, and hear the votes that there are."""
-        count = due(self._cfg.ask, step, self._cfg.steps) - len(self.ledger.pairs)
+        if step == 0:
+            self._show()
+        count = due(self._cfg.ask, step, self._cfg.steps) - self.ledger.asked
         if self._people is not None:  # who are slower than the run: what waits grows stale
             count = min(count, self._cfg.ask.first - len(self.ledger.open_pairs(self._overlap)))
         rng = np.random.default_rng([self._cfg.seed, _ASKING, step, len(self.ledger.pairs)])
@@ -106,7 +108,7 @@ class Teacher:
             self.ensemble.scale_inputs(stacked([r.segment for r in self._pool]))
         updates = section.first_updates if step == 0 else section.updates
         rng = np.random.default_rng([self._cfg.seed, _LEARNING, step])
-        figures = {"pairs": len(self.ledger.pairs), "votes": len(votes)}
+        figures = {"pairs": self.ledger.asked, "votes": len(votes)}
         loss = self.learner.learn(votes, updates, rng)
         self.ensemble.normalise(stacked([r.segment for r in list(self._pool)[-_NORMALISED_BY:]]))
         agreed, held = agreement(self.ensemble, votes), ~votes.weights.any(0)
@@ -128,20 +130,39 @@ class Teacher:
             if opened is not None:
                 opened.close()
 
+    def _show(self) -> None:
+        """Put segments of demonstrations above those of the first policy (Ibarz et al. 2018, "Reward learning from
+        human preferences and demonstrations in Atari")."""
+        section = self._cfg.demonstrations
+        if section is None:
+            return
+        shown = self._shown(read_replays(Path(section.path)))
+        rng = np.random.default_rng([self._cfg.seed, _SHOWING])
+        for _ in range(section.pairs - (len(self.ledger.pairs) - self.ledger.asked)):
+            better, other = shown[rng.integers(len(shown))], self._pool[rng.integers(self.seen)]
+            pair = self.ledger.ask(better, other, SHOWN)
+            self.ledger.add([Vote(f"{pair.pair_id}-demonstration", pair.pair_id, "demonstration", "left")])
+
+    def _shown(self, replays: Sequence[Replay]) -> list[Recorded]:
+        """All segments of some episodes."""
+        steps = self._cfg.segments.steps
+        ends = [(r, end) for r in replays for end in range(steps, len(r.actions) + 1, steps)]
+        return [self._once_more(Replay(r.seed, r.actions[:end], steps)) for r, end in ends]
+
     @property
     def _overlap(self) -> int:
         return self._cfg.annotators.overlap if isinstance(self._cfg.annotators, PeopleAnnotators) else 1
 
-    def _vote(self, pair: Pair, known: Mapping[str, Recorded]) -> Any:
+    def _vote(self, pair: Pair, known: Mapping[str, Recorded]) -> Vote:
         """A judge's. What a run that was killed had not judged yet is played again."""
         assert self._judge is not None
         assert not isinstance(self._cfg.annotators, PeopleAnnotators)
-        both = [known.get(replay.name) or self._played_again(pair, side) for side, replay in enumerate(pair.replays)]
+        both = [known.get(replay.name) or self._once_more(replay) for replay in pair.replays]
         return noisy_vote(self._judge, pair, both[0], both[1], self._cfg.annotators.wrong, self._cfg.seed)
 
-    def _played_again(self, pair: Pair, side: int) -> Recorded:
+    def _once_more(self, replay: Replay) -> Recorded:
         self._again = self._again or whole_env(self._cfg)
-        return again(self._again, pair.replays[side])
+        return again(self._again, replay)
 
 
 def _mean(values: np.ndarray) -> float:

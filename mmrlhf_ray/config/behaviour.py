@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from mmrlhf_ray.config.base import ModelUse, RecordsUse, TrackedConfig
 from mmrlhf_ray.config.discrete import EnvRunnersSection, LearnersSection
 from mmrlhf_ray.config.discrete_parts import DQN, PPO
-from mmrlhf_ray.config.paths import FunctionText
+from mmrlhf_ray.config.paths import FunctionText, PathText
 from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.config.rewards import CostConfig
 from mmrlhf_ray.config.section import Section
@@ -110,6 +110,15 @@ class AskSection(Section):
         return self
 
 
+class DemonstrationsSection(Section):
+    """Episodes that show the behaviour: each of their segments counts as better than one of the first policy's."""
+
+    path: PathText
+    """As `episodes-after.json` of a run, or written by `behaviour.episodes.write_replays` (docs/behaviour.md)."""
+    pairs: PositiveInt = 100
+    """Pairs of a shown segment and one of the policy, before the first step; beyond `ask.pairs`."""
+
+
 class RewardEnsembleSection(Section):
     """Reward models over segments, trained again in every step as votes come."""
 
@@ -174,6 +183,8 @@ class BehaviourConfig(TrackedConfig):
     annotators: Annotators = SimulatedAnnotators()
     """Who compares clips."""
     ask: AskSection = AskSection()
+    demonstrations: DemonstrationsSection | None = None
+    """`null` = none."""
     reward_model: RewardEnsembleSection = RewardEnsembleSection()
     cost: BehaviourCostSection | None = None
     """`null` = none."""
@@ -205,6 +216,8 @@ class BehaviourConfig(TrackedConfig):
         limit = self.environment.episode_steps
         if limit is not None and self.segments.steps > limit:
             raise ValueError(f"segments.steps={self.segments.steps} is above environment.episode_steps={limit}")
+        if self.learn_from == "environment" and self.demonstrations is not None:
+            raise ValueError("demonstrations teach as votes do; with learn_from=environment leave them out")
         if self.learn_from == "environment" and self.cost is not None:
             raise ValueError(
                 "cost is weighed against the reward that votes teach; with learn_from=environment leave it out"

@@ -15,7 +15,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier
 from mmrlhf_ray.behaviour.annotators import People, judge_of
 from mmrlhf_ray.behaviour.env import RecordedEnv
-from mmrlhf_ray.behaviour.episodes import FIRST_SEED, Episode, play, whole_env, write_replays
+from mmrlhf_ray.behaviour.episodes import FIRST_SEED, Episode, check_demonstrations, play, whole_env, write_replays
 from mmrlhf_ray.behaviour.learned_reward import give_reward
 from mmrlhf_ray.behaviour.ledger import set_ledger_aside
 from mmrlhf_ray.behaviour.saved import MODULE_DIR, save_policy, save_rewards
@@ -123,6 +123,8 @@ def check(cfg: BehaviourConfig) -> None:
     if len(segments) > 1 and (judge := judge_of(cfg)) is not None:
         with closing(judge):
             judge(segments[0], segments[1])
+    if cfg.demonstrations is not None:
+        check_demonstrations(cfg.demonstrations.path, cfg.segments.steps)
     with closing(Measure(cfg.evaluation.measure, cfg.evaluation.deadline_s)) as measure:
         for segment in segments[:1]:
             measure(segment)

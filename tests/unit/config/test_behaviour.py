@@ -16,6 +16,7 @@ from tests.unit.behaviour_tiny import job
         ({"environment": {"id": "x", "episode_steps": 3}}, "segments.steps=5 is above environment.episode_steps=3"),
         ({"ask": {"pairs": 5, "first": 6}}, "ask.first=6 must not be above ask.pairs=5"),
         ({"learn_from": "environment", "cost": {"bound": 0.1}}, "leave it out"),
+        ({"learn_from": "environment", "demonstrations": {"path": "x.json"}}, "leave them out"),
         ({"annotators": {"kind": "script"}}, "judge"),
         ({"annotators": {"kind": "people", "url": "ftp://x"}}, "url"),
         ({"annotators": {"kind": "simulated", "wrong": 0.5}}, "wrong"),
