@@ -1,9 +1,9 @@
 """One process that has imported what others import, and forks them.
 
-A worker spends 6 of its 7 seconds of CPU time at the start on importing torch and transformers, and a run has six
-workers and more: on two cores that is most of the time before the first step. Ray starts workers with a Python of one's
-choice (`py_executable` of its runtime environments). `forked_python()` is one that asks this server for a process, and
-goes on as a plain Python where there is no server any more.
+A worker spends 6 of its 7 seconds of CPU time at the start on importing torch and transformers, a learner half as much
+again on DeepSpeed, and a run has six workers and more: on two cores that is most of the time before the first step. Ray
+starts workers with a Python of one's choice (`py_executable` of its runtime environments). `forked_python()` is one
+that asks this server for a process, and goes on as a plain Python where there is no server any more.
 
 Ray itself must not be among the imports: it reads what a worker is told by its environment when it is first imported.
 Nothing that starts threads or touches a GPU may be either, for neither outlives a fork.
@@ -31,7 +31,15 @@ from mmrlhf_ray.runtime import forked_python as asking
 
 DOOR = "MMRLHF_FORK_SERVER"
 """The variable that tells where the server listens."""
-IMPORTED = ("torch", "transformers", "mmrlhf_ray.models")
+IMPORTED = (
+    "torch",
+    "transformers",
+    "transformers.tokenization_mistral_common",  # a processor asks for its class
+    "mmrlhf_ray.models",
+    "mmrlhf_ray.data.encoding",
+    "mmrlhf_ray.training.build",
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # DeepSpeed looks at its class as an engine is made
+)
 _WAITING = 256
 """Processes that may be asked for while the modules are imported."""
 _ANSWER_S = 10.0

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -14,7 +13,6 @@ from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.models import (
     ADAPTER_DIR,
-    HeadedModel,
     ScalarHead,
     Spread,
     add_lora,
@@ -26,19 +24,8 @@ from mmrlhf_ray.models import (
     set_kernel,
 )
 from mmrlhf_ray.training.engine import GATHERED_BYTES, TrainEngine, partitioned_loading
-from mmrlhf_ray.training.passes import Passes
+from mmrlhf_ray.training.passes import Passes, Trainable
 from mmrlhf_ray.training.ulysses import sequence_group, spread_over
-
-
-class Trainable(Protocol):
-    """A model to train, whatever its loss is."""
-
-    @property
-    def scalar(self) -> bool:
-        """Whether the head is a scalar one."""
-
-    def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
-        """The model in the directory `path`, which `encoder` is of as well."""
 
 
 @dataclass(frozen=True)

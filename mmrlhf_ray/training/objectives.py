@@ -19,9 +19,8 @@ from mmrlhf_ray.config.algorithm import AlgorithmConfig
 from mmrlhf_ray.data.batches.collate import Batch, flat_column, pad_rows
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, load_critic, load_policy
-from mmrlhf_ray.training.build import Trainable
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
-from mmrlhf_ray.training.passes import LossFunction, Reader
+from mmrlhf_ray.training.passes import LossFunction, Reader, Trainable
 
 Noted = Callable[[Sequence[int], Tensor], None]
 """Takes the row numbers of a pass and log p of their response tokens [N], without gradient."""

@@ -1,6 +1,7 @@
 """Rows through a model, pass by pass: the loop that SFT, reward model, PPO learners and servers share."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,17 @@ Reader = Callable[[Tensor, Tensor], Tensor]
 """(head output [n, ·], the tokens that come next [n]) → [n] or [n, ·], each row by itself. Where a response's last
 token is read there is no next one, and the tokens mean nothing."""
 LOGITS_TILE = 1024
+
+
+class Trainable(Protocol):
+    """A model to train, whatever its loss is."""
+
+    @property
+    def scalar(self) -> bool:
+        """Whether the head is a scalar one."""
+
+    def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
+        """The model in the directory `path`, which `encoder` is of as well."""
 
 
 class Forward(Protocol):

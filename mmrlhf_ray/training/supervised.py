@@ -32,9 +32,7 @@ from mmrlhf_ray.data.encoding.training_rows import features_from_bytes
 from mmrlhf_ray.disk import writing
 from mmrlhf_ray.models import chosen_kernel, is_flash
 from mmrlhf_ray.schema import TRAINING_ROW, check
-from mmrlhf_ray.training.build import build_trained
 from mmrlhf_ray.training.checkpoint import Manifest, publish, sealed, staged, staging_path
-from mmrlhf_ray.training.engine import adopt_process_group
 from mmrlhf_ray.training.passes import LossFunction, train_step
 from mmrlhf_ray.training.tasks import PassLoss, PassSums, SupervisedTask
 
@@ -80,6 +78,9 @@ class SupervisedWorker:
     """One data-parallel rank."""
 
     def __init__(self, plan: WorkerPlan, rank: int, world_size: int):
+        from mmrlhf_ray.training.build import build_trained  # DeepSpeed, which no driver needs
+        from mmrlhf_ray.training.engine import adopt_process_group
+
         self._plan, self._rank, self._world_size = plan, rank, world_size
         learner, device = plan.cfg.learner, torch.device(plan.device)
         adopt_process_group(device)

@@ -14,9 +14,8 @@ from mmrlhf_ray.algorithms.statistics import Stats
 from mmrlhf_ray.data.batches.collate import Batch, pad_rows
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, ScalarHead, load_policy
-from mmrlhf_ray.training.build import Trainable
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
-from mmrlhf_ray.training.passes import Reader
+from mmrlhf_ray.training.passes import Reader, Trainable
 
 PassLoss = Callable[[Tensor, Batch, pa.Table], tuple[Tensor, Stats]]
 """(what was read at the selected positions, batch, the pass's TRAINING_ROW rows) → (loss, statistics to be summed).

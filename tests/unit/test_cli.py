@@ -13,7 +13,7 @@ import typer
 from ray.exceptions import RayTaskError
 from typer.testing import CliRunner
 
-from mmrlhf_ray import __version__
+from mmrlhf_ray import __version__, pipelines
 from mmrlhf_ray.cli import jobs
 from mmrlhf_ray.cli import main as cli
 from mmrlhf_ray.cli.examples import EXAMPLES, MEANT
@@ -158,6 +158,17 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_no_driver_waits_for_what_its_roles_import() -> None:
+    jobs = sorted(path.parent.name for path in Path(pipelines.__path__[0]).glob("*/job.py"))
+    assert len(jobs) > 5
+    code = (
+        f"import importlib, sys; [importlib.import_module(f'mmrlhf_ray.pipelines.{{job}}.job') for job in {jobs}]; "
+        "print([m for m in ('deepspeed', 'vllm', 'mlflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_a_mistake_is_one_message_on_stderr_and_status_2(tmp_path: Path) -> None:

@@ -15,10 +15,9 @@ from mmrlhf_ray.config.load import JobKind
 from mmrlhf_ray.errors import ConfigError, RunError
 from mmrlhf_ray.pipelines.card import write_run_card
 from mmrlhf_ray.pipelines.resume import RunRecord
-from mmrlhf_ray.training.build import Trainable, build_trained
 from mmrlhf_ray.training.checkpoint import Complete, best_complete, complete_at, newest_complete
-from mmrlhf_ray.training.engine import init_process_group
 from mmrlhf_ray.training.objectives import PolicyObjective
+from mmrlhf_ray.training.passes import Trainable
 from mmrlhf_ray.training.preference_tasks import PreferenceTask
 from mmrlhf_ray.training.reward_tasks import RewardModelTask
 from mmrlhf_ray.training.tasks import SFTTask
@@ -50,6 +49,8 @@ def export(source: Path, target: Path, best: bool = False) -> Exported:
     found = best_complete(source) if best else complete_at(source) if one else newest_complete(source)
     if found is None:
         raise RunError(f"{source}: expected a run's directory or one of its checkpoints, found no checkpoint")
+    from mmrlhf_ray.training.build import build_trained  # DeepSpeed, which a mistake need not wait for
+
     cfg = _configuration(found)
     trainable, group = _trainable(cfg)
     use = cfg.trained["learner"]
@@ -90,6 +91,8 @@ def _trainable(cfg: RunConfig) -> tuple[Trainable, str]:
 @contextmanager
 def _group_of_one() -> Iterator[None]:
     """This process as the only rank of a learner group."""
+    from mmrlhf_ray.training.engine import init_process_group
+
     listener = socket.create_server(("127.0.0.1", 0))
     init_process_group(0, 1, "127.0.0.1", listener.getsockname()[1], _CPU, listener)
     try:

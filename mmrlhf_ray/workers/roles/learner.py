@@ -24,7 +24,6 @@ from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup
 from mmrlhf_ray.runtime.devices import Held, Phase, held
 from mmrlhf_ray.schema import EXPERIENCE, ROLLOUT, check
-from mmrlhf_ray.training.build import Trained, build_trained
 from mmrlhf_ray.training.objectives import Objective
 from mmrlhf_ray.training.passes import train_step
 from mmrlhf_ray.training.profiling import profiled
@@ -37,6 +36,7 @@ from mmrlhf_ray.workers.roles.receivers import GeneratorReceivers
 from mmrlhf_ray.workers.roles.reference import per_token
 
 if TYPE_CHECKING:
+    from mmrlhf_ray.training.build import Trained
     from mmrlhf_ray.weights.direct import DirectPush
 
 
@@ -89,6 +89,8 @@ class Learner:
     @ray.method
     def join(self, address: str, port: int) -> None:
         """Join the group and load the model."""
+        from mmrlhf_ray.training.build import build_trained  # DeepSpeed, which no driver needs
+
         spec = self._spec
         self._meeting.enter(address, port)
         self._trained = build_trained(

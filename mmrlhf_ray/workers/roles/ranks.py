@@ -9,7 +9,6 @@ import torch
 
 from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup
 from mmrlhf_ray.runtime.network import meet_over
-from mmrlhf_ray.training.engine import init_process_group
 
 
 class Meeting:
@@ -28,6 +27,8 @@ class Meeting:
 
     def enter(self, address: str, port: int) -> None:
         """Meet the others there. A collective."""
+        from mmrlhf_ray.training.engine import init_process_group  # DeepSpeed, which no driver needs
+
         meet_over(ray.util.get_node_ip_address())
         init_process_group(self.rank, self.world_size, address, port, self.device, self._listener)
 

@@ -16,7 +16,6 @@ from mmrlhf_ray.rollout.batch import Rollouts
 from mmrlhf_ray.runtime.actors import WATCH_LANE, ActorGroup
 from mmrlhf_ray.runtime.devices import Held, Phase, held
 from mmrlhf_ray.schema import ROLLOUT, check
-from mmrlhf_ray.training.sharded import sharded_policy
 from mmrlhf_ray.workers.roles.answers import Answer, Pending, divide
 from mmrlhf_ray.workers.roles.ranks import Meeting, start_joining, wait_joined
 from mmrlhf_ray.workers.roles.reference import per_token
@@ -42,6 +41,8 @@ class ReferenceRank:
     @ray.method
     def join(self, address: str, port: int) -> None:
         """Join the group and load the model. A collective."""
+        from mmrlhf_ray.training.sharded import sharded_policy  # DeepSpeed, which no driver needs
+
         self._meeting.enter(address, port)
         self._model, self._passes, self._read = sharded_policy(*self._settings)
         self._joined = True
