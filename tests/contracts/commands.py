@@ -85,7 +85,9 @@ def _python(words: list[str]) -> None:
         _pytest(words[2:])
         return
     found = importlib.util.find_spec(words[1])
-    assert found is not None
+    if found is not None and found.submodule_search_locations is not None:
+        found = importlib.util.find_spec(f"{words[1]}.__main__")
+    assert found is not None, f"{words[1]} is not a command"
     assert found.origin is not None
     assert "__main__" in Path(found.origin).read_text(), f"{words[1]} is not a command"
 

@@ -8,7 +8,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "docs/tutorials/*.md", "cluster/*.md", ".github/**/*.md")
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "docs/tutorials/*.md",
+        "docs/scenarios/*.md",
+        "cluster/*.md",
+        ".github/**/*.md",
+    )
     for path in ROOT.glob(pattern)
 )
 TUTORIALS = [page for page in PAGES if page.parent.name == "tutorials"]

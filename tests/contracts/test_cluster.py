@@ -26,9 +26,22 @@ def test_scripts_parse_stop_at_errors_and_can_be_run(script: Path) -> None:
 def test_extras_of_the_image_and_the_makefile_are_the_packages() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     brought_by_others = {"serve", "quantize", "environments"}  # ray[serve] and feedback, vLLM, Ray
-    own = {"cpu", "gpu", "feedback", "onnx", "behaviour", "modelscope", "wandb", "mlflow", "swanlab", "docs", "dev"}
+    own = {
+        "cpu",
+        "gpu",
+        "feedback",
+        "onnx",
+        "scenarios",
+        "behaviour",
+        "modelscope",
+        "wandb",
+        "mlflow",
+        "swanlab",
+        "docs",
+        "dev",
+    }
     assert own | brought_by_others == set(extras)
-    assert ".[$(EXTRA),feedback,onnx,behaviour,docs,dev]" in (ROOT / "Makefile").read_text()
+    assert ".[$(EXTRA),feedback,onnx,scenarios,behaviour,docs,dev]" in (ROOT / "Makefile").read_text()
     assert all((ROOT / "constraints" / f"{extra}.txt").is_file() for extra in ("cpu", "gpu"))
     assert "ARG EXTRA=cpu" in (CLUSTER / "Dockerfile").read_text()
     assert "EXTRA ?= cpu" in (ROOT / "Makefile").read_text()

@@ -31,9 +31,10 @@ _COMMAND = _WITHOUT + "from mmrlhf_ray.cli.main import main; main()"
 _IMPORTS = _WITHOUT + "import importlib; [importlib.import_module(name) for name in sys.argv[1:]]"
 # fastapi and uvicorn are hidden from no job: ray[serve] and vLLM bring and import them.
 _ONLY_EXTRAS = ["sqlalchemy", "psycopg", "crowdkit", "onnx", "onnxscript", "onnxruntime"]
-_ONLY_EXTRAS += ["highway_env", "mujoco", "imageio", "minatar"]
+_ONLY_EXTRAS += ["pydicom", "highway_env", "mujoco", "imageio", "minatar"]
 _WITHOUT_EXTRAS = [
     "mmrlhf_ray.demo.run",
+    "mmrlhf_ray.scenarios.recipe",
     *(f"mmrlhf_ray.pipelines.{job}" for job in ("ppo.job", "supervised.sft", "supervised.reward_model")),
     *(f"mmrlhf_ray.pipelines.{job}.job" for job in ("preference", "probe", "evaluate", "parity")),
     *(f"mmrlhf_ray.pipelines.{job}.job" for job in ("discrete", "behaviour")),

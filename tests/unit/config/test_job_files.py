@@ -12,7 +12,7 @@ from mmrlhf_ray.planning.devices import Nodes
 from mmrlhf_ray.planning.plan import plan_ppo
 from mmrlhf_ray.planning.render import render
 
-JOBS = sorted((Path(__file__).parents[3] / "jobs").glob("*.yaml"))
+JOBS = sorted((Path(__file__).parents[3] / "jobs").rglob("*.yaml"))
 GONE = "not said: the default"
 ROOTS = {"demo-sft": "sft", "demo-ppo": "ppo", "demo-dpo": "preference", "discrete-ppo": "discrete"}
 ROOTS |= {"behaviour-reacher": "behaviour"}

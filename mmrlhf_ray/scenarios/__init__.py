@@ -1,0 +1,1 @@
+"""Recipes for the fields that people use such a system in: docs/scenarios/."""

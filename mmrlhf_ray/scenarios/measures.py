@@ -1,0 +1,84 @@
+"""What a recipe's policy is worth on cases it never saw: also where it would do harm, and to whom."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+
+from mmrlhf_ray.algorithms.calibration import calibration
+from mmrlhf_ray.algorithms.statistics import Interval, wilson_interval
+
+
+@dataclass(frozen=True)
+class Measures:
+    """On held-out cases."""
+
+    cases: int
+    accuracy: Interval
+    auroc: float
+    """One class against the others, the mean over classes (Hanley & McNeil 1982); NaN where only one class is there."""
+    calibration_error: float
+    """Expected, of the probability of what was decided."""
+    classes: tuple[tuple[str, float, float, float], ...]
+    """(class, precision, recall, F1) of each."""
+    groups: tuple[tuple[str, int, Interval], ...]
+    """(group, cases, accuracy), the worst first."""
+
+
+def measures(scores: np.ndarray, right: Sequence[str], groups: Sequence[str], classes: Sequence[str]) -> Measures:
+    """scores: log-probabilities, or logits, float [n, classes] in the order of `classes`; right, groups: [n]."""
+    probabilities = softmax(scores.astype(np.float64), axis=1)
+    decided, truth = probabilities.argmax(1), np.array([classes.index(name) for name in right])
+    hit = decided == truth
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth, decided, labels=range(len(classes)), zero_division=0.0
+    )
+    of_group = [(name, hit[[group == name for group in groups]]) for name in sorted(set(groups))]
+    shares = [(name, len(hits), wilson_interval(int(hits.sum()), len(hits))) for name, hits in of_group]
+    return Measures(
+        cases=len(hit),
+        accuracy=wilson_interval(int(hit.sum()), len(hit)),
+        auroc=_auroc(probabilities, truth),
+        calibration_error=calibration(probabilities.max(1), hit).expected_calibration_error,
+        classes=tuple(zip(classes, precision.tolist(), recall.tolist(), f1.tolist(), strict=True)),
+        groups=tuple(sorted(shares, key=lambda share: share[2].estimate)),
+    )
+
+
+def table(found: Measures) -> str:
+    """As Markdown."""
+    lines = [
+        f"| held out, {found.cases} cases | precision | recall | F1 |",
+        "|---|---|---|---|",
+        *(f"| {name} | {p:.3f} | {r:.3f} | {f:.3f} |" for name, p, r, f in found.classes),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| accuracy | {_text(found.accuracy)} |",
+        f"| AUROC, mean over classes | {found.auroc:.3f} |",
+        f"| expected calibration error | {found.calibration_error:.3f} |",
+        *(f"| accuracy, {name} ({count}) | {_text(share)} |" for name, count, share in found.groups),
+    ]
+    return "\n".join(lines)
+
+
+def groups_of(extras: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(answers, groups) of records' `extras`, JSON."""
+    read = [json.loads(text) for text in extras]
+    return [row["answer"] for row in read], [row["group"] for row in read]
+
+
+def _auroc(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    each = [
+        roc_auc_score(truth == number, probabilities[:, number])
+        for number in range(probabilities.shape[1])
+        if 0 < (truth == number).sum() < len(truth)
+    ]
+    return float(np.mean(each)) if each else float("nan")
+
+
+def _text(interval: Interval) -> str:
+    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
