@@ -25,12 +25,13 @@ from mmrlhf_ray.config.environment import (
     ToolsEnvironment,
 )
 from mmrlhf_ray.config.feedback import Aspect, FeedbackConfig, Language, LoginLimits, Webhook
+from mmrlhf_ray.config.generator import GeneratorConfig
 from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
 from mmrlhf_ray.config.learner import EngineConfig, LearnerConfig, OptimizerConfig
 from mmrlhf_ray.config.load import JobKind, load_config, read_job_kind, save_config
-from mmrlhf_ray.config.online import CriticConfig, GeneratorConfig, PPOConfig, SamplingConfig
+from mmrlhf_ray.config.online import CriticConfig, PPOConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig, PartConfig, PartsConfig
 from mmrlhf_ray.config.placement import LearnerPlacement, Placement, Resources, RolePlacement
 from mmrlhf_ray.config.problems import dotted_keys
@@ -45,6 +46,7 @@ from mmrlhf_ray.config.rewards import (
     RewardComponent,
 )
 from mmrlhf_ray.config.section import Section
+from mmrlhf_ray.config.selection import SelectionConfig
 from mmrlhf_ray.config.stream import StreamConfig
 from mmrlhf_ray.config.supervised import PreferenceConfig, RewardModelConfig, SFTConfig
 
@@ -105,6 +107,7 @@ __all__ = [
     "RunConfig",
     "SFTConfig",
     "SamplingConfig",
+    "SelectionConfig",
     "Section",
     "SourceConfig",
     "StreamConfig",

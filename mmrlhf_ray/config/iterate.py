@@ -19,7 +19,8 @@ from pydantic import (
 from mmrlhf_ray.config.base import Longest, ModelConfig, ModelUse, RecordsUse, RunConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.feedback import FeedbackConfig
-from mmrlhf_ray.config.online import GeneratorConfig, PPOConfig, SamplingConfig
+from mmrlhf_ray.config.generator import GeneratorConfig
+from mmrlhf_ray.config.online import PPOConfig, SamplingConfig
 from mmrlhf_ray.config.placement import Placement, Resources
 from mmrlhf_ray.config.problems import problem
 from mmrlhf_ray.config.rewards import FunctionReward, JudgeReward, RemoteReward

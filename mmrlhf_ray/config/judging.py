@@ -7,7 +7,8 @@ from pydantic import Field, PositiveInt, model_validator
 from mmrlhf_ray.config.base import AllowedTokens, Longest, ModelConfig, ModelUse, RecordsUse
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.environment import EnvironmentConfig, check_episodes
-from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig, longest
+from mmrlhf_ray.config.generator import GeneratorConfig
+from mmrlhf_ray.config.online import SamplingConfig, longest
 from mmrlhf_ray.config.placement import Placement, Resources
 from mmrlhf_ray.config.rewarded import RewardedConfig
 from mmrlhf_ray.config.rewards import FluencyReward, ModelReward, Reward

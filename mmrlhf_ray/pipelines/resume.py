@@ -36,7 +36,7 @@ _APPLIED = (
     "*.engine.sequence_parallel",
     "algorithm.kl_coef", "algorithm.kl_target", "algorithm.kl_horizon", "algorithm.clip_range*", "algorithm.dual_clip",
     "algorithm.value_clip_range", "algorithm.vf_coef", "algorithm.entropy_coef", "algorithm.critic_warmup_steps",
-    "algorithm.old_logprobs", "stream.*",
+    "algorithm.old_logprobs", "stream.*", "selection*",
     "rewards.*.cost.*", "rewards.*.url", "rewards.*.base_url", "rewards.*.token_env", "rewards.*.batch_size",
     "rewards.*.concurrency", "rewards.*.timeout_s", "rewards.*.attempts", "rewards.*.backoff_s", "rewards.*.deadline_s",
     "rewards.*.memory_mb", "rewards.*.on_missing",

@@ -54,7 +54,13 @@ class Prompts:
 
     def slice(self, first: int, count: int) -> "Prompts":
         """`count` prompts from the `first` on, with their clips; what they cost is counted with the whole."""
-        table = self.table.slice(first, count)
+        return self._part(self.table.slice(first, count))
+
+    def select(self, rows: Sequence[int]) -> "Prompts":
+        """These prompts only, in this order; as slice()."""
+        return self._part(self.table.take(pa.array(rows, pa.int64())))
+
+    def _part(self, table: pa.Table) -> "Prompts":
         media, features = ({name: clips[name] for name in shown(table)} for clips in (self.media, self.features))
         return replace(self, table=table, media=media, features=features, stats=TakeStats.sum([]))
 

@@ -22,6 +22,8 @@ class Leave(StrEnum):
     """The weights moved on before it could be trained on."""
     FAILED = "failed"
     """No answer came."""
+    SKIPPED = "skipped"
+    """Its prompt was not sampled: its pass rate says that there is less to learn from it than from others."""
 
     @property
     def drawn_again(self) -> bool:

@@ -1,7 +1,7 @@
 """The driver's state between steps, which a checkpoint therefore holds."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmrlhf_ray.algorithms.kl import AdaptiveKL
@@ -9,6 +9,7 @@ from mmrlhf_ray.algorithms.statistics import RunningMoments
 from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.rewards.mixture import MixtureState
 from mmrlhf_ray.rollout.ledger import Consumed
+from mmrlhf_ray.rollout.selection import PassRates
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class DriverState:
     """Running normalisation of reward components, multipliers of costs."""
     moments: Mapping[str, RunningMoments]
     """Of scores, by what `algorithm.score_normalisation` tells apart."""
+    pass_rates: PassRates = field(default_factory=PassRates)
+    """Of the prompts, where `selection` is given."""
 
     @classmethod
     def start(cls, cfg: PPOConfig) -> "DriverState":
@@ -35,6 +38,7 @@ class DriverState:
             "kl": self.kl.to_dict(),
             "mixture": self.mixture.to_dict(),
             "moments": {key: value.to_dict() for key, value in self.moments.items()},
+            "pass_rates": self.pass_rates.to_dict(),
         }
 
     @classmethod
@@ -56,4 +60,5 @@ class DriverState:
         moments = {key: RunningMoments.from_dict(value) for key, value in state["moments"].items()}
         # Earlier versions drew prompts in turn and wrote down how many.
         consumed = Consumed.from_dict(state["consumed"]) if "consumed" in state else Consumed(state["cursor"])
-        return cls(consumed, kl, replace(mixture, multipliers=multipliers), moments)
+        rates = PassRates.from_dict(state["pass_rates"]) if "pass_rates" in state else PassRates()
+        return cls(consumed, kl, replace(mixture, multipliers=multipliers), moments, rates)

@@ -94,6 +94,7 @@ def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -
         kl=state.kl.update(experience.metrics["kl"], len(rollouts.table)) if experience.referenced else state.kl,
         mixture=mixed.state,
         moments=experience.moments,
+        pass_rates=stream.pass_rates,
     )
     rows = [row for row, kept in enumerate(keep) if kept]
     components = {name: numbers.select(rows) for name, numbers in scores.items()}

@@ -19,14 +19,17 @@ _BUSY = {
 }
 """Role → stages in which it is at work."""
 
+_NOT_DROPPED = (Leave.TRAINED, Leave.SKIPPED)
+
 
 def stream_metrics(batch: Batch) -> dict[str, float]:
     """What happened in the stream since the batch before, and how old this one is."""
     passed, ages = batch.passed, Counter(batch.ages)
-    dropped = {f"dropped_{why.value}": float(passed.left[why]) for why in Leave if why is not Leave.TRAINED}
+    dropped = {f"dropped_{why.value}": float(passed.left[why]) for why in Leave if why not in _NOT_DROPPED}
     staleness = {f"staleness_{age}": count / len(batch.ages) for age, count in ages.items()}
     return (
         dropped
+        | passed.selection
         | staleness
         | {
             "staleness_mean": float(np.mean(batch.ages)),

@@ -12,16 +12,18 @@ from mmrlhf_ray.config import PPOConfig
 from mmrlhf_ray.data.batches.ragged import Ragged
 from mmrlhf_ray.errors import DeadlineExceeded, RoleFailed
 from mmrlhf_ray.pipelines.ppo.ahead import PromptsAhead
+from mmrlhf_ray.pipelines.ppo.choosing import Choosing
 from mmrlhf_ray.pipelines.ppo.judged import Group, Judged, Judging, ask_judges, batch_of
 from mmrlhf_ray.pipelines.ppo.proof import Proofs
 from mmrlhf_ray.pipelines.ppo.state import DriverState
 from mmrlhf_ray.pipelines.ppo.verdicts import check_left, mixed_for_verdict, verdicts
 from mmrlhf_ray.rewards.mixture import MixtureState
 from mmrlhf_ray.rollout.admission import admissible
-from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats, concat_rollouts
+from mmrlhf_ray.rollout.batch import Prompts, Rollouts, TakeStats, concat_prompts, concat_rollouts
 from mmrlhf_ray.rollout.buffer import Buffer, Leave
 from mmrlhf_ray.rollout.busy import Busy
 from mmrlhf_ray.rollout.ledger import Consumed, Ledger
+from mmrlhf_ray.rollout.selection import PassRates
 from mmrlhf_ray.weights.layout import InFlight
 from mmrlhf_ray.workers.fleet import Fleet
 from mmrlhf_ray.workers.roles.generator import Asked, one_by_one
@@ -49,6 +51,8 @@ class Passed:
     """That serve when the batch is taken."""
     sampled_tokens: int = 0
     encoding: TakeStats = field(default_factory=lambda: TakeStats.sum([]))
+    selection: dict[str, float] = field(default_factory=dict)
+    """Metrics of it."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -81,6 +85,7 @@ class Stream:
         """Position → how often asking for its group failed."""
         self._sampled: list[Rollouts] = []
         self._judging: list[Judging] = []
+        self._choosing = Choosing.of(cfg, fleet.prompts.rows, state.pass_rates)
         self._since: dict[int, float] = {}
         """Position → when it was asked for."""
         self._busy, self._proofs = Busy(len(fleet.generators.group)), Proofs(fleet, cfg)
@@ -95,6 +100,11 @@ class Stream:
     def consumed(self) -> Consumed:
         """The positions that are used up, for a checkpoint after push()."""
         return self._ledger.consumed
+
+    @property
+    def pass_rates(self) -> PassRates:
+        """Of the prompts, for a checkpoint."""
+        return self._choosing.known if self._choosing else PassRates()
 
     def take(self, mixture: MixtureState) -> Batch:
         """The next batch: exactly `prompts_per_step` groups in the order of their positions. `mixture`: the state of
@@ -114,6 +124,9 @@ class Stream:
         passed.left, passed.encoding = Counter(self._buffer.left), self._prompts.stats
         passed.seconds += self._busy.drain(self._serving)
         passed.generators = self._serving
+        if self._choosing:
+            passed.selection = self._choosing.metrics() | {"prompts_skipped": float(passed.left[Leave.SKIPPED])}
+            passed.warnings += self._choosing.warnings()
         self._buffer.left.clear()
         self._prompts.stats = TakeStats.sum([])
         self._flow()
@@ -203,7 +216,7 @@ class Stream:
     def _admit_together(self) -> None:
         count = 0 if self._buffer.running else self._admissible
         if count and not self._buffer.can_take():
-            prompts = self._prompts.take_joined(count)
+            prompts = self._take_joined(count)
             self._proofs.keep(prompts)
             self._start(prompts.table.column("group_id").to_pylist())
             self._encode_ahead(self._size)
@@ -219,11 +232,32 @@ class Stream:
         again, self._unanswered = self._unanswered, []
         for prompt in again:
             self._ask(prompt)
-        for part in self._prompts.take(min(self._admissible, self._prompts.encoded)):
-            self._proofs.keep(part)
-            for prompt in one_by_one(part):
-                self._start(prompt.table.column("group_id").to_pylist())
-                self._ask(prompt)
+        while count := min(self._admissible, self._prompts.encoded):
+            for part in map(self._chosen, self._prompts.take(count)):
+                self._proofs.keep(part)
+                for prompt in one_by_one(part):
+                    self._start(prompt.table.column("group_id").to_pylist())
+                    self._ask(prompt)
+        if self._choosing:
+            self._encode_ahead(_ENCODED_AT_ONCE)  # again, for those that were skipped
+
+    def _take_joined(self, count: int) -> Prompts:
+        """The next `count` prompts that are not skipped, as one."""
+        parts: list[Prompts] = []
+        while count:
+            parts.append(self._chosen(self._prompts.take_joined(count)))
+            count -= len(parts[-1].table)
+        return concat_prompts([part for part in parts if len(part.table)])
+
+    def _chosen(self, prompts: Prompts) -> Prompts:
+        """Without those whose pass rate lets them be skipped, which are used up."""
+        if self._choosing is None:
+            return prompts
+        taken, skipped = self._choosing.divide(prompts.table, self.version)
+        for position in skipped:
+            self._buffer.start(position)
+            self._buffer.drop(position, Leave.SKIPPED)
+        return prompts.select(taken) if skipped else prompts
 
     @property
     def _serving(self) -> int:
@@ -300,6 +334,8 @@ class Stream:
         mixed = mixed_for_verdict(self._cfg, judged, self._mixture)
         self._passed.warnings += mixed.warnings
         self._passed.without_score += mixed.keep.count(False)
+        if self._choosing:
+            self._choosing.note(judged, mixed)
         versions = judged.rollouts.table.column("policy_version").to_numpy()
         for position, group, why in verdicts(self._cfg, judged, mixed):
             if why is None:

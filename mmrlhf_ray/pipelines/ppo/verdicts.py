@@ -47,12 +47,13 @@ def check_left(cfg: PPOConfig, left: Counter[Leave], ready: int, warnings: Seque
     """Raise RunError where too much was left out for one step. `left`: groups, by why; `ready`: those that were not;
     `warnings`: what was said of missing scores."""
     size, said = cfg.algorithm.prompts_per_step, "".join(f"\n{warning}" for warning in warnings[:5])
-    if left[Leave.MISSING_SCORE] >= size and left[Leave.MISSING_SCORE] == left.total() and not ready:
-        raise RunError(f"the rewards gave no score for any of the step's first {left.total()} prompts{said}")
-    if left.total() > cfg.stream.max_dropped * size:
-        reasons = ", ".join(f"{why.value}: {count}" for why, count in left.items())
+    sampled = Counter({why: count for why, count in left.items() if why is not Leave.SKIPPED})
+    if sampled[Leave.MISSING_SCORE] >= size and sampled[Leave.MISSING_SCORE] == sampled.total() and not ready:
+        raise RunError(f"the rewards gave no score for any of the step's first {sampled.total()} prompts{said}")
+    if sampled.total() > cfg.stream.max_dropped * size:
+        reasons = ", ".join(f"{why.value}: {count}" for why, count in sampled.items())
         raise RunError(
-            f"{left.total()} groups were left out for one step of {size} ({reasons}), more than "
+            f"{sampled.total()} groups were left out for one step of {size} ({reasons}), more than "
             f"stream.max_dropped={cfg.stream.max_dropped} times a batch: nothing can be learned. Raise "
             "n_samples_per_prompt or sampling.temperature, lower algorithm.dynamic_sampling.min_spread, or look "
             f"whether the rewards can tell responses apart{said}"

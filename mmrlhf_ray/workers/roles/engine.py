@@ -10,7 +10,8 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmrlhf_ray.config.base import ModelConfig
-from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.generator import GeneratorConfig
+from mmrlhf_ray.config.online import SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.encoding.encode import Encoder, processor_kwargs

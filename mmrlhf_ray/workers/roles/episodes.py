@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from mmrlhf_ray.config.data import MediaLimits
 from mmrlhf_ray.config.environment import EnvironmentConfig
-from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.generator import GeneratorConfig
+from mmrlhf_ray.config.online import SamplingConfig
 from mmrlhf_ray.data.encoding.encode import (
     EncodedPrompt,
     Encoder,

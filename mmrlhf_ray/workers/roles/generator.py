@@ -17,7 +17,8 @@ from ray.actor import ActorProxy
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.environment import EnvironmentConfig
-from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.generator import GeneratorConfig
+from mmrlhf_ray.config.online import SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.data.batches.ragged import row_lengths

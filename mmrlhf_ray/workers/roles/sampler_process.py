@@ -29,7 +29,8 @@ import pyarrow as pa
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.data import DataConfig
 from mmrlhf_ray.config.environment import EnvironmentConfig
-from mmrlhf_ray.config.online import GeneratorConfig, SamplingConfig
+from mmrlhf_ray.config.generator import GeneratorConfig
+from mmrlhf_ray.config.online import SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.weights import WeightTransport
 from mmrlhf_ray.errors import EngineDied, KnownError, RoleFailed, first_line
