@@ -110,6 +110,12 @@ class EvaluateConfig(RewardedConfig):
             self.sampling.refuse_greedy(f"all best_of={list(self.best_of)} would be the same")
         if self.n_samples_per_prompt > 1:
             self.sampling.refuse_greedy(f"all n_samples_per_prompt={self.n_samples_per_prompt} would be the same")
+        for judge in self.judge_rewards:
+            if judge.pairs is not None:
+                raise ValueError(
+                    f"rewards.{judge.name}.pairs compares a policy's responses with each other, so that every policy "
+                    "would have the same mean; leave `pairs` out"
+                )
         for reward in self.rewards:
             if isinstance(reward, FluencyReward):
                 raise ValueError(f"rewards.{reward.name}: fluency is measured in training only; leave it out")

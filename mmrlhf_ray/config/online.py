@@ -210,6 +210,10 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
                     f"rewards.{reward.name}.normalise=group compares the responses to one prompt; set "
                     "algorithm.n_samples_per_prompt to 2 or more, got 1"
                 )
+        for judge in self.judge_rewards:
+            judge.check_groups(a.n_samples_per_prompt, "algorithm.n_samples_per_prompt")
+            if self.eval_data is not None:
+                judge.check_groups(self.eval_samples_per_prompt, "eval_samples_per_prompt")
         for reward in (reward for reward in self.environment_rewards if reward.per_turn):
             if a.advantage_estimator in GROUPED:
                 raise ValueError(

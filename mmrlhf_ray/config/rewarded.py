@@ -21,6 +21,10 @@ class RewardedConfig(RunConfig):
         """Rewards that the `functions` actor computes."""
         return tuple(r for r in self.rewards if isinstance(r, FunctionReward | RemoteReward | JudgeReward))
 
+    @property
+    def judge_rewards(self) -> tuple[JudgeReward, ...]:
+        return tuple(r for r in self.rewards if isinstance(r, JudgeReward))
+
     def _scoring(self, most: Longest) -> dict[str, ModelUse]:
         return {
             f"rewards.{reward.name}.model": ModelUse(reward.model, scores=True, reads=most)

@@ -134,8 +134,38 @@ class RemoteReward(RewardComponent):
     """For one step's rows."""
 
 
+class RubricAspect(Section):
+    """One thing that a judge grades."""
+
+    description: str
+    """What the aspect means, in words for the judge."""
+    weight: PositiveFloat = 1.0
+    """In the score, which is the weighted mean of the aspects' grades."""
+
+
+class PairsConfig(Section):
+    """A judge compares responses to one prompt, two at a time and each two twice, with sides swapped. A response's
+    score is its win rate."""
+
+    opponents: int | None = Field(None, ge=2, multiple_of=2)
+    """How many responses of its group each one is compared with; `null` = all."""
+    labels: tuple[str, str] = ("A", "B")
+    """What the judge answers where the first or the second response is better."""
+    tie: str = "tie"
+    """What it answers where none is."""
+    probabilities: bool = False
+    """Take the probabilities of the two labels as the judge's first token instead of reading its last line."""
+
+    @model_validator(mode="after")
+    def _differ(self) -> "PairsConfig":
+        said = [label.casefold() for label in (*self.labels, self.tie)]
+        if len(set(said)) < len(said) or not all(label.strip() == label != "" for label in said):
+            raise ValueError(f"labels and tie expect three different words, got {[*self.labels, self.tie]}")
+        return self
+
+
 class JudgeReward(RewardComponent):
-    """A language model behind an OpenAI-compatible endpoint that grades one response at a time."""
+    """A language model behind an OpenAI-compatible endpoint that grades responses, or compares them."""
 
     kind: Literal["judge"]
     base_url: str = Field(pattern=r"^https?://")
@@ -145,7 +175,9 @@ class JudgeReward(RewardComponent):
     token_env: str | None = None
     """Environment variable whose value is sent as bearer token."""
     prompt: str
-    """Text with {prompt}, {response} and {columns}; must ask for a number on the last line."""
+    """Text with {prompt}, {response} and {columns}; must ask for a number on the last line. With `aspects` it has
+    {aspects} too, and must ask for a line `name: grade` for each; with `labels` it must ask for one of them alone; with
+    `pairs` it has {first} and {second} instead of {response}, and must ask for one of the labels on the last line."""
     media: tuple[Literal["image", "audio", "video"], ...] = ()
     """Kinds of media that the judge is shown before its prompt, in the order in which prompt and turns show them; of
     the others it sees placeholders."""
@@ -153,8 +185,27 @@ class JudgeReward(RewardComponent):
     """The lowest grade."""
     highest: float = 10.0
     """The highest. Grades outside [lowest, highest] are missing; scores are grades scaled to [0, 1]."""
+    aspects: dict[str, RubricAspect] = Field(default_factory=dict)
+    """A rubric: name of what is graded → its meaning and weight; {} = one grade."""
+    labels: dict[str, float] = Field(default_factory=dict)
+    """Answer → score, such as {yes: 1, no: 0}: the score is expected over the probabilities that the judge gives to
+    these as its first token; {} = what it writes is read."""
+    pairs: PairsConfig | None = None
+    """Compare responses to one prompt with each other; `null` = grade each by itself."""
+    least_probability: float = Field(0.5, gt=0, le=1)
+    """Labels that have less than this probability together are no answer: the judge meant to say something else."""
+    samples: PositiveInt = 1
+    """How often each question is asked; needs a `temperature` above 0."""
+    samples_needed: PositiveInt | None = None
+    """Of them, how many must be answered for a score; `null` = all."""
+    aggregate: Literal["mean", "median"] = "mean"
+    """Of the samples' scores."""
+    temperature: NonNegativeFloat = 0.0
+    """Of the judge's sampling."""
     max_tokens: PositiveInt = 256
     """Tokens of a judgement."""
+    cached_answers: int = Field(4096, ge=0)
+    """How many answers are kept, so that a question that was asked before is not asked again."""
     concurrency: PositiveInt = 8
     """Requests at one time."""
     timeout_s: PositiveFloat = 30.0
@@ -166,13 +217,53 @@ class JudgeReward(RewardComponent):
     deadline_s: PositiveFloat = 300.0
     """For one step's rows."""
 
+    @property
+    def by_probability(self) -> bool:
+        """Whether the judge's first token is what counts."""
+        return bool(self.labels) or (self.pairs is not None and self.pairs.probabilities)
+
     @model_validator(mode="after")
-    def _scale(self) -> "JudgeReward":
+    def _answers_can_be_read(self) -> "JudgeReward":
         if not self.lowest < self.highest:
             raise ValueError(f"lowest={self.lowest} must be below highest={self.highest}")
-        if "{response}" not in self.prompt:
-            raise ValueError("prompt must contain {response}, else the judge sees nothing to grade")
+        wanted = ("{first}", "{second}") if self.pairs else ("{response}",)
+        for place in (*wanted, *(("{aspects}",) if self.aspects else ())):
+            if place not in self.prompt:
+                raise ValueError(f"prompt must contain {place}, else the judge does not see what to judge")
+        ways = [name for name in ("aspects", "labels", "pairs") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are different ways to answer; leave all but one of them out")
+        if len(self.labels) == 1:
+            raise ValueError(f"labels expects two or more answers, got {self.labels}")
         return self
+
+    @model_validator(mode="after")
+    def _no_idle_keys(self) -> "JudgeReward":
+        fields, idle = type(self).model_fields, dict[str, str]()
+        if self.samples == 1:
+            idle |= dict.fromkeys(("samples_needed", "aggregate"), "samples=1")
+        if not self.by_probability:
+            idle["least_probability"] = "without labels whose probabilities are taken"
+        else:
+            idle["max_tokens"] = "where the first token alone is read"
+        if self.labels or self.pairs:
+            idle |= dict.fromkeys(("lowest", "highest"), "without grades")
+        for key, why in idle.items():
+            if getattr(self, key) != fields[key].default:
+                raise ValueError(f"{key} has no effect {why if ' ' in why else 'with ' + why}; leave it out")
+        if self.samples > 1 and (self.temperature == 0 or self.by_probability):
+            why = "probabilities are the same each time" if self.by_probability else "temperature=0 gives the same"
+            raise ValueError(f"samples={self.samples}: {why}; set samples to 1, or change the other")
+        if self.samples_needed is not None and self.samples_needed > self.samples:
+            raise ValueError(f"samples_needed={self.samples_needed} is more than samples={self.samples}")
+        return self
+
+    def check_groups(self, samples: int, key: str) -> None:
+        """Raise ValueError where there is nothing to compare. `samples`: responses to each prompt, as `key` has it."""
+        if self.pairs is not None and samples < 2:
+            raise ValueError(
+                f"rewards.{self.name}.pairs compares the responses to one prompt; set {key} to 2 or more, got {samples}"
+            )
 
 
 Reward = Annotated[

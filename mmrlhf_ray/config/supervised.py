@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from mmrlhf_ray.config.base import LearnerUse, ModelConfig, ModelUse, TrainJobConfig
+from mmrlhf_ray.config.rewards import JudgeReward
 
 
 def _refuse_facts(cfg: TrainJobConfig) -> None:
@@ -55,6 +56,8 @@ class RewardModelConfig(TrainJobConfig):
     score_scale: Literal["as_learned", "temperature", "standardise"] = "as_learned"
     """Each task's scale of the scores: as they come, so that differences are log odds on held-out pairs, or in units
     of the held-out scores' mean and standard deviation."""
+    judges: tuple[JudgeReward, ...] = ()
+    """Judges that are asked about the held-out pairs after training, to stand next to the model in the report."""
     adversarial_share: float = Field(0.0, ge=0, lt=1)
     """Share of each batch's rows whose worse response is made to fool (docs/reward-models.md); 0 = none."""
     adversarial_words: PositiveInt = 64
@@ -85,6 +88,10 @@ class RewardModelConfig(TrainJobConfig):
                 f"lm_coef={self.lm_coef:g} keeps the vocabulary head whole on every rank, which zero_stage=3 divides; "
                 "use zero_stage 0, 1 or 2, or leave lm_coef out"
             )
+        if self.judges and (self.eval_data is None or self.eval_data.streaming):
+            raise ValueError("judges are asked about held-out records; give eval_data, not streamed, or leave them out")
+        if len({judge.name for judge in self.judges}) < len(self.judges):
+            raise ValueError(f"judges: names must be unique, got {[judge.name for judge in self.judges]}")
         if self.eval_data is None and (self.debias or self.score_scale != "as_learned"):
             raise ValueError(
                 f"debias={list(self.debias)} and score_scale={self.score_scale} are fitted to held-out responses; give "

@@ -15,6 +15,7 @@ from mmrlhf_ray.config import (
     PPOConfig,
     ProbeRewardConfig,
     Reward,
+    RewardModelConfig,
     RunConfig,
     TrainJobConfig,
 )
@@ -339,3 +340,5 @@ def _rewards(cfg: RunConfig) -> Iterator[tuple[Sequence[Reward], str]]:
         yield cfg.rewards, "data"
         if "eval_data" in cfg.records:
             yield cfg.rewards, "eval_data"
+    elif isinstance(cfg, RewardModelConfig):
+        yield cfg.judges, "eval_data"

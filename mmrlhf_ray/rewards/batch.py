@@ -48,6 +48,8 @@ class RewardBatch:
     """OWN_COLUMNS and the keys of the prompts' `extras`; None where a row lacks the key."""
     media: tuple[tuple[MediaRow, ...], ...] | None = None
     """What prompt and turns show, in order; None where no component asked for it."""
+    groups: tuple[int, ...] = ()
+    """Of responses to the same prompt; empty where none are compared."""
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -67,6 +69,7 @@ class RewardBatch:
             modalities=tuple(self.modalities[i] for i in rows),
             columns={name: [values[i] for i in rows] for name, values in self.columns.items()},
             media=None if self.media is None else tuple(self.media[i] for i in rows),
+            groups=tuple(self.groups[i] for i in rows) if self.groups else (),
         )
 
 
@@ -92,6 +95,7 @@ class PromptLookup:
         own["response_tokens"] = sampled.astype(int).tolist()
         own["turns"] = [_turns(segments) for segments in rollouts.column("segments").to_pylist()]
         batch = self._batch(rollouts.column("sample_id").to_pylist(), completions, own)
+        batch = replace(batch, groups=tuple(rollouts.column("group_id").to_pylist()))
         if media is None:
             return batch
         shown = rollouts.column("media_ids").to_pylist()

@@ -1,75 +1,147 @@
-"""A language model that grades responses, behind an OpenAI-compatible endpoint, and sees what they are about."""
+"""A language model that judges responses, behind an OpenAI-compatible endpoint, and sees what they are about."""
 
 import base64
+import hashlib
 import json
 import re
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean, median
 from typing import Any
 
 from mmrlhf_ray.config.rewards import JudgeReward
 from mmrlhf_ray.data.media import MediaRow
 from mmrlhf_ray.rewards.batch import RewardBatch, prompt_text
 from mmrlhf_ray.rewards.http import Endpoint, RequestFailed, post_all
+from mmrlhf_ray.rewards.judge_answers import Said, read_answer
+from mmrlhf_ray.rewards.judge_pairs import comparisons, win_rates
 from mmrlhf_ray.rewards.scores import ComponentScores
 
-_SHOWN_CHARACTERS = 100
-_PLACE = re.compile(r"\{(prompt|response|columns)\}")
-# "8/10" and "8 out of 10" are eight, not ten.
-_GRADE = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*\d+(?:\.\d+)?)?")
+_PLACE = re.compile(r"\{(prompt|response|first|second|aspects|columns)\}")
+_CANDIDATES = 20
+"""Of the first token, whose probabilities are asked for; the most that OpenAI gives."""
+
+_Body = dict[str, Any]
 
 
 class JudgeScores:
-    """Asks a judge for one grade per response, at temperature 0."""
+    """Asks a judge for a grade of each response, or which of two is the better one."""
 
     def __init__(self, reward: JudgeReward):
         self._reward = reward
+        self._known: OrderedDict[str, float] = OrderedDict()
+        """Hash of a request → what was answered; the longest unused first."""
 
     def start(self) -> None:
         """Raises ConfigError when the token is not in the environment."""
         self._endpoint()
 
     def score(self, batch: RewardBatch) -> ComponentScores:
-        """Grades of all rows scaled to [0, 1], or why there are none, after `deadline_s` at most."""
+        """Scores of all rows in [0, 1], or why there are none, after `deadline_s` at most."""
         if self._reward.media and batch.media is None:
             return ComponentScores.missing(len(batch), "there are no media here to show it; leave out `media`")
-        answers = post_all(self._endpoint(), [self._body(batch, row) for row in range(len(batch))])
-        results = [self._graded(answer) for answer in answers]
-        return ComponentScores(tuple(value for value, _ in results), tuple(problem for _, problem in results))
+        if self._reward.pairs is not None:
+            return self._compared(batch)
+        clips = _Clips(self._reward.media)
+        said = self._ask([self._body(batch, clips, {"response": row}) for row in range(len(batch))])
+        return ComponentScores(tuple(value for value, _ in said), tuple(problem for _, problem in said))
 
     def close(self) -> None:
         """Nothing stays open between calls."""
 
+    def _compared(self, batch: RewardBatch) -> ComponentScores:
+        pairs = self._reward.pairs
+        assert pairs is not None
+        if not batch.groups:
+            return ComponentScores.missing(len(batch), "there are no groups here to compare; leave out `pairs`")
+        # A group may hold a prompt whose media were swapped, which is another prompt.
+        groups = list(zip(batch.groups, batch.columns["prompt_id"], strict=True))
+        orders = [order for a, b in comparisons(groups, pairs.opponents) for order in ((a, b), (b, a))]
+        clips = _Clips(self._reward.media)
+        bodies = [self._body(batch, clips, {"first": first, "second": second}) for first, second in orders]
+        return win_rates(len(batch), dict(zip(orders, self._ask(bodies), strict=True)))
+
+    def _ask(self, bodies: Sequence[_Body]) -> list[Said]:
+        """What is answered to each question, aggregated over its samples."""
+        asked = [body for own in bodies for body in self._samples(own)]
+        keys = [_key(self._reward.base_url, body) for body in asked]
+        missing = {key: body for key, body in zip(keys, asked, strict=True) if key not in self._known}
+        answers = post_all(self._endpoint(), list(missing.values()))
+        said: dict[str, Said] = {key: self._read(answer) for key, answer in zip(missing, answers, strict=True)}
+        said |= {key: (self._known[key], None) for key in keys if key in self._known}
+        self._remember(keys, said)
+        step = self._reward.samples
+        return [self._aggregate([said[key] for key in keys[at : at + step]]) for at in range(0, len(keys), step)]
+
+    def _samples(self, body: _Body) -> Iterator[_Body]:
+        if self._reward.samples == 1:
+            yield body
+        else:
+            yield from (body | {"seed": number} for number in range(self._reward.samples))
+
+    def _remember(self, keys: Sequence[str], said: Mapping[str, Said]) -> None:
+        for key in keys:
+            value, _ = said[key]
+            if value is not None:
+                self._known[key] = value
+                self._known.move_to_end(key)
+        while len(self._known) > self._reward.cached_answers:
+            self._known.popitem(last=False)
+
+    def _aggregate(self, said: Sequence[Said]) -> Said:
+        values = [value for value, _ in said if value is not None]
+        problems = [problem for _, problem in said if problem is not None]
+        if len(values) >= (self._reward.samples_needed or self._reward.samples):
+            return (median if self._reward.aggregate == "median" else fmean)(values), None
+        if self._reward.samples == 1:
+            return None, problems[0]
+        return None, f"{len(problems)} of {len(said)} samples have no answer; the first: {problems[0]}"
+
+    def _read(self, answer: Any | RequestFailed) -> Said:
+        if isinstance(answer, RequestFailed):
+            return None, str(answer)
+        return read_answer(answer, self._reward)
+
     def _endpoint(self) -> Endpoint:
         return Endpoint.of(self._reward, self._reward.base_url.rstrip("/") + "/chat/completions")
 
-    def _body(self, batch: RewardBatch, row: int) -> dict[str, Any]:
-        question = fill(self._reward.prompt, batch, row)
-        clips = batch.media[row] if batch.media is not None else ()
-        shown = [media_part(clip) for clip in clips if clip["kind"] in self._reward.media]
+    def _body(self, batch: RewardBatch, clips: "_Clips", responses: Mapping[str, int]) -> _Body:
+        """`responses`: place in the judge's prompt → row whose response stands there; all answer one prompt."""
+        reward, row = self._reward, next(iter(responses.values()))
+        texts = {place: batch.completions[own] for place, own in responses.items()}
+        question = fill(reward.prompt, batch, row, texts | {"aspects": rubric(reward)})
+        shown = clips.of([batch.media[own] for own in responses.values()]) if batch.media is not None else []
         content = [*shown, {"type": "text", "text": question}] if shown else question
-        return {
-            "model": self._reward.model,
+        body = {
+            "model": reward.model,
             "messages": [{"role": "user", "content": content}],
-            "temperature": 0,
-            "max_tokens": self._reward.max_tokens,
+            "temperature": reward.temperature,
+            "max_tokens": 1 if reward.by_probability else reward.max_tokens,
         }
+        return body | ({"logprobs": True, "top_logprobs": _CANDIDATES} if reward.by_probability else {})
 
-    def _graded(self, answer: Any | RequestFailed) -> tuple[float | None, str | None]:
-        if isinstance(answer, RequestFailed):
-            return None, str(answer)
-        try:
-            choice = answer["choices"][0]
-            text, finished = choice["message"]["content"], choice.get("finish_reason")
-        except (KeyError, IndexError, TypeError, AttributeError):
-            return None, "answered without choices[0].message.content"
-        if finished == "length":
-            return None, f"was cut off at max_tokens={self._reward.max_tokens}"
-        grade = read_grade(text) if isinstance(text, str) else None
-        if grade is None:
-            return None, f"gave no grade on its last line: {_last_line(text)!r}"
-        lowest, highest = self._reward.lowest, self._reward.highest
-        if not lowest <= grade <= highest:
-            return None, f"gave the grade {grade:g}, expected {lowest:g} … {highest:g}"
-        return (grade - lowest) / (highest - lowest), None
+
+class _Clips:
+    """What the judge is shown of a batch; each clip is encoded once, however many questions show it."""
+
+    def __init__(self, kinds: Sequence[str]):
+        self._kinds = kinds
+        self._parts: dict[str, dict[str, Any]] = {}
+
+    def of(self, rows: Sequence[Sequence[MediaRow]]) -> list[dict[str, Any]]:
+        """Of all these rows, in order; what the first one shows is not shown again for the others."""
+        seen = {clip["media_id"] for clip in rows[0]}
+        later = [clip for row in rows[1:] for clip in row if clip["media_id"] not in seen]
+        wanted = [clip for clip in (*rows[0], *later) if clip["kind"] in self._kinds]
+        for clip in wanted:
+            if clip["media_id"] not in self._parts:
+                self._parts[clip["media_id"]] = media_part(clip)
+        return [self._parts[clip["media_id"]] for clip in wanted]
+
+
+def _key(address: str, body: _Body) -> str:
+    """Hash of all that decides an answer."""
+    return hashlib.sha256(json.dumps([address, body], sort_keys=True).encode()).hexdigest()
 
 
 def media_part(clip: MediaRow) -> dict[str, Any]:
@@ -81,25 +153,19 @@ def media_part(clip: MediaRow) -> dict[str, Any]:
     return {"type": key, key: {"url": f"data:{clip['mime']};base64,{data}"}}
 
 
-def fill(template: str, batch: RewardBatch, row: int) -> str:
-    """The template with {prompt}, {response} and {columns} (JSON) of a row put in.
+def rubric(reward: JudgeReward) -> str:
+    """The aspects for {aspects}, a line each."""
+    return "\n".join(f"- {name}: {aspect.description}" for name, aspect in reward.aspects.items())
+
+
+def fill(template: str, batch: RewardBatch, row: int, texts: Mapping[str, str]) -> str:
+    """The template with {prompt} and {columns} (JSON) of a row and all of `texts` put in; other places stay.
 
     In one pass, and not with str.format: braces inside prompt or response stay unchanged.
     """
     values = {
         "prompt": prompt_text(batch.prompts[row]),
-        "response": batch.completions[row],
         "columns": json.dumps({name: column[row] for name, column in batch.columns.items()}, ensure_ascii=False),
+        **texts,
     }
-    return _PLACE.sub(lambda place: values[place[1]], template)
-
-
-def read_grade(text: str) -> float | None:
-    """The last number on the last line that is not empty; of `8/10` and `8 out of 10` the first."""
-    found = _GRADE.findall(_last_line(text))
-    return float(found[-1]) if found else None
-
-
-def _last_line(text: Any) -> str:
-    lines = [line for line in str(text).splitlines() if line.strip()]
-    return lines[-1].strip()[-_SHOWN_CHARACTERS:] if lines else ""
+    return _PLACE.sub(lambda place: values.get(place[1], place[0]), template)

@@ -78,7 +78,8 @@ class Mixed:
     """For the next step; has seen this one."""
     metrics: dict[str, float]
     """Of each component: `reward_<name>` or `cost_<name>`, the mean as it came, NaN without any number;
-    `missing_<name>`, the share of its rows without a number; `lagrange_<name>`, the multiplier that was used."""
+    `missing_<name>`, the share of its rows without a number; `side_changes_<name>`, of a judge that compares, the share
+    of comparisons in which swapped sides had another winner; `lagrange_<name>`, the multiplier that was used."""
     warnings: tuple[str, ...]
     """Which numbers are missing, and what that meant."""
 
@@ -93,6 +94,8 @@ class _Part:
     """Row → number, as it came."""
     problems: dict[int, str]
     """Row → why there is no number. The component does not apply to rows in neither."""
+    side_changes: list[float]
+    """As of ComponentScores, of the rows that have one."""
 
     @property
     def mean(self) -> float:
@@ -168,7 +171,8 @@ def _part(reward: Reward, answer: ComponentScores, rows: Rows) -> _Part:
     values = {i: v for i in own if (v := answer.values[i]) is not None}
     problems = {i: p for i in own if (p := answer.problems[i]) is not None}
     problems |= {i: f"gave {v}" for i, v in values.items() if not math.isfinite(v)}
-    return _Part(reward, own, {i: v for i, v in values.items() if i not in problems}, problems)
+    changes = [change for i in own if answer.side_changes and (change := answer.side_changes[i]) is not None]
+    return _Part(reward, own, {i: v for i, v in values.items() if i not in problems}, problems, changes)
 
 
 def _gaps(parts: Sequence[_Part], count: int) -> list[Gap]:
@@ -220,4 +224,6 @@ def _metrics(parts: Sequence[_Part], state: MixtureState) -> dict[str, float]:
         name = part.reward.name
         metrics[f"{'cost' if part.reward.cost else 'reward'}_{name}"] = part.mean
         metrics[f"missing_{name}"] = len(part.problems) / len(part.rows) if part.rows else 0.0
+        if part.side_changes:
+            metrics[f"side_changes_{name}"] = fmean(part.side_changes)
     return metrics | {f"lagrange_{name}": m.value for name, m in state.multipliers.items()}

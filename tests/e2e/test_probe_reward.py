@@ -12,6 +12,7 @@ import yaml
 
 from mmrlhf_ray.schema import PROBE
 from tests.e2e.support import Here
+from tests.unit.rewards.servers import Answer, Request, serve
 
 PROBES = ("empty", "repeated", "very_long", "prompt_copied", "every_answer", "media_removed", "media_swapped")
 MODALITIES = {"text", "image", "audio", "image+audio", "video"}
@@ -95,3 +96,25 @@ def test_a_reward_that_nothing_fools_passes(here: Here, model_dir: Path, data_di
     assert finished.returncode == 0, finished.err
     assert "MISSED" not in finished.out
     assert finished.out.count("passed  ") == len(PROBES)
+
+
+def test_a_judge_that_compares_is_probed_against_the_honest_response(
+    here: Here, model_dir: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """A judge that prefers what is longer, which a very long response therefore fools and an empty one does not."""
+
+    def longer(request: Request) -> Answer:
+        first, second = (len(text) for text in request.body["messages"][0]["content"].split("|"))
+        said = "tie" if first == second else "A" if first > second else "B"
+        return Answer(body={"choices": [{"message": {"content": said}, "finish_reason": "stop"}]})
+
+    with serve(longer) as server:
+        judge = {"name": "judge", "kind": "judge", "base_url": server.url, "model": "m", "pairs": {}}
+        judge |= {"prompt": "{first}|{second}"}
+        finished = here("probe-reward", job(model_dir, data_dir, tmp_path, rewards=[judge]), cwd=tmp_path)
+    assert finished.returncode == 1, finished.err
+    probes = json.loads((tmp_path / "runs" / "probe" / "probe.json").read_text())["probes"]
+    assert probes["very_long"]["mixture"]["overall"]["above"]["estimate"] == 1.0
+    assert probes["empty"]["mixture"]["overall"]["above"]["estimate"] == 0.0
+    assert not probes.keys() & {"media_removed", "media_swapped"}
+    assert "Probes that change the media are left out" in finished.out

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from mmrlhf_ray.config import FluencyReward, ProbeRewardConfig
+from mmrlhf_ray.config import FluencyReward, JudgeReward, ProbeRewardConfig
 from mmrlhf_ray.data.batches.batching import PassBudget
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.data.encoding.features import features_table
@@ -31,6 +31,7 @@ from mmrlhf_ray.rewards.mixture import MixtureState, mix
 from mmrlhf_ray.rewards.negatives import negative_records
 from mmrlhf_ray.rewards.scores import ComponentScores
 from mmrlhf_ray.rollout.batch import Rollouts, rollouts_of
+from mmrlhf_ray.rollout.groups import group_rows
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
 from mmrlhf_ray.schema import PROBE, check
@@ -90,6 +91,9 @@ def prepare(cfg: ProbeRewardConfig, records: Records, run_dir: Path) -> ProbeRow
     chosen, honest = choose(records, cfg.where, cfg.prompts, cfg.seed)
     rows, unusable = build_rows(cfg, load_encoder(cfg.policy.path, allowed=cfg.sampling.allow_tokens), chosen, honest)
     _set_aside(cfg, chosen, unusable, run_dir)
+    if all(isinstance(reward, JudgeReward) and reward.pairs for reward in cfg.rewards):
+        print("Probes that change the media are left out: to a prompt with other media there is one response")
+        rows = rows.comparable()
     names = ("facts_token_ids", "prompt_token_ids", "response_token_ids")
     longest = max(sum(map(len, row.values())) for row in rows.rollouts.select(list(names)).to_pylist())
     if longest > cfg.score_micro_batch_tokens:
@@ -137,11 +141,21 @@ def _answers(cfg: ProbeRewardConfig, own: Crew, rows: ProbeRows) -> dict[str, Co
     count = len(rows.rollouts)
     parts: list[dict[str, ComponentScores]] = []
     with Progress("probing", count, "response") as progress:
-        for first in range(0, count, _ROWS_PER_CALL):
-            table = rows.rollouts.slice(first, _ROWS_PER_CALL).combine_chunks()
+        for own_rows in _calls(rows.rollouts):
+            table = rows.rollouts.slice(own_rows.start, len(own_rows)).combine_chunks()
             parts.append(_ask(cfg, rewards, references, rollouts_of(table, features, media=media)))
-            progress.update(first + len(table), len(table))
+            progress.update(own_rows.stop, len(table))
     return {r.name: ComponentScores.concat([part[r.name] for part in parts]) for r in cfg.rewards}
+
+
+def _calls(rollouts: pa.Table) -> list[range]:
+    """Rows that are scored together: whole groups, which a judge may compare, of about _ROWS_PER_CALL rows."""
+    calls = [range(0, 0)]
+    for rows in group_rows(rollouts).values():
+        if len(calls[-1]) >= _ROWS_PER_CALL:
+            calls.append(range(rows.start, rows.start))
+        calls[-1] = range(calls[-1].start, rows.stop)
+    return calls
 
 
 def _ask(

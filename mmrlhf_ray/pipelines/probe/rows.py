@@ -1,8 +1,9 @@
 """From DEMONSTRATION records to rows that rewards can score: honest responses, and those that try to fool."""
 
 import json
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,15 @@ class ProbeRows:
     """media_id → the processor's tensors."""
     media: pa.Table
     """MEDIA of all that they show, perhaps of more."""
+
+    def comparable(self) -> "ProbeRows":
+        """Those whose prompt, media included, has another response: what a judge that compares can say something of."""
+        names = self.rollouts.column("prompt_id").to_pylist()
+        counts = Counter(names)
+        kept = [row for row, name in enumerate(names) if counts[name] > 1]
+        of_rows = ((column[row] for row in kept) for column in (self.probes, self.prompt_ids, self.texts))
+        probes, prompt_ids, texts = map(tuple, of_rows)
+        return replace(self, rollouts=self.rollouts.take(kept), probes=probes, prompt_ids=prompt_ids, texts=texts)
 
 
 def choose(records: Records, where: Mapping[str, str], count: int, seed: int) -> tuple[Records, list[dict[str, Any]]]:

@@ -11,15 +11,16 @@ import pyarrow.parquet as pq
 
 from mmrlhf_ray.config import DataConfig, RewardModelConfig
 from mmrlhf_ray.config.base import MODEL_DIR
-from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.data.records.readers import Records, read_records
 from mmrlhf_ray.models.card import Result, Results, add_results
 from mmrlhf_ray.models.score_fit import write_score_fit
 from mmrlhf_ray.pipelines.supervised.fit import Added, run_supervised, set_aside
+from mmrlhf_ray.pipelines.supervised.judge_agreement import judge_agreements
 from mmrlhf_ray.pipelines.supervised.reward_report import RewardSummary, headline, write_report
 from mmrlhf_ray.pipelines.supervised.score_fit import apply_fit, fit_scores, halves
 from mmrlhf_ray.rewards.adversary import Adversary, Honest
 from mmrlhf_ray.rewards.negatives import negative_records
-from mmrlhf_ray.schema import EVAL_SCORE
+from mmrlhf_ray.schema import EVAL_SCORE, TABLES
 from mmrlhf_ray.training.reward_tasks import RewardModelTask
 from mmrlhf_ray.training.supervised import EVAL_SCORES_FILE
 
@@ -45,7 +46,8 @@ def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
         logger.warning("%s: the run was finished without eval_data, so that there is no report", run_dir)
     elif cfg.eval_data:
         scores = _fitted(cfg, run_dir)
-        summary = write_report(run_dir, cfg.name, cfg.objective, tuple(cfg.aspects), scores)
+        judged = judge_agreements(cfg, _held_out(cfg, run_dir), scores) if cfg.judges else {}
+        summary = write_report(run_dir, cfg.name, cfg.objective, tuple(cfg.aspects), scores, judged)
         _add_to_card(run_dir / MODEL_DIR, summary)
         print(headline(summary))
     return run_dir
@@ -75,6 +77,13 @@ def _fitted(cfg: RewardModelConfig, run_dir: Path) -> pa.Table:
     fit = fit_scores(cfg, own)
     write_score_fit(run_dir / MODEL_DIR, fit)
     return apply_fit(fit, others)
+
+
+def _held_out(cfg: RewardModelConfig, run_dir: Path) -> Records:
+    """The held-out records, numbered as EVAL_SCORE has them."""
+    assert cfg.eval_data is not None
+    read = read_records(cfg.eval_data, TABLES[cfg.table], run_dir)
+    return ranked_only(read, cfg.eval_data, run_dir) if cfg.objective == "plackett_luce" else read
 
 
 def ranked_only(records: Records, data: DataConfig, run_dir: Path) -> Records:

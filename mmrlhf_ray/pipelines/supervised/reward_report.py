@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,18 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class JudgeAgreement:
+    """A judge on the pairs that the model was measured on."""
+
+    agreement: Agreement | None
+    """None without any pair that it answered."""
+    unanswered: int
+    """Pairs that it gave no score of; they are in no figure."""
+    side_changes: float | None
+    """Of a judge that compares: the share of comparisons in which swapped sides had another winner."""
+
+
+@dataclass(frozen=True)
 class AspectError:
     """Of the ratings of one aspect, in its own units."""
 
@@ -71,6 +83,7 @@ class RewardSummary:
     by_uncertainty: Mapping[str, Agreement]
     """Thirds of the pairs by uncertainty; empty without an ensemble."""
     aspects: Mapping[str, AspectError]
+    judges: Mapping[str, JudgeAgreement] = field(default_factory=dict)
 
 
 def pairs_of(scores: pa.Table) -> list[Pair]:
@@ -97,7 +110,7 @@ def summarise(scores: pa.Table, objective: str, aspects: Sequence[str]) -> Rewar
         objective=objective,
         rows=len(set(scores.column("row").to_pylist())),
         responses=len(scores),
-        overall=_agreement(pairs, log_odds) if pairs else None,
+        overall=agreement(pairs, log_odds) if pairs else None,
         by_task=_grouped(pairs, lambda pair: pair.task, log_odds),
         by_modality=_grouped(pairs, lambda pair: pair.modality, log_odds),
         by_uncertainty=_thirds(pairs, log_odds) if len(members) > 1 else {},
@@ -106,12 +119,17 @@ def summarise(scores: pa.Table, objective: str, aspects: Sequence[str]) -> Rewar
 
 
 def write_report(
-    run_dir: Path, name: str, objective: str, aspects: Sequence[str], scores: pa.Table | None = None
+    run_dir: Path,
+    name: str,
+    objective: str,
+    aspects: Sequence[str],
+    scores: pa.Table | None = None,
+    judges: Mapping[str, JudgeAgreement] | None = None,
 ) -> RewardSummary:
     """Write `reward_model.json` and `report.html` of `scores`, by default those of `<run_dir>/eval_scores.parquet`."""
     if scores is None:
         scores = pq.read_table(run_dir / EVAL_SCORES_FILE, schema=EVAL_SCORE)
-    summary = summarise(scores, objective, aspects)
+    summary = replace(summarise(scores, objective, aspects), judges=judges or {})
     environment = page_environment("mmrlhf_ray.pipelines.supervised")
     environment.filters |= {"interval": interval_text, "number": lambda x: f"{x:.3f}"}
     calibration = summary.overall and summary.overall.calibration
@@ -136,6 +154,7 @@ def headline(summary: RewardSummary) -> str:
             error, brier = overall.calibration.expected_calibration_error, overall.calibration.brier
             said += f", calibration error {error:.3f}, Brier {brier:.3f}"
         lines.append(said)
+    lines += [judge_line(name, found) for name, found in summary.judges.items()]
     lines += [
         f"uncertainty, {third}: pair accuracy {interval_text(found.accuracy)}"
         for third, found in summary.by_uncertainty.items()
@@ -147,11 +166,21 @@ def headline(summary: RewardSummary) -> str:
     return "\n".join(lines) or f"{summary.responses} held-out responses: no two of one prompt are ranked differently"
 
 
+def judge_line(name: str, found: JudgeAgreement) -> str:
+    """A judge's figures in a line."""
+    if found.agreement is None:
+        return f"judge {name}: no score for any of {found.unanswered} pairs"
+    said = f"judge {name}: pair accuracy {interval_text(found.agreement.accuracy)} on {found.agreement.pairs} of them"
+    said += f", {found.unanswered} without an answer" if found.unanswered else ""
+    return said + (f", {found.side_changes:.3f} change with the sides" if found.side_changes is not None else "")
+
+
 def interval_text(interval: Interval) -> str:
     return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _agreement(pairs: Sequence[Pair], log_odds: bool) -> Agreement:
+def agreement(pairs: Sequence[Pair], log_odds: bool) -> Agreement:
+    """`log_odds`: whether differences of scores are these, so that calibration means something."""
     differences = np.array([pair.difference for pair in pairs])
     right = float((0.5 * (np.sign(differences) + 1.0)).sum())
     calibration = pair_calibration(differences) if log_odds else None
@@ -162,13 +191,13 @@ def _grouped(pairs: Sequence[Pair], key: Callable[[Pair], str], log_odds: bool) 
     groups: dict[str, list[Pair]] = {}
     for pair in pairs:
         groups.setdefault(key(pair), []).append(pair)
-    return {name: _agreement(groups[name], log_odds) for name in sorted(groups)}
+    return {name: agreement(groups[name], log_odds) for name in sorted(groups)}
 
 
 def _thirds(pairs: Sequence[Pair], log_odds: bool) -> dict[str, Agreement]:
     order = np.argsort([pair.uncertainty for pair in pairs], kind="stable")
     thirds = zip(TERCILES, np.array_split(order, len(TERCILES)), strict=True)
-    return {name: _agreement([pairs[i] for i in third], log_odds) for name, third in thirds if len(third)}
+    return {name: agreement([pairs[i] for i in third], log_odds) for name, third in thirds if len(third)}
 
 
 def _aspect_errors(scores: pa.Table, aspects: Sequence[str]) -> dict[str, AspectError]:

@@ -89,7 +89,7 @@ def test_kept_responses_make_the_batch_that_their_rollouts_made():
     lookup = PromptLookup(prompts({"answer": 7}, {"facts": 1}))
     batch = lookup.batch_of_texts(kept)
     assert batch.sample_ids == ("p1#0", "p0#1", "p1#2")
-    assert replace(batch, sample_ids=("s0", "s1", "s2")) == lookup.batch(sampled, ["x", "y", "z"])
+    assert replace(batch, sample_ids=("s0", "s1", "s2"), groups=(0, 1, 2)) == lookup.batch(sampled, ["x", "y", "z"])
     assert batch.rows == Rows(batch.sample_ids, ("sums",) * 3, ("text",) * 3)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from mmrlhf_ray.config import JudgeReward
 from mmrlhf_ray.data.media import media_row
-from mmrlhf_ray.rewards.judge import JudgeScores, fill, read_grade
+from mmrlhf_ray.rewards.judge import JudgeScores, fill
+from mmrlhf_ray.rewards.judge_answers import read_grade
 from tests.unit.rewards.servers import HANG, Answer, serve
 from tests.unit.rewards.support import make_batch
 from tests.unit.tiny import noise, picture
@@ -133,7 +134,7 @@ def test_errors_and_hangs_are_tried_again():
 
 def test_what_stands_in_braces_stays_as_it_is():
     batch = make_batch(["a {prompt} {response} {columns} {x} {0} %s {"], facts=["{response}"])
-    filled = fill("{{prompt}} <{response}> {columns}", batch, 0)
+    filled = fill("{{prompt}} <{response}> {columns}", batch, 0, {"response": batch.completions[0]})
     assert filled.startswith("{<image> how many ?} <a {prompt} {response} {columns} {x} {0} %s {> {")
     assert json.loads(filled.rpartition("> ")[2])["facts"] == "{response}"
 
