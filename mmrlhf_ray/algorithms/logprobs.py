@@ -66,20 +66,21 @@ def _recomputed(
     return result
 
 
-def _scaled(logits: Tensor, temperature: float, banned: Tensor | None) -> Tensor:
+def scaled_logits(logits: Tensor, temperature: float, banned: Tensor | None) -> Tensor:
+    """Logits [N, V] divided by the temperature, in float32 (float64 stays float64), banned ids at −∞."""
     scaled = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     return scaled if banned is None else scaled.index_fill_(1, banned, -torch.inf)
 
 
 def _logprobs_of_rows(logits: Tensor, token_ids: Tensor, temperature: float, banned: Tensor | None) -> Tensor:
-    scaled = _scaled(logits, temperature, banned)
+    scaled = scaled_logits(logits, temperature, banned)
     return scaled.gather(1, token_ids[:, None]).squeeze(1) - scaled.logsumexp(dim=1)
 
 
 def _both_of_rows(
     logits: Tensor, token_ids: Tensor, temperature: float, banned: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    scaled = _scaled(logits, temperature, banned)
+    scaled = scaled_logits(logits, temperature, banned)
     normaliser = scaled.logsumexp(dim=1)
     logprobs = scaled.gather(1, token_ids[:, None]).squeeze(1) - normaliser
     # 0 · −∞ would be NaN: a banned id has p = 0 and adds nothing.

@@ -17,6 +17,7 @@ from mmrlhf_ray.config.data import (
     VideoSampling,
 )
 from mmrlhf_ray.config.discrete import DiscreteConfig
+from mmrlhf_ray.config.distillation import DistillationConfig, TeacherConfig
 from mmrlhf_ray.config.environment import (
     EnvironmentConfig,
     GymnasiumEnvironment,
@@ -106,6 +107,8 @@ __all__ = [
     "RolePlacement",
     "RunConfig",
     "SFTConfig",
+    "DistillationConfig",
+    "TeacherConfig",
     "SamplingConfig",
     "SelectionConfig",
     "Section",

@@ -17,6 +17,7 @@ from mmrlhf_ray.config.base import (
     RecoveryConfig,
 )
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.distillation import DistillationConfig
 from mmrlhf_ray.config.environment import EnvironmentConfig, check_episodes
 from mmrlhf_ray.config.gate import ParityGate
 from mmrlhf_ray.config.generator import GeneratorConfig
@@ -104,6 +105,8 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
     stream: StreamConfig = StreamConfig()
     selection: SelectionConfig | None = None
     """Which prompts are drawn again, by their pass rates; `null` = all, in turn."""
+    distillation: DistillationConfig | None = None
+    """Teachers whose distributions the policy learns; `null` = none."""
     sampling: SamplingConfig = SamplingConfig()
     environment: EnvironmentConfig | None = None
     """Tools or another environment that answers the policy's turns; `null` = a response is one turn. With it
@@ -144,6 +147,15 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
         return fluent or self.algorithm.kl_coef > 0 or self.reference is not None
 
     @property
+    def served(self) -> Mapping[str, ModelConfig]:
+        """Configuration key → each model that the reference servers hold: the reference and the teachers. Where only an
+        adapter learns, the policy itself answers for the reference: the adapter is switched off."""
+        reference = self.needs_reference and not self.learner.keeps_start
+        found = {"reference": self.reference or self.policy} if reference else {}
+        teachers = self.distillation.teachers if self.distillation else ()
+        return found | {f"distillation.teachers.{n}.model": teacher.model for n, teacher in enumerate(teachers)}
+
+    @property
     def roles(self) -> Mapping[str, Resources]:
         has = {
             "encoder": True,
@@ -151,8 +163,7 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
             "generator": True,
             "scorer": bool(self.model_rewards),
             "functions": bool(self.function_rewards),
-            # Where only an adapter learns, the policy itself answers for the reference: the adapter is switched off.
-            "reference": self.needs_reference and not self.learner.keeps_start,
+            "reference": bool(self.served),
             "policy": True,
             "critic": self.algorithm.has_critic,
         }
@@ -163,6 +174,7 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
         most = longest(self.data, self.sampling)
         found = {"policy": ModelUse(self.policy, reads=most)}
         found |= {"reference": ModelUse(self.reference, reads=most)} if self.reference else {}
+        found |= {key: ModelUse(model, reads=most) for key, model in self.served.items() if key != "reference"}
         found |= self._scoring(most)
         if self.critic.model and "critic" in self.roles:
             found["critic.model"] = ModelUse(self.critic.model, any_head=True, reads=most)
@@ -229,6 +241,8 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
     def _check_reference(self) -> None:
         if self.reference is not None and self.learner.keeps_start:
             raise ValueError("learner.lora makes the adapter-less policy the reference; leave `reference` out")
+        if self.distillation is not None and self.reference_engine != "server":
+            raise ValueError(f"reference_engine={self.reference_engine}: teachers are held by servers; leave it out")
         if self.reference_engine != "server" and "reference" not in self.roles:
             why = "the policy without its adapter is the reference" if self.needs_reference else "there is no reference"
             raise ValueError(f"reference_engine={self.reference_engine} has no effect: {why}; leave it out")
@@ -327,8 +341,10 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
                     f"algorithm.mini_batch_size={a.update_size} gives some of the "
                     f"placement.{role}.replicas={ranks} ranks no response"
                 )
-        if not self.rewards and (self.reference is None or not a.kl_coef):
-            raise ValueError("rewards is empty: give a reward, or a `reference` to distil from and a kl_coef above 0")
+        if not self.rewards and self.distillation is None and (self.reference is None or not a.kl_coef):
+            raise ValueError(
+                "rewards is empty: give a reward, `distillation`, or a `reference` to distil from and a kl_coef above 0"
+            )
         if self.selection is not None:
             self.selection.check(self.rewards)
         if a.dynamic_sampling and all(isinstance(r, FluencyReward) for r in self.rewards):

@@ -36,7 +36,7 @@ class Reading:
     read: Callable[[Tensor, Tensor], Tensor]
     """(output [n, ·], tokens [n]) → [n] or [n, ·]; each row by itself."""
     tokens: Tensor
-    """[N] of the selected positions: those that come next."""
+    """[N] of the selected positions: those that come next; or [N, 1 + ·], each with further numbers for `read`."""
     tile: int
     """Positions that are read at a time."""
 

@@ -125,7 +125,7 @@ def plan_ppo(cfg: PPOConfig, node: Nodes = H100_NODES, facts: Facts | None = Non
 def _models(cfg: PPOConfig) -> dict[str, ModelConfig]:
     """Configuration key → every model that some role loads."""
     found = {"policy": cfg.policy}
-    found |= {"reference": cfg.reference or cfg.policy} if "reference" in cfg.roles else {}
+    found |= cfg.served
     found |= {f"rewards.{reward.name}": reward.model for reward in cfg.model_rewards}
     return found | ({"critic": cfg.critic_model} if "critic" in cfg.roles else {})
 
@@ -175,8 +175,9 @@ def role_memory(
     scoring = [(sizes[key], r.model) for r in cfg.model_rewards if (key := f"rewards.{r.name}") in sizes]
     if scoring:  # one actor holds them all, and asks one at a time
         yield of("scorer", _held_together([server("scorer", size, model) for size, model in scoring]))
-    if "reference" in sizes:
-        yield of("reference", server("reference", sizes["reference"], cfg.reference or cfg.policy))
+    answering = [(sizes[key], model) for key, model in cfg.served.items() if key in sizes]
+    if answering:
+        yield of("reference", _held_together([server("reference", size, model) for size, model in answering]))
     if "policy" in sizes:
         yield learner("policy", sizes["policy"], cfg.policy, cfg.learner)
     if "critic" in sizes:

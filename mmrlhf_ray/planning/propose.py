@@ -260,9 +260,9 @@ class _Search:
             },
         )
         if "reference" in cfg.roles and not self.way.together:
-            size = self.facts.known["reference"].parameters
+            size = sum(self.facts.known[key].parameters for key in cfg.served)
             large = 2 * size > 0.7 * self.node.device.memory_gb * GIB
-            cfg = _with(cfg, reference_engine="zero3" if large else "server")
+            cfg = _with(cfg, reference_engine="zero3" if large and cfg.distillation is None else "server")
         cfg, plan = self.learner(cfg, "policy", LEARNERS["policy"])
         return self.learner(cfg, "critic", LEARNERS["critic"])[1] if "critic" in cfg.roles else plan
 

@@ -204,9 +204,10 @@ class _Work:
             yield Phase("scoring", sum(self._served(s, self.cfg.placement.scorer) for s in models), "computation")
 
     def reference(self, sizes: Mapping[str, ModelSize]) -> Iterator[Phase]:
-        """Of a server of its own, or of the policy without its adapter."""
-        if "reference" in sizes:
-            seconds = self._served(sizes["reference"], self.cfg.placement.reference)
+        """Of all models that the reference servers hold, one after the other."""
+        served = [sizes[key] for key in self.cfg.served if key in sizes]
+        if served:
+            seconds = sum(self._served(size, self.cfg.placement.reference) for size in served)
             yield Phase("reference", seconds, "computation")
 
     def _served(self, size: ModelSize, placed: RolePlacement) -> float:

@@ -8,7 +8,7 @@ from itertools import chain, combinations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = "7"
+SCHEMA_VERSION = "8"
 
 MEDIA_KINDS = ("image", "audio", "video")
 
@@ -184,6 +184,8 @@ EXPERIENCE = _schema(
     ("values", _FLOATS),
     ("advantages", _FLOATS),
     ("returns", _FLOATS),
+    # The same number of entries for each token, one teacher's after the other (algorithms/distillation.py); else empty.
+    ("teacher_distributions", _FLOATS),
 )
 
 # Decoded responses for people to look at and evaluation to score; written, never trained on.

@@ -19,18 +19,19 @@ class ResponseLogprobs:
     at `temperature`, and without the tokens that the sampler may not emit."""
 
     def __init__(self, encoder: Encoder, temperature: float = 1.0):
-        self._temperature = temperature
+        self.temperature = temperature
         self._banned = torch.tensor(encoder.banned_token_ids, dtype=torch.long)
 
     def __call__(self, output: Tensor, tokens: Tensor) -> Tensor:
-        return token_logprobs(output, tokens, self._temperature, self._banned_on(output.device))
+        return token_logprobs(output, tokens, self.temperature, self.banned_on(output.device))
 
     def with_entropy(self, output: Tensor, tokens: Tensor) -> Tensor:
         """[N, 2]: the same, and the entropy in nats of the distribution at each token."""
-        banned = self._banned_on(output.device)
-        return torch.stack(token_logprobs_and_entropy(output, tokens, self._temperature, banned), dim=1)
+        banned = self.banned_on(output.device)
+        return torch.stack(token_logprobs_and_entropy(output, tokens, self.temperature, banned), dim=1)
 
-    def _banned_on(self, device: torch.device) -> Tensor:
+    def banned_on(self, device: torch.device) -> Tensor:
+        """Ids of the tokens that the sampler may not emit."""
         self._banned = self._banned.to(device)
         return self._banned
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -10,17 +11,20 @@ import torch
 from torch import Tensor
 
 from mmrlhf_ray.algorithms.aggregation import token_weights
+from mmrlhf_ray.algorithms.distillation import distillation_loss
 from mmrlhf_ray.algorithms.kl import kl_loss
 from mmrlhf_ray.algorithms.losses import ppo_value_loss
 from mmrlhf_ray.algorithms.mismatch import mismatch_weights
 from mmrlhf_ray.algorithms.policy_loss import POLICY_LOSSES, Clip, entropy_bonus
 from mmrlhf_ray.algorithms.statistics import Stats
 from mmrlhf_ray.config.algorithm import AlgorithmConfig
+from mmrlhf_ray.config.distillation import DistillationConfig
 from mmrlhf_ray.data.batches.collate import Batch, flat_column, pad_rows
 from mmrlhf_ray.data.encoding.encode import Encoder
 from mmrlhf_ray.models import HeadedModel, load_critic, load_policy
+from mmrlhf_ray.training.distilling import WithTeachers, numbers_of
 from mmrlhf_ray.training.logprobs import ResponseLogprobs
-from mmrlhf_ray.training.passes import LossFunction, Reader, Trainable
+from mmrlhf_ray.training.passes import Beside, LossFunction, Reader, Trainable
 
 Noted = Callable[[Sequence[int], Tensor], None]
 """Takes the row numbers of a pass and log p of their response tokens [N], without gradient."""
@@ -34,6 +38,9 @@ class Objective(Trainable, Protocol):
 
     def loss_reader(self, encoder: Encoder) -> Reader:
         """The same for the loss, which may need more than one."""
+
+    def beside(self, table: pa.Table) -> Beside | None:
+        """Numbers of EXPERIENCE rows that the loss's reader is given next to their tokens."""
 
     def loss(
         self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float, noted: Noted | None = None
@@ -74,6 +81,7 @@ class PolicyObjective:
 
     algorithm: AlgorithmConfig
     temperature: float
+    distillation: DistillationConfig | None = None
     scalar = False
 
     def load(self, encoder: Encoder, path: Path, dtype: torch.dtype) -> HeadedModel:
@@ -83,8 +91,13 @@ class PolicyObjective:
         return ResponseLogprobs(encoder, self.temperature)
 
     def loss_reader(self, encoder: Encoder) -> Reader:
-        read = ResponseLogprobs(encoder, self.temperature)
-        return read.with_entropy if self.algorithm.entropy_coef else read
+        read, entropy = ResponseLogprobs(encoder, self.temperature), self.algorithm.entropy_coef > 0
+        if self.distillation is not None:
+            return WithTeachers(read, self.distillation, entropy)
+        return read.with_entropy if entropy else read
+
+    def beside(self, table: pa.Table) -> Beside | None:
+        return None if self.distillation is None else partial(numbers_of, table)
 
     def loss(
         self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float, noted: Noted | None = None
@@ -94,7 +107,9 @@ class PolicyObjective:
 
         def loss(output: Tensor, batch: Batch, rows: Sequence[int]) -> tuple[Tensor, Stats]:
             grids = _Grids(table, rows, output.device)
-            flat, entropy = output.unbind(1) if algorithm.entropy_coef else (output, None)
+            columns = list(output.unbind(1)) if output.dim() == 2 else [output]
+            flat, divergence = columns[0], columns[-1]
+            entropy = columns[1] if algorithm.entropy_coef else None
             logprobs, mask = grids.grid(flat), grids.column("response_mask")
             old = grids.column("old_logprobs") if noted is None else logprobs.detach()
             if noted is not None:
@@ -108,6 +123,9 @@ class PolicyObjective:
                     logprobs, grids.column("ref_logprobs"), mask, weights, algorithm.kl_estimator, denominator
                 )
                 total, stats = total + kl_coef * kl, stats | kl_stats
+            if self.distillation is not None:
+                far, far_stats = distillation_loss(grids.grid(divergence), mask, weights, denominator)
+                total, stats = total + self.distillation.coef * far, stats | far_stats
             if entropy is not None:
                 bonus, entropy_stats = entropy_bonus(grids.grid(entropy), mask, weights, denominator)
                 total, stats = total - algorithm.entropy_coef * bonus, stats | entropy_stats
@@ -143,6 +161,9 @@ class CriticObjective:
 
     def loss_reader(self, encoder: Encoder) -> Reader:
         return _values
+
+    def beside(self, table: pa.Table) -> Beside | None:
+        return None
 
     def loss(
         self, encoder: Encoder, table: pa.Table, denominator: float, kl_coef: float, noted: Noted | None = None

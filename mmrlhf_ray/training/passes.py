@@ -20,6 +20,9 @@ from mmrlhf_ray.runtime.devices import Held, held, tensor_bytes
 Reader = Callable[[Tensor, Tensor], Tensor]
 """(head output [n, ·], the tokens that come next [n]) → [n] or [n, ·], each row by itself. Where a response's last
 token is read there is no next one, and the tokens mean nothing."""
+Beside = Callable[[Sequence[int]], Tensor]
+"""Row numbers of a pass → numbers [n, ·] for a reader, next to each of the rows' response tokens. Given to it as
+further columns of the tokens, which are then float32."""
 LOGITS_TILE = 1024
 
 
@@ -89,10 +92,17 @@ class Passes:
             yield batch.to(self._device)
 
     def run(
-        self, batch: Batch, read: Reader | None, *, at_last: bool = False, at_responses: bool | None = None
+        self,
+        batch: Batch,
+        read: Reader | None,
+        *,
+        at_last: bool = False,
+        at_responses: bool | None = None,
+        beside: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The head's output, or what `read` makes of it, at the response positions (or at each row's last token; with
-        both, first at the last tokens); and at the anchors."""
+        both, first at the last tokens); and at the anchors. `beside` [responses' tokens, ·]: numbers that `read` is
+        given next to the tokens, 0 at the anchors."""
         lasts = batch.last_positions if at_last else batch.last_positions[:0]
         spoken = not at_last if at_responses is None else at_responses
         positions = torch.cat([lasts, batch.response_positions]) if spoken else lasts
@@ -101,6 +111,10 @@ class Passes:
         tokens = torch.full_like(select, self._pad_token_id)
         if spoken:
             tokens[len(lasts) : len(positions)] = batch.response_tokens
+        if beside is not None:
+            more = beside.new_zeros(len(select), beside.shape[1], device=select.device)
+            more[len(lasts) : len(positions)] = beside.to(select.device)
+            tokens = torch.cat([tokens[:, None].to(more.dtype), more], dim=1)
         reading = None if read is None else Reading(read, tokens, self._tile)
         output = self._model.forward(select, reading, **batch.inputs)
         return output[: len(positions)], output[len(positions) :]
@@ -145,12 +159,14 @@ def train_step(
     read: Reader | None = None,
     at_last: bool = False,
     at_responses: bool | None = None,
+    beside: Beside | None = None,
 ) -> Stats:
     """One optimizer step over its passes, which run `engine`. `read`: what the loss is computed from; None = the
-    head's output; where, as in Passes.run(). Returns the statistics merged over passes."""
+    head's output; where and with what `beside` it, as in Passes.run(). Returns the statistics merged over passes."""
     parts = []
     for number, (micro_batch, batch) in enumerate(zip(step, passes.batches(rows, features, step), strict=True)):
-        output, anchors = passes.run(batch, read, at_last=at_last, at_responses=at_responses)
+        more = None if beside is None else beside(micro_batch.rows)
+        output, anchors = passes.run(batch, read, at_last=at_last, at_responses=at_responses, beside=more)
         loss, stats = loss_function(output, batch, micro_batch.rows)
         engine.backward(loss + anchors.float().sum() * 0.0, last=number == len(step) - 1)
         parts.append(stats)

@@ -22,6 +22,7 @@ from ray.actor import ActorHandle, ActorProxy
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from mmrlhf_ray.config import EvaluateConfig, ModelConfig, PPOConfig, ProbeRewardConfig, RunConfig
+from mmrlhf_ray.config.distillation import DistillationConfig
 from mmrlhf_ray.config.parts import LoRAConfig
 from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.config.weights import WeightTransport
@@ -283,11 +284,16 @@ def start_functions(own: Crew, cfg: CrewConfig, prompts: pa.Table) -> Functions:
 
 
 def start_references(
-    own: Crew, cfg: CrewConfig, model: ModelConfig, temperature: float, budget: PassBudget
+    own: Crew,
+    cfg: CrewConfig,
+    model: ModelConfig | None,
+    temperature: float,
+    budget: PassBudget,
+    distillation: DistillationConfig | None = None,
 ) -> References:
-    """Start the reference servers."""
+    """Start the reference servers, which hold the teachers of `distillation` too."""
     device = device_of(cfg.placement.reference, cfg.device)
-    group = own.start("reference", Reference, model, temperature, device, cfg.sampling.allow_tokens)
+    group = own.start("reference", Reference, model, temperature, device, cfg.sampling.allow_tokens, distillation)
     return References(group, budget, cfg.deadlines.stage_s)
 
 

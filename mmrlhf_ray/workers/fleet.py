@@ -62,6 +62,8 @@ class Fleet:
     """Seconds within which an actor that is started again must be at work."""
     turns: Turns | None = None
     """Of roles that share devices."""
+    teachers: References | None = None
+    """The reference servers, where they hold teachers."""
 
     def begin(self, phase: Phase) -> None:
         """Before anybody is asked for what this phase of a step is about: roles that share devices take turns. Raises
@@ -156,7 +158,8 @@ def launch(cfg: PPOConfig, records: Mapping[str, Records], run_dir: Path) -> Ite
             prompts=prompts,
             generators=generators,
             rewards=Rewards(others.scorers, cfg.model_rewards, others.functions, cfg.environment_rewards),
-            reference=others.reference or (WithoutAdapter(others.policy) if cfg.needs_reference else None),
+            reference=_reference(cfg, others),
+            teachers=others.reference if cfg.distillation and isinstance(others.reference, References) else None,
             policy=others.policy,
             critic=others.critic,
             held_out=held_out[0] if held_out else None,
@@ -200,6 +203,13 @@ class _Others:
             group.wait_joined(refs, seconds)
 
 
+def _reference(cfg: PPOConfig, others: _Others) -> AsksReference | None:
+    """Who gives `ref_logprobs`."""
+    if "reference" in cfg.served:
+        return others.reference
+    return WithoutAdapter(others.policy) if cfg.needs_reference else None
+
+
 def _generators(own: Crew, cfg: PPOConfig) -> Generators:
     """Start them; nothing waits."""
     return start_generators(own, cfg, cfg.policy, cfg.learner.sent_adapter, cfg.transport)
@@ -212,7 +222,7 @@ def _others(own: Crew, watch: Watch, cfg: PPOConfig, records: Records) -> _Other
     critic = None
     if cfg.algorithm.has_critic:
         critic = _start_learners(own, cfg, "critic", cfg.critic_model, cfg.critic, CriticObjective(cfg.algorithm))
-    policy_objective = PolicyObjective(cfg.algorithm, cfg.sampling.temperature)
+    policy_objective = PolicyObjective(cfg.algorithm, cfg.sampling.temperature, cfg.distillation)
     return _Others(
         start_scorers(own, cfg, models, _budget(cfg.learner, models, answering), quantiles) if models else None,
         start_functions(own, cfg, records.records) if cfg.function_rewards else None,
@@ -223,11 +233,11 @@ def _others(own: Crew, watch: Watch, cfg: PPOConfig, records: Records) -> _Other
 
 
 def _start_reference(own: Crew, watch: Watch, cfg: PPOConfig) -> References | ReferenceRanks:
-    model = cfg.reference or cfg.policy
-    budget = _budget(cfg.learner, [model], cfg.score_micro_batch_tokens)
+    budget = _budget(cfg.learner, list(cfg.served.values()), cfg.score_micro_batch_tokens)
     if cfg.reference_engine == "zero3":
-        return start_reference_ranks(own, watch, cfg, model, budget)
-    return start_references(own, cfg, model, cfg.sampling.temperature, budget)
+        return start_reference_ranks(own, watch, cfg, cfg.served["reference"], budget)
+    model = cfg.served.get("reference")
+    return start_references(own, cfg, model, cfg.sampling.temperature, budget, cfg.distillation)
 
 
 def _start_learners(

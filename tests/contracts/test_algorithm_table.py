@@ -18,7 +18,7 @@ from mmrlhf_ray.algorithms.advantages import OUTCOME_ESTIMATORS, TOKEN_ESTIMATOR
 from mmrlhf_ray.algorithms.aggregation import AGGREGATIONS
 from mmrlhf_ray.algorithms.mismatch import CORRECTIONS
 from mmrlhf_ray.algorithms.policy_loss import POLICY_LOSSES
-from mmrlhf_ray.config import AlgorithmConfig, PPOConfig, PreferenceConfig, RewardModelConfig
+from mmrlhf_ray.config import AlgorithmConfig, DistillationConfig, PPOConfig, PreferenceConfig, RewardModelConfig
 from mmrlhf_ray.config.algorithm import MismatchConfig
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +37,7 @@ OPTIONS: dict[str, tuple[type[BaseModel], str]] = {
     "`kl_in`": (AlgorithmConfig, "kl_in"),
     "`policy_loss`": (AlgorithmConfig, "policy_loss"),
     "`aggregation`": (AlgorithmConfig, "aggregation"),
+    "`distillation.divergence`": (DistillationConfig, "divergence"),
     "`mismatch.correction`": (MismatchConfig, "correction"),
     "`objective` (reward model)": (RewardModelConfig, "objective"),
     "`objective` (preference)": (PreferenceConfig, "objective"),
@@ -118,7 +119,8 @@ RECIPES = {
 
 def test_the_recipes_are_all_there() -> None:
     assert set(RECIPES) == {
-        "A2C", "GRPO", "Dr. GRPO", "RLOO", "REINFORCE++", "DAPO", "GSPO", "CISPO", "On-policy distillation"
+        "A2C", "GRPO", "Dr. GRPO", "RLOO", "REINFORCE++", "DAPO", "GSPO", "CISPO", "On-policy distillation",
+        "Distillation from distributions",
     }  # fmt: skip
 
 

@@ -235,3 +235,16 @@ def distribution(logits: list[float], temperature: float, banned: list[int]) -> 
 
 def entropy(probabilities: list[float]) -> float:
     return -sum(p * math.log(p) for p in probabilities if p > 0)
+
+
+def divergence(policy: list[float], teacher: list[float], kind: str, top_k: int | None) -> float:
+    """KL(teacher ‖ policy), `forward`, or KL(policy ‖ teacher), `reverse`, of two distributions; over the teacher's
+    `top_k` likeliest tokens and the rest as one."""
+    if top_k is not None:
+        likeliest = sorted(range(len(teacher)), key=lambda token: -teacher[token])[:top_k]
+        policy, teacher = (
+            [p[token] for token in likeliest] + [sum(x for token, x in enumerate(p) if token not in likeliest)]
+            for p in (policy, teacher)
+        )
+    p, q = (teacher, policy) if kind == "forward" else (policy, teacher)
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)

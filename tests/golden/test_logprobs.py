@@ -40,9 +40,9 @@ def test_logprobs_match_the_reference():
 @pytest.mark.parametrize(
     ("inner", "old", "new"),
     [
-        ("_scaled", "/ temperature", "* temperature"),
-        ("_scaled", "scaled.index_fill_(1, banned, -torch.inf)", "scaled"),
-        ("_scaled", "index_fill_(1, banned,", "index_fill_(1, banned + 1,"),
+        ("scaled_logits", "/ temperature", "* temperature"),
+        ("scaled_logits", "scaled.index_fill_(1, banned, -torch.inf)", "scaled"),
+        ("scaled_logits", "index_fill_(1, banned,", "index_fill_(1, banned + 1,"),
         ("_logprobs_of_rows", "- scaled.logsumexp", "+ scaled.logsumexp"),
         ("_logprobs_of_rows", "token_ids[:, None]", "token_ids.roll(1)[:, None]"),
     ],

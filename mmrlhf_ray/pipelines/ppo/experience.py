@@ -50,6 +50,8 @@ class Answers:
     """None without a critic."""
     sampler_serves: bool = False
     """`old_logprobs` are the sampler's, which say nothing of how far the learner is from it."""
+    teachers: Ragged | None = None
+    """Column `teacher_distributions`; None without teachers."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def make_experience(
         "response_tokens": float(tokens.kept.double().mean()),
         "unfinished": float(np.mean([r != "stop" for r in table.column("finish_reason").to_pylist()])),
     }
-    made_table = _table(table, scores, columns | made.columns)
+    teachers = answers.teachers or Ragged(np.zeros(0, np.float32), np.zeros(len(table) + 1, np.int64))
+    made_table = _table(table, scores, columns | made.columns | {"teacher_distributions": teachers})
     experience = Experience(made_table, np.full(len(table), math.nan), ref is not None, moments, metrics)
     return experience if old is None else _measured(experience, algorithm, answers.sampler_serves)
 

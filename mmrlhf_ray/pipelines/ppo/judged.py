@@ -23,7 +23,8 @@ class Judged:
     scores: Mapping[str, ComponentScores]
     """Of each reward component."""
     tokens: Mapping[str, Ragged]
-    """`ref_logprobs` where a reference was asked, and whatever else was asked for per token."""
+    """`ref_logprobs` where a reference was asked, and whatever else was asked for per token; of
+    `teacher_distributions` many numbers for each."""
     seconds: Mapping[str, float]
     """Stage → seconds of its slowest actor."""
 
@@ -102,6 +103,8 @@ def ask_judges(fleet: Fleet, cfg: PPOConfig, rollouts: Rollouts, step: int) -> J
     where all groups are.
     """
     judging = ask_scores(fleet, rollouts)
+    if fleet.teachers is not None:
+        judging = replace(judging, tokens={**judging.tokens, "teacher_distributions": fleet.teachers.teach(rollouts)})
     if cfg.stream.max_staleness == 0 and cfg.algorithm.dynamic_sampling is None:
         return replace(judging, tokens={**judging.tokens, **ask_learners(fleet, cfg, rollouts, step)})
     return judging

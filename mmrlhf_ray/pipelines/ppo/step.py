@@ -37,6 +37,8 @@ from mmrlhf_ray.training.profiling import step_dir
 from mmrlhf_ray.workers.fleet import Fleet
 
 T = TypeVar("T")
+_STAGES = {"ref_logprobs": "reference", "teacher_distributions": "teachers"}
+"""What was asked for per token → the stage, where it has another name."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,21 @@ def _answered(fleet: Fleet, stream: Stream, cfg: PPOConfig, judged: Judged, cloc
     for name in ("old_logprobs", "values"):
         clock.noted(name, (None, 0.0))
     for name, seconds in judged.seconds.items():
-        clock.noted("reference" if name == "ref_logprobs" else name, (None, seconds))
+        clock.noted(_STAGES.get(name, name), (None, seconds))
     if not tokens.keys() & {"old_logprobs", "values"}:
         asked = ask_learners(fleet, cfg, rollouts, stream.version)
         stream.tend([ref for pending in asked.values() for ref in pending.refs])
         tokens |= {name: clock.noted(name, pending.result()) for name, pending in asked.items()}
     sampled = Ragged.of_column(rollouts.table.column("rollout_logprobs")) if source == "sampler" else None
     old = tokens.get("old_logprobs", sampled)
-    return Answers((), tokens.get("ref_logprobs"), old, tokens.get("values"), sampler_serves=source == "sampler")
+    return Answers(
+        (),
+        tokens.get("ref_logprobs"),
+        old,
+        tokens.get("values"),
+        sampler_serves=source == "sampler",
+        teachers=tokens.get("teacher_distributions"),
+    )
 
 
 class _Clock:
@@ -143,12 +152,13 @@ def drop_rows(rollouts: Rollouts, answers: Answers, keep: Sequence[bool]) -> tup
     rows = [row for row, kept in enumerate(keep) if kept]
     if not rows:
         raise RunError(f"the rewards gave no score for any of the step's {len(keep)} responses; see the warnings above")
-    ref, old, values = (
+    ref, old, values, teachers = (
         None if column is None else column.take(rows)
-        for column in (answers.ref_logprobs, answers.old_logprobs, answers.values)
+        for column in (answers.ref_logprobs, answers.old_logprobs, answers.values, answers.teachers)
     )
     scores = [answers.scores[row] for row in rows]
-    return rollouts.select(rows), replace(answers, scores=scores, ref_logprobs=ref, old_logprobs=old, values=values)
+    kept = replace(answers, scores=scores, ref_logprobs=ref, old_logprobs=old, values=values, teachers=teachers)
+    return rollouts.select(rows), kept
 
 
 def _learn(

@@ -13,7 +13,7 @@ _BUSY = {
     "generator": ("generate",),
     "scorer": ("score",),
     "functions": ("score",),
-    "reference": ("reference",),
+    "reference": ("reference", "teachers"),
     "policy": ("old_logprobs", "policy_update"),
     "critic": ("values", "critic_update"),
 }
@@ -64,7 +64,9 @@ def rates(metrics: Mapping[str, float], roles: Collection[str]) -> dict[str, flo
 
 def policy_metrics(stats: Mapping[str, float], denominator: float) -> dict[str, float]:
     """Losses as they were minimised; the rest per token."""
-    losses = {name: stats[name] / denominator for name in ("policy_loss", "kl_loss") if name in stats}
+    losses = {
+        name: stats[name] / denominator for name in ("policy_loss", "kl_loss", "distillation_loss") if name in stats
+    }
     means = {name: stats[name] / stats["tokens"] for name in ("clip_fraction", "approx_kl", "ratio")}
     rates = {name: rate for name, rate in stats.items() if name == "lr" or name.startswith("lr_")}
     return losses | means | rates | {"ratio_max": stats["ratio_max"], "grad_norm": stats["grad_norm"]}

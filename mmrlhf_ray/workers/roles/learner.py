@@ -161,10 +161,12 @@ class Learner:
         for number, (step, denominator) in enumerate(zip(shard.steps, denominators, strict=True)):
             encoder, note = self._trained.encoder, noted if own_old_logprobs else None
             loss = self._objective.loss(encoder, table, denominator, kl_coef, note)
-            read = self._objective.loss_reader(encoder)
+            read, beside = self._objective.loss_reader(encoder), self._objective.beside(table)
             with profiled(None if number else trace):
                 stats.append(
-                    train_step(self._trained.engine, self._trained.passes, rows, arrays, step, loss, read=read)
+                    train_step(
+                        self._trained.engine, self._trained.passes, rows, arrays, step, loss, read=read, beside=beside
+                    )
                 )
             norms.append(self._trained.engine.grad_norm)
         self._trained.engine.train(False)

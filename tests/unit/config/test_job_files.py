@@ -149,6 +149,20 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         "learner.optimizer.lr": 5e-05,
         "steps": 40,
     },
+    "demo-distil": {
+        "algorithm.advantage_estimator": "reinforce",
+        "algorithm.critic_warmup_steps": 0,
+        "algorithm.kl_coef": 0.0,
+        "algorithm.kl_horizon": 10000.0,
+        "algorithm.kl_target": None,
+        "algorithm.mini_batch_size": None,
+        "critic": GONE,
+        "distillation.divergence": "reverse",
+        "distillation.teachers": [{"model": {"path": "runs/demo/ppo/model"}}],
+        "distillation.top_k": 32,
+        "rewards": [],
+        "steps": 40,
+    },
     "demo-ipo": {"objective": "ipo"},
     "demo-kto": {"objective": "kto"},
     "demo-mpo": {"objective": "mpo"},
@@ -351,6 +365,10 @@ def _flat(values: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _from_here(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _from_here(own) for key, own in value.items()}
+    if isinstance(value, list):
+        return [_from_here(own) for own in value]
     return value.removeprefix(f"{Path.cwd()}/") if isinstance(value, str) else value
 
 
