@@ -103,3 +103,27 @@ def test_a_server_of_teachers_alone_has_no_reference(omni: Path) -> None:
     cfg = DistillationConfig(teachers=(TeacherConfig(model=ModelConfig(path=str(omni))),))
     with pytest.raises(ValueError, match="holds teachers alone"):
         Reference(None, 1.0, "cpu", (), cfg).logprobs(rollout_table([]), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("entropy_coef", [0.0, 0.1])
+def test_the_loss_adds_the_mean_divergence_of_the_tokens_that_are_learned_from(
+    entropy_coef: float, omni_encoder: Encoder, omni: Path
+) -> None:
+    cfg = DistillationConfig(teachers=(TeacherConfig(model=ModelConfig(path=str(omni))),), coef=0.5)
+    columns = {
+        "response_mask": [[True, False, True], [True]],
+        **{name: [[-1.0, -1.0, -1.0], [-1.0]] for name in ("old_logprobs", "rollout_logprobs")},
+        "advantages": [[0.0, 0.0, 0.0], [0.0]],
+    }
+    algorithm = AlgorithmConfig(entropy_coef=entropy_coef)
+    loss = PolicyObjective(algorithm, TEMPERATURE, cfg).loss(omni_encoder, pa.table(columns), 3.0, 0.0)
+    entropies = [[2.0], [5.0], [2.0], [2.0]] if entropy_coef else [[]] * 4
+    far = (1.0, 100.0, 2.0, 6.0)
+    rows = [[-1.0, *entropy, divergence] for entropy, divergence in zip(entropies, far, strict=True)]
+    output = torch.tensor(rows, requires_grad=True)
+    total, stats = loss(output, None, [0, 1])  # type: ignore[arg-type]
+    assert total.item() == pytest.approx(0.5 * (1 + 2 + 6) / 3 - entropy_coef * 2.0)
+    assert stats["distillation_loss"].item() == 9.0
+    total.backward()
+    assert output.grad is not None
+    assert output.grad[:, -1].tolist() == pytest.approx([1 / 6, 0.0, 1 / 6, 1 / 6])
