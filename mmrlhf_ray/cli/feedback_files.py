@@ -57,7 +57,11 @@ def to_tool(tool: Annotated[str, typer.Argument(help="argilla or label_studio.")
     """Write annotations as another tool reads them."""
     from mmrlhf_ray.feedback.labels.files import WRITERS, read_export, tool_named
 
-    print(f"{out}: {WRITERS[tool_named(tool)](read_export(export), out)} items")
+    written = WRITERS[tool_named(tool)](read_export(export), out)
+    kept = (
+        f"; {written.regions_kept} regions that {tool} cannot show travel along unseen" if written.regions_kept else ""
+    )
+    print(f"{out}: {written.items} items{kept}")
 
 
 @app.command("import")

@@ -10,12 +10,15 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.feedback.regions import Region, region_of, regions_json, regions_of, renumbered
 from mmrlhf_ray.schema import ANNOTATION, check
 
 T = TypeVar("T")
 Ratings = tuple[float | None, ...]
 Span = tuple[int, int, str]
 """(start, end, note): characters [start, end) of the response."""
+JSON_COLUMNS = ("aspects", "spans", "regions")
+"""Columns of ANNOTATION that hold JSON; exports in JSON lines have them as what they stand for."""
 CHOICE_RANKS: Mapping[str, tuple[int, int]] = {"left": (1, 2), "right": (2, 1), "tie": (1, 1), "both_bad": (1, 1)}
 """Ranks of the two responses as shown that a choice stands for."""
 Unit = tuple[str, str, str]
@@ -48,6 +51,8 @@ class Annotation:
     """The correction of responses[order_shown[0]], or the demonstration."""
     spans: tuple[Span, ...] = ()
     """Of responses[order_shown[0]]."""
+    regions: tuple[Region, ...] = ()
+    """Places that the answer points at."""
     critique: str = ""
     comment: str = ""
     gold: bool = False
@@ -90,6 +95,7 @@ def _annotation(number: int, row: Mapping[str, Any]) -> Annotation:
             "the response that was corrected"
         )
     parsed = {
+        "regions": _regions(number, row),
         "responses": responses,
         "sources": tuple(row["sources"]),
         "order_shown": tuple(row["order_shown"]),
@@ -100,6 +106,23 @@ def _annotation(number: int, row: Mapping[str, Any]) -> Annotation:
     return Annotation(**(dict(row) | parsed))
 
 
+def _regions(number: int, row: Mapping[str, Any]) -> tuple[Region, ...]:
+    try:
+        regions = regions_of(row["regions"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"annotations row {number} ({row['annotation_id']}): regions cannot be read: {error}; write them as "
+            "docs/feedback.md says"
+        ) from error
+    unknown = [index for region in regions for index in region.responses if not 0 <= index < len(row["responses"])]
+    if unknown:
+        raise DataError(
+            f"annotations row {number} ({row['annotation_id']}): regions expects responses below "
+            f"{len(row['responses'])}, their number, got {unknown[0]}"
+        )
+    return regions
+
+
 def annotations_table(annotations: Sequence[Annotation]) -> pa.Table:
     """The ANNOTATION table of annotations: the inverse of annotations_of()."""
     rows = [
@@ -107,6 +130,7 @@ def annotations_table(annotations: Sequence[Annotation]) -> pa.Table:
         | {
             "aspects": json.dumps(dict(a.aspects), ensure_ascii=False),
             "spans": json.dumps(a.spans, ensure_ascii=False),
+            "regions": regions_json(a.regions),
         }
         for a in annotations
     ]
@@ -132,7 +156,7 @@ def as_listed(shown: Sequence[T], order_shown: Sequence[int]) -> list[T]:
 
 
 def columns_of_answer(question: str, answer: Mapping[str, Any], order_shown: Sequence[int]) -> dict[str, Any]:
-    """ranks, aspects, choice, text, spans, critique and comment of an ANNOTATION row, from an answer as it was sent.
+    """ranks, aspects, choice, text, spans, regions, critique and comment of an ANNOTATION row, from an answer as sent.
 
     `question`: pair, rank, rate, correct, demonstrate, spans or critique. `answer`: already checked, about the
     responses as shown. The shown order is undone here, and nowhere else.
@@ -140,7 +164,12 @@ def columns_of_answer(question: str, answer: Mapping[str, Any], order_shown: Seq
     columns: dict[str, Any] = {"ranks": [], "aspects": {}, "choice": "", "text": "", "spans": []}
     columns |= {"critique": answer.get("critique") or "", "comment": answer.get("comment") or ""}
     columns |= _ANSWERS[question](answer, order_shown)
-    return columns | {key: json.dumps(columns[key], ensure_ascii=False) for key in ("aspects", "spans")}
+    regions = [renumbered(region_of(region), order_shown) for region in answer.get("regions") or ()]
+    return (
+        columns
+        | {key: json.dumps(columns[key], ensure_ascii=False) for key in ("aspects", "spans")}
+        | {"regions": regions_json(regions)}
+    )
 
 
 def _pair(answer: Mapping[str, Any], order_shown: Sequence[int]) -> dict[str, Any]:

@@ -146,6 +146,7 @@ ANNOTATION = _schema(
     ("aspects", pa.string()),  # JSON: {aspect: [rating per response, null = not rated]}
     ("text", pa.string()),  # the corrected response, or the demonstration
     ("spans", pa.string()),  # JSON: [[start, end, note]] of what is wrong, in Unicode characters of the response
+    ("regions", pa.string()),  # JSON: places pointed at, of any kind of answer; see feedback/regions.py
     ("critique", pa.string()),  # asked for, or given along with another answer
     ("comment", pa.string()),  # for those who run the collection
     ("gold", pa.bool_()),  # asked to test the annotator: not for training

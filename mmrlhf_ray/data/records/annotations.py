@@ -10,6 +10,7 @@ _EMPTY: dict[str, Any] = {
     "aspects": "{}",
     "text": "",
     "spans": "[]",
+    "regions": "[]",
     "critique": "",
     "comment": "",
     "gold": False,

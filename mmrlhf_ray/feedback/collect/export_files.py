@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.data.validate import MEDIA_LISTS
 from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.feedback.annotations import JSON_COLUMNS
 from mmrlhf_ray.feedback.collect.export import (
     annotation_rows,
     annotations_table,
@@ -27,8 +28,6 @@ from mmrlhf_ray.schema import MEDIA
 
 PROMPTS = "prompts"
 MEDIA_DIR = "media"
-OBJECTS = ("aspects", "spans")
-"""Columns that are JSON text in Parquet, and objects in JSON lines."""
 
 
 def write_export(session: Session, config: FeedbackConfig, out: Path, since: datetime | None = None) -> int:
@@ -77,7 +76,7 @@ def _write_jsonl(session: Session, config: FeedbackConfig, out: Path, since: dat
 
 def json_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the ANNOTATION table as an object of JSON lines."""
-    return {key: json.loads(value) if key in OBJECTS else value for key, value in row.items()}
+    return {key: json.loads(value) if key in JSON_COLUMNS else value for key, value in row.items()}
 
 
 def prompt_json(session: Session, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ PostgreSQL keeps it by row locks, taken in the order annotator, item; SQLite has
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -265,6 +265,8 @@ def asked_of(item: Item, order_shown: Sequence[int], config: FeedbackConfig) -> 
         responses=tuple(str(item.responses[index]["text"]) for index in order_shown),
         aspects=tuple(aspect.name for aspect in config.aspects),
         max_text_chars=config.max_text_chars,
+        media=tuple(part["type"] for part in media_parts(item.messages)),
+        max_seconds=config.limits.seconds,
     )
 
 
@@ -290,6 +292,13 @@ def tell_of(session: Session, event: str, item: Item, now: datetime) -> None:
 
 
 def plain(answer: Answer) -> dict[str, Any]:
-    """An answer as it is stored: JSON knows no tuples."""
+    """An answer as it is stored: JSON knows no tuples, and most answers point at no place."""
     stored: dict[str, Any] = json.loads(json.dumps(asdict(answer)))
-    return stored
+    return {key: value for key, value in stored.items() if key != "regions" or value}
+
+
+def media_parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Those parts of chat messages that are media, in order."""
+    for message in messages:
+        if not isinstance(message["content"], str):
+            yield from (part for part in message["content"] if part["type"] != "text")

@@ -4,6 +4,7 @@ No vote, figure or record is made of a suggestion. Whoever weighs votes can find
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmrlhf_ray.feedback.collect.queue import Leased, asked_of, plain
 from mmrlhf_ray.feedback.collect.tables import Item, Suggestion, SuggestionSeen
 from mmrlhf_ray.feedback.errors import Invalid
 from mmrlhf_ray.feedback.questions import AnswerError, question_of
+from mmrlhf_ray.feedback.regions import region_of, renumbered
 
 _MOST_SOURCE = 200
 
@@ -58,6 +60,9 @@ def as_shown(answer: Mapping[str, Any], order_shown: Sequence[int]) -> dict[str,
     for name in ("ranks", "ratings"):
         if name in shown:
             shown[name] = [shown[name][index] for index in order_shown]
+    places = [list(order_shown).index(number) for number in range(len(order_shown))]
+    if "regions" in shown:
+        shown["regions"] = [asdict(renumbered(region_of(region), places)) for region in shown["regions"]]
     if shown.get("choice") in ("left", "right") and list(order_shown) == [1, 0]:
         shown["choice"] = {"left": "right", "right": "left"}[shown["choice"]]
     return shown

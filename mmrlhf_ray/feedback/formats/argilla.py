@@ -34,6 +34,13 @@ from mmrlhf_ray.feedback.formats.common import (
     read_exported,
     written_prompt,
 )
+from mmrlhf_ray.feedback.formats.regions import (
+    argilla_questions,
+    argilla_regions,
+    argilla_values,
+    in_argilla,
+    with_regions,
+)
 from mmrlhf_ray.feedback.questions.rate import SCALE
 
 _NAME = "argilla"
@@ -119,7 +126,7 @@ def _record(item: ItemVotes, media_names: Mapping[str, str]) -> dict[str, Any]:
 
 def _values(annotation: Annotation) -> dict[str, Any]:
     """Question → value."""
-    values = _QUESTIONS[annotation.kind](annotation)
+    values = _QUESTIONS[annotation.kind](annotation) | argilla_values(annotation)
     return values | ({"critique": annotation.critique} if annotation.critique else {})
 
 
@@ -178,6 +185,7 @@ def _settings(
 
 def _question_settings(kind: str, count: int, items: Sequence[ItemVotes]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from _ASKED[kind]([f"response_{i}" for i in range(count)], items)
+    yield from argilla_questions([annotation for item in items for annotation in item.annotations])
     yield "critique", _TEXT
 
 
@@ -240,11 +248,14 @@ def _read_record(
     answers, left_out = _answers(record)
     common = {"kept": kept, "item_id": item_id, "prompt_id": prompt_id}
     texts = [fields[name] for name in response_fields]
-    made = [
-        made_annotation(kind, answer, **common, responses=texts, annotator_id=who)
-        for who, values in answers.items()
-        for kind, answer in _by_kind(values, names, response_fields)
-    ]
+    made: list[Annotation] = []
+    for who, values in answers.items():
+        said = [
+            made_annotation(kind, answer, **common, responses=texts, annotator_id=who)
+            for kind, answer in _by_kind(values, names, response_fields)
+        ]
+        regions = argilla_regions(values, response_fields)
+        made += with_regions(said, regions, lambda kind: in_argilla, notes=False)
     return prompt, made, left_out
 
 

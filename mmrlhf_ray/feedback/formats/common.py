@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from mmrlhf_ray.data.formats.chat import lead_with_media, record_chat, split_tag
 from mmrlhf_ray.data.validate import MEDIA_LISTS
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import Annotation, Ratings, columns_of_answer
+from mmrlhf_ray.feedback.regions import region_of, regions_of
 from mmrlhf_ray.schema import PROMPT, check
 
 KEPT = "mmrlhf"
@@ -118,7 +119,11 @@ def raw_prompt(
 
 def kept_columns(item: ItemVotes) -> str:
     """Those columns of the item's annotations that the tool has no place for, as JSON by annotator."""
-    columns = {a.annotator_id: {key: getattr(a, key) for key in _KEPT_COLUMNS} for a in item.annotations}
+    columns = {
+        a.annotator_id: {key: getattr(a, key) for key in _KEPT_COLUMNS}
+        | ({"regions": [asdict(region) for region in a.regions]} if a.regions else {})
+        for a in item.annotations
+    }
     return json.dumps({"kind": item.kind, "annotators": columns}, ensure_ascii=False)
 
 
@@ -143,7 +148,12 @@ def made_annotation(
     identity = hashlib.sha256(json.dumps([item_id, prompt_id, annotator_id, kind]).encode()).hexdigest()[:32]
     aspects: dict[str, Ratings] = {name: tuple(values) for name, values in json.loads(made["aspects"]).items()}
     annotation = Annotation(
-        **(made | {"ranks": tuple(made["ranks"]), "aspects": aspects, "spans": _spans(made["spans"])} | columns),
+        **(
+            made
+            | {"ranks": tuple(made["ranks"]), "aspects": aspects, "spans": _spans(made["spans"])}
+            | {"regions": regions_of(made["regions"])}
+            | columns
+        ),
         annotation_id=identity,
         item_id=item_id,
         prompt_id=prompt_id,
@@ -195,6 +205,7 @@ def _spans(text: str) -> tuple[tuple[int, int, str], ...]:
 
 def _with_kept(annotation: Annotation, own: Mapping[str, Any]) -> Annotation:
     columns: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
+    columns["regions"] = tuple(region_of(region) for region in own.get("regions", ()))
     sides = {"left": "right", "right": "left"} if tuple(own["order_shown"]) == (1, 0) else {}
     return replace(annotation, choice=sides.get(annotation.choice, annotation.choice), **columns)
 

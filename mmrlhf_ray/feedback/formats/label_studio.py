@@ -29,6 +29,16 @@ from mmrlhf_ray.feedback.formats.common import (
     read_exported,
     written_prompt,
 )
+from mmrlhf_ray.feedback.formats.offsets import characters, utf16
+from mmrlhf_ray.feedback.formats.regions import (
+    VOTE,
+    in_label_studio,
+    label_studio_regions,
+    label_studio_results,
+    media_keys,
+    media_keys_in,
+    with_regions,
+)
 from mmrlhf_ray.feedback.questions.rate import SCALE
 
 _NAME = "label_studio"
@@ -89,7 +99,7 @@ def _task(item: ItemVotes, media_names: Mapping[str, str]) -> dict[str, Any]:
     known = {"prompt_id": item.prompt["prompt_id"], "task": item.prompt["task"], "item_id": item.item_id}
     made = []
     for annotation in item.annotations:
-        results = _RESULTS[item.kind](annotation)
+        results = [*_RESULTS[item.kind](annotation), *label_studio_results(annotation, media_keys(item.prompt))]
         if annotation.critique:
             results.append(_result("critique", "messages", "textarea", {"text": [annotation.critique]}))
         made.append(
@@ -97,7 +107,7 @@ def _task(item: ItemVotes, media_names: Mapping[str, str]) -> dict[str, Any]:
                 "completed_by": annotation.annotator_id,
                 "was_cancelled": False,
                 "lead_time": annotation.milliseconds / 1000,
-                "result": [result | {"id": f"r{i}"} for i, result in enumerate(results)],
+                "result": [{"id": f"r{i}"} | result for i, result in enumerate(results)],
             }
         )
     return {"data": data | known | {KEPT: kept_columns(item)}, "annotations": made, "predictions": []}
@@ -131,19 +141,14 @@ def _span_results(annotation: Annotation) -> list[Result]:
             "response_0",
             "labels",
             {
-                "start": _utf16(text[:start]),
-                "end": _utf16(text[:end]),
+                "start": utf16(text[:start]),
+                "end": utf16(text[:end]),
                 "text": text[start:end],
                 "labels": [note or WRONG],
             },
         )
         for start, end, note in annotation.spans
     ]
-
-
-def _utf16(text: str) -> int:
-    """Length as browsers count it."""
-    return len(text.encode("utf-16-le")) // 2
 
 
 def _rank_results(annotation: Annotation) -> list[Result]:
@@ -167,7 +172,8 @@ _RESULTS: Mapping[str, Callable[[Annotation], list[Result]]] = {
 
 
 def label_studio_config(task: Mapping[str, Any], kind: str, aspects: Sequence[str] = ()) -> str:
-    """The labelling configuration (XML) of a project for tasks like this one of label_studio_tasks()."""
+    """The labelling configuration (XML) of a project for tasks like this one of label_studio_tasks(). `aspects`: of
+    ratings, and of regions."""
     view = ET.Element("View")
     data = task["data"]
     ET.SubElement(view, "Paragraphs", name="messages", value="$messages", nameKey="role", textKey="content")
@@ -179,9 +185,22 @@ def label_studio_config(task: Mapping[str, Any], kind: str, aspects: Sequence[st
         for name in names:
             ET.SubElement(view, "Text", name=name, value=f"${name}")
     _CONTROLS[kind](view, names, aspects)
+    _region_controls(view, [key for key in data if _MEDIA.fullmatch(key)], names if kind != "rank" else (), aspects)
     ET.SubElement(view, "TextArea", name="critique", toName="messages", rows="4", maxSubmissions="1")
     ET.indent(view)
     return ET.tostring(view, encoding="unicode")
+
+
+def _region_controls(view: ET.Element, media: Sequence[str], names: Sequence[str], aspects: Sequence[str]) -> None:
+    """What marks places in media and responses, each with a note; clips have none, as they are counted in frames."""
+    for target in (*media, *names):
+        if target.startswith("video"):
+            continue
+        control = "RectangleLabels" if target.startswith("image") else "Labels"
+        labels = ET.SubElement(view, control, name=f"region_{target}", toName=target)
+        for label in (VOTE, *aspects):
+            ET.SubElement(labels, "Label", value=label)
+        ET.SubElement(view, "TextArea", name=f"note_{target}", toName=target, perRegion="true")
 
 
 def _pair_controls(view: ET.Element, names: Sequence[str], aspects: Sequence[str]) -> None:
@@ -244,10 +263,12 @@ def _read_task(
     kept, prompt_id = data.pop(KEPT, None), str(data.pop("prompt_id", item_id))
     ids, texts = _responses(data, names)
     media: dict[str, list[Any]] = defaultdict(list)
+    named = [key for key in data if _MEDIA.fullmatch(key) and data[key] is not None]
     for key in list(data):
         if (found := _MEDIA.fullmatch(key)) and data[key] is not None:
             media[f"{found[1]}s"].append(data.pop(key))
     asked = data.pop(names.prompt)
+    keys = media_keys_in(asked, named)
     extras = {key: value for key, value in data.items() if key not in (*ids, names.items) and value is not None}
     prompt = raw_prompt(prompt_id, asked, media, extras)
     made, left_out = [], 0
@@ -259,7 +280,8 @@ def _read_task(
             "milliseconds": round(1000 * (annotation.get("lead_time") or 0)),
             "created": annotation.get("created_at") or "",
         }
-        made += [
+        results = annotation.get("result") or ()
+        said = [
             made_annotation(
                 kind,
                 answer,
@@ -270,8 +292,10 @@ def _read_task(
                 annotator_id=_who(annotation.get("completed_by")),
                 **columns,
             )
-            for kind, answer in _by_kind(annotation.get("result") or (), names, ids, texts)
+            for kind, answer in _by_kind(results, names, ids, texts)
         ]
+        regions = label_studio_regions(results, keys, ids, texts)
+        made += with_regions(said, regions, lambda kind: in_label_studio(kind, keys), notes=True)
     return prompt, made, left_out
 
 
@@ -347,21 +371,10 @@ def _read_spans(values: Sequence[Mapping[str, Any]], ids: Sequence[str], texts: 
         raise RowError(f"spans of {len(texts)} responses", "give one response to a task that marks spans")
     spans = []
     for value in values:
-        start, end = _characters(texts[0], value)
+        start, end = characters(texts[0], value)
         label = (value.get("labels") or value.get("hypertextlabels") or [WRONG])[0]
         spans.append([start, end, "" if label == WRONG else label])
     return {"spans": sorted(spans)}
-
-
-def _characters(text: str, value: Mapping[str, Any]) -> tuple[int, int]:
-    """Offsets of a span in characters; browsers count UTF-16. Raises RowError where its text stands elsewhere."""
-    start, end, marked = value["start"], value["end"], value.get("text")
-    units = text.encode("utf-16-le")
-    before, until = units[: 2 * start].decode("utf-16-le", "replace"), units[: 2 * end].decode("utf-16-le", "replace")
-    for first, last in ((len(before), len(until)), (start, end)):
-        if marked is None or text[first:last] == marked:
-            return first, last
-    raise RowError(f"the span {start}–{end} does not hold {marked!r}", "export the task again, with its text")
 
 
 def _read_text(values: Sequence[Mapping[str, Any]], ids: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:

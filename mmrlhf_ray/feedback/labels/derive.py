@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import Annotation, Comparison, comparisons_of, in_force
+from mmrlhf_ray.feedback.labels.evidence import REGION_FACTS, ResponseName, region_facts, regions_of_record
 from mmrlhf_ray.feedback.labels.segments import changed_segments
 from mmrlhf_ray.feedback.questions.rate import SCALE
 from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, PROMPT, RANKING, check
@@ -87,17 +88,25 @@ def derive_preferences(
         chosen, rejected = (first, second) if verdict.vote > 0 else (second, first)
         margin = _MARGINS[rules.margin](made, verdict.vote, verdict.margin)
         origin = _pair_origin(made, verdict.vote, chosen, rejected) | {"consensus": rules.consensus}
-        rows.append(_record(asked[prompt_id], origin) | {"chosen": chosen, "rejected": rejected, "margin": margin})
+        facts = region_facts(_sources(made))
+        rows.append(
+            _record(asked[prompt_id], origin, facts) | {"chosen": chosen, "rejected": rejected, "margin": margin}
+        )
     return check(pa.Table.from_pylist(rows, schema=PREFERENCE), PREFERENCE, "derive_preferences")
 
 
 def _pair_origin(made: Sequence[Comparison], vote: int, chosen: str, rejected: str) -> dict[str, Any]:
     votes = [comparison.vote * vote for comparison in made]
-    origin = _origin(comparison.source for comparison in made)
+    origin = _origin(_sources(made), {rejected: "rejected", chosen: "chosen"})
     origin |= {"for": votes.count(1), "against": votes.count(-1), "tied": votes.count(0)}
     if any(c.source.kind == "correct" and c.source.text == chosen for c in made):
         origin["segments"] = [segment.as_json() for segment in changed_segments(rejected, chosen)]
     return origin
+
+
+def _sources(made: Sequence[Comparison]) -> list[Annotation]:
+    """The annotations of comparisons, each once."""
+    return list({comparison.source.annotation_id: comparison.source for comparison in made}.values())
 
 
 def _rating_margin(made: Sequence[Comparison], vote: int, agreed: float) -> float:
@@ -149,13 +158,13 @@ def derive_rankings(
         ranks = _ranks_of_means(means)
         if not ranks and not any(value is not None for rated, _ in aspects.values() for value in rated):
             continue
-        origin = _origin(made) | {
+        origin = _origin(made, {text: number for number, text in enumerate(responses)}) | {
             "ranked_by": sum(bool(a.ranks) for a in made),
             "rank_sd": rank_sd,
             "aspect_sd": {name: sd for name, (_, sd) in aspects.items()},
         }
         rows.append(
-            _record(asked[prompt_id], origin)
+            _record(asked[prompt_id], origin, region_facts(made))
             | {
                 "responses": list(responses),
                 "ranks": ranks,
@@ -216,7 +225,7 @@ def derive_demonstrations(
     for (prompt_id, text), values in given.items():
         made = [annotation for _, annotation in values]
         corrections = [a for a in made if a.kind == "correct"]
-        origin = _origin(made) | ({"corrected": corrections[0].shown} if corrections else {})
+        origin = _origin(made, {text: "response"}) | ({"corrected": corrections[0].shown} if corrections else {})
         rows.append(_record(asked[prompt_id], origin) | {"response": text, "feedback": fmean(v for v, _ in values)})
     return check(pa.Table.from_pylist(rows, schema=DEMONSTRATION), DEMONSTRATION, "derive_demonstrations")
 
@@ -248,18 +257,22 @@ def _usable(annotations: Sequence[Annotation], asked: Mapping[str, Any]) -> list
     return usable
 
 
-def _origin(annotations: Iterable[Annotation]) -> dict[str, Any]:
+def _origin(annotations: Iterable[Annotation], names: Mapping[str, ResponseName]) -> dict[str, Any]:
+    """`names`: text of a response → what the record calls it."""
     made = list(annotations)
+    regions = list(regions_of_record(made, names))
     return {
         "annotation_ids": [a.annotation_id for a in made],
         "annotators": len({a.annotator_id for a in made}),
         "kinds": sorted({a.kind for a in made}),
-    }
+    } | ({"regions": regions} if regions else {})
 
 
-def _record(prompt: Mapping[str, Any], origin: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompt's columns with `origin` among its extras."""
+def _record(prompt: Mapping[str, Any], origin: Mapping[str, Any], facts: str | None = None) -> dict[str, Any]:
+    """The prompt's columns with `origin`, and `facts` for a reward model, among its extras."""
     extras = json.loads(prompt["extras"])
-    if ORIGIN in extras:
-        raise DataError(f"prompt {prompt['prompt_id']}: extras has {ORIGIN!r} already; rename that key of the prompt")
-    return dict(prompt) | {"extras": json.dumps(extras | {ORIGIN: dict(origin)}, ensure_ascii=False)}
+    ours = {ORIGIN: dict(origin)} | ({} if facts is None else {REGION_FACTS: facts})
+    for key in ours:
+        if key in extras:
+            raise DataError(f"prompt {prompt['prompt_id']}: extras has {key!r} already; rename that key of the prompt")
+    return dict(prompt) | {"extras": json.dumps(extras | ours, ensure_ascii=False)}

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmrlhf_ray.errors import DataError
-from mmrlhf_ray.feedback.annotations import Annotation, annotations_of, annotations_table
+from mmrlhf_ray.feedback.annotations import JSON_COLUMNS, Annotation, annotations_of, annotations_table
 from mmrlhf_ray.feedback.formats.argilla import argilla_datasets, argilla_files, read_argilla
 from mmrlhf_ray.feedback.formats.common import Imported
 from mmrlhf_ray.feedback.formats.label_studio import label_studio_config, label_studio_tasks, read_label_studio
+from mmrlhf_ray.feedback.formats.regions import in_argilla, in_label_studio, media_keys
 from mmrlhf_ray.feedback.labels.derive import derive_demonstrations, derive_preferences, derive_rankings
 from mmrlhf_ray.schema import ANNOTATION, MEDIA, PROMPT
 
@@ -41,6 +42,16 @@ def tool_named(name: str) -> Tool:
     if name not in _READERS:
         raise DataError(f"tool {name!r} is unknown; expected one of {', '.join(_READERS)}")
     return cast("Tool", name)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written for another tool."""
+
+    items: int
+    """Records or tasks."""
+    regions_kept: int
+    """Regions that the tool cannot show; they travel in the key `mmrlhf` alone."""
 
 
 @dataclass(frozen=True)
@@ -94,32 +105,44 @@ def write_shown(out: Path, records: pa.Table, media: pa.Table) -> None:
     write_records(out, records, media.filter(kept))
 
 
-def write_argilla(exported: Exported, out: Path) -> int:
-    """Write a directory for each data set below `out`, and the media into `out`/media; returns the number of records.
+def write_argilla(exported: Exported, out: Path) -> Written:
+    """Write a directory for each data set below `out`, and the media into `out`/media.
 
     Raises DataError for what Argilla cannot express, and where `out` is there already.
     """
     datasets = argilla_datasets(exported.annotations, exported.prompts, _media_names(exported.media))
     files = {f"{d.name}/{path}": text for d in datasets for path, text in argilla_files(d).items()}
     _write(out, files, exported.media)
-    return sum(len(dataset.records) for dataset in datasets)
+    kept = sum(not in_argilla(region) for annotation in exported.annotations for region in annotation.regions)
+    return Written(sum(len(dataset.records) for dataset in datasets), kept)
 
 
-def write_label_studio(exported: Exported, out: Path) -> int:
+def write_label_studio(exported: Exported, out: Path) -> Written:
     """Write, for each kind of question and number of responses, the tasks and the labelling configuration into `out`,
-    and the media into `out`/media; returns the number of tasks. Raises DataError as write_argilla() does."""
+    and the media into `out`/media. Raises DataError as write_argilla() does."""
     groups: dict[tuple[str, int], list[Annotation]] = {}
     for annotation in exported.annotations:
         groups.setdefault((annotation.kind, len(annotation.responses)), []).append(annotation)
+    keys = {row["prompt_id"]: media_keys(row) for row in exported.prompts.to_pylist()}
     files, count = {}, 0
     for (kind, responses), made in groups.items():
         tasks = label_studio_tasks(made, exported.prompts, _media_names(exported.media))
-        aspects = list(dict.fromkeys(aspect for annotation in made for aspect in annotation.aspects))
+        aspects = list(dict.fromkeys(aspect for annotation in made for aspect in _aspects_of(annotation)))
         files[f"{kind}_{responses}.json"] = json.dumps(tasks, ensure_ascii=False, indent=2)
         files[f"{kind}_{responses}.xml"] = label_studio_config(tasks[0], kind, aspects)
         count += len(tasks)
     _write(out, files, exported.media)
-    return count
+    kept = sum(
+        not in_label_studio(annotation.kind, keys[annotation.prompt_id])(region)
+        for annotation in exported.annotations
+        for region in annotation.regions
+    )
+    return Written(count, kept)
+
+
+def _aspects_of(annotation: Annotation) -> list[str]:
+    """Those that it rates, and those that its regions are about."""
+    return [*annotation.aspects, *(region.aspect for region in annotation.regions if region.aspect)]
 
 
 def _media_names(media: pa.Table) -> dict[str, str]:
@@ -139,7 +162,7 @@ def _write(out: Path, files: Mapping[str, str], media: pa.Table) -> None:
     stage.rename(out)
 
 
-WRITERS: Mapping[Tool, Callable[[Exported, Path], int]] = {
+WRITERS: Mapping[Tool, Callable[[Exported, Path], Written]] = {
     "argilla": write_argilla,
     "label_studio": write_label_studio,
 }
@@ -169,7 +192,7 @@ def write_imported(imported: Imported, out: Path) -> int:
     """
     lines = []
     for row in annotations_table(imported.annotations).to_pylist():
-        lines.append(row | {key: json.loads(row[key]) for key in ("aspects", "spans")})
+        lines.append(row | {key: json.loads(row[key]) for key in JSON_COLUMNS})
     files = {
         f"{name}.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         for name, rows in (("annotations", lines), ("prompts", imported.prompts))

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-OTHERS = ("critique", "comment")
-"""Texts that an answer of any kind may carry: about the responses, and to the people who run the collection."""
+from mmrlhf_ray.feedback.regions import Region
+
+OTHERS = ("critique", "comment", "regions")
+"""Carried by an answer of any kind, if it wants: a text about the responses, one to the people who run the collection,
+and places that it points at."""
 
 
 class AnswerError(ValueError):
@@ -29,6 +32,10 @@ class Asked:
     """Texts in the order shown."""
     aspects: tuple[str, ...]
     max_text_chars: int
+    media: tuple[str, ...] = ()
+    """Kind of each medium of the prompt, in order: image, audio or video."""
+    max_seconds: float = 0.0
+    """Of the longest sound or clip that is taken."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Answer:
 
     critique: str
     comment: str
+    regions: tuple[Region, ...]
+    """Indices of responses are places: 0 = shown first."""
 
 
 class Question(Protocol):
@@ -79,11 +88,6 @@ def check_text(value: Any, field: str, asked: Asked, *, required: bool = False) 
     if "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
         raise AnswerError(field, "holds a character that is not text (NUL or half a surrogate pair)")
     return value
-
-
-def others(answer: Mapping[str, Any], asked: Asked) -> dict[str, str]:
-    """The texts that any answer may carry."""
-    return {name: check_text(answer.get(name), name, asked) for name in OTHERS}
 
 
 def check_list(value: Any, field: str, length: int | None = None) -> list[Any]:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmrlhf_ray.feedback.questions.base import Answer, AnswerError, Asked, check_keys, named, others
+from mmrlhf_ray.feedback.questions.base import Answer, AnswerError, Asked, check_keys, named
+from mmrlhf_ray.feedback.questions.others import others
 
 CHOICES = ("left", "right", "tie", "both_bad")
 

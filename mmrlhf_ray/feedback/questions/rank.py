@@ -11,8 +11,8 @@ from mmrlhf_ray.feedback.questions.base import (
     check_keys,
     check_list,
     check_whole,
-    others,
 )
+from mmrlhf_ray.feedback.questions.others import others
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from mmrlhf_ray.feedback.questions.base import (
     check_list,
     check_whole,
     named,
-    others,
 )
+from mmrlhf_ray.feedback.questions.others import others
 
 SCALE = range(1, 6)
 

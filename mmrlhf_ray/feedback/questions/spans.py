@@ -14,8 +14,8 @@ from mmrlhf_ray.feedback.questions.base import (
     check_text,
     check_whole,
     named,
-    others,
 )
+from mmrlhf_ray.feedback.questions.others import others
 
 _MAX_SPANS = 200
 

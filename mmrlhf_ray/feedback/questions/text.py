@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmrlhf_ray.feedback.questions.base import Answer, Asked, check_keys, check_text, others
+from mmrlhf_ray.feedback.questions.base import Answer, Asked, check_keys, check_text
+from mmrlhf_ray.feedback.questions.others import others
 
 
 @dataclass(frozen=True)

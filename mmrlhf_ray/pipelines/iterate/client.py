@@ -9,6 +9,7 @@ import httpx
 import pyarrow as pa
 
 from mmrlhf_ray.errors import RunError
+from mmrlhf_ray.feedback.annotations import JSON_COLUMNS
 from mmrlhf_ray.feedback.client import answered, connect, parts
 from mmrlhf_ray.schema import ANNOTATION
 
@@ -69,7 +70,7 @@ class LoopClient:
         """The ANNOTATION table of all that was collected."""
         text = self._call("GET", "/api/export", params={"format": "annotations"}).text
         rows = [json.loads(line) for line in text.splitlines()]
-        packed = [row | {key: json.dumps(row[key], ensure_ascii=False) for key in ("aspects", "spans")} for row in rows]
+        packed = [row | {key: json.dumps(row[key], ensure_ascii=False) for key in JSON_COLUMNS} for row in rows]
         return pa.Table.from_pylist(packed, schema=ANNOTATION)
 
     def annotator_token(self, name: str) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmrlhf_ray.feedback.annotations import Annotation, columns_of_answer
+from mmrlhf_ray.feedback.regions import regions_of
 from mmrlhf_ray.schema import PROMPT
 
 _numbers = count()
@@ -31,6 +32,7 @@ def answered(
         "ranks": tuple(made["ranks"]),
         "aspects": {name: tuple(values) for name, values in json.loads(made["aspects"]).items()},
         "spans": tuple(tuple(span) for span in json.loads(made["spans"])),
+        "regions": regions_of(made["regions"]),
     }
     prompt = columns.pop("prompt_id", "p")
     defaults = {"annotation_id": f"a{next(_numbers)}", "item_id": f"item-{prompt}", "sources": ("",) * len(responses)}

@@ -17,6 +17,7 @@ from mmrlhf_ray.feedback.annotations import annotations_table, comparisons_of
 from mmrlhf_ray.feedback.labels.agreement import agreement, pairwise_agreement
 from mmrlhf_ray.feedback.labels.consensus import consensus
 from mmrlhf_ray.feedback.labels.files import (
+    Written,
     read_export,
     read_foreign,
     write_argilla,
@@ -58,7 +59,7 @@ def test_records_are_read_by_data_path(export, tmp_path):
 
 @pytest.mark.parametrize(("write", "tool"), [(write_argilla, "argilla"), (write_label_studio, "label_studio")])
 def test_other_tools_and_back(export, tmp_path, write, tool):
-    assert write(export, tmp_path / "theirs") == 2
+    assert write(export, tmp_path / "theirs") == Written(2, 0)
     with pytest.raises(DataError, match="is there already"):
         write(export, tmp_path / "theirs")
     (file,) = [f for f in (tmp_path / "theirs").rglob("*.json") if "pair" in str(f) and "settings" not in f.name]
