@@ -70,7 +70,7 @@ def test_names_structure_contrast_and_width(
     for name, window in windows(browser, busy, viewport=viewport, color_scheme=scheme, locale=locale):
         problems = window.evaluate(CHECKS)
         if name in KINDS:
-            problems += [problem for key in ("?", "s", "z") for problem in _dialog(window, key)]
+            problems += [problem for key in ("?", "s", "z", "m") for problem in _dialog(window, key)]
         if problems:
             found[name] = problems
     assert found == {}

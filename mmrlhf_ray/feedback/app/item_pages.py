@@ -10,6 +10,7 @@ from mmrlhf_ray.feedback.annotations import Annotation, annotations_of
 from mmrlhf_ray.feedback.app.access import AsAdmin
 from mmrlhf_ray.feedback.app.language import words_of
 from mmrlhf_ray.feedback.app.pages import page
+from mmrlhf_ray.feedback.app.places import region_words
 from mmrlhf_ray.feedback.app.review_pages import choice_words
 from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.app.turns import turns
@@ -90,13 +91,14 @@ def _item(
         found = find_item(session, item_id)
         annotations = annotations_of(annotations_table(session, item_id=found.id))
         people = {vote.annotator_id: session.get(Annotator, vote.annotator_id) for vote in annotations}
+        shown = turns(found.messages, media_json(session, found.media_ids), words)
         context = {
             "here": "admin",
             "asked": found,
-            "turns": turns(found.messages, media_json(session, found.media_ids), words),
+            "turns": shown,
             "suggestion": session.get(Suggestion, found.id),
             "votes": [
-                (who.name if who else vote.annotator_id, vote, _said(vote, request))
+                (who.name if who else vote.annotator_id, vote, _said(vote, request), region_words(vote, shown, words))
                 for vote in annotations
                 for who in (people[vote.annotator_id],)
             ],

@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse
 from mmrlhf_ray.config import FeedbackConfig, Language
 from mmrlhf_ray.feedback.app.access import AsAnnotator
 from mmrlhf_ray.feedback.app.language import LANGUAGES, Words, words_of
+from mmrlhf_ray.feedback.app.places import places
 from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.app.templating import TEMPLATES
 from mmrlhf_ray.feedback.app.turns import turns
@@ -104,6 +105,7 @@ def question_context(
 ) -> dict[str, Any]:
     """Variables of the question's part of a page. `item` there is also what the script gets: nothing that tells who
     wrote a response, or in which order they are stored."""
+    shown = turns(item.messages, media, words)
     return {
         "item": {
             "item_id": item.id,
@@ -115,7 +117,8 @@ def question_context(
         "aspects": shown_aspects(state, words.language),
         "wording": WORDINGS[item.question],
         "template": question_of(item.question).template,
-        "turns": turns(item.messages, media, words),
+        "turns": shown,
+        "places": places(shown, len(responses), words),
         "max_chars": state.config.max_text_chars,
     }
 

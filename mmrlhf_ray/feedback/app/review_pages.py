@@ -11,6 +11,7 @@ from mmrlhf_ray.feedback.app.api import DAY_MS, ItemId
 from mmrlhf_ray.feedback.app.body import Message, body_as
 from mmrlhf_ray.feedback.app.language import Words, words_of
 from mmrlhf_ray.feedback.app.pages import page, question_context
+from mmrlhf_ray.feedback.app.places import region_words
 from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.app.views import media_json
 from mmrlhf_ray.feedback.collect import decisions
@@ -39,6 +40,7 @@ def review(
         if found is not None:
             texts = tuple(str(response["text"]) for response in found.item.responses)
             context |= question_context(found.item, texts, media_json(session, found.item.media_ids), state, words)
+            context["pointed"] = [region_words(vote.annotation, context["turns"], words) for vote in found.votes]
             context["choices"] = [choice_words(vote.annotation, words) for vote in found.votes]
     return page(request, state, caller, "review.html", context)
 

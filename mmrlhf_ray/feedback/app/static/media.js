@@ -1,8 +1,10 @@
 // Images that can be enlarged; sounds and clips that a key plays.
 
 import { all, find } from "./page.js";
+import { setUpPlayer, step } from "./timeline.js";
 
 const LARGEST = 40;
+const STEP_S = 0.04; // one frame of many clips
 const SMALL_PX = 200; // images and clips below this are enlarged without smoothing
 
 let current = null;
@@ -26,22 +28,31 @@ export function setUpMedia() {
       for (const other of all(".media audio, .media video")) if (other !== medium) other.pause();
     });
   }
+  for (const figure of all(".media figure:has(.player)")) setUpPlayer(figure);
   for (const button of all(".media .zoom")) button.addEventListener("click", () => enlarge(find("img", button)));
   setUpZoom();
 }
 
-/** z enlarges; p plays or pauses, P plays the next. True if the key was one of them. */
+/** z enlarges; p plays or pauses, P plays the next; l loops, comma and point step. True if the key was one of them. */
 export function mediaKey(key) {
   if (key === "z") {
     const image = find("img", document.activeElement.closest(".zoom") ?? find(".media .zoom") ?? document.createElement("p"));
     if (image) enlarge(image);
     return true;
   }
-  if (key !== "p" && key !== "P") return false;
-  const playable = all(".media audio, .media video");
+  if (!["p", "P", "l", ",", "."].includes(key)) return false;
+  const playable = all(".prompt .media audio, .prompt .media video");
   if (playable.length === 0) return true;
   const focused = playable.indexOf(document.activeElement);
   const now = focused >= 0 ? focused : Math.max(playable.indexOf(current), 0);
+  if (key === "l") {
+    find(".loop", playable[now].closest("figure")).click();
+    return true;
+  }
+  if (key === "," || key === ".") {
+    step(playable[now], key === "," ? -STEP_S : STEP_S);
+    return true;
+  }
   const next = key === "P" && current !== null ? (now + 1) % playable.length : now;
   const medium = playable[next];
   if (key === "p" && !medium.paused) {

@@ -6,13 +6,13 @@
 import { _, find, make } from "./page.js";
 import { Problem } from "./problem.js";
 
-const characters = (text, units) => [...text.slice(0, units)].length;
-const units = (text, characters) => [...text].slice(0, characters).join("").length;
+export const characters = (text, units) => [...text.slice(0, units)].length;
+export const units = (text, characters) => [...text].slice(0, characters).join("").length;
 
 export function spans(form, item) {
   const text = item.responses[0], box = find("#markable", form), list = find("#marks", form);
   let marks = [];
-  box.contentEditable = "true";
+  readOnly(box);
   const changed = () => list.dispatchEvent(new Event("change", { bubbles: true }));
 
   const show = () => {
@@ -60,7 +60,6 @@ export function spans(form, item) {
     getSelection().collapse(box, 0);
     put(box, end);
   };
-  for (const name of ["beforeinput", "drop", "paste", "cut"]) box.addEventListener(name, (event) => event.preventDefault());
   box.addEventListener("input", show); // some keyboards of phones cannot be refused
   // A click on a button takes the selection away in some browsers.
   find("#mark", form).addEventListener("pointerdown", (event) => event.preventDefault());
@@ -84,8 +83,14 @@ export function spans(form, item) {
   };
 }
 
+/** Make an element take a caret and a selection, and no edit. */
+export function readOnly(box) {
+  box.contentEditable = "true";
+  for (const name of ["beforeinput", "drop", "paste", "cut"]) box.addEventListener(name, (event) => event.preventDefault());
+}
+
 /** The selection inside `box` as {start, end} in UTF-16 units, without blanks at its ends; null if there is none. */
-function selected(box) {
+export function selected(box) {
   const selection = getSelection();
   if (selection.rangeCount === 0) return null;
   const range = selection.getRangeAt(0);

@@ -4,11 +4,12 @@ import { mediaKey, setUpMedia } from "./media.js";
 import { _, all, find, getPage, post, say, uuid } from "./page.js";
 import { Problem } from "./problem.js";
 import { questionOf } from "./questions.js";
+import { regionsOf } from "./regions.js";
 
 const OTHERS = ["critique", "comment"];
 const KEYS_SETTING = "mmrlhf-keys";
 
-let form, item, question, voteId, busy;
+let form, item, question, regions, voteId, busy;
 let seenMs, shownAt;
 
 /** Begin with the item that the page shows, if any. */
@@ -29,6 +30,7 @@ function begin() {
   seenMs = 0;
   startClock();
   question = questionOf(form, item);
+  regions = regionsOf(form, item);
   const start = draft() ?? item.previous;
   if (start) fill(start);
   form.addEventListener("input", keepDraft);
@@ -62,13 +64,19 @@ function stopClock() {
   shownAt = performance.now();
 }
 
-function read() {
-  const others = OTHERS.map((name) => [name, find(`[name=${name}]`, form)?.value ?? ""]);
-  return { ...question.read(), ...Object.fromEntries(others.filter(([, text]) => text.trim() !== "")) };
+/** What any answer may carry. */
+function readOthers() {
+  const texts = OTHERS.map((name) => [name, find(`[name=${name}]`, form)?.value ?? ""]);
+  const places = regions?.read() ?? [];
+  return { ...Object.fromEntries(texts.filter(([, text]) => text.trim() !== "")), ...(places.length > 0 && { regions: places }) };
 }
 
+const read = () => ({ ...question.read(), ...readOthers() });
+
+/** Show an answer, or a draft that has no answer to the question itself yet. */
 function fill(answer) {
-  question.fill(answer);
+  if (Object.keys(answer).some((name) => name !== "regions" && !OTHERS.includes(name))) question.fill(answer);
+  regions?.fill(answer.regions ?? []);
   for (const name of OTHERS) {
     const area = find(`[name=${name}]`, form);
     if (area && answer[name]) {
@@ -88,11 +96,13 @@ function draft() {
 
 function keepDraft() {
   find("#problem").textContent = "";
+  let answer = {};
   try {
-    sessionStorage.setItem(draftKey(), JSON.stringify(read()));
+    answer = question.read();
   } catch (error) {
     if (!(error instanceof Problem)) throw error; // there is no answer yet
   }
+  sessionStorage.setItem(draftKey(), JSON.stringify({ ...answer, ...readOthers() }));
 }
 
 async function send() {
@@ -171,6 +181,7 @@ const ACTIONS = {
   s: () => find("#skip")?.click(),
   "?": () => find("#help")?.click(),
   c: () => openCritique(),
+  m: () => regions?.open(),
 };
 
 function openCritique() {
