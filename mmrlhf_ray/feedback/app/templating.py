@@ -10,6 +10,7 @@ from fastapi.templating import Jinja2Templates
 from jinja2 import Environment, FileSystemLoader
 
 from mmrlhf_ray.config import Language
+from mmrlhf_ray.feedback.app.formatted import formatted
 from mmrlhf_ray.feedback.app.language import WORDS, Words
 
 TEMPLATE_DIR = Path(__file__).with_name("templates")
@@ -39,7 +40,7 @@ def _templates(words: Words) -> Jinja2Templates:
         """Date and time, UTC."""
         return format_datetime(moment, "medium", locale=language)
 
-    made.filters |= {"number": number, "percent": percent, "date": date, "time": time}
+    made.filters |= {"formatted": formatted, "number": number, "percent": percent, "date": date, "time": time}
     made.install_gettext_translations(words.catalogue, newstyle=True)  # type: ignore[attr-defined]
     return Jinja2Templates(env=made)
 

@@ -1,6 +1,7 @@
 // Images that can be enlarged; sounds and clips that a key plays.
 
 import { all, find } from "./page.js";
+import { setUpText } from "./text.js";
 import { setUpPlayer, step } from "./timeline.js";
 
 const LARGEST = 40;
@@ -9,8 +10,9 @@ const SMALL_PX = 200; // images and clips below this are enlarged without smooth
 
 let current = null;
 
-/** Make the media of the page's item work. */
+/** Make the media and texts of the page's item work. */
 export function setUpMedia() {
+  setUpText();
   current = null;
   for (const image of all(".media img")) {
     const note = () => image.classList.toggle("small", image.naturalWidth > 0 && image.naturalWidth < SMALL_PX);

@@ -182,6 +182,7 @@ const ACTIONS = {
   "?": () => find("#help")?.click(),
   c: () => openCritique(),
   m: () => regions?.open(),
+  t: () => find("#plain-text")?.click(),
 };
 
 function openCritique() {
