@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from mmrlhf_ray.errors import DataError
+from mmrlhf_ray.feedback.episodes import EpisodeTurn, episodes_of, turn_json
 from mmrlhf_ray.feedback.regions import Region, region_of, regions_json, regions_of, renumbered
 from mmrlhf_ray.schema import ANNOTATION, check
 
@@ -17,7 +18,7 @@ T = TypeVar("T")
 Ratings = tuple[float | None, ...]
 Span = tuple[int, int, str]
 """(start, end, note): characters [start, end) of the response."""
-JSON_COLUMNS = ("aspects", "spans", "regions")
+JSON_COLUMNS = ("aspects", "spans", "regions", "turns")
 """Columns of ANNOTATION that hold JSON; exports in JSON lines have them as what they stand for."""
 CHOICE_RANKS: Mapping[str, tuple[int, int]] = {"left": (1, 2), "right": (2, 1), "tie": (1, 1), "both_bad": (1, 1)}
 """Ranks of the two responses as shown that a choice stands for."""
@@ -35,6 +36,8 @@ class Annotation:
     responses: tuple[str, ...]
     annotator_id: str
     kind: str
+    turns: tuple[tuple[EpisodeTurn, ...], ...] = ()
+    """Of each response that is an episode, whose text is then its transcript; () where all are of one turn."""
     sources: tuple[str, ...] = ()
     """Who or what wrote each response; "" = unknown."""
     role: str = "annotator"
@@ -76,7 +79,10 @@ def annotations_of(table: pa.Table) -> list[Annotation]:
 def _annotation(number: int, row: Mapping[str, Any]) -> Annotation:
     responses = tuple(row["responses"])
     aspects = {name: tuple(ratings) for name, ratings in json.loads(row["aspects"]).items()}
-    lists = {"ranks": row["ranks"]} | {f"aspects[{name!r}]": ratings for name, ratings in aspects.items()}
+    turns = episodes_of(row["turns"])
+    lists = {"ranks": row["ranks"], "turns": turns} | {
+        f"aspects[{name!r}]": ratings for name, ratings in aspects.items()
+    }
     for name, values in lists.items():
         if values and len(values) != len(responses):
             raise DataError(
@@ -96,6 +102,7 @@ def _annotation(number: int, row: Mapping[str, Any]) -> Annotation:
         )
     parsed = {
         "regions": _regions(number, row),
+        "turns": turns,
         "responses": responses,
         "sources": tuple(row["sources"]),
         "order_shown": tuple(row["order_shown"]),
@@ -131,6 +138,7 @@ def annotations_table(annotations: Sequence[Annotation]) -> pa.Table:
             "aspects": json.dumps(dict(a.aspects), ensure_ascii=False),
             "spans": json.dumps(a.spans, ensure_ascii=False),
             "regions": regions_json(a.regions),
+            "turns": json.dumps([[turn_json(turn) for turn in turns] for turns in a.turns], ensure_ascii=False),
         }
         for a in annotations
     ]

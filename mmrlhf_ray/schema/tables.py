@@ -136,6 +136,7 @@ ANNOTATION = _schema(
     ("item_id", pa.string()),  # what was asked; the same for all who were asked it
     ("prompt_id", pa.string()),
     ("responses", _STRINGS),
+    ("turns", pa.string()),  # JSON: [[{kind, text, media_ids}] of each response], [] where all are of one turn
     ("sources", _STRINGS),  # who or what wrote each response; "" = unknown
     ("annotator_id", pa.string()),
     ("role", pa.string()),  # annotator | reviewer: the decision on a disagreement, which outweighs the votes

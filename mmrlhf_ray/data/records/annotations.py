@@ -11,6 +11,7 @@ _EMPTY: dict[str, Any] = {
     "text": "",
     "spans": "[]",
     "regions": "[]",
+    "turns": "[]",
     "critique": "",
     "comment": "",
     "gold": False,

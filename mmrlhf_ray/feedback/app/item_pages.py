@@ -13,8 +13,8 @@ from mmrlhf_ray.feedback.app.pages import page
 from mmrlhf_ray.feedback.app.places import region_words
 from mmrlhf_ray.feedback.app.review_pages import choice_words
 from mmrlhf_ray.feedback.app.state import State
-from mmrlhf_ray.feedback.app.turns import turns
-from mmrlhf_ray.feedback.app.views import media_json
+from mmrlhf_ray.feedback.app.turns import shown_responses, turns
+from mmrlhf_ray.feedback.app.views import episode_media, media_json
 from mmrlhf_ray.feedback.app.wording import STATE_NAMES
 from mmrlhf_ray.feedback.collect.export import annotations_table
 from mmrlhf_ray.feedback.collect.item_list import Filter, delete_item, edit_item, find_item, find_items
@@ -96,6 +96,7 @@ def _item(
             "here": "admin",
             "asked": found,
             "turns": shown,
+            "answers": shown_responses(found.responses, episode_media(session, found), words),
             "suggestion": session.get(Suggestion, found.id),
             "votes": [
                 (who.name if who else vote.annotator_id, vote, _said(vote, request), region_words(vote, shown, words))

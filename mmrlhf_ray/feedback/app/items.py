@@ -14,6 +14,7 @@ from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.collect.item_list import Filter, delete_item, edit_item, find_items
 from mmrlhf_ray.feedback.collect.items import EVERYBODY, add_items
 from mmrlhf_ray.feedback.collect.tables import Item, note
+from mmrlhf_ray.feedback.episodes import TurnKind
 from mmrlhf_ray.feedback.errors import Invalid
 
 router = APIRouter(prefix="/api/items", tags=["items"])
@@ -36,6 +37,22 @@ class NewSuggestion(BaseModel):
     source: str = Field(description="Whose it is: a reward model's, a judge's.")
 
 
+class NewTurn(BaseModel):
+    """Of an episode."""
+
+    kind: TurnKind = Field(description="response: the policy wrote it; observation: it was shown to it.")
+    text: str = ""
+    media_ids: list[str] = Field([], description="SHA-256 of what the turn shows, in order.")
+
+
+class NewResponse(BaseModel):
+    """A response: its text, or the turns of an episode."""
+
+    text: str | None = Field(None, description="Of an episode it is made of the turns.")
+    source: str = Field("", description="Who or what wrote it: never shown to annotators.")
+    turns: list[NewTurn] | None = Field(None, description="Of a response of several turns; the last is the policy's.")
+
+
 class NewItem(BaseModel):
     """A question. Give `prompt` or `messages`; media are uploaded before, and keys that are not listed here become
     extras, as in rows of docs/data.md."""
@@ -46,7 +63,7 @@ class NewItem(BaseModel):
     messages: list[dict[str, Any]] | None = Field(None, description="A conversation instead: role and content of each.")
     media_ids: list[str] = Field([], description="SHA-256 of each image, sound and clip, in order.")
     question: Kind = Field(description="What people are to do.")
-    responses: list[str | dict[str, str]] = Field(description='Texts, or {"text", "source"}; [] for demonstrate.')
+    responses: list[str | NewResponse] = Field(description="Texts, or what is known of each; [] for demonstrate.")
     item_id: str | None = Field(None, description="1 to 64 characters; made from the content where none is given.")
     prompt_id: str | None = Field(None, description="Name of the prompt; made from its content where none is given.")
     task: str | None = Field(None, description="Agreement and quality are counted by it.")
@@ -77,7 +94,7 @@ class ShownItem(BaseModel):
     task: str
     messages: list[dict[str, Any]]
     media_ids: list[str]
-    responses: list[dict[str, str]]
+    responses: list[NewResponse]
     overlap: int
     votes: int
     priority: float

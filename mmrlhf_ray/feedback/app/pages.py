@@ -1,6 +1,6 @@
 """The pages that people work in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -12,8 +12,8 @@ from mmrlhf_ray.feedback.app.language import LANGUAGES, Words, words_of
 from mmrlhf_ray.feedback.app.places import places
 from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.app.templating import TEMPLATES
-from mmrlhf_ray.feedback.app.turns import turns
-from mmrlhf_ray.feedback.app.views import media_json
+from mmrlhf_ray.feedback.app.turns import Shown, shown_responses, turns
+from mmrlhf_ray.feedback.app.views import episode_media, media_json
 from mmrlhf_ray.feedback.app.wording import SKIP_WORDS, WORDINGS
 from mmrlhf_ray.feedback.collect import queue
 from mmrlhf_ray.feedback.collect.accounts import Caller
@@ -76,7 +76,12 @@ def work(request: Request, caller: AsAnnotator, state: State) -> Response:
             media = media_json(session, leased.item.media_ids)
             previous = undone_answer(session, caller.id, leased.item.id, leased.order_shown)
             suggestion = show_suggestion(session, caller.id, leased, state.config, state.now())
-            context |= question_context(leased.item, leased.texts, media, state, words_of(request), previous)
+            answers = shown_responses(
+                [leased.item.responses[index] for index in leased.order_shown],
+                episode_media(session, leased.item),
+                words_of(request),
+            )
+            context |= question_context(leased.item, answers, media, state, words_of(request), previous)
             context["item"]["suggestion"] = suggestion and suggestion["answer"]
             context["suggested_by"] = suggestion and suggestion["source"]
         context["last_vote"] = last_vote(session, caller.id)
@@ -97,7 +102,7 @@ def media_file(sha256: str, caller: AsAnnotator, state: State) -> FileResponse:
 
 def question_context(
     item: Item,
-    responses: tuple[str, ...],
+    answers: Sequence[Shown],
     media: list[dict[str, str]],
     state: AppState,
     words: Words,
@@ -110,7 +115,7 @@ def question_context(
         "item": {
             "item_id": item.id,
             "question": item.question,
-            "responses": list(responses),
+            "responses": [answer.text for answer in answers],
             "aspects": [aspect.name for aspect in state.config.aspects],
             "previous": previous,
         },
@@ -118,7 +123,8 @@ def question_context(
         "wording": WORDINGS[item.question],
         "template": question_of(item.question).template,
         "turns": shown,
-        "places": places(shown, len(responses), words),
+        "answers": answers,
+        "places": places(shown, len(answers), words),
         "max_chars": state.config.max_text_chars,
     }
 

@@ -13,7 +13,8 @@ from mmrlhf_ray.feedback.app.language import Words, words_of
 from mmrlhf_ray.feedback.app.pages import page, question_context
 from mmrlhf_ray.feedback.app.places import region_words
 from mmrlhf_ray.feedback.app.state import State
-from mmrlhf_ray.feedback.app.views import media_json
+from mmrlhf_ray.feedback.app.turns import shown_responses
+from mmrlhf_ray.feedback.app.views import episode_media, media_json
 from mmrlhf_ray.feedback.collect import decisions
 from mmrlhf_ray.feedback.errors import N_
 
@@ -38,8 +39,8 @@ def review(
         found, count = decisions.to_review(session, place)
         context: dict[str, Any] = {"here": "review", "count": count, "place": place, "found": found}
         if found is not None:
-            texts = tuple(str(response["text"]) for response in found.item.responses)
-            context |= question_context(found.item, texts, media_json(session, found.item.media_ids), state, words)
+            answers = shown_responses(found.item.responses, episode_media(session, found.item), words)
+            context |= question_context(found.item, answers, media_json(session, found.item.media_ids), state, words)
             context["pointed"] = [region_words(vote.annotation, context["turns"], words) for vote in found.votes]
             context["choices"] = [choice_words(vote.annotation, words) for vote in found.votes]
     return page(request, state, caller, "review.html", context)

@@ -9,6 +9,7 @@ from mmrlhf_ray.feedback.app.language import Words
 from mmrlhf_ray.feedback.errors import N_
 
 _SPEAKERS = {"system": N_("Instructions"), "user": N_("Question"), "assistant": N_("Earlier answer")}
+_IN_EPISODE = {"response": N_("The model"), "observation": N_("It was shown")}
 _NAMES = {
     "image": N_("Image %(number)s of %(total)s"),
     "audio": N_("Sound %(number)s of %(total)s"),
@@ -42,6 +43,36 @@ class Turn:
     blocks: tuple[Block, ...]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A response."""
+
+    text: str
+    turns: tuple[Turn, ...] = ()
+    """Of an episode; () of a response of one turn."""
+
+
+def shown_responses(
+    responses: Sequence[Mapping[str, Any]], media: Mapping[str, Mapping[str, str]], words: Words
+) -> list[Shown]:
+    """Responses as items have them; `media`: media_id → {"kind", "url"} of what episodes show."""
+    return [Shown(response["text"], _episode(response.get("turns", ()), media, words)) for response in responses]
+
+
+def _episode(
+    episode: Sequence[Mapping[str, Any]], media: Mapping[str, Mapping[str, str]], words: Words
+) -> tuple[Turn, ...]:
+    messages = [
+        {
+            "role": turn["kind"],
+            "content": [{"type": media[i]["kind"]} for i in turn["media_ids"]]
+            + [{"type": "text", "text": turn["text"]}],
+        }
+        for turn in episode
+    ]
+    return tuple(turns(messages, [media[i] for turn in episode for i in turn["media_ids"]], words))
+
+
 def turns(messages: Sequence[Mapping[str, Any]], media: Sequence[Mapping[str, str]], words: Words) -> list[Turn]:
     """The turns of `messages`, which are as in the PROMPT table; `media` have {"kind", "url"}, in the order of their
     parts."""
@@ -68,7 +99,7 @@ def turns(messages: Sequence[Mapping[str, Any]], media: Sequence[Mapping[str, st
                 blocks.append(Block(media=(next(rest),)))
         found.append(
             Turn(
-                words.say(_SPEAKERS[message["role"]]),
+                words.say((_SPEAKERS | _IN_EPISODE)[message["role"]]),
                 tuple(block for block in blocks if block.media or block.text.strip()),
             )
         )

@@ -8,13 +8,14 @@ from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.collect.queue import Leased
-from mmrlhf_ray.feedback.collect.tables import MediaFile
+from mmrlhf_ray.feedback.collect.tables import Item, MediaFile
 
 
 def leased_json(
     session: Session, leased: Leased, suggestion: Mapping[str, Any] | None, config: FeedbackConfig
 ) -> dict[str, Any]:
-    """An item as the HTTP API sends it; `media` are in the order of the media parts in `messages`."""
+    """An item as the HTTP API sends it; `media` are in the order of the media parts in `messages`,
+    `turns` those of each response that is an episode."""
     item = leased.item
     return {
         "item_id": item.id,
@@ -23,11 +24,18 @@ def leased_json(
         "messages": item.messages,
         "media": media_json(session, item.media_ids),
         "responses": list(leased.texts),
+        "turns": [item.responses[index].get("turns", []) for index in leased.order_shown],
         "order_shown": list(leased.order_shown),
         "aspects": [{"name": aspect.name, "description": aspect.description} for aspect in config.aspects],
         "suggestion": suggestion,
         "lease_expires": leased.expires.isoformat(),
     }
+
+
+def episode_media(session: Session, item: Item) -> dict[str, dict[str, str]]:
+    """media_id → kind, type and address of what the item's episodes show."""
+    ids = [i for response in item.responses for turn in response.get("turns", ()) for i in turn["media_ids"]]
+    return {medium["media_id"]: medium for medium in media_json(session, list(dict.fromkeys(ids)))}
 
 
 def media_json(session: Session, media_ids: list[str]) -> list[dict[str, str]]:

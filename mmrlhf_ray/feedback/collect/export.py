@@ -99,12 +99,14 @@ def _stream(session: Session, query: Executable) -> Iterator[Sequence[Any]]:
 
 
 def _row(cast: Vote | Review, item: Item, **who: str) -> dict[str, Any]:
+    turns = [response.get("turns", []) for response in item.responses]
     return annotation_row(
         **who,
         **columns_of_answer(cast.question, cast.answer, cast.order_shown),
         item_id=item.id,
         prompt_id=item.prompt_id,
         responses=[response["text"] for response in item.responses],
+        turns=json.dumps(turns if any(turns) else [], ensure_ascii=False),
         sources=[response["source"] for response in item.responses],
         kind=cast.question,
         order_shown=cast.order_shown,

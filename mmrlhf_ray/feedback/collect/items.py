@@ -16,6 +16,7 @@ from mmrlhf_ray.data.validate import MediaPart, Shown, build_record, conversatio
 from mmrlhf_ray.feedback.collect.queue import asked_of, plain
 from mmrlhf_ray.feedback.collect.suggestions import checked_suggestion
 from mmrlhf_ray.feedback.collect.tables import Item, MediaFile
+from mmrlhf_ray.feedback.episodes import TURN_KINDS, EpisodeTurn, transcript, turn_json
 from mmrlhf_ray.feedback.errors import Conflict, Invalid
 from mmrlhf_ray.feedback.questions import AnswerError, question_of
 from mmrlhf_ray.schema import PROMPT
@@ -23,6 +24,7 @@ from mmrlhf_ray.schema import PROMPT
 EVERYBODY = 1_000_000
 """Overlap of gold questions that do not say otherwise: they test each annotator."""
 
+_MOST_TURNS = 200
 _OURS = ("item_id", "responses", "question", "overlap", "priority", "round", "gold", "suggestion")
 _SAME = ("prompt_id", "messages", "media_ids", "task", "responses", "question", "gold")
 
@@ -42,9 +44,9 @@ def add_items(session: Session, rows: Sequence[Any], config: FeedbackConfig, now
     """Put rows into the queue, all or none; rows that are there already change nothing.
 
     A row is a prompt as in data.path (`messages` or `prompt`, `media_ids`, `task`, `extras`, …) with `question`,
-    `responses` (texts, or {"text", "source"}), and if wanted `item_id`, `overlap`, `priority`, `round`, `gold`: the
-    answer, as if the responses were shown in the order given, and `suggestion`: {"answer", "source"} of a model. Raises
-    Invalid and Conflict, which name the row.
+    `responses` (texts, {"text", "source"}, or {"turns", "source"} of episodes), and if wanted `item_id`, `overlap`,
+    `priority`, `round`, `gold`: the answer, as if the responses were shown in the order given, and `suggestion`:
+    {"answer", "source"} of a model. Raises Invalid and Conflict, which name the row.
     """
     position = session.scalar(select(func.max(Item.position))) or 0
     ids, added = [], 0
@@ -84,7 +86,7 @@ def _item(session: Session, row: Any, config: FeedbackConfig, now: datetime) -> 
     raw = {key: value for key, value in row.items() if key not in _OURS and value is not None}
     record = prompt_record(session, raw)
     question = question_of(text(row.get("question"), "question"))
-    responses = _responses(row.get("responses"), config)
+    responses = _responses(session, row.get("responses"), config)
     if len(responses) not in question.responses:
         low, high = question.responses[0], question.responses[-1]
         raise Invalid(
@@ -127,23 +129,54 @@ def _item_id(row: Mapping[str, Any], item: Item) -> str:
     return name
 
 
-def _responses(given: Any, config: FeedbackConfig) -> list[dict[str, Any]]:
+def _responses(session: Session, given: Any, config: FeedbackConfig) -> list[dict[str, Any]]:
     if not isinstance(given, list):
         raise Invalid("expected a list of texts, [] for a demonstration", "responses")
     found = []
     for i, response in enumerate(given):
         entry = {"text": response} if isinstance(response, str) else response
-        if not isinstance(entry, dict) or not set(entry) <= {"text", "source"}:
-            raise Invalid('expected text, or {"text": …, "source": …}', f"responses[{i}]")
-        checked = {
-            "text": text(entry.get("text"), f"responses[{i}].text"),
+        if not isinstance(entry, dict) or not set(entry) <= {"text", "source", "turns"}:
+            raise Invalid('expected text, {"text": …, "source": …} or {"turns": …, "source": …}', f"responses[{i}]")
+        turns = _turns(session, entry.get("turns"), f"responses[{i}].turns")
+        written = transcript(turns)
+        if turns and entry.get("text", written) != written:
+            raise Invalid("the text of an episode is made of its turns; leave it out", f"responses[{i}].text")
+        checked: dict[str, Any] = {
+            "text": written or text(entry.get("text"), f"responses[{i}].text"),
             "source": text(entry.get("source", ""), f"responses[{i}].source"),
         }
+        if turns:
+            checked["turns"] = [turn_json(turn) for turn in turns]
         if len(checked["text"]) > config.max_text_chars:
             raise Invalid(
                 f"has {len(checked['text'])} characters, max_text_chars is {config.max_text_chars}", f"responses[{i}]"
             )
         found.append(checked)
+    return found
+
+
+def _turns(session: Session, given: Any, field: str) -> list[EpisodeTurn]:
+    """Of an episode, whose media are all stored; [] for a response of one turn."""
+    if given is None:
+        return []
+    if not isinstance(given, list) or not 1 <= len(given) <= _MOST_TURNS:
+        raise Invalid(f"expected a list of 1 to {_MOST_TURNS} turns", field)
+    found = []
+    for i, entry in enumerate(given):
+        if not isinstance(entry, dict) or not set(entry) <= {"kind", "text", "media_ids"}:
+            raise Invalid('expected {"kind", "text", "media_ids"}', f"{field}[{i}]")
+        if entry.get("kind") not in TURN_KINDS:
+            raise Invalid(f"expected one of {', '.join(TURN_KINDS)}", f"{field}[{i}].kind")
+        turn = EpisodeTurn(
+            entry["kind"], text(entry.get("text", ""), f"{field}[{i}].text"), tuple(string_list(entry, "media_ids"))
+        )
+        known = set(session.scalars(select(MediaFile.media_id).where(MediaFile.media_id.in_(turn.media_ids))))
+        for media_id in turn.media_ids:
+            if media_id not in known:
+                raise Invalid("this medium is not there; upload it first: PUT /api/media/<sha256>", f"{field}[{i}]")
+        found.append(turn)
+    if found[-1].kind != "response" or not transcript(found).strip():
+        raise Invalid("an episode ends with a turn of the policy, and says something", field)
     return found
 
 

@@ -14,6 +14,7 @@ from mmrlhf_ray.data.formats.chat import lead_with_media, record_chat, split_tag
 from mmrlhf_ray.data.validate import MEDIA_LISTS
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import Annotation, Ratings, columns_of_answer
+from mmrlhf_ray.feedback.episodes import turn_json, turn_of
 from mmrlhf_ray.feedback.regions import region_of, regions_of
 from mmrlhf_ray.schema import PROMPT, check
 
@@ -122,6 +123,7 @@ def kept_columns(item: ItemVotes) -> str:
     columns = {
         a.annotator_id: {key: getattr(a, key) for key in _KEPT_COLUMNS}
         | ({"regions": [asdict(region) for region in a.regions]} if a.regions else {})
+        | ({"turns": [[turn_json(turn) for turn in turns] for turns in a.turns]} if a.turns else {})
         for a in item.annotations
     }
     return json.dumps({"kind": item.kind, "annotators": columns}, ensure_ascii=False)
@@ -205,6 +207,7 @@ def _spans(text: str) -> tuple[tuple[int, int, str], ...]:
 
 def _with_kept(annotation: Annotation, own: Mapping[str, Any]) -> Annotation:
     columns: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()}
+    columns["turns"] = tuple(tuple(turn_of(turn) for turn in turns) for turns in own.get("turns", ()))
     columns["regions"] = tuple(region_of(region) for region in own.get("regions", ()))
     sides = {"left": "right", "right": "left"} if tuple(own["order_shown"]) == (1, 0) else {}
     return replace(annotation, choice=sides.get(annotation.choice, annotation.choice), **columns)

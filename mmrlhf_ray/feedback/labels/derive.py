@@ -14,7 +14,13 @@ import pyarrow as pa
 
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.annotations import Annotation, Comparison, comparisons_of, in_force
-from mmrlhf_ray.feedback.labels.evidence import REGION_FACTS, ResponseName, region_facts, regions_of_record
+from mmrlhf_ray.feedback.labels.evidence import (
+    REGION_FACTS,
+    ResponseName,
+    region_facts,
+    regions_of_record,
+    turns_of_record,
+)
 from mmrlhf_ray.feedback.labels.segments import changed_segments
 from mmrlhf_ray.feedback.questions.rate import SCALE
 from mmrlhf_ray.schema import DEMONSTRATION, PREFERENCE, PROMPT, RANKING, check
@@ -261,11 +267,16 @@ def _origin(annotations: Iterable[Annotation], names: Mapping[str, ResponseName]
     """`names`: text of a response → what the record calls it."""
     made = list(annotations)
     regions = list(regions_of_record(made, names))
-    return {
-        "annotation_ids": [a.annotation_id for a in made],
-        "annotators": len({a.annotator_id for a in made}),
-        "kinds": sorted({a.kind for a in made}),
-    } | ({"regions": regions} if regions else {})
+    turns = turns_of_record(made, names)
+    return (
+        {
+            "annotation_ids": [a.annotation_id for a in made],
+            "annotators": len({a.annotator_id for a in made}),
+            "kinds": sorted({a.kind for a in made}),
+        }
+        | ({"regions": regions} if regions else {})
+        | ({"turns": turns} if turns else {})
+    )
 
 
 def _record(prompt: Mapping[str, Any], origin: Mapping[str, Any], facts: str | None = None) -> dict[str, Any]:

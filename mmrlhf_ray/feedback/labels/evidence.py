@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmrlhf_ray.feedback.annotations import Annotation
+from mmrlhf_ray.feedback.episodes import turn_json
 from mmrlhf_ray.feedback.regions import Region
 
 REGION_FACTS = "region_facts"
@@ -35,6 +36,18 @@ def regions_of_record(annotations: Iterable[Annotation], names: Mapping[str, Res
                 "claim": None if claim is None else [named[claim[0]], claim[1], claim[2]],
                 "note": region.note,
             }
+
+
+def turns_of_record(
+    annotations: Iterable[Annotation], names: Mapping[str, ResponseName]
+) -> dict[str, list[dict[str, Any]]]:
+    """What the record calls a response → its turns, of those that are episodes; `names` as above."""
+    return {
+        str(names[text]): [turn_json(turn) for turn in turns]
+        for annotation in annotations
+        for text, turns in zip(annotation.responses, annotation.turns, strict=False)
+        if turns and text in names
+    }
 
 
 def region_facts(annotations: Iterable[Annotation]) -> str:

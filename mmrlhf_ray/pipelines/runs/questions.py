@@ -15,6 +15,7 @@ from mmrlhf_ray.config import DataConfig, FeedbackConfig
 from mmrlhf_ray.data.records.store import LoadedRow
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.client import AddedCounts, ItemsClient
+from mmrlhf_ray.feedback.episodes import EpisodeTurn, transcript, turn_json, turn_of
 from mmrlhf_ray.feedback.questions import AnswerError, question_of
 from mmrlhf_ray.pipelines.data.rows import Stages, checked_rows, open_data
 from mmrlhf_ray.pipelines.runs.rollouts import kept_steps, read_step
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 _PROMPT = ("prompt_id", "messages", "media_ids", "task", "extras")
 _ANSWERS = ("chosen", "rejected", "response")
-_COLUMNS = (*_PROMPT, "group_id", "media", "policy", "step", "text", "score")
+_COLUMNS = (*_PROMPT, "group_id", "media", "policy", "step", "text", "turns", "score")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Candidate:
     source: str
     score: float | None = None
     """The reward model's; None where there is none."""
+    turns: tuple[EpisodeTurn, ...] = ()
+    """Of an episode, whose transcript `text` then is."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ def _item(prompt: Mapping[str, Any], responses: Sequence[Candidate], ask: Ask) -
     item = {
         **prompt,
         "question": ask.question,
-        "responses": [{"text": response.text, "source": response.source} for response in responses],
+        "responses": [_response(response) for response in responses],
         "priority": ask.priority,
         "round": ask.round,
     }
@@ -168,6 +171,11 @@ def _item(prompt: Mapping[str, Any], responses: Sequence[Candidate], ask: Ask) -
     if ask.suggest and ask.question in ("pair", "rank") and None not in scores:
         item["suggestion"] = {"answer": _by_score(ask.question, scores), "source": f"score of {responses[0].source}"}
     return item
+
+
+def _response(response: Candidate) -> dict[str, Any]:
+    said = {"turns": [turn_json(turn) for turn in response.turns]} if response.turns else {"text": response.text}
+    return said | {"source": response.source}
 
 
 def _by_score(question: str, scores: Sequence[float | None]) -> dict[str, Any]:
@@ -188,13 +196,19 @@ def _of_run(run_dir: Path, file: Path) -> Iterator[Asked]:
         first = rows[0]
         if first["messages"] is None:
             raise DataError(f"{file}: an earlier version wrote it, without the prompts; run the job again")
-        kept = {media_id: find_media(run_dir, media_id) for media_id in first["media_ids"]}
+        episodes = [tuple(turn_of(turn) for turn in json.loads(row["turns"] or "[]")) for row in rows]
+        later = {media_id for turns in episodes for turn in turns for media_id in turn.media_ids}
+        wanted = {*first["media_ids"], *later}
+        kept = {media_id: find_media(run_dir, media_id) for media_id in wanted}
         media = {i: (own[1].partition("/")[0], own[0].read_bytes()) for i, own in kept.items() if own is not None}
         prompt = {name: first[name] for name in _PROMPT}
         prompt |= {"messages": json.loads(first["messages"]), "extras": json.loads(first["extras"] or "{}")}
         source = f"{run_dir.resolve().name}/{first['policy']}-{first['step']}"
-        responses = tuple(Candidate(row["text"], source, _known(row["score"])) for row in rows)
-        yield Asked(prompt, responses, media, lacking=len(media) < len(set(first["media_ids"])))
+        responses = tuple(
+            Candidate(transcript(turns) or row["text"], source, _known(row["score"]), turns)
+            for row, turns in zip(rows, episodes, strict=True)
+        )
+        yield Asked(prompt, responses, media, lacking=len(media) < len(wanted))
 
 
 def _of_rows(path: Path) -> Iterator[Asked]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -192,3 +193,24 @@ def test_scores_are_suggestions(question: str, scores: tuple[float | None, ...],
     assert item["suggestion"]["source"] == "score of run/ppo-3"
     order = ["abc".index(response["text"]) for response in item["responses"]]
     assert item["suggestion"]["answer"] == as_shown(answer, order)
+
+
+def test_episodes_go_into_the_queue_turn_by_turn(tmp_path: Path) -> None:
+    found = sample_run(tmp_path / "runs" / "episodes")
+    found.go_on(1)
+    file = kept_steps(found.path)[0]
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    shown = next(media_id for row in rows for media_id in row["media_ids"])
+    for number, row in enumerate(rows):
+        look = {"kind": "response", "text": f"look {number}", "reward": None}
+        seen = {"kind": "observation", "text": "seen", "media_ids": [shown]}
+        row["turns"] = json.dumps([look, seen, {"kind": "response", "text": "four"}])
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+    command(found.path, "--set", f"data_dir={tmp_path / 'data'}")
+    items = queue(tmp_path / "data")
+    assert len(items) > 3
+    for item in items:
+        assert {response["text"].split("\n\n", 1)[1] for response in item.responses} == {"> seen\n\nfour"}
+        assert [turn["kind"] for turn in item.responses[0]["turns"]] == ["response", "observation", "response"]
+    assert (tmp_path / "data" / "media" / shown).is_file()

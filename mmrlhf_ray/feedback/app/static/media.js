@@ -43,7 +43,7 @@ export function mediaKey(key) {
     return true;
   }
   if (!["p", "P", "l", ",", "."].includes(key)) return false;
-  const playable = all(".prompt .media audio, .prompt .media video");
+  const playable = all(".media audio, .media video");
   if (playable.length === 0) return true;
   const focused = playable.indexOf(document.activeElement);
   const now = focused >= 0 ? focused : Math.max(playable.indexOf(current), 0);

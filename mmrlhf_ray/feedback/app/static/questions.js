@@ -19,7 +19,9 @@ function pair(form) {
     radio(choice).dispatchEvent(new Event("change", { bubbles: true }));
   };
   for (const card of all("[data-side]", form)) {
-    card.addEventListener("click", () => getSelection().isCollapsed && choose(card.dataset.side));
+    card.addEventListener("click", (event) => {
+      if (getSelection().isCollapsed && !event.target.closest(".media, .formula")) choose(card.dataset.side);
+    });
   }
   return {
     read() {
