@@ -143,7 +143,8 @@ class PreferenceConfig(TrainJobConfig):
     mpo_weights: tuple[float, float, float] = (0.8, 0.2, 1.0)
     """Of DPO, BCO and SFT in mpo."""
     changed_token_weight: PositiveFloat | None = None
-    """dpo: tokens that differ between chosen and rejected count this much, common ones 1 (RLHF-V); `null` = sums."""
+    """dpo: tokens that differ between chosen and rejected, and those that people marked, count this much, others 1
+    (RLHF-V); `null` = sums."""
     margin_scale: NonNegativeFloat = 0.0
     """dpo: β grows with the record's margin m to β·(1 + margin_scale·(1 − exp(−margin_rate·m))) (MM-RLHF)."""
     margin_rate: PositiveFloat = 1.0

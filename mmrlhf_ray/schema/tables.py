@@ -100,6 +100,7 @@ TRAINING_ROW = _schema(
     ("ranks", pa.list_(pa.int32())),  # per response, 1 = best; empty where no one ranked
     ("ratings", pa.list_(_FLOATS)),  # per response, one for each aspect asked for, NaN = not rated; or empty
     ("ref_logprobs", pa.list_(_FLOATS)),  # per response and token; empty until computed
+    ("marked", pa.list_(pa.list_(pa.bool_()))),  # per response and token: a person marked it; empty without marks
     ("media_ids", _STRINGS),
     ("features", pa.large_binary()),  # FEATURES of the row's media as an Arrow IPC stream
     ("problem", pa.string()),  # why the row cannot be used, or ""

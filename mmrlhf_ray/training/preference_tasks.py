@@ -93,8 +93,16 @@ class Responses:
         return values[self.feedback < 0]
 
     def weighted(self, tokens: Tensor, weight: float) -> Tensor:
-        """[R] of `tokens` [N]: means in which the tokens that differ within a pair count `weight`."""
-        changed = [c for pair in self.rows.column("responses_token_ids").to_pylist() for c in changed_tokens(*pair)]
+        """[R] of `tokens` [N]: means in which the tokens that differ within a pair, and those that people marked, count
+        `weight`."""
+        pairs = self.rows.column("responses_token_ids").to_pylist()
+        changed = [flags for pair in pairs for flags in changed_tokens(*pair)]
+        marks = [
+            flags
+            for pair, marked in zip(pairs, self.rows.column("marked").to_pylist(), strict=True)
+            for flags in marked or ([False] * len(response) for response in pair)
+        ]
+        changed = [[c or m for c, m in zip(*of_one, strict=True)] for of_one in zip(changed, marks, strict=True)]
         parts = tokens.split(self.lengths.tolist())
         values = [segment_logprobs(part, c, weight) for part, c in zip(parts, changed, strict=True)]
         return torch.stack(values) if values else tokens.new_zeros(0)
@@ -240,7 +248,7 @@ class JudgedResponses:
 
 def _each(rows: pa.Table, kept: slice) -> pa.Table:
     """The rows with some of the responses of each."""
-    for name in ("responses_token_ids", "feedback", "ref_logprobs"):
+    for name in ("responses_token_ids", "feedback", "ref_logprobs", "marked"):
         field = rows.schema.field(name)
         values = pa.array([of_row[kept] for of_row in rows.column(name).to_pylist()], field.type)
         rows = rows.set_column(rows.schema.get_field_index(name), field, values)

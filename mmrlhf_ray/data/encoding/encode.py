@@ -266,7 +266,7 @@ def encode_response(encoder: Encoder, text: str, max_tokens: int | None = None, 
     Raises ValueError, which calls it `what`, for a closing token within the text, for media placeholders and turn
     markers, and for more than `max_tokens`.
     """
-    ids = encoder.tokenizer(_without_end(encoder, text), add_special_tokens=False)["input_ids"]
+    ids = encoder.tokenizer(without_end(encoder, text), add_special_tokens=False)["input_ids"]
     refused = encoder.special.structural.union(encoder.special.eos).intersection(ids)
     if refused:
         token = encoder.tokenizer.convert_ids_to_tokens(min(refused))
@@ -280,7 +280,7 @@ def encode_response(encoder: Encoder, text: str, max_tokens: int | None = None, 
     return ids
 
 
-def _without_end(encoder: Encoder, text: str) -> str:
+def without_end(encoder: Encoder, text: str) -> str:
     """`text` without the closing tokens at its end and the white space after them."""
     ends = tuple(encoder.tokenizer.convert_ids_to_tokens(list(encoder.special.eos)))
     while (bare := text.rstrip()).endswith(ends):

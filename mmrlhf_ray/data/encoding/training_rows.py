@@ -21,6 +21,7 @@ from mmrlhf_ray.data.encoding.encode import (
     load_encoder,
 )
 from mmrlhf_ray.data.encoding.features import features_table, read_features
+from mmrlhf_ray.data.encoding.marks import marked_tokens
 from mmrlhf_ray.data.encoding.overlong import encode_within
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.schema import TRAINING_ROW
@@ -109,6 +110,7 @@ NOTHING_ENCODED: Mapping[str, Any] = {
     "feedback": [],
     "ranks": [],
     "ratings": [],
+    "marked": [],
     "features": b"",
 }
 """Placeholders in a row with a problem, for the columns that could not be made."""
@@ -139,6 +141,7 @@ def _encoded(
     return {
         "context_token_ids": context,
         "responses_token_ids": responses,
+        "marked": marked_tokens(encoder, row, _texts(row), responses),
         "features": table_to_bytes(features_table(prompt.features)),
     }
 

@@ -35,6 +35,7 @@ def row_table(*responses: Sequence[Sequence[int]], **columns: Sequence[object]) 
             "ranks": [],
             "ratings": [],
             "ref_logprobs": [],
+            "marked": [],
             "media_ids": [],
             "features": b"",
             "problem": "",

@@ -156,9 +156,17 @@ def test_pairs(
         assert metrics["log_ratio_rejected"] == pytest.approx((r[1] + r[3]) / 2, rel=1e-4)
 
 
-def test_changed_tokens_weigh_more(omni_encoder: Encoder) -> None:
-    changed = [[1, 1, 1], [1], [0, 1, 0], [0, 1, 1, 0]]
-    rows = pairs()
+@pytest.mark.parametrize(
+    ("marked", "changed"),
+    [
+        ([[], []], [[1, 1, 1], [1], [0, 1, 0], [0, 1, 1, 0]]),
+        ([[], [[False] * 3, [True, False, False, False]]], [[1, 1, 1], [1], [0, 1, 0], [1, 1, 1, 0]]),
+    ],
+)
+def test_changed_and_marked_tokens_weigh_more(
+    omni_encoder: Encoder, marked: list[list[list[bool]]], changed: list[list[int]]
+) -> None:
+    rows = row_table(*PAIRS, feedback=[[1.0, -1.0]] * 2, ref_logprobs=REF, margin=MARGINS, marked=marked)
     loss, _, _ = run(task("dpo", changed_token_weight=3.0), omni_encoder, rows)
     policy = tokens_by_hand(omni_encoder, logits_for(omni_encoder, rows), rows)
     weights = [[3.0 if c else 1.0 for c in flags] for flags in changed]

@@ -37,6 +37,7 @@ def table(*rows: dict[str, Any]) -> pa.Table:
         "ranks": [],
         "ratings": [],
         "ref_logprobs": [],
+        "marked": [],
         "media_ids": [],
         "features": b"",
         "problem": "",

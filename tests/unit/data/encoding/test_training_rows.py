@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from mmrlhf_ray.data.encoding import training_rows
-from mmrlhf_ray.data.encoding.encode import Encoder, encode_facts, encode_response
+from mmrlhf_ray.data.encoding.encode import Encoder, encode_facts, encode_response, token_texts
 from mmrlhf_ray.data.encoding.features import features_table
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records, features_from_bytes, table_to_bytes
 from mmrlhf_ray.demo.families.tokens import BOXES
@@ -70,6 +70,51 @@ def test_a_preference_reads_facts_before_the_prompt(omni: Path, omni_encoder: En
     assert row["context_token_ids"] == facts + encode(omni_encoder, [CLIP]).token_ids
     assert row["responses_token_ids"] == [encode_response(omni_encoder, f"answer : {d}") for d in (7, 3)]
     assert (row["margin"], row["feedback"]) == (0.5, [1.0, -1.0])
+
+
+def marks(*regions: object) -> str:
+    return json.dumps({"annotated": {"regions": list(regions)}})
+
+
+def test_marked_words_become_marked_tokens(omni: Path, omni_encoder: Encoder, media: Reference) -> None:
+    text = "answer : 7"
+    regions = (
+        {"kind": "text", "response": "rejected", "extent": [9, 10], "note": "is a seven"},
+        {"kind": "box", "medium": 0, "extent": [0, 0, 1, 1]},
+    )
+    batch = numbered([record(chosen=text, rejected="answer : 3", margin=0.5, extras=marks(*regions))], PREFERENCE)
+    (row,) = check(
+        encode_records(batch, EncodeOptions(str(omni), None, 512, 4096), [media]), TRAINING_ROW, "t"
+    ).to_pylist()
+    assert row["problem"] == ""
+    chosen, rejected = row["marked"]
+    assert chosen == [False] * len(row["responses_token_ids"][0])
+    words = token_texts(omni_encoder, row["responses_token_ids"][1])
+    assert [word.strip() for word, marked in zip(words, rejected, strict=True) if marked] == ["3"]
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        3,
+        {"kind": "text"},
+        {"kind": "text", "response": "third", "extent": [0, 1]},
+        {"kind": "text", "response": "chosen", "extent": [0, 99]},
+        {"kind": "text", "response": "chosen", "extent": [3, 3]},
+        {"kind": "text", "response": 2, "extent": [0, 1]},
+    ],
+)
+def test_marks_beyond_a_response_are_a_problem_of_the_row(omni: Path, media: Reference, region: object) -> None:
+    batch = numbered([record(chosen="answer : 7", rejected="a", margin=0.5, extras=marks(region))], PREFERENCE)
+    (row,) = encode_records(batch, EncodeOptions(str(omni), None, 512, 4096), [media]).to_pylist()
+    assert row["problem"].startswith("extras.annotated.regions")
+
+
+@pytest.mark.parametrize("extras", ["{}", '{"annotated": "by hand"}', '{"annotated": {"for": 1}}'])
+def test_records_without_marks_have_none(omni: Path, media: Reference, extras: str) -> None:
+    batch = numbered([record(chosen="answer : 7", rejected="a", margin=0.5, extras=extras)], PREFERENCE)
+    (row,) = encode_records(batch, EncodeOptions(str(omni), None, 512, 4096), [media]).to_pylist()
+    assert (row["problem"], row["marked"]) == ("", [])
 
 
 def test_a_mismatched_response_comes_last_and_nobody_judged_it(omni: Path, omni_encoder: Encoder, media: Reference):
