@@ -45,7 +45,16 @@ def windows(browser: Browser, busy: Site, **settings: object) -> Iterator[tuple[
     yield "login", window
     window.close()
     window = log_in(context, busy, busy.account(f"admin {uuid4()}", "admin"))
-    for path in ("/", "/guide", "/review", "/admin", "/admin/quality", "/admin/items", "/admin/item?id=disputed"):
+    for path in (
+        "/",
+        "/guide",
+        "/review",
+        "/admin",
+        "/admin/quality",
+        "/admin/items",
+        "/admin/item?id=disputed",
+        "/votes",
+    ):
         window.goto(busy.url + path)
         yield path, window
     window.goto(f"{busy.url}/work")

@@ -198,3 +198,24 @@ def test_an_item_without_media_and_responses_has_no_places(page: Page, feedback:
     expect(page.get_by_role("button", name="Point at a place")).to_have_count(0)
     press(page, "m")
     expect(page.locator("dialog[open]")).to_have_count(0)
+
+
+def test_an_older_vote_is_changed(page: Page, feedback: Site, shown: None) -> None:
+    feedback.add(item("critique", "x", ask="Another?"))
+    open_work(page, feedback)
+    good = place_of(page, GOOD)
+    press(page, ("ArrowLeft", "ArrowRight")[good], "m", "ArrowDown")
+    add(page, note="here")
+    confirm(page, "Control+Enter")
+    page.goto(f"{feedback.url}/votes")
+    page.get_by_role("link", name="Change vote 1").click()
+    ready(page)
+    expect(page.locator("#places li")).to_contain_text("here")
+    assert place_of(page, GOOD) == good, "the responses stand where they stood"
+    press(page, ("ArrowRight", "ArrowLeft")[good])
+    press(page, "Enter")
+    page.wait_for_url(f"{feedback.url}/votes")
+    expect(page.get_by_role("link", name="Change vote")).to_have_count(1)
+    (row,) = feedback.export()
+    assert by_response(row, row["ranks"]) == {GOOD: 2, BAD: 1}
+    assert [region["note"] for region in row["regions"]] == ["here"]

@@ -65,6 +65,17 @@ def undo(vote_id: str, caller: AsAnnotator, state: State) -> Response:
     return JSONResponse(_recorded_json(recorded))
 
 
+@router.post("/votes/{vote_id}/change")
+def change(
+    vote_id: str, caller: AsAnnotator, state: State, message: Annotated[VoteMessage, body_as(VoteMessage)]
+) -> Response:
+    """Put another answer in the place of an older vote of one's own: 201, or 200 where that was done before."""
+    with state.database.write() as session:
+        old = uuid_text(vote_id)
+        recorded = queue.change(session, caller.id, old, new_vote(message), state.config, state.now())
+    return JSONResponse(_recorded_json(recorded), 200 if recorded.repeated else 201)
+
+
 @router.post("/skip")
 def skip(caller: AsAnnotator, state: State, message: Annotated[SkipMessage, body_as(SkipMessage)]) -> Response:
     """Give the item back for good."""

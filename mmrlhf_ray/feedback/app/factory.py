@@ -20,6 +20,7 @@ from mmrlhf_ray.feedback.app import (
     login,
     pages,
     review_pages,
+    vote_pages,
     watched,
 )
 from mmrlhf_ray.feedback.app.markdown import read_guidelines
@@ -39,6 +40,7 @@ _ROOMS = (
     admin,
     deployed,
     pages,
+    vote_pages,
     review_pages,
     admin_pages,
     item_pages,

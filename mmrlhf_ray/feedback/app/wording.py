@@ -116,6 +116,7 @@ ACTIONS: Mapping[str, str] = {
     "logout": N_("logout"),
     "role changed": N_("role changed"),
     "token replaced": N_("token replaced"),
+    "vote changed": N_("vote changed"),
     "vote undone": N_("vote undone"),
 }
 """Actions of the audit log."""

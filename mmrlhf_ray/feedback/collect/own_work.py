@@ -1,12 +1,18 @@
 """An annotator's view of their own work."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.feedback.collect.tables import Item, Skip, Vote
+from mmrlhf_ray.feedback.errors import N_, Unknown
+
+_BEGINNING = 120
+"""Characters of what was asked that a list shows."""
 
 
 def last_vote(session: Session, annotator_id: str) -> str | None:
@@ -14,6 +20,44 @@ def last_vote(session: Session, annotator_id: str) -> str | None:
     return session.scalar(
         select(Vote.id).where(Vote.annotator_id == annotator_id, ~Vote.undone).order_by(Vote.created.desc()).limit(1)
     )
+
+
+@dataclass(frozen=True)
+class OwnVote:
+    """A vote in a list."""
+
+    id: str
+    question: str
+    asked: str
+    """The beginning of what was asked."""
+    created: datetime
+
+
+def own_votes(session: Session, annotator_id: str, most: int) -> list[OwnVote]:
+    """The annotator's votes in force, the latest first."""
+    rows = session.execute(
+        select(Vote, Item)
+        .join(Item, Item.id == Vote.item_id)
+        .where(Vote.annotator_id == annotator_id, ~Vote.undone)
+        .order_by(Vote.created.desc())
+        .limit(most)
+    )
+    return [OwnVote(vote.id, vote.question, _beginning(item), vote.created) for vote, item in rows]
+
+
+def _beginning(item: Item) -> str:
+    contents = [message["content"] for message in item.messages if message["role"] == "user"]
+    parts = [[{"type": "text", "text": c}] if isinstance(c, str) else c for c in contents]
+    text = " ".join(part["text"] for content in parts for part in content if part["type"] == "text")
+    return text if len(text) <= _BEGINNING else text[: _BEGINNING - 1] + "…"
+
+
+def own_vote(session: Session, annotator_id: str, vote_id: str) -> tuple[Vote, Item]:
+    """A vote of the annotator that is in force, and its item. Raises Unknown."""
+    vote = session.get(Vote, vote_id)
+    if vote is None or vote.annotator_id != annotator_id or vote.undone:
+        raise Unknown(N_("you have cast no such vote"), "vote_id")
+    return vote, session.get_one(Item, vote.item_id)
 
 
 def undone_answer(

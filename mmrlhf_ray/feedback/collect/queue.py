@@ -129,6 +129,47 @@ def submit(session: Session, annotator_id: str, vote: NewVote, config: FeedbackC
     return Recorded(vote.vote_id, item.id, undone=False, repeated=False)
 
 
+def change(
+    session: Session, annotator_id: str, old_id: str, vote: NewVote, config: FeedbackConfig, now: datetime
+) -> Recorded:
+    """Put a new vote in the place of an older one of the same annotator, about the responses in the same order; the
+    same change again changes nothing.
+
+    Raises AnswerError, Unknown for a vote that the annotator has not cast, and Conflict for one that was taken back or
+    changed already, for one on another item, and for a vote_id that stands for another vote.
+    """
+    _lock_annotator(session, annotator_id)
+    known = session.get(Vote, vote.vote_id)
+    if known is not None:
+        return _repeated(session, known, annotator_id, vote, config)
+    old = session.get(Vote, old_id)
+    if old is None or old.annotator_id != annotator_id:
+        raise Unknown(N_("you have cast no such vote"), "vote_id")
+    if old.undone:
+        raise Conflict(N_("this vote was taken back or changed already"), "vote_id")
+    if old.item_id != vote.item_id:
+        raise Conflict("the vote is on another item; give the item_id of the vote", "item_id")
+    item, _ = _locked_item(session, old.item_id, annotator_id)
+    answer = question_of(item.question).check(vote.answer, asked_of(item, old.order_shown, config))
+    old.undone = True
+    session.flush()  # an annotator has one vote in force on an item
+    session.add(
+        Vote(
+            id=vote.vote_id,
+            item_id=item.id,
+            annotator_id=annotator_id,
+            question=item.question,
+            answer=plain(answer),
+            order_shown=old.order_shown,
+            milliseconds=vote.milliseconds,
+            created=now,
+            undone=False,
+        )
+    )
+    note(session, now, annotator_id, "vote changed", old.id, vote.vote_id)
+    return Recorded(vote.vote_id, item.id, undone=False, repeated=False)
+
+
 def undo(session: Session, annotator_id: str, vote_id: str, config: FeedbackConfig, now: datetime) -> Recorded:
     """Take back the annotator's last vote, who then holds its item again; doing so twice changes nothing.
 

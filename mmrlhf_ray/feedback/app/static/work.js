@@ -117,7 +117,7 @@ async function send() {
   }
   if (!document.hidden) stopClock();
   const body = { item_id: item.item_id, answer, milliseconds: Math.round(Math.min(seenMs, 86400000)) };
-  if (form.dataset.send === "/api/votes") body.vote_id = voteId;
+  if (form.dataset.send.startsWith("/api/votes")) body.vote_id = voteId;
   await change(form.dataset.send, body, _("Saved."));
 }
 
@@ -164,7 +164,12 @@ function complain(text, place) {
 }
 
 async function load(message) {
-  const page = await getPage(form?.dataset.next ?? location.href);
+  const next = new URL(form?.dataset.next ?? location.href, location.href);
+  if (next.pathname !== location.pathname) {
+    location.assign(next);
+    return;
+  }
+  const page = await getPage(next);
   document.title = page.title;
   // A copy: media of a parsed page never start to load.
   find("main").replaceWith(document.importNode(find("main", page), true));
