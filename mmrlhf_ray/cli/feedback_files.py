@@ -25,10 +25,11 @@ def agreement(export: Export, seed: Annotated[int, typer.Option(min=0, help="Of 
     from mmrlhf_ray.feedback.annotations import comparisons_of
     from mmrlhf_ray.feedback.labels.agreement import agreement as alphas
     from mmrlhf_ray.feedback.labels.agreement import by_annotators, pairwise_agreement
+    from mmrlhf_ray.feedback.labels.bias import biases
     from mmrlhf_ray.feedback.labels.consensus import consensus
     from mmrlhf_ray.feedback.labels.files import read_export
     from mmrlhf_ray.feedback.labels.quality import annotator_quality
-    from mmrlhf_ray.feedback.labels.report import agreement_table, pairs_table, quality_table
+    from mmrlhf_ray.feedback.labels.report import agreement_table, bias_table, pairs_table, quality_table
 
     read = read_export(export)
     overall, each = pairwise_agreement(read.annotations)
@@ -38,6 +39,7 @@ def agreement(export: Export, seed: Annotated[int, typer.Option(min=0, help="Of 
     console.print(agreement_table(alphas(read.annotations, read.tasks, seed)))
     console.print(pairs_table(overall, each))
     console.print(quality_table(annotator_quality(read.annotations, {}), reliability))
+    console.print(bias_table(biases(read.annotations, read.tasks)))
 
 
 @app.command()

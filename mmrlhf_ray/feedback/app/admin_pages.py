@@ -85,7 +85,8 @@ def quality(request: Request, caller: AsAdmin, state: State) -> Response:
     """Agreement by task, and each annotator's figures: seconds to compute where there are many votes."""
     # Here, as they load scipy, torch and more: the server starts in a second without them.
     from mmrlhf_ray.feedback.labels.agreement import agreement, pairwise_agreement
-    from mmrlhf_ray.feedback.labels.quality import annotator_quality, gold_answer
+    from mmrlhf_ray.feedback.labels.bias import biases, leans
+    from mmrlhf_ray.feedback.labels.quality import ENOUGH, annotator_quality, gold_answer
 
     with state.database.read() as session:
         annotations = annotations_of(annotations_table(session))
@@ -107,6 +108,9 @@ def quality(request: Request, caller: AsAdmin, state: State) -> Response:
         "overall": overall,
         "pairs": pairs,
         "people": annotator_quality(annotations, gold),
+        "enough": ENOUGH,
+        "biases": biases(annotations, tasks),
+        "leans": leans,
     }
     return page(request, state, caller, "quality.html", context)
 

@@ -20,6 +20,8 @@ from mmrlhf_ray.feedback.annotations import (
 
 FAST_MS = 1500
 """Votes faster than this were hardly read."""
+ENOUGH = 20
+"""Comparisons with others below which a figure of agreement says next to nothing: its interval is wider than 0.4."""
 GOLD_TOLERANCE = 1
 """A rating this close to the known one is right."""
 
