@@ -45,6 +45,8 @@ def _marks(record: Mapping[str, Any], texts: Sequence[str]) -> list[list[tuple[i
 def _flags(encoder: Encoder, text: str, token_ids: Sequence[int], marks: Sequence[tuple[int, int]]) -> list[bool]:
     if not encoder.tokenizer.is_fast:
         raise ValueError("marked words need a fast tokenizer, which says where its tokens stand; leave the marks out")
-    places = encoder.tokenizer(without_end(encoder, text), add_special_tokens=False, return_offsets_mapping=True)
-    flags = [any(a < end and start < b for start, end in marks) for a, b in places["offset_mapping"]]
+    text = without_end(encoder, text)
+    offsets = encoder.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    words = [(b - len(text[a:b].lstrip()), b) for a, b in offsets]  # many tokens begin with the blank before a word
+    flags = [any(a < end and start < b for start, end in marks) for a, b in words]
     return [*flags, *[False] * (len(token_ids) - len(flags))]  # the end of the turn is nobody's word

@@ -64,7 +64,7 @@ def _display_brackets(state: StateInline, silent: bool) -> bool:
 
 def _markdown() -> MarkdownIt:
     made = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
-    made.disable(["image", "link", "autolink", "reference", "entity", "html_block", "html_inline"])
+    made.disable(["image", "link", "autolink", "reference", "entity"])
     dollarmath_plugin(made, allow_labels=False, allow_space=False, double_inline=True)
     texmath_plugin(made, "brackets")
     amsmath_plugin(made)

@@ -1,11 +1,12 @@
 """Markdown and formulas of models and data: shown as they were meant, and never more than that."""
 
 from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from mmrlhf_ray.feedback.app.formatted import formatted
-from mmrlhf_ray.feedback.app.formulas import MOST_CHARACTERS, to_mathml
+from mmrlhf_ray.feedback.app.formulas import MOST_CHARACTERS, _safe, to_mathml
 
 
 @pytest.mark.parametrize(
@@ -120,3 +121,8 @@ def test_blanks_are_short() -> None:
     assert 'width="1em"' in (to_mathml(r"a\quad b", display=False) or "")
     for latex in (r"a\hspace{99em}b", r"a\hspace{-9em}b", r"a\hspace{9999px}b"):
         assert "width" not in (to_mathml(latex, display=False) or "")
+
+
+def test_an_element_that_another_converter_might_make_is_none() -> None:
+    made = ET.fromstring("<math><script onload='x'>a</script><annotation-xml><svg/></annotation-xml></math>")
+    assert ET.tostring(_safe(made, 9), encoding="unicode") == "<math><mrow>a</mrow><mrow><mrow /></mrow></math>"

@@ -81,6 +81,7 @@ def test_marked_words_become_marked_tokens(omni: Path, omni_encoder: Encoder, me
     regions = (
         {"kind": "text", "response": "rejected", "extent": [9, 10], "note": "is a seven"},
         {"kind": "box", "medium": 0, "extent": [0, 0, 1, 1]},
+        {"kind": "text", "response": "chosen", "extent": [0, 7], "note": "up to the colon, which is not marked"},
     )
     batch = numbered([record(chosen=text, rejected="answer : 3", margin=0.5, extras=marks(*regions))], PREFERENCE)
     (row,) = check(
@@ -88,9 +89,9 @@ def test_marked_words_become_marked_tokens(omni: Path, omni_encoder: Encoder, me
     ).to_pylist()
     assert row["problem"] == ""
     chosen, rejected = row["marked"]
-    assert chosen == [False] * len(row["responses_token_ids"][0])
-    words = token_texts(omni_encoder, row["responses_token_ids"][1])
-    assert [word.strip() for word, marked in zip(words, rejected, strict=True) if marked] == ["3"]
+    for ids, flags, wanted in zip(row["responses_token_ids"], (chosen, rejected), (["answer"], ["3"]), strict=True):
+        words = token_texts(omni_encoder, ids)
+        assert [word.strip() for word, marked in zip(words, flags, strict=True) if marked] == wanted
 
 
 @pytest.mark.parametrize(
