@@ -35,6 +35,8 @@ EXTRAS = {
         "crowdkit",
         "babel",
         "markdown_it",
+        "mdit_py_plugins",
+        "latex2mathml",
         "prometheus_client",
     ),
     "environments": ("websockets",),

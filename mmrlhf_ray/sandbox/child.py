@@ -40,7 +40,8 @@ def kill_group(leader: "subprocess.Popen[bytes]") -> int:
     code = leader.wait()
     for pipe in (leader.stdin, leader.stdout):
         assert pipe is not None
-        pipe.close()
+        with contextlib.suppress(BrokenPipeError):  # what was written and never read; it is closed all the same
+            pipe.close()
     return code
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from mmrlhf_ray.sandbox.child import Child, ChildFailed
+from mmrlhf_ray.sandbox.child import Child, ChildFailed, kill_group
 
 START_S = 60
 PATIENCE_S = 20
@@ -193,3 +193,12 @@ def test_one_that_is_interrupted_ends_the_wait_of_another_thread(child):
             waiting.result(timeout=PATIENCE_S)
     assert ended(processes)
     child.interrupt()  # no harm once it has ended
+
+
+def test_what_was_written_and_never_read_does_not_keep_a_child():
+    process = subprocess.Popen(["true"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdin is not None
+    process.stdin.write(b"waits in our buffer")
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert kill_group(process) == 0
+    assert process.stdin.closed
