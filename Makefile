@@ -105,7 +105,8 @@ lint: $(READY)
 
 # A file's tests stay in one process, so that what they share is made once. Two workers: each holds models of its own.
 quick: $(READY)
-	@$(BIN)/python -m pytest tests/unit tests/golden tests/contracts -n 2 --dist loadfile --durations=10
+	@$(BIN)/python -m pytest tests/unit tests/golden tests/contracts -n 2 --dist loadfile --no-loadscope-reorder \
+	    --durations=10
 
 # Two at a time, the long ones first: each waits for imports and single threads most of its time. Modules that share a
 # Ray come last in their directory (tests/shared_ray.py), so their order stays as it is.

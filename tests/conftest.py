@@ -15,11 +15,15 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("
 _OF_SUBMITTED = {f"tests/e2e/test_{name}.py" for name in ("export", "resume", "submit")}
 
 
+_LONG = Path(_ROOT, "tests", "unit", "training")
+"""Tests of several ranks take a minute each: they come first, so that none is waited for in the end."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules that use their directory's `session` come last in it (tests/shared_ray.py)."""
     shared = {item.path for item in items if "session" in getattr(item, "fixturenames", ())}
     directories = {directory: i for i, directory in enumerate(dict.fromkeys(item.path.parent for item in items))}
-    items.sort(key=lambda item: (directories[item.path.parent], item.path in shared))
+    items.sort(key=lambda item: (item.path.parent != _LONG, directories[item.path.parent], item.path in shared))
 
 
 class _Scheduling(LoadFileScheduling):
