@@ -96,6 +96,7 @@ def _learn(stage: Stage, rollouts: Rollouts, seed: int, own_old_logprobs: bool =
         length = len(row["response_token_ids"])
         row |= {"score": 0.0, "old_logprobs": row["rollout_logprobs"], "advantages": [float(rng.normal())] * length}
         row |= {name: [0.0] * length for name in ("rewards", "ref_logprobs", "values", "returns")}
+        row |= {"teacher_distributions": []}
     table = pa.Table.from_pylist(rows, schema=EXPERIENCE)
     shards = plan_shards(rollouts.lengths, rollouts.kinds, [list(range(len(rows)))], 2, PassBudget(4096))
     tokens = float(sum(len(row["response_token_ids"]) for row in rows))

@@ -47,6 +47,7 @@ def experience(model_dir: Path, data_dir: Path, tmp_path_factory: pytest.TempPat
                 "policy_version": 0,
                 "versions": [],
                 "segments": [],
+                "teacher_distributions": [],
                 "response_token_ids": rng.choice(allowed, 4).tolist(),
                 "response_mask": [True] * 4,
                 "finish_reason": "length",

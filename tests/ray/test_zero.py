@@ -82,6 +82,7 @@ def _experience(model: torch.nn.Module, model_dir: Path, prompts: pa.Table, feat
             "policy_version": 0,
             "versions": [],
             "segments": [],
+            "teacher_distributions": [],
             "response_token_ids": rng.choice(allowed, length).tolist(),
             "response_mask": (rng.random(length) < 0.8).tolist(),
             "finish_reason": "stop",
