@@ -85,13 +85,13 @@ def _chest(said: str, sex: str, view: str, rng: np.random.Generator) -> np.ndarr
     picture[((columns - 0.54) / heart) ** 2 + ((rows - 0.65) / 0.14) ** 2 < 1] = 0.7
     if said == "Lung Opacity":
         row, column = rng.uniform(0.35, 0.7), rng.choice([0.3, 0.7]) + rng.uniform(-0.04, 0.04)
-        picture += rng.uniform(0.1, 0.35) * np.exp(
+        picture += rng.uniform(0.15, 0.4) * np.exp(
             -((rows - row) ** 2 + (columns - column) ** 2) / (2 * rng.uniform(0.05, 0.08) ** 2)
         )
     picture = gaussian_filter(picture, 1.0)
     if view == "AP":
         picture = 0.5 + (picture - 0.5) * 0.5
-    return grey(picture + rng.normal(0.0, 0.2, picture.shape))
+    return grey(picture + rng.normal(0.0, 0.12, picture.shape))
 
 
 def _write_dicom(path: Path, pixels: np.ndarray, patient: str, age: int, sex: str, view: str) -> None:

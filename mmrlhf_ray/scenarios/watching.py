@@ -65,7 +65,9 @@ def make(root: Path, seed: int, clips: int = _CLIPS) -> None:
         platform = rng.random() < 0.5
         poor = platform and rng.random() < 0.33
         frames = _frames(what, rng) * (0.25 if poor else 1.0)
-        sound = _sound(what, rng) * (0.02 if poor else 1.0)
+        sound = _sound(what, rng)
+        if poor:
+            sound = 0.02 * sound + rng.normal(0.0, 0.05, sound.size)
         label = {"normal": "A", "fighting": "B1-0-0", "explosion": "G-0-0"}[what]
         name = f"{'v=' if platform else 'Film.'}{number // 3:04d}__#{number % 3}_label_{label}.mp4"
         pictures = [grey(frame + rng.normal(0.0, 0.12, frame.shape)) for frame in frames]
