@@ -10,9 +10,9 @@ from mmrlhf_ray.behaviour.env import RecordedEnv
 from mmrlhf_ray.behaviour.module import module_spec
 from mmrlhf_ray.behaviour.reward import RewardEnsemble
 from mmrlhf_ray.config.behaviour import BehaviourConfig
-from mmrlhf_ray.config.discrete_parts import DQN
 from mmrlhf_ray.config.load import load_config, save_config
 from mmrlhf_ray.discrete.files import CONFIG_FILE, MODULE_DIR, WEIGHTS_FILE
+from mmrlhf_ray.discrete.saved import built
 from mmrlhf_ray.errors import ConfigError
 
 REWARD_FILE = "reward_models.safetensors"
@@ -46,13 +46,6 @@ def load_policy(directory: Path) -> tuple[BehaviourConfig, TorchRLModule]:
         spec = module_spec(cfg, env)
     finally:
         env.close()
-    if isinstance(cfg.algorithm, DQN):
-        assert isinstance(spec.model_config, dict)
-        # What RLlib adds where an algorithm builds it.
-        spec.model_config |= {
-            "dueling": cfg.algorithm.dueling, "double_q": cfg.algorithm.double, "num_atoms": 1, "epsilon": 0.0
-        }  # fmt: skip
-    module = spec.build()
-    assert isinstance(module, TorchRLModule)
+    module = built(spec, cfg.algorithm)
     module.load_state_dict(load_file(directory / WEIGHTS_FILE), strict=False)
     return cfg, module

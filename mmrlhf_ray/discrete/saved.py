@@ -6,6 +6,7 @@ RLlib's own checkpoints, which a job resumes from, are pickles; this is what is 
 import os
 from pathlib import Path
 
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -66,11 +67,16 @@ def inference_module(cfg: DiscreteConfig) -> TorchRLModule:
     """The job's module without a critic or targets, with fresh weights."""
     spec = module_spec(cfg)
     spec.inference_only = True
-    if isinstance(cfg.algorithm, DQN):
+    return built(spec, cfg.algorithm)
+
+
+def built(spec: RLModuleSpec, algorithm: object) -> TorchRLModule:
+    """The module of a specification, without an algorithm of RLlib's around it; `algorithm`: the job's section."""
+    if isinstance(algorithm, DQN):
         assert isinstance(spec.model_config, dict)
         # What RLlib adds where an algorithm builds it.
         spec.model_config |= {
-            "dueling": cfg.algorithm.dueling, "double_q": cfg.algorithm.double, "num_atoms": 1, "epsilon": 0.0
+            "dueling": algorithm.dueling, "double_q": algorithm.double, "num_atoms": 1, "epsilon": 0.0
         }  # fmt: skip
     module = spec.build()
     assert isinstance(module, TorchRLModule)

@@ -10,6 +10,7 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from mmrlhf_ray.algorithms.calibration import calibration
 from mmrlhf_ray.algorithms.statistics import Interval, wilson_interval
+from mmrlhf_ray.pipelines.discrete.report import interval_text
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ def table(found: Measures) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| accuracy | {_text(found.accuracy)} |",
+        f"| accuracy | {interval_text(found.accuracy)} |",
         f"| AUROC, mean over classes | {found.auroc:.3f} |",
         f"| expected calibration error | {found.calibration_error:.3f} |",
-        *(f"| accuracy, {name} ({count}) | {_text(share)} |" for name, count, share in found.groups),
+        *(f"| accuracy, {name} ({count}) | {interval_text(share)} |" for name, count, share in found.groups),
     ]
     return "\n".join(lines)
 
@@ -78,7 +79,3 @@ def _auroc(probabilities: np.ndarray, truth: np.ndarray) -> float:
         if 0 < (truth == number).sum() < len(truth)
     ]
     return float(np.mean(each)) if each else float("nan")
-
-
-def _text(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

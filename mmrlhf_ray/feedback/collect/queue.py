@@ -108,25 +108,31 @@ def submit(session: Session, annotator_id: str, vote: NewVote, config: FeedbackC
         raise Gone(N_("you do not hold this item; ask for the next one"), "item_id")
     if lease.expires <= now and not _has_room(item, _leases(session, item), annotator_id, now):
         raise Gone(N_("the time for this item was up, and others have answered it; ask for the next one"), "item_id")
-    answer = question_of(item.question).check(vote.answer, asked_of(item, lease.order_shown, config))
-    session.add(
-        Vote(
-            id=vote.vote_id,
-            item_id=item.id,
-            annotator_id=annotator_id,
-            question=item.question,
-            answer=plain(answer),
-            order_shown=lease.order_shown,
-            milliseconds=vote.milliseconds,
-            created=now,
-            undone=False,
-        )
-    )
+    new = _checked(item, annotator_id, vote, lease.order_shown, config, now)
+    session.add(new)
     item.votes += 1
     session.delete(lease)
     if config.webhook is not None and item.votes == item.overlap:
         tell_of(session, "item.done", item, now)
     return Recorded(vote.vote_id, item.id, undone=False, repeated=False)
+
+
+def _checked(
+    item: Item, annotator_id: str, vote: NewVote, order_shown: list[int], config: FeedbackConfig, now: datetime
+) -> Vote:
+    """The row of a vote on responses in this order; raises AnswerError."""
+    answer = question_of(item.question).check(vote.answer, asked_of(item, order_shown, config))
+    return Vote(
+        id=vote.vote_id,
+        item_id=item.id,
+        annotator_id=annotator_id,
+        question=item.question,
+        answer=plain(answer),
+        order_shown=order_shown,
+        milliseconds=vote.milliseconds,
+        created=now,
+        undone=False,
+    )
 
 
 def change(
@@ -150,22 +156,10 @@ def change(
     if old.item_id != vote.item_id:
         raise Conflict("the vote is on another item; give the item_id of the vote", "item_id")
     item, _ = _locked_item(session, old.item_id, annotator_id)
-    answer = question_of(item.question).check(vote.answer, asked_of(item, old.order_shown, config))
+    new = _checked(item, annotator_id, vote, old.order_shown, config, now)
     old.undone = True
     session.flush()  # an annotator has one vote in force on an item
-    session.add(
-        Vote(
-            id=vote.vote_id,
-            item_id=item.id,
-            annotator_id=annotator_id,
-            question=item.question,
-            answer=plain(answer),
-            order_shown=old.order_shown,
-            milliseconds=vote.milliseconds,
-            created=now,
-            undone=False,
-        )
-    )
+    session.add(new)
     note(session, now, annotator_id, "vote changed", old.id, vote.vote_id)
     return Recorded(vote.vote_id, item.id, undone=False, repeated=False)
 
