@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mmrlhf_ray.algorithms.statistics import Interval
 from mmrlhf_ray.demo.report import ProxyGold
-from mmrlhf_ray.demo.scoring import interval_text, number
+from mmrlhf_ray.demo.scoring import number
 from mmrlhf_ray.reports.charts import Series, line_chart
 from mmrlhf_ray.reports.page import page_environment
 
@@ -58,10 +58,10 @@ class Curve:
 
 def cells(row: Compared) -> tuple[str, ...]:
     """Text for each of COLUMNS."""
-    gain = f"{row.gain.estimate:+.3f} [{row.gain.low:+.3f}, {row.gain.high:+.3f}]" if row.minutes else ""
+    gain = f"{row.gain:+.3f}" if row.minutes else ""
     figures = (number(row.accuracy), number(row.grounded), number(row.proxy, 2), number(row.kl, 2))
     minutes = number(row.minutes, 1) if row.minutes else ""
-    return (row.name, interval_text(row.gold), gain, row.better, *figures, number(row.response_tokens, 1), minutes)
+    return (row.name, str(row.gold), gain, row.better, *figures, number(row.response_tokens, 1), minutes)
 
 
 def print_rows(rows: Sequence[Compared]) -> None:

@@ -14,7 +14,6 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.discrete_runs import Outcome, outcome_of, over_seeds, table
-from mmrlhf_ray.pipelines.discrete.report import interval_text
 from mmrlhf_ray.runtime.session import ray_session
 
 
@@ -69,7 +68,7 @@ def measure(jobs: Path, out: Path, seeds: Sequence[int], wanted: Sequence[str] =
         score, seconds = over_seeds([o.score for o in outcomes]), [o.seconds for o in outcomes]
         values[variant.name] = {"scores": [o.score for o in outcomes], "mean": asdict(score), "seconds": seconds}
         each = ", ".join(f"{o.score:.3f}" for o in outcomes)
-        rows.append([variant.said, interval_text(score), each, f"{max(seconds):.0f}"])
+        rows.append([variant.said, str(score), each, f"{max(seconds):.0f}"])
     text = table(("what", "held-out accuracy", "by seed", "training, s at most"), rows)
     (out / "measure.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
     (out / "measure.md").write_text(text + "\n", encoding="utf-8")

@@ -34,7 +34,7 @@ def table(run_dir: Path) -> list[str]:
 
 def _share(hits: list[bool]) -> str:
     found: Interval = wilson_interval(int(np.sum(hits)), len(hits))
-    return f"{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found:.2f}"
 
 
 if __name__ == "__main__":

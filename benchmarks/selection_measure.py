@@ -222,7 +222,7 @@ def main() -> None:
     for row in summarise(curves, settings.per_round):
         means = np.mean(curves[row.name], axis=0)
         shown = " | ".join(f"{means[step - 1]:.3f}" for step in steps)
-        gain = f"{row.gain.estimate:+.3f} [{row.gain.low:+.3f}, {row.gain.high:+.3f}]"
+        gain = f"{row.gain:+.3f}"
         print(f"| `{row.name}` | {shown} | {gain} | {row.labels or 'never'} |")
 
 

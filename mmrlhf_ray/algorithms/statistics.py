@@ -119,11 +119,19 @@ _RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with a confidence interval [low, high]."""
+    """An estimate with a confidence interval [low, high]; as text `0.500 [0.400, 0.600]`."""
 
     estimate: float
     low: float
     high: float
+
+    def __format__(self, spec: str) -> str:
+        """The specification is of each of the three numbers; three digits after the point without one."""
+        spec = spec or ".3f"
+        return f"{self.estimate:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
+    def __str__(self) -> str:
+        return format(self)
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,17 @@
 """A trained policy on disk: weights in safetensors next to the configuration that they were trained with."""
 
-import os
 from pathlib import Path
 
 from ray.rllib.core.rl_module.torch import TorchRLModule
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mmrlhf_ray.behaviour.env import RecordedEnv
 from mmrlhf_ray.behaviour.module import module_spec
 from mmrlhf_ray.behaviour.reward import RewardEnsemble
 from mmrlhf_ray.config.behaviour import BehaviourConfig
 from mmrlhf_ray.config.load import load_config, save_config
-from mmrlhf_ray.discrete.files import CONFIG_FILE, MODULE_DIR, WEIGHTS_FILE
-from mmrlhf_ray.discrete.saved import built
-from mmrlhf_ray.errors import ConfigError
+from mmrlhf_ray.discrete.files import CONFIG_FILE, MODULE_DIR
+from mmrlhf_ray.discrete.saved import built, load_weights, put_weights, write_weights
 
 REWARD_FILE = "reward_models.safetensors"
 """In the same directory: the ensemble that the policy learned from."""
@@ -25,10 +23,7 @@ def save_policy(module: TorchRLModule, cfg: BehaviourConfig, directory: Path) ->
     """Write weights and configuration into a directory, replacing what is there."""
     directory.mkdir(parents=True, exist_ok=True)
     save_config(cfg, directory / CONFIG_FILE)
-    partial = directory / f".{WEIGHTS_FILE}.partial"
-    state = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items() if not k.startswith("_target_")}
-    save_file(state, partial)
-    os.replace(partial, directory / WEIGHTS_FILE)
+    write_weights(module, directory)
 
 
 def save_rewards(ensemble: RewardEnsemble, directory: Path) -> None:
@@ -37,9 +32,9 @@ def save_rewards(ensemble: RewardEnsemble, directory: Path) -> None:
 
 
 def load_policy(directory: Path) -> tuple[BehaviourConfig, TorchRLModule]:
-    """A run's configuration and its trained policy, for best_action(). Raises ConfigError where there is none."""
-    if not (directory / WEIGHTS_FILE).is_file():
-        raise ConfigError(f"{directory}: no trained policy in it; name `module` of a finished `mmrlhf behaviour` run")
+    """A run's configuration and its trained policy, for best_action(). Raises ConfigError where there is none,
+    or weights and configuration do not belong together."""
+    weights = load_weights(directory)
     cfg = load_config(directory / CONFIG_FILE, (), BehaviourConfig)
     env = RecordedEnv(cfg)
     try:
@@ -47,5 +42,5 @@ def load_policy(directory: Path) -> tuple[BehaviourConfig, TorchRLModule]:
     finally:
         env.close()
     module = built(spec, cfg.algorithm)
-    module.load_state_dict(load_file(directory / WEIGHTS_FILE), strict=False)
+    put_weights(module, weights, directory)
     return cfg, module

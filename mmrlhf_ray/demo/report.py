@@ -121,7 +121,7 @@ def write_report(run_dir: Path, inputs: ReportInputs) -> Path:
             (name, (*scoring.cells(summary.overall), scoring.number(summary.overall.unfinished)))
             for name, summary in scoring.rows(verdict)
         ],
-        net=scoring.interval_text(verdict.comparison.outcome.net),
+        net=str(verdict.comparison.outcome.net),
         breakdowns=breakdowns,
         sections=_sections(inputs),
         cards=gallery(inputs.prompts, inputs.media, before, after, GALLERY_SIZE),

@@ -161,7 +161,7 @@ def bars(sft: PolicySummary, ppo: PolicySummary, comparison: Comparison) -> list
         Bar(
             "More wins than losses against SFT, 95 % interval above zero",
             outcome.net.low > 0,
-            f"{outcome.wins} : {outcome.losses}, wins − losses {interval_text(outcome.net)}",
+            f"{outcome.wins} : {outcome.losses}, wins − losses {outcome.net}",
             "lower end > 0",
         ),
         Bar(
@@ -178,7 +178,7 @@ def media_bar(own: PolicySummary, swapped: PolicySummary) -> Bar:
     return Bar(
         "Swapping the media costs accuracy (95 % intervals apart)",
         swapped.overall.accuracy.high < own.overall.accuracy.low,
-        interval_text(swapped.overall.accuracy),
+        str(swapped.overall.accuracy),
         f"upper end < {own.overall.accuracy.low:.3f}",
     )
 
@@ -214,7 +214,7 @@ def print_table(verdict: Verdict, console: Console | None = None) -> None:
     outcome = verdict.comparison.outcome
     console.print(
         f"PPO against SFT on gold reward: {outcome.wins} wins, {outcome.ties} ties, {outcome.losses} losses; "
-        f"wins − losses {interval_text(outcome.net)} (95 % interval)",
+        f"wins − losses {outcome.net} (95 % interval)",
         highlight=False,
     )
     for bar in verdict.bars:
@@ -233,9 +233,9 @@ def rows(verdict: Verdict) -> tuple[tuple[str, PolicySummary], ...]:
 def cells(group: GroupSummary) -> tuple[str, ...]:
     """`group` as text, one cell for each of COLUMNS. KL in nats per response, length in tokens."""
     return (
-        interval_text(group.accuracy),
+        str(group.accuracy),
         number(group.grounded),
-        interval_text(group.gold),
+        str(group.gold),
         number(group.proxy),
         number(group.kl, 2),
         number(group.response_tokens, 1),
@@ -245,10 +245,6 @@ def cells(group: GroupSummary) -> tuple[str, ...]:
 def number(value: float, digits: int = 3) -> str:
     """`value` with fixed digits; a dash where there is none, and no sign where it is zero."""
     return "–" if not np.isfinite(value) else f"{round(float(value), digits) + 0.0:.{digits}f}"
-
-
-def interval_text(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _by(scored: Sequence[ScoredResponse], key: Callable[[ScoredResponse], str]) -> dict[str, GroupSummary]:

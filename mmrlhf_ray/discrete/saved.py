@@ -4,6 +4,7 @@ RLlib's own checkpoints, which a job resumes from, are pickles; this is what is 
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -24,6 +25,11 @@ def save_module(module: TorchRLModule, directory: Path) -> Path:
     """Write a module's weights and configuration into a directory, replacing what is there; the weights' file."""
     directory.mkdir(parents=True, exist_ok=True)
     save_config(config_of(module), directory / CONFIG_FILE)
+    return write_weights(module, directory)
+
+
+def write_weights(module: TorchRLModule, directory: Path) -> Path:
+    """Put a module's weights in the place of those that a directory has; the file."""
     path = directory / WEIGHTS_FILE
     partial = path.with_name(f".{path.name}.partial")
     # Targets of Q-learning are copies that whoever goes on makes anew.
@@ -37,7 +43,7 @@ def load_weights(directory: Path) -> dict[str, Tensor]:
     """The module that save_module() wrote. Raises ConfigError where there is none."""
     path = directory / WEIGHTS_FILE
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file; name the directory of a finished `mmrlhf discrete` run")
+        raise ConfigError(f"{path}: no such file; name the directory of a finished run's module")
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -50,17 +56,21 @@ def load_net(directory: Path) -> tuple[DiscreteConfig, DecisionNet]:
     cfg = load_config(directory / CONFIG_FILE, (), DiscreteConfig)
     module = inference_module(cfg)
     own = module.state_dict()
-    needed = {name: value for name, value in weights.items() if name in own or not name.startswith("vf.")}
-    unlike = sorted({n for n in own.keys() | needed.keys() if n not in own or n not in needed}) or sorted(
-        name for name, value in needed.items() if value.shape != own[name].shape
-    )
+    put_weights(module, {n: value for n, value in weights.items() if n in own or not n.startswith("vf.")}, directory)
+    return cfg, DecisionNet(module)
+
+
+def put_weights(module: TorchRLModule, weights: Mapping[str, Tensor], directory: Path) -> None:
+    """Give a module the weights of a directory. Raises ConfigError that names the first that one of both lacks, or that
+    has another shape."""
+    own = module.state_dict()
+    unlike = sorted(own.keys() ^ weights.keys()) or sorted(n for n in own if weights[n].shape != own[n].shape)
     if unlike:
         raise ConfigError(
             f"{directory}: {WEIGHTS_FILE} and {CONFIG_FILE} do not belong together, see {unlike[0]}; take both from "
             "the same run"
         )
-    module.load_state_dict(needed)
-    return cfg, DecisionNet(module)
+    module.load_state_dict(weights)
 
 
 def inference_module(cfg: DiscreteConfig) -> TorchRLModule:

@@ -22,7 +22,7 @@ def interval_chart(title: str, points: Sequence[Point], x_label: str) -> Markup:
     frame = Frame(480, 300, left=56, right=16, top=12, bottom=44, x=(xs[0], xs[-1]), y=(ys[0], ys[-1]))
     path = " ".join("{:.1f},{:.1f}".format(*frame.at(p.x, p.y.estimate)) for p in points)
     parts = [*axes(frame, xs, ys, x_label), f'<polyline class="path" points="{path}"/>']
-    said = [f"{p.x:g} {x_label}: {p.y.estimate:.3f} [{p.y.low:.3f}, {p.y.high:.3f}]" for p in points]
+    said = [f"{p.x:g} {x_label}: {p.y}" for p in points]
     for point, text in zip(points, said, strict=True):
         parts += whisker(frame, point.x, point.y, text)
     return figure(frame, title, "; ".join(said), parts)

@@ -10,7 +10,6 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from mmrlhf_ray.algorithms.calibration import calibration
 from mmrlhf_ray.algorithms.statistics import Interval, wilson_interval
-from mmrlhf_ray.pipelines.discrete.report import interval_text
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,10 @@ def table(found: Measures) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| accuracy | {interval_text(found.accuracy)} |",
+        f"| accuracy | {found.accuracy} |",
         f"| AUROC, mean over classes | {found.auroc:.3f} |",
         f"| expected calibration error | {found.calibration_error:.3f} |",
-        *(f"| accuracy, {name} ({count}) | {interval_text(share)} |" for name, count, share in found.groups),
+        *(f"| accuracy, {name} ({count}) | {share} |" for name, count, share in found.groups),
     ]
     return "\n".join(lines)
 

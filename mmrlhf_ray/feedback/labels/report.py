@@ -84,4 +84,4 @@ def _share(interval: Interval | None) -> str:
 
 
 def _interval(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    return "–" if interval is None else f"{interval:.2f}"

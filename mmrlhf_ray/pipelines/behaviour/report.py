@@ -69,7 +69,6 @@ def write_report(run_dir: Path, cfg: BehaviourConfig, after: Sequence[Episode]) 
         worst_clips = [_clip(env, cfg, f"return {e.true_return:.3g}, seed {e.replay.seed}", e.replay) for e in worst]
         doubtful = _disagreements(env, cfg, run_dir)
     pages = page_environment("mmrlhf_ray.pipelines.behaviour")
-    pages.filters |= {"interval": interval_text}
     page = pages.get_template("report.html.j2").render(
         name=cfg.name,
         environment=cfg.environment.id,
@@ -90,14 +89,10 @@ def headline(figures: BehaviourFigures) -> str:
     """What changed, in a few lines."""
     rows = {"true return": figures.true_return, "cost": figures.cost, **figures.measures}
     lines = [f"{figures.episodes} seeds, {figures.votes} votes, {figures.decisions} steps of the environment"]
-    lines += [f"{name}: {interval_text(own['before'])} → {interval_text(own['after'])}" for name, own in rows.items()]
+    lines += [f"{name}: {own['before']} → {own['after']}" for name, own in rows.items()]
     if figures.preferred is not None:
-        lines.append(f"preferred to the first policy: {interval_text(figures.preferred)}")
+        lines.append(f"preferred to the first policy: {figures.preferred}")
     return "\n".join(lines)
-
-
-def interval_text(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _figures(

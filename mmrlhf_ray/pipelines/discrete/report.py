@@ -106,7 +106,7 @@ def write_report(
     """Write `discrete.json` and `report.html`. metrics: rows of metrics.jsonl, for the learning curves."""
     figures = tuple(task_figures(cfg, cases, net) for cases in heldout)
     environment = page_environment("mmrlhf_ray.pipelines.discrete")
-    environment.filters |= {"interval": interval_text, "number": lambda x: "–" if x is None else f"{x:.3f}"}
+    environment.filters |= {"number": lambda x: "–" if x is None else f"{x:.3f}"}
     page = environment.get_template("report.html.j2").render(
         name=cfg.name,
         algorithm=cfg.algorithm.kind,
@@ -126,13 +126,9 @@ def headline(figures: Sequence[TaskFigures]) -> str:
     """A line for each task, and one for each ablation."""
     lines = []
     for found in figures:
-        lines.append(f"{found.task}: {found.cases} held-out cases, {found.measure} {interval_text(found.score)}")
-        lines += [f"  shown {' + '.join(a.shown)}: {interval_text(a.score)}" for a in found.ablations]
+        lines.append(f"{found.task}: {found.cases} held-out cases, {found.measure} {found.score}")
+        lines += [f"  shown {' + '.join(a.shown)}: {a.score}" for a in found.ablations]
     return "\n".join(lines)
-
-
-def interval_text(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _subsets(names: tuple[str, ...]) -> list[tuple[str, ...]]:

@@ -143,11 +143,11 @@ def lines(summary: Summary) -> list[str]:
 
 
 def interval_text(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    return "–" if interval is None else str(interval)
 
 
 def signed_text(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{interval.estimate:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+    return "–" if interval is None else f"{interval:+.3f}"
 
 
 def _number(value: float | None, digits: int = 1) -> str:

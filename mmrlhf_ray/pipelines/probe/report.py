@@ -156,15 +156,11 @@ def print_report(results: Sequence[Probed], tolerated_share: float, console: Con
             console.print(f"{result.probe}, {example.prompt_id}: {scores}: {text!r}", markup=False, **line)
     for result in results:
         mark = "[green]passed[/green]" if result.passed else "[bold red]MISSED[/bold red]"
-        share = interval_text(result.mixture.overall.above)
+        share = str(result.mixture.overall.above)
         console.print(
             f"{mark}  {result.probe}: share above the honest response {share} (tolerated {tolerated_share:g})",
             **line,
         )
-
-
-def interval_text(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def _by_component(results: Sequence[Probed]) -> Table:
@@ -175,7 +171,7 @@ def _by_component(results: Sequence[Probed]) -> Table:
         outcomes = {MIXTURE: result.mixture} | {f"· {name}": outcome for name, outcome in result.components.items()}
         for number, (name, outcome) in enumerate(outcomes.items()):
             figures = outcome.overall
-            shares = (interval_text(figures.above), f"{figures.equal:.3f}", f"{figures.difference:+.3f}")
+            shares = (str(figures.above), f"{figures.equal:.3f}", f"{figures.difference:+.3f}")
             table.add_row("" if number else result.probe, name, str(figures.responses), *shares)
     return table
 

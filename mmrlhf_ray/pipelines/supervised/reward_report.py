@@ -131,7 +131,7 @@ def write_report(
         scores = pq.read_table(run_dir / EVAL_SCORES_FILE, schema=EVAL_SCORE)
     summary = replace(summarise(scores, objective, aspects), judges=judges or {})
     environment = page_environment("mmrlhf_ray.pipelines.supervised")
-    environment.filters |= {"interval": interval_text, "number": lambda x: f"{x:.3f}"}
+    environment.filters |= {"number": lambda x: f"{x:.3f}"}
     calibration = summary.overall and summary.overall.calibration
     page = environment.get_template("reward_report.html.j2").render(
         name=name,
@@ -149,15 +149,14 @@ def headline(summary: RewardSummary) -> str:
     lines = []
     if summary.overall:
         overall = summary.overall
-        said = f"{overall.pairs} held-out pairs: pair accuracy {interval_text(overall.accuracy)}"
+        said = f"{overall.pairs} held-out pairs: pair accuracy {overall.accuracy}"
         if overall.calibration:
             error, brier = overall.calibration.expected_calibration_error, overall.calibration.brier
             said += f", calibration error {error:.3f}, Brier {brier:.3f}"
         lines.append(said)
     lines += [judge_line(name, found) for name, found in summary.judges.items()]
     lines += [
-        f"uncertainty, {third}: pair accuracy {interval_text(found.accuracy)}"
-        for third, found in summary.by_uncertainty.items()
+        f"uncertainty, {third}: pair accuracy {found.accuracy}" for third, found in summary.by_uncertainty.items()
     ]
     lines += [
         f"{aspect}: mean absolute error {error.mean_absolute:.3f} over {error.ratings} ratings"
@@ -170,13 +169,9 @@ def judge_line(name: str, found: JudgeAgreement) -> str:
     """A judge's figures in a line."""
     if found.agreement is None:
         return f"judge {name}: no score for any of {found.unanswered} pairs"
-    said = f"judge {name}: pair accuracy {interval_text(found.agreement.accuracy)} on {found.agreement.pairs} of them"
+    said = f"judge {name}: pair accuracy {found.agreement.accuracy} on {found.agreement.pairs} of them"
     said += f", {found.unanswered} without an answer" if found.unanswered else ""
     return said + (f", {found.side_changes:.3f} change with the sides" if found.side_changes is not None else "")
-
-
-def interval_text(interval: Interval) -> str:
-    return f"{interval.estimate:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
 def agreement(pairs: Sequence[Pair], log_odds: bool) -> Agreement:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mmrlhf_ray.algorithms.statistics import mean_interval, wilson_interval, win_tie_loss
+from mmrlhf_ray.algorithms.statistics import Interval, mean_interval, wilson_interval, win_tie_loss
 
 
 def test_win_tie_loss_by_hand():
@@ -77,3 +77,9 @@ def test_numbers_must_be_finite_and_flat(x):
 def test_pairs_must_have_one_length():
     with pytest.raises(ValueError, match="one length, got 2 and 1"):
         win_tie_loss([1.0, 2.0], [1.0])
+
+
+def test_an_interval_as_text():
+    interval = Interval(0.5, -0.25, 1.0)
+    assert f"{interval}" == str(interval) == "0.500 [-0.250, 1.000]"
+    assert f"{interval:+.1f}" == "+0.5 [-0.2, +1.0]"
