@@ -157,6 +157,12 @@ def _prepare_spans(page: Page) -> None:
     page.keyboard.press("w")
 
 
+def _prepare_live(page: Page) -> None:
+    page.keyboard.press(".")
+    page.keyboard.press("+")
+    page.keyboard.press("-")
+
+
 _PREPARED: Mapping[str, Callable[[Page], None]] = {
     "pair": _prepare_pair,
     "rank": _prepare_rank,
@@ -165,6 +171,7 @@ _PREPARED: Mapping[str, Callable[[Page], None]] = {
     "demonstrate": _prepare_text,
     "spans": _prepare_spans,
     "critique": _prepare_text,
+    "live": _prepare_live,
 }
 
 

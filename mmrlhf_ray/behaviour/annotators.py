@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,11 +10,13 @@ import numpy as np
 from mmrlhf_ray.behaviour.clips import encode, film
 from mmrlhf_ray.behaviour.env import RecordedEnv
 from mmrlhf_ray.behaviour.ledger import Pair, Vote
+from mmrlhf_ray.behaviour.presses import Pressed, Range
 from mmrlhf_ray.behaviour.scripts import Script, states_of
-from mmrlhf_ray.behaviour.segments import Recorded
+from mmrlhf_ray.behaviour.segments import Clip, Recorded, Replay, Segment
 from mmrlhf_ray.config.behaviour import BehaviourConfig, PeopleAnnotators, ScriptAnnotators, SimulatedAnnotators
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.feedback.client import ItemsClient
+from mmrlhf_ray.feedback.regions import BAD, GOOD
 
 _CHOICES = ("left", "right", "tie")
 _OPPOSITE = {"left": "right", "right": "left", "tie": "tie"}
@@ -102,12 +104,32 @@ class People:
 
     def votes(self, pairs: Mapping[str, Pair]) -> list[Vote]:
         """All votes on this run's pairs, those that were fetched before among them."""
-        own = {self._item_id(name): name for name in pairs}
         return [
-            Vote(row["annotation_id"], own[row["item_id"]], row["annotator_id"], _CHOICES[_order(row["ranks"])])
-            for row in self._client.annotations()
-            if row["item_id"] in own and len(row["ranks"]) == 2
+            Vote(row["annotation_id"], name, row["annotator_id"], _CHOICES[_order(row["ranks"])])
+            for name, row in self._answers(pairs)
+            if len(row["ranks"]) == 2
         ]
+
+    def show(self, clips: Iterable[Clip]) -> None:
+        """Put clips into the queue for keys to be pressed over; those that are there already change nothing."""
+        rows = [self._clip_row(clip) for clip in clips]
+        if rows:
+            self._client.add_items(rows)
+
+    def presses(self, clips: Mapping[str, Clip]) -> list[Pressed]:
+        """All presses on this run's clips, those that were fetched before among them."""
+        found = []
+        for name, row in self._answers(clips):
+            good, bad = (_ranges(row["regions"], aspect) for aspect in (GOOD, BAD))
+            found.append(Pressed(row["annotation_id"], name, row["annotator_id"], good, bad))
+        return found
+
+    def _answers(self, asked: Iterable[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """(name, row of ANNOTATION) of every answer to what was asked."""
+        own = {self._item_id(name): name for name in asked}
+        for row in self._client.annotations():
+            if row["item_id"] in own:
+                yield own[row["item_id"]], row
 
     def close(self) -> None:
         """Close the connection and the environment."""
@@ -120,19 +142,37 @@ class People:
 
     def _row(self, pair: Pair) -> dict[str, Any]:
         sides = zip(pair.replays, (pair.first, pair.second), strict=True)
-        clips = [film(self._env, replay, segment) for replay, segment in sides]
-        rate = self._cfg.segments.frames_per_second
-        ids = [self._client.add_media(encode(frames, rate), "video") for frames in clips]
-        return {
-            "item_id": self._item_id(pair.pair_id),
-            "prompt_id": self._item_id(pair.pair_id),
-            "prompt": f"The first clip: <video> The second clip: <video> {self._section.question}",
-            "media_ids": ids,
-            "task": self._cfg.name,
+        ids = [self._upload(replay, segment) for replay, segment in sides]
+        asked = self._section.question or "Which clip shows the better behaviour?"
+        return self._item(pair.pair_id, ids, f"The first clip: <video> The second clip: <video> {asked}") | {
             "question": "pair",
             "responses": ["the first clip", "the second clip"],
+        }
+
+    def _clip_row(self, clip: Clip) -> dict[str, Any]:
+        asked = self._section.question or "Press + while it behaves well and − while it does not."
+        ids = [self._upload(clip.replay, clip.segment)]
+        return self._item(clip.name, ids, f"<video> {asked}") | {"question": "live", "responses": []}
+
+    def _item(self, name: str, media_ids: Sequence[str], prompt: str) -> dict[str, Any]:
+        return {
+            "item_id": self._item_id(name),
+            "prompt_id": self._item_id(name),
+            "prompt": prompt,
+            "media_ids": media_ids,
+            "task": self._cfg.name,
             "overlap": self._section.overlap,
         }
+
+    def _upload(self, replay: Replay, segment: Segment) -> str:
+        frames = film(self._env, replay, segment)
+        return self._client.add_media(encode(frames, self._cfg.segments.frames_per_second), "video")
+
+
+def _ranges(regions: Sequence[Mapping[str, Any]], aspect: str) -> tuple[Range, ...]:
+    """Of the presses with this aspect."""
+    found = [region["extent"] for region in regions if region["kind"] == "range" and region["aspect"] == aspect]
+    return tuple((float(start), float(end)) for start, end in found)
 
 
 def _order(ranks: Sequence[int]) -> int:

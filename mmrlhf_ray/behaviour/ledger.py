@@ -1,15 +1,16 @@
 """Pairs that were asked about and the votes on them, on the disk: none lost, none counted twice.
 
-`<run>/votes/asked.jsonl` has a line for each pair, `votes.jsonl` one for each vote, both only appended to and on the
-disk before anything is learned from them; `segments/<pair_id>.npz` holds what reward models see of a pair. A resumed
-run reads all of it, also what came after its checkpoint.
+`<run>/votes/asked.jsonl` has a line for each pair, `clips.jsonl` one for each clip that keys are pressed over,
+`votes.jsonl` one for each vote, all only appended to and on the disk before anything is learned from them;
+`segments/<name>.npz` holds what reward models see of a pair or clip. A resumed run reads all of it, also what came
+after its checkpoint.
 """
 
 import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mmrlhf_ray.behaviour.reward import Votes, vote_weights
-from mmrlhf_ray.behaviour.segments import Recorded, Replay, Segment, stacked
+from mmrlhf_ray.behaviour.segments import Clip, Replay, Segment, stacked
 from mmrlhf_ray.errors import RunError
 
 LEDGER_DIR = "votes"
@@ -25,7 +26,7 @@ PREFERRED: Mapping[str, float] = {"left": 1.0, "right": 0.0, "tie": 0.5, "both_b
 """Choice of a pair question → μ; left is the first segment."""
 
 
-SHOWN = -1
+UNASKED = -1
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Pair:
     second: Segment
     replays: tuple[Replay, Replay]
     step: int
-    """Of the run, at which it was asked; SHOWN where the first segment is of a demonstration, which asks no one."""
+    """Of the run, at which it was asked; UNASKED where a demonstration or presses of keys said which is better."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Vote:
     """left, right, tie or both_bad; left is the first segment, whatever was shown where."""
 
 
-def pair_id(first: Recorded, second: Recorded) -> str:
+def pair_id(first: Clip, second: Clip) -> str:
     """The same for the same two segments in this order."""
     return f"{first.name}-{second.name}"
 
@@ -64,33 +65,36 @@ class Ledger:
         self._path = run_dir / LEDGER_DIR
         (self._path / "segments").mkdir(parents=True, exist_ok=True)
         self.pairs: dict[str, Pair] = {}
+        self.clips: dict[str, Clip] = {}
+        """Shown for keys to be pressed."""
         self.votes: dict[str, Vote] = {}
         for row in _lines(self._path / "asked.jsonl"):
-            self.pairs[row["pair_id"]] = self._loaded(row)
+            first, second = self._loaded(row["pair_id"], row["replays"])
+            replays = (first.replay, second.replay)
+            self.pairs[row["pair_id"]] = Pair(row["pair_id"], first.segment, second.segment, replays, row["step"])
+        for row in _lines(self._path / "clips.jsonl"):
+            (self.clips[row["clip"]],) = self._loaded(row["clip"], [row["replay"]])
         for row in _lines(self._path / "votes.jsonl"):
             self.votes[row["vote_id"]] = Vote(**row)
 
-    def ask(self, first: Recorded, second: Recorded, step: int) -> Pair:
+    def ask(self, first: Clip, second: Clip, step: int) -> Pair:
         """Write down a pair that will be asked about. One that is there already stays as it is."""
         name = pair_id(first, second)
         if name in self.pairs:
             return self.pairs[name]
         pair = Pair(name, first.segment, second.segment, (first.replay, second.replay), step)
-        arrays: dict[str, np.ndarray] = {}
-        for side, segment in enumerate((pair.first, pair.second)):
-            arrays |= {f"{side}_{key}": values for key, values in _flat(segment)}
-        arrays |= {f"replay{side}": replay.actions for side, replay in enumerate(pair.replays)}
-        file = self._file(name)
-        partial = file.with_name(f".{file.name}.partial")
-        with partial.open("wb") as out:
-            np.savez_compressed(out, allow_pickle=False, **arrays)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.rename(file)
-        seeds = [[replay.seed, replay.shown] for replay in pair.replays]
+        self._keep(name, (first, second))
+        seeds = [_seed(replay) for replay in pair.replays]
         _append(self._path / "asked.jsonl", {"pair_id": name, "replays": seeds, "step": step})
         self.pairs[name] = pair
         return pair
+
+    def show(self, clip: Clip) -> None:
+        """Write down a clip that keys will be pressed over. One that is there already stays as it is."""
+        if clip.name not in self.clips:
+            self._keep(clip.name, (clip,))
+            _append(self._path / "clips.jsonl", {"clip": clip.name, "replay": _seed(clip.replay)})
+            self.clips[clip.name] = clip
 
     def add(self, votes: Iterable[Vote]) -> int:
         """Write down votes; how many were new. Raises RunError for a vote on a pair that was never asked about."""
@@ -106,15 +110,15 @@ class Ledger:
 
     @property
     def asked(self) -> int:
-        """Pairs that annotators were asked about."""
-        return sum(pair.step != SHOWN for pair in self.pairs.values())
+        """Pairs and clips that annotators were asked about."""
+        return len(self.clips) + sum(pair.step != UNASKED for pair in self.pairs.values())
 
     def open_pairs(self, overlap: int = 1) -> list[Pair]:
         """Pairs that annotators were asked about with fewer than `overlap` votes, oldest first."""
         counts = dict.fromkeys(self.pairs, 0)
         for vote in self.votes.values():
             counts[vote.pair_id] += 1
-        return [pair for name, pair in self.pairs.items() if counts[name] < overlap and pair.step != SHOWN]
+        return [pair for name, pair in self.pairs.items() if counts[name] < overlap and pair.step != UNASKED]
 
     def material(self, members: int, heldout: float) -> Votes | None:
         """All votes as the reward models learn from them; None where there are none."""
@@ -132,22 +136,34 @@ class Ledger:
     def _file(self, name: str) -> Path:
         return self._path / "segments" / f"{name}.npz"
 
-    def _loaded(self, row: Mapping[str, Any]) -> Pair:
-        file = self._file(row["pair_id"])
+    def _keep(self, name: str, clips: Sequence[Clip]) -> None:
+        """Have what reward models see of these clips on the disk, and how to play them again."""
+        arrays: dict[str, np.ndarray] = {}
+        for side, clip in enumerate(clips):
+            arrays |= {f"{side}_{key}": values for key, values in _flat(clip.segment)}
+            arrays[f"replay{side}"] = clip.replay.actions
+        file = self._file(name)
+        partial = file.with_name(f".{file.name}.partial")
+        with partial.open("wb") as out:
+            np.savez_compressed(out, allow_pickle=False, **arrays)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.rename(file)
+
+    def _loaded(self, name: str, seeds: Sequence[Sequence[int]]) -> list[Clip]:
+        """The clips that _keep() wrote; seed and steps shown of each."""
+        file = self._file(name)
         try:
             with np.load(file) as arrays:
                 found = {key: arrays[key] for key in arrays.files}
         except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise RunError(f"{file}: a pair that was asked about cannot be read: {error}; restore the file") from error
-        first, second = (
-            Segment(
-                {k.partition("_obs_")[2]: v for k, v in found.items() if k.startswith(f"{side}_obs_")},
-                found[f"{side}_actions"],
-            )
-            for side in (0, 1)
-        )
-        a, b = (Replay(seed, found[f"replay{side}"], shown) for side, (seed, shown) in enumerate(row["replays"]))
-        return Pair(row["pair_id"], first, second, (a, b), row["step"])
+            raise RunError(f"{file}: what was asked about cannot be read: {error}; restore the file") from error
+        clips = []
+        for side, (seed, shown) in enumerate(seeds):
+            seen = {k.partition("_obs_")[2]: v for k, v in found.items() if k.startswith(f"{side}_obs_")}
+            replay = Replay(seed, found[f"replay{side}"], shown)
+            clips.append(Clip(Segment(seen, found[f"{side}_actions"]), replay))
+        return clips
 
 
 def set_ledger_aside(run_dir: Path) -> None:
@@ -162,6 +178,10 @@ def set_ledger_aside(run_dir: Path) -> None:
     while (target := path.with_name(f"{LEDGER_DIR}.previous-{number}")).exists():
         number += 1
     path.rename(target)
+
+
+def _seed(replay: Replay) -> list[int]:
+    return [replay.seed, replay.shown]
 
 
 def _flat(segment: Segment) -> list[tuple[str, np.ndarray]]:

@@ -42,21 +42,27 @@ class Replay:
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A segment with what is kept from training."""
+class Clip:
+    """A segment that can be shown."""
 
     segment: Segment
     replay: Replay
+
+    @property
+    def name(self) -> str:
+        return self.replay.name
+
+
+@dataclass(frozen=True)
+class Recorded(Clip):
+    """A segment with what is kept from training."""
+
     true_rewards: np.ndarray
     """float32 [T]: the environment's own. For simulated annotators and figures alone."""
     costs: np.ndarray
     """float32 [T]."""
     facts: Sequence[Facts]
     """Of each step, after it."""
-
-    @property
-    def name(self) -> str:
-        return self.replay.name
 
 
 def stacked(segments: Sequence[Segment]) -> Segment:

@@ -13,6 +13,9 @@ from mmrlhf_ray.config.placement import Resources
 from mmrlhf_ray.config.rewards import CostConfig
 from mmrlhf_ray.config.section import Section
 
+LEAST_KEYS_S = 3.0
+"""Seconds of a clip that keys are pressed over."""
+
 
 class PictureSection(Section):
     """What the environment renders, as an observation next to its own."""
@@ -73,17 +76,20 @@ class ScriptAnnotators(Section):
 
 
 class PeopleAnnotators(Section):
-    """People, through the feedback app; pairs of clips are put into its queue."""
+    """People, through the feedback app; clips are put into its queue."""
 
     kind: Literal["people"]
     url: str = Field(pattern=r"^https?://")
     """Of `mmrlhf feedback serve`."""
     token_env: str = "MMRLHF_FEEDBACK_TOKEN"
     """Environment variable that holds the token of an account with the role admin."""
-    question: str = "Which clip shows the better behaviour?"
-    """What people are asked."""
+    by: Literal["pairs", "keys"] = "pairs"
+    """`pairs`: which of two clips is better; `keys`: + and − are pressed while a clip plays, and the parts of the clip
+    that they are about are compared."""
+    question: str | None = None
+    """What people are asked; `null` = a sentence that fits `by`."""
     overlap: PositiveInt = 1
-    """People who are asked about each pair."""
+    """People who are asked about each pair or clip."""
     wait_s: PositiveFloat = 3600.0
     """Seconds without a vote before the first step after which the run ends, to be resumed."""
 
@@ -95,7 +101,7 @@ class AskSection(Section):
     """Which pairs are asked about, and when."""
 
     pairs: PositiveInt = 700
-    """Pairs asked about over the run; early steps ask more."""
+    """Pairs asked about over the run, or clips that keys are pressed over; early steps ask more."""
     first: PositiveInt = 100
     """Of these, before the policy learns for the first time."""
     choose: Literal["disagreement", "random"] = "disagreement"
@@ -216,6 +222,8 @@ class BehaviourConfig(TrackedConfig):
         limit = self.environment.episode_steps
         if limit is not None and self.segments.steps > limit:
             raise ValueError(f"segments.steps={self.segments.steps} is above environment.episode_steps={limit}")
+        if isinstance(self.annotators, PeopleAnnotators) and self.annotators.by == "keys":
+            self._keys_fit()
         if self.learn_from == "environment" and self.demonstrations is not None:
             raise ValueError("demonstrations teach as votes do; with learn_from=environment leave them out")
         if self.learn_from == "environment" and self.cost is not None:
@@ -223,3 +231,15 @@ class BehaviourConfig(TrackedConfig):
                 "cost is weighed against the reward that votes teach; with learn_from=environment leave it out"
             )
         return self
+
+    def _keys_fit(self) -> None:
+        seconds = self.segments.steps / self.segments.frames_per_second
+        if seconds < LEAST_KEYS_S:
+            raise ValueError(
+                f"annotators.by=keys wants clips of at least {LEAST_KEYS_S:g} s to press in, but segments.steps="
+                f"{self.segments.steps} at frames_per_second={self.segments.frames_per_second} last {seconds:g} s"
+            )
+        if self.demonstrations is not None:
+            raise ValueError(
+                "demonstrations compare whole segments, annotators.by=keys compares parts of them; leave one out"
+            )

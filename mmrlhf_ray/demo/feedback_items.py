@@ -18,6 +18,7 @@ from mmrlhf_ray.feedback.collect.database import Database
 from mmrlhf_ray.feedback.collect.items import add_items
 from mmrlhf_ray.feedback.collect.media_files import store_media
 from mmrlhf_ray.feedback.collect.tables import COMMAND, Annotator
+from mmrlhf_ray.feedback.questions import question_of
 
 DEMO_ACCOUNT = "demo"
 ROUNDS = 5
@@ -37,7 +38,11 @@ _ASKED: Mapping[str, Sequence[str]] = {
     "spans": ("wrong",),
     "demonstrate": (),
     "critique": ("hallucinated",),
+    "live": (),
 }
+
+
+_PLAYED = [task for task in TASKS if any(kind in question_of("live").shows for _, kind in task.slots)]
 
 
 def demo_items(seed: int) -> tuple[list[dict[str, Any]], Media]:
@@ -52,7 +57,8 @@ def demo_items(seed: int) -> tuple[list[dict[str, Any]], Media]:
     rows = []
     for number in range(ROUNDS * len(kinds)):
         turn, place = divmod(number, len(kinds))
-        task = TASKS[(place + turn + 5) % len(TASKS)]  # begins with an image and a tone side by side
+        tasks = _PLAYED if kinds[place] == "live" else TASKS
+        task = tasks[(place + turn + 5) % len(tasks)]  # begins with an image and a tone side by side
         case = draw_case(task, pools, str(rng.choice(task.options)), rng)
         rows.append(_row(case, f"demo-{seed}-{number:02d}", kinds[place], rng))
     for number in range(GOLD_ITEMS):

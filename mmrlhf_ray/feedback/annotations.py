@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.feedback.episodes import EpisodeTurn, episodes_of, turn_json
-from mmrlhf_ray.feedback.regions import Region, region_of, regions_json, regions_of, renumbered
+from mmrlhf_ray.feedback.regions import Region, pressed, region_of, regions_json, regions_of, renumbered
 from mmrlhf_ray.schema import ANNOTATION, check
 
 T = TypeVar("T")
@@ -166,13 +166,14 @@ def as_listed(shown: Sequence[T], order_shown: Sequence[int]) -> list[T]:
 def columns_of_answer(question: str, answer: Mapping[str, Any], order_shown: Sequence[int]) -> dict[str, Any]:
     """ranks, aspects, choice, text, spans, regions, critique and comment of an ANNOTATION row, from an answer as sent.
 
-    `question`: pair, rank, rate, correct, demonstrate, spans or critique. `answer`: already checked, about the
+    `question`: pair, rank, rate, correct, demonstrate, spans, critique or live. `answer`: already checked, about the
     responses as shown. The shown order is undone here, and nowhere else.
     """
     columns: dict[str, Any] = {"ranks": [], "aspects": {}, "choice": "", "text": "", "spans": []}
     columns |= {"critique": answer.get("critique") or "", "comment": answer.get("comment") or ""}
     columns |= _ANSWERS[question](answer, order_shown)
     regions = [renumbered(region_of(region), order_shown) for region in answer.get("regions") or ()]
+    regions += pressed(answer.get("presses") or ())
     return (
         columns
         | {key: json.dumps(columns[key], ensure_ascii=False) for key in ("aspects", "spans")}
@@ -207,6 +208,10 @@ def _critique(answer: Mapping[str, Any], order_shown: Sequence[int]) -> dict[str
     return {"critique": "\n".join(text for text in (answer["text"], answer.get("critique")) if text)}
 
 
+def _live(answer: Mapping[str, Any], order_shown: Sequence[int]) -> dict[str, Any]:
+    return {}  # presses are places
+
+
 _ANSWERS: Mapping[str, Callable[[Mapping[str, Any], Sequence[int]], dict[str, Any]]] = {
     "pair": _pair,
     "rank": _rank,
@@ -215,6 +220,7 @@ _ANSWERS: Mapping[str, Callable[[Mapping[str, Any], Sequence[int]], dict[str, An
     "demonstrate": _text,
     "spans": _spans,
     "critique": _critique,
+    "live": _live,
 }
 
 

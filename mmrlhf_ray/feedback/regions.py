@@ -13,6 +13,13 @@ NUMBERS: Mapping[RegionKind, int] = {"box": 4, "range": 2, "text": 2}
 """How many numbers an extent has."""
 
 
+GOOD, BAD = "good", "bad"
+"""Aspects of the ranges that presses of keys stand for."""
+REACTION_S = (0.2, 0.8)
+"""A press is about what was seen so many seconds before it: Knox and Stone, "Interactively Shaping Agents via Human
+Reinforcement: The TAMER Framework", 2009, which spread a press over these."""
+
+
 @dataclass(frozen=True)
 class Region:
     """One place, and what it is about: the vote as a whole, an aspect, a claim, or both of these."""
@@ -44,6 +51,16 @@ def renumbered(region: Region, numbers: Sequence[int]) -> Region:
         index=numbers[region.index] if region.kind == "text" else region.index,
         claim=None if claim is None else (numbers[claim[0]], claim[1], claim[2]),
     )
+
+
+def pressed(presses: Sequence[Sequence[Any]]) -> list[Region]:
+    """The ranges that presses (medium, second, 1 or −1) are about; what is before the beginning is left out."""
+    least, most = REACTION_S
+    return [
+        Region("range", medium, (max(0.0, second - most), second - least), GOOD if sign > 0 else BAD)
+        for medium, second, sign in presses
+        if second > least
+    ]
 
 
 def region_of(row: Mapping[str, Any]) -> Region:

@@ -14,7 +14,7 @@ from tests.browser.support import Site, item, log_in, press, site
 
 PHONE = {"width": 360, "height": 740}
 CHECKS = (Path(__file__).with_name("checks.js")).read_text()
-KINDS = ("pair", "rank", "rate", "correct", "demonstrate", "spans", "critique")
+KINDS = ("pair", "rank", "rate", "correct", "demonstrate", "spans", "critique", "live")
 LONG = "Donaudampfschifffahrtsgesellschaft" * 8 + "\n" + "https://example.org/" + "x" * 200
 
 
@@ -25,7 +25,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         rows, media = demo_items(seed=3)
         for kind, data in media.values():
             running.upload(kind, data)
-        running.add(*rows[:14])
+        running.add(*rows[: 2 * len(KINDS)])
         running.add(item("pair", "good " + LONG, "bad", item_id="disputed", ask=LONG, priority=9.0))
         for name in ("Ann", "Ben"):
             bearer = {"Authorization": f"Bearer {running.account(name)}"}

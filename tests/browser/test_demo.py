@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext
 from benchmarks.feedback_pictures import WIDTHS, question_kind, take_pictures
 from tests.browser.support import press, ready, sends, until
 
-KINDS = {"pair", "rank", "rate", "correct", "demonstrate", "spans", "critique"}
+KINDS = {"pair", "rank", "rate", "correct", "demonstrate", "spans", "critique", "live"}
 ANSWERS = {
     "pair": ("ArrowLeft",),
     "rank": ("1", "2", "3", "4"),
@@ -24,6 +24,7 @@ ANSWERS = {
     "demonstrate": ("e", "7"),
     "spans": ("e", "Control+Home", "Control+Shift+ArrowRight", "w"),
     "critique": ("e", "o", "k"),
+    "live": ("p", "+"),
 }
 
 

@@ -27,7 +27,7 @@ _EXAMPLE: dict[str, Any] = {
     "question": "pair",
     "responses": [{"text": "red", "source": "policy-a"}, "the square is red"],
 }
-Kind = Literal["pair", "rank", "rate", "correct", "demonstrate", "spans", "critique"]
+Kind = Literal["pair", "rank", "rate", "correct", "demonstrate", "spans", "critique", "live"]
 
 
 class NewSuggestion(BaseModel):

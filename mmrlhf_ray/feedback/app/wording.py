@@ -69,6 +69,15 @@ WORDINGS: Mapping[str, Wording] = {
         N_("Say in your own words what is right, what is wrong, and what is missing."),
         (("e", N_("edit the text")),),
     ),
+    "live": Wording(
+        N_("Press as it plays"),
+        N_("Is it good or bad, moment by moment?"),
+        N_("Play it. Press + while it does well and − while it does not; the rest counts as neither."),
+        (
+            ("+ −", N_("good now, bad now")),
+            ("Backspace", N_("take the last press back")),
+        ),
+    ),
 }
 
 SKIP_WORDS: Mapping[str, str] = {

@@ -110,10 +110,14 @@ def _item(session: Session, row: Any, config: FeedbackConfig, now: datetime) -> 
         votes=0,
         created=now,
     )
+    asked = asked_of(item, range(len(responses)), config)
+    if question.shows and not set(question.shows) & set(asked.media):
+        wanted = " or ".join(question.shows)
+        raise Invalid(f"a {question.kind} question is about {wanted}, and the prompt shows none", "media_ids")
     if gold is not None:
         if not isinstance(gold, dict):
             raise Invalid(f"expected an answer, got {type(gold).__name__}", "gold")
-        item.gold = plain(question.check(gold, asked_of(item, range(len(responses)), config)))
+        item.gold = plain(question.check(gold, asked))
     item.id = _item_id(row, item)
     return item
 

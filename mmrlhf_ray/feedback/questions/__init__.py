@@ -1,6 +1,7 @@
 """The kinds of questions that people are asked."""
 
 from mmrlhf_ray.feedback.questions.base import Answer, AnswerError, Asked, Question
+from mmrlhf_ray.feedback.questions.live import Live
 from mmrlhf_ray.feedback.questions.pair import Pair
 from mmrlhf_ray.feedback.questions.rank import Rank
 from mmrlhf_ray.feedback.questions.rate import Rate
@@ -9,7 +10,7 @@ from mmrlhf_ray.feedback.questions.text import CORRECT, CRITIQUE, DEMONSTRATE
 
 __all__ = ["QUESTIONS", "Answer", "AnswerError", "Asked", "Question", "question_of"]
 
-QUESTIONS: tuple[Question, ...] = (Pair(), Rank(), Rate(), CORRECT, DEMONSTRATE, Spans(), CRITIQUE)
+QUESTIONS: tuple[Question, ...] = (Pair(), Rank(), Rate(), CORRECT, DEMONSTRATE, Spans(), CRITIQUE, Live())
 _BY_KIND = {question.kind: question for question in QUESTIONS}
 
 

@@ -62,6 +62,10 @@ class Question(Protocol):
     def responses(self) -> range:
         """How many responses an item of this kind may have."""
 
+    @property
+    def shows(self) -> tuple[str, ...]:
+        """Kinds of media of which the prompt must show one; () = it need not."""
+
     def check(self, answer: Mapping[str, Any], asked: Asked) -> Answer:
         """The answer, checked. Raises AnswerError."""
         ...

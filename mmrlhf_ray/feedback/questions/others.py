@@ -70,7 +70,7 @@ def _region(entry: Any, field: str, asked: Asked) -> Region:
     elif kind == "box":
         checked = _box(extent, f"{field}.extent")
     else:
-        checked = _range(extent, f"{field}.extent", asked.max_seconds)
+        checked = _range(extent, f"{field}.extent", asked)
     return Region(
         kind,
         index,
@@ -79,6 +79,11 @@ def _region(entry: Any, field: str, asked: Asked) -> Region:
         _claim(entry.get("claim"), f"{field}.claim", asked),
         check_text(entry.get("note"), f"{field}.note", asked),
     )
+
+
+def check_seconds(value: Any, field: str, asked: Asked) -> float:
+    """A time in a sound or clip. Raises AnswerError."""
+    return _number(value, field, 0, asked.max_seconds)
 
 
 def _number(value: Any, field: str, low: float, high: float) -> float:
@@ -97,8 +102,8 @@ def _box(extent: list[Any], field: str) -> tuple[float, ...]:
     return left, top, min(width, 1 - left), min(height, 1 - top)
 
 
-def _range(extent: list[Any], field: str, max_seconds: float) -> tuple[float, ...]:
-    start, end = (_number(value, f"{field}[{i}]", 0, max_seconds) for i, value in enumerate(extent))
+def _range(extent: list[Any], field: str, asked: Asked) -> tuple[float, ...]:
+    start, end = (check_seconds(value, f"{field}[{i}]", asked) for i, value in enumerate(extent))
     if end - start < _SMALLEST:
         raise AnswerError(field, f"ends at {end:g} s, which is not after its start at {start:g} s")
     return start, end

@@ -19,6 +19,7 @@ class Pair:
     kind = "pair"
     template = "questions/pair.html"
     responses = range(2, 3)
+    shows: tuple[str, ...] = ()
 
     def check(self, answer: Mapping[str, Any], asked: Asked) -> PairAnswer:
         check_keys(answer, ("choice",))

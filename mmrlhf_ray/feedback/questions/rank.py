@@ -24,6 +24,7 @@ class Rank:
     kind = "rank"
     template = "questions/rank.html"
     responses = range(2, 10)  # one key each
+    shows: tuple[str, ...] = ()
 
     def check(self, answer: Mapping[str, Any], asked: Asked) -> RankAnswer:
         check_keys(answer, ("ranks",))

@@ -28,6 +28,7 @@ class Rate:
     kind = "rate"
     template = "questions/rate.html"
     responses = range(1, 10)
+    shows: tuple[str, ...] = ()
 
     def check(self, answer: Mapping[str, Any], asked: Asked) -> RateAnswer:
         check_keys(answer, ("ratings",))

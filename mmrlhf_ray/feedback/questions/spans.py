@@ -32,6 +32,7 @@ class Spans:
     kind = "spans"
     template = "questions/spans.html"
     responses = range(1, 2)
+    shows: tuple[str, ...] = ()
 
     def check(self, answer: Mapping[str, Any], asked: Asked) -> SpansAnswer:
         check_keys(answer, ("spans",))

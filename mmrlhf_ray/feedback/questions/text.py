@@ -21,6 +21,7 @@ class TextQuestion:
 
     kind: str
     responses: range
+    shows: tuple[str, ...] = ()
 
     @property
     def template(self) -> str:

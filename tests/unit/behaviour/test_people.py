@@ -64,6 +64,50 @@ def test_votes_of_people_are_for_the_first_clip_wherever_it_stood(
     assert ledger.open_pairs(overlap=2) == []
 
 
+def press_on_all(server: Site, name: str) -> int:
+    """Someone who likes the end of each clip and nothing of its beginning; how many clips."""
+    answers = 0
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {server.account(name)}"}) as own:
+        while (leased := own.post("/api/lease")).status_code == 200:
+            item = leased.json()
+            assert (item["question"], item["responses"]) == ("live", [])
+            assert [medium["kind"] for medium in item["media"]] == ["video"]
+            answer = {"presses": [[0, 0.9, -1], [0, 2.1, 1]]}
+            body = {"vote_id": str(uuid.uuid4()), "item_id": item["item_id"], "answer": answer}
+            assert own.post("/api/votes", json=body).status_code == 201
+            answers += 1
+    return answers
+
+
+def test_keys_that_are_pressed_over_clips_become_votes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"segments": {"steps": 15, "frames_per_second": 5}, "ask": {"pairs": 8, "first": 4}}
+    with site(tmp_path / "data") as server:
+        monkeypatch.setenv("MMRLHF_FEEDBACK_TOKEN", server.admin_token)
+        cfg = job(tmp_path, annotators={"kind": "people", "url": server.url, "by": "keys"}, **keys)
+        with closing(RecordedEnv(cfg)) as env:
+            segments, space, actions = played(env, 150), env.observation_space, env.action_space
+        for name in ("Ann", "Ben"):  # the second as after a resume
+            with closing(Teacher(cfg, tmp_path / "run", space, actions)) as teacher:
+                teacher.see(segments)
+                teacher.ask(0)
+                assert len(teacher.ledger.clips) == 4
+                press_on_all(server, name)
+                teacher.wait(4)
+                assert teacher.answers == 4
+                votes = set(teacher.ledger.votes)
+                assert teacher.hear() == 0
+                assert set(teacher.ledger.votes) == votes
+                pairs = teacher.ledger.pairs.values()
+                assert len(pairs) == len(votes) >= 8
+                assert {len(pair.first) for pair in pairs} == {3}
+                assert teacher.learn(0)["votes"] == len(votes)
+        assert set(Ledger(tmp_path / "run").votes) == votes
+        with closing(Teacher(cfg, tmp_path / "run", space, actions)) as teacher:
+            teacher.see(segments)
+            teacher.ask(cfg.steps - 1)
+            assert len(teacher.ledger.clips) == 8
+
+
 def test_a_run_without_votes_ends_when_it_has_waited_long_enough(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

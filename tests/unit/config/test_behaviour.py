@@ -35,3 +35,17 @@ def test_a_file_that_was_written_reads_the_same(tmp_path: Path) -> None:
     save_config(cfg, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml", (), BehaviourConfig) == cfg
     assert read_job_kind(tmp_path / "config.yaml").config is BehaviourConfig
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"segments": {"steps": 25}}, "clips of at least 3 s to press in, but segments.steps=25 .* last 2.5 s"),
+        ({"segments": {"steps": 100}, "demonstrations": {"path": "shown.json"}}, "leave one out"),
+    ],
+)
+def test_keys_want_clips_that_are_long_enough_and_nothing_beside_them(keys: dict[str, Any], problem: str) -> None:
+    people = {"kind": "people", "url": "http://127.0.0.1:1", "by": "keys"}
+    with pytest.raises(ValidationError, match=problem):
+        job(annotators=people, **keys)
+    assert job(annotators=people, segments={"steps": 30})

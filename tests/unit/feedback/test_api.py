@@ -134,6 +134,7 @@ def test_items_that_cannot_be_asked(world: World) -> None:
         ({**good, "prompt": "<audio>", "media_ids": [hashlib.sha256(IMAGE).hexdigest()]}, 422, "items[1]"),
         ({**good, "prompt": "<image>", "images": ["../../etc/passwd"]}, 422, "items[1]"),
         ({**good, "prompt": ""}, 422, "items[1]"),
+        ({**good, "question": "live", "responses": []}, 422, "items[1].media_ids"),
         ({**good, "item_id": "x" * 65}, 422, "items[1].item_id"),
         ({**good, "item_id": "taken", "responses": ["other", "texts"]}, 409, "items[1].item_id"),
         ({**good, "prompt": "other", "prompt_id": "p"}, 409, "items[1].prompt_id"),

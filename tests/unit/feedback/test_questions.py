@@ -7,6 +7,7 @@ import pytest
 from mmrlhf_ray.feedback.questions import QUESTIONS, AnswerError, Asked, question_of
 
 ASKED = Asked(responses=("one two", "three"), aspects=("helpful", "safe"), max_text_chars=50)
+PLAYED = Asked((), ("helpful",), 50, media=("image", "video"), max_seconds=3.0)
 ONE = Asked(responses=("näïve 🙂 text",), aspects=("helpful",), max_text_chars=50)
 
 GOOD: list[tuple[str, dict[str, Any], Asked, dict[str, Any]]] = [
@@ -19,6 +20,7 @@ GOOD: list[tuple[str, dict[str, Any], Asked, dict[str, Any]]] = [
     ("critique", {"text": "x"}, ONE, {"text": "x"}),
     ("spans", {"spans": [[6, 7, "smile"], [0, 5, ""]]}, ONE, {"spans": ((0, 5, ""), (6, 7, "smile"))}),
     ("spans", {"spans": []}, ONE, {"spans": ()}),
+    ("live", {"presses": [[1, 2.5, -1], [1, 1, 1]]}, PLAYED, {"presses": ((1, 1.0, 1), (1, 2.5, -1))}),
 ]  # fmt: skip
 
 
@@ -55,6 +57,15 @@ BAD: list[tuple[str, dict[str, Any], Asked, str]] = [
     ("spans", {"spans": [[0, 3]]}, ONE, "spans[0]"),
     ("spans", {"spans": [[0, 3, 4]]}, ONE, "spans[0][2]"),
     ("spans", {"spans": [[i, i + 1, ""] for i in range(201)]}, ONE, "spans"),
+    ("live", {}, PLAYED, "presses"),
+    ("live", {"presses": []}, PLAYED, "presses"),
+    ("live", {"presses": [[1, 0, 1]] * 1001}, PLAYED, "presses"),
+    ("live", {"presses": [[1, 1]]}, PLAYED, "presses[0]"),
+    ("live", {"presses": [[2, 1, 1]]}, PLAYED, "presses[0][0]"),
+    ("live", {"presses": [[0, 1, 1]]}, PLAYED, "presses[0][0]"),
+    ("live", {"presses": [[1, 1, 1], [1, 3.1, 1]]}, PLAYED, "presses[1][1]"),
+    ("live", {"presses": [[1, 1, 0]]}, PLAYED, "presses[0][2]"),
+    ("live", {"presses": [[1, 1, True]]}, PLAYED, "presses[0][2]"),
 ]  # fmt: skip
 
 
@@ -68,7 +79,7 @@ def test_bad_answers_name_the_field(kind: str, answer: dict[str, Any], asked: As
 
 def test_each_kind_is_there_once() -> None:
     kinds = [question.kind for question in QUESTIONS]
-    assert kinds == ["pair", "rank", "rate", "correct", "demonstrate", "spans", "critique"]
+    assert kinds == ["pair", "rank", "rate", "correct", "demonstrate", "spans", "critique", "live"]
     assert {kind for kind, *_ in GOOD} == {kind for kind, *_ in BAD} == set(kinds)
     with pytest.raises(AnswerError, match="expected one of pair, rank"):
         question_of("guess")

@@ -54,9 +54,14 @@ def test_a_box_up_to_the_edge_ends_at_the_edge() -> None:
     assert region.extent[0] + region.extent[2] <= 1
 
 
-@pytest.mark.parametrize("kind", ["rank", "rate", "correct", "demonstrate", "spans", "critique"])
+@pytest.mark.parametrize("kind", ["rank", "rate", "correct", "demonstrate", "spans", "critique", "live"])
 def test_answers_of_every_kind_may_point_at_places(kind: str) -> None:
-    answers = {"rank": {"ranks": [1, 2]}, "rate": {"ratings": [{"helpful": 1}, {}]}, "spans": {"spans": []}}
+    answers = {
+        "rank": {"ranks": [1, 2]},
+        "rate": {"ratings": [{"helpful": 1}, {}]},
+        "spans": {"spans": []},
+        "live": {"presses": [[1, 1, 1]]},
+    }
     answer = answers.get(kind, {"text": "x"})
     assert question_of(kind).check(answer | {"regions": [BOX]}, ASKED).regions == checked(BOX)
 

@@ -4,6 +4,7 @@
 //   key(event)    what a key does; true if it did something
 
 import { diff } from "./diff.js";
+import { live } from "./live.js";
 import { _, all, find, make } from "./page.js";
 import { rank } from "./rank.js";
 import { spans } from "./spans.js";
@@ -115,6 +116,6 @@ function correct(form, item) {
   return rest;
 }
 
-const KINDS = { pair, rank, rate, correct, demonstrate: writing, critique: writing, spans };
+const KINDS = { pair, rank, rate, correct, demonstrate: writing, critique: writing, spans, live };
 
 export const questionOf = (form, item) => KINDS[item.question](form, item);
