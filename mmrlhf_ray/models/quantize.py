@@ -62,6 +62,17 @@ class Layers:
     """Vocabulary head, towers and projectors, which are small and whose rounding costs most. By their names there, for
     vLLM, and in transformers' class, which looks for these; neither minds the other's."""
 
+    @property
+    def ignored(self) -> list[str]:
+        """Patterns of everything that is kept, as compressed-tensors has them in `ignore`.
+
+        Of whole parts of the model, not of their layers: vLLM joins layers under names of its own (a tower's q, k and v
+        become `attn.qkv`), and would round what it finds in no list, from weights that are not rounded.
+        """
+        blocks = {part for name in self.rounded for part in name.split(".")}
+        parts = {next(part for part in name.split(".") if part not in blocks) for name in self.kept}
+        return [rf"re:(.*\.)?{re.escape(part)}(\..*)?$" for part in sorted(parts)]
+
 
 def layers_of(adapter: ModelAdapter, source: Path) -> Layers:
     """Which layers of the model in `source` are rounded: those of the language model's blocks. Raises ModelError for a
@@ -114,7 +125,7 @@ def quantize_model(source: Path, target: Path, layers: Layers, kind: str) -> Non
         config_groups={"group_0": scheme},
         format=form.value,
         quantization_status=QuantizationStatus.COMPRESSED,
-        ignore=sorted(layers.kept),
+        ignore=layers.ignored,
     )
     with written_model(source, target, tensors()) as fresh:
         file = fresh / "config.json"

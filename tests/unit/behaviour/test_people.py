@@ -85,7 +85,7 @@ def test_keys_that_are_pressed_over_clips_become_votes_once(tmp_path: Path, monk
         monkeypatch.setenv("MMRLHF_FEEDBACK_TOKEN", server.admin_token)
         cfg = job(tmp_path, annotators={"kind": "people", "url": server.url, "by": "keys"}, **keys)
         with closing(RecordedEnv(cfg)) as env:
-            segments, space, actions = played(env, 150), env.observation_space, env.action_space
+            segments, space, actions = played(env, 240), env.observation_space, env.action_space
         for name in ("Ann", "Ben"):  # the second as after a resume
             with closing(Teacher(cfg, tmp_path / "run", space, actions)) as teacher:
                 teacher.see(segments)

@@ -1,6 +1,7 @@
 """Weights of eight bits: written as compressed-tensors has them, and what they compute."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,7 @@ def test_the_language_models_layers_are_rounded_and_nothing_else(vl: Path, tmp_p
     config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     assert config["quant_method"] == "compressed-tensors"
     assert config["quantization_status"] == "compressed"
-    assert set(config["ignore"]) == layers.kept
+    assert config["ignore"] == layers.ignored
     assert (config["config_groups"]["group_0"]["input_activations"] is None) == (not kind.endswith("dynamic"))
 
 
@@ -82,6 +83,22 @@ def test_transformers_reads_it(vl: Path, vl_encoder: Encoder, tmp_path: Path) ->
     round_layers(ours.backbone, adapter, tmp_path / "out", layers, "int8")
     theirs = load_policy(adapter, tmp_path / "out", torch.float32)
     assert torch.allclose(logits(theirs, vl_encoder), logits(ours, vl_encoder), atol=1e-4)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if "moe" not in name])
+def test_what_vllm_joins_in_a_tower_is_not_rounded(family: str, tmp_path: Path) -> None:
+    """vLLM reads q, k and v of a tower as one layer, and gate and up as another, under names of its own."""
+    FAMILIES[family](tmp_path / "model", 0)
+    layers = layers_of(adapter_for(tmp_path / "model"), tmp_path / "model")
+
+    def ignored(name: str) -> bool:
+        return any(re.match(pattern.removeprefix("re:"), name) for pattern in layers.ignored)
+
+    assert not any(map(ignored, layers.rounded))
+    assert all(map(ignored, layers.kept))
+    inside = {name.rpartition(".")[0] for name in layers.kept if ".0." in name}
+    assert inside
+    assert all(ignored(f"{parent}.{joined}") for parent in inside for joined in ("qkv", "qkv_proj", "gate_up_proj"))
 
 
 def test_a_reward_model_experts_and_a_second_time_are_refused(vl: Path, reward_model_dir: Path, tmp_path: Path) -> None:
