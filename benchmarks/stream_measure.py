@@ -1,7 +1,6 @@
 """`python -m benchmarks.stream_measure`: one epoch of mixed media through a stream; what it takes, and whether the
 memory stays where it is."""
 
-import io
 import json
 import shutil
 import time
@@ -13,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import psutil
-from PIL import Image
 
 from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.data.batches.stream import StreamPlan, stream
 from mmrlhf_ray.data.encoding.encode import RawMedia, encode_prompt, load_encoder, media_arguments
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions
+from mmrlhf_ray.data.media import to_png
 from mmrlhf_ray.data.records.rows import open_sources
 from mmrlhf_ray.data.records.store import FileStore, LoadedRow
 from mmrlhf_ray.demo.clips import DIRECTIONS, clip_webm
@@ -51,9 +50,7 @@ def _picture(number: int) -> bytes:
     digits = digits_of("train")
     pixels = scan(digits[number % len(digits)].source).repeat(SIDE // 8, axis=0).repeat(SIDE // 8, axis=1)
     pixels[0, :4] = list(number.to_bytes(4))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return to_png(pixels)
 
 
 def _sound(number: int) -> bytes:

@@ -1,12 +1,12 @@
 """Handwritten digits of scikit-learn (1,797 scans of 8×8 pixels, 17 grey levels), split by source image."""
 
-import io
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
 import numpy as np
-from PIL import Image
+
+from mmrlhf_ray.data.media import to_png
 
 Split = Literal["train", "heldout"]
 
@@ -51,7 +51,4 @@ def scan(source: int) -> np.ndarray:
 
 def digit_png(source: int) -> bytes:
     """The digit as a PNG of SIDE × SIDE grey pixels."""
-    picture = scan(source).repeat(SIDE // 8, axis=0).repeat(SIDE // 8, axis=1)
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()
+    return to_png(scan(source).repeat(SIDE // 8, axis=0).repeat(SIDE // 8, axis=1))

@@ -5,7 +5,6 @@ digit somewhere on a larger picture), each with `train` and `heldout`. Held-out 
 """
 
 import argparse
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from mmrlhf_ray.data.media import MediaRow, media_row, resample, to_wav
+from mmrlhf_ray.data.media import MediaRow, media_row, resample, to_png, to_wav
 from mmrlhf_ray.data.records.readers import write_records
 from mmrlhf_ray.demo.digits import SIDE, Digit, Split, digits_of, scan
 from mmrlhf_ray.demo.tones import SAMPLE_RATE, tone
@@ -69,7 +68,7 @@ def digit_row(
     """A PROMPT row and its media: which digit is written and dialled?"""
     picture = scan(digit.source).repeat(SIDE // 8, axis=0).repeat(SIDE // 8, axis=1)
     media = [
-        media_row("image", _png(noisy(picture, PICTURE_NOISE, rng))),
+        media_row("image", to_png(noisy(picture, PICTURE_NOISE, rng))),
         media_row("audio", dialled(digit.value, rng)),
     ]
     extras = {
@@ -97,7 +96,7 @@ def box_row(number: int, split: Split, digit: Digit, rng: np.random.Generator) -
     canvas = np.zeros((CANVAS, CANVAS), np.uint8)
     resized = Image.fromarray(scan(digit.source)).resize((width, height), Image.Resampling.BILINEAR)
     canvas[top : top + height, left : left + width] = np.asarray(resized)
-    media = [media_row("image", _png(noisy(canvas, CANVAS_NOISE, rng)))]
+    media = [media_row("image", to_png(noisy(canvas, CANVAS_NOISE, rng)))]
     extras = {
         "box": [left, top, left + width, top + height],
         "answer": str(digit.value),
@@ -144,12 +143,6 @@ def _row(prompt_id: str, task: str, question: str, media: Sequence[MediaRow], ex
         "modality": "+".join(kinds),
         "extras": json.dumps(extras),
     }
-
-
-def _png(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def main() -> None:

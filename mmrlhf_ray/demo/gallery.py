@@ -10,6 +10,7 @@ import av
 import pyarrow as pa
 from PIL import Image
 
+from mmrlhf_ray.data.media import to_png
 from mmrlhf_ray.demo.scoring import TIE, ScoredResponse
 from mmrlhf_ray.errors import DataError
 
@@ -121,7 +122,7 @@ def view(row: dict[str, Any]) -> MediaView:
         frames, seconds = _frames(row["data"])
         moving = io.BytesIO()
         frames[0].save(moving, "PNG", save_all=True, append_images=frames[1:], duration=round(seconds * 1000), loop=0)
-        stills = tuple(_uri("image/png", _png(frame)) for frame in frames)
+        stills = tuple(_uri("image/png", to_png(frame)) for frame in frames)
         return MediaView("video", _uri("image/png", moving.getvalue()), stills)
     return MediaView(row["kind"], _uri(row["mime"], row["data"]))
 
@@ -133,12 +134,6 @@ def _frames(data: bytes) -> tuple[list[Image.Image], float]:
         rate = stream.average_rate
         frames = [frame.to_image() for frame in container.decode(stream)]
     return frames, float(1 / rate) if rate else SECONDS_A_FRAME_UNKNOWN
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def _uri(mime: str, data: bytes) -> str:

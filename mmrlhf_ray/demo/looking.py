@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import soundfile
 from PIL import Image
 
-from mmrlhf_ray.data.media import MediaRow, media_row, to_wav
+from mmrlhf_ray.data.media import MediaRow, media_row, to_png, to_wav
 from mmrlhf_ray.demo import recordings
 from mmrlhf_ray.demo.digits import SIDE, Split, digit_png, digits_of
 from mmrlhf_ray.demo.model import build_model
@@ -98,9 +98,7 @@ def _wav(samples: np.ndarray) -> MediaRow:
 
 
 def _png(picture: Image.Image) -> MediaRow:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return media_row("image", buffer.getvalue())
+    return media_row("image", to_png(picture))
 
 
 def _picture(digit_source: int) -> Image.Image:

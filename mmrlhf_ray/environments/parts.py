@@ -12,7 +12,17 @@ import numpy as np
 from PIL import Image
 
 from mmrlhf_ray.config.environment import EnvironmentBase
-from mmrlhf_ray.data.media import Clip, Decoded, MediaLimits, clip_seconds, decode, decode_span, read_audio, to_wav
+from mmrlhf_ray.data.media import (
+    Clip,
+    Decoded,
+    MediaLimits,
+    clip_seconds,
+    decode,
+    decode_span,
+    read_audio,
+    to_png,
+    to_wav,
+)
 from mmrlhf_ray.data.media.formats import told_format
 from mmrlhf_ray.environments.protocol import Part, Shown
 from mmrlhf_ray.schema.tables import MEDIA_KINDS
@@ -72,9 +82,7 @@ def parts_of(value: Any) -> tuple[Part, ...]:
 
 def picture(image: Image.Image) -> Shown:
     """As PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return Shown("image", "image/png", buffer.getvalue())
+    return Shown("image", "image/png", to_png(image))
 
 
 def sound(samples: np.ndarray, rate: int) -> Shown:

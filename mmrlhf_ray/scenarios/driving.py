@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmrlhf_ray.data.media import media_row
+from mmrlhf_ray.data.media import media_row, to_png
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.scenarios.cases import Case
-from mmrlhf_ray.scenarios.pictures import grey, png
+from mmrlhf_ray.scenarios.pictures import grey
 
 CLASSES = ("keep", "accelerate", "brake", "left", "right")
 _RATE = 10
@@ -49,7 +49,7 @@ def read(root: Path) -> Iterator[Case]:
                 name=f"{drive.name}-{name}",
                 source=drive.name,
                 text=f"speed {speed:.0f}",
-                media=(media_row("image", camera), media_row("image", png(from_above(lidar)))),
+                media=(media_row("image", camera), media_row("image", to_png(from_above(lidar)))),
                 answer=_done(motion[frame : frame + _RATE + 1]),
                 group="slow" if speed < 8.0 else "fast",
             )
@@ -151,6 +151,6 @@ def make(root: Path, seed: int) -> None:
             motion = np.zeros(30)
             motion[_YAW], motion[_SPEED] = road.drive(), speed
             if frame % _EVERY == 0:  # nothing else is looked at
-                (places[0] / f"{frame:010d}.png").write_bytes(png(camera))
+                (places[0] / f"{frame:010d}.png").write_bytes(to_png(camera))
                 lidar.tofile(places[1] / f"{frame:010d}.bin")
             (places[2] / f"{frame:010d}.txt").write_text(" ".join(f"{value:.6f}" for value in motion))

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from mmrlhf_ray.data.media import media_row
+from mmrlhf_ray.data.media import media_row, to_png
 from mmrlhf_ray.errors import DataError, needs
 from mmrlhf_ray.scenarios.cases import Case
-from mmrlhf_ray.scenarios.pictures import grey, png
+from mmrlhf_ray.scenarios.pictures import grey
 
 CLASSES = {"Normal": "normal", "No Lung Opacity / Not Normal": "other", "Lung Opacity": "opacity"}
 _IMAGES, _LABELS = "stage_2_train_images", "stage_2_detailed_class_info.csv"
@@ -47,7 +47,7 @@ def read(root: Path) -> Iterator[Case]:
             name=unknown,
             source=unknown,
             text=f"age{age // 10 * 10} sex{sex} view{picture.ViewPosition}",
-            media=(media_row("image", png(grey(pixels / max(float(pixels.max()), 1.0)))),),
+            media=(media_row("image", to_png(grey(pixels / max(float(pixels.max()), 1.0)))),),
             answer=CLASSES[said],
             group=f"{'women' if sex == 'F' else 'men'} {'from 60' if age >= 60 else 'below 60'}",
         )

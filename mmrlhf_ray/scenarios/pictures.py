@@ -1,19 +1,10 @@
 """Pictures and clips of the stand-ins."""
 
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """uint8 [height, width] or [height, width, 3] as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def grey(values: np.ndarray) -> np.ndarray:

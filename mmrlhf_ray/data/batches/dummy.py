@@ -12,14 +12,13 @@ from PIL import Image
 
 from mmrlhf_ray.data.batches.collate import TokenRow
 from mmrlhf_ray.data.encoding.encode import Encoder, Features, RawMedia, encode_prompt
+from mmrlhf_ray.data.media import to_png
 
 _SIDE = 28  # pixels; processors enlarge what is too small for them
 
 
 def _image() -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128)).save(out, "PNG")
-    return out.getvalue()
+    return to_png(Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128)))
 
 
 def _audio(sampling_rate: int) -> bytes:

@@ -14,7 +14,7 @@ from PIL import Image
 from mmrlhf_ray.config.data import MediaLimits, VideoSampling
 from mmrlhf_ray.data.media.audio import decode_audio, decode_sound_track, read_audio, resample, to_wav
 from mmrlhf_ray.data.media.formats import DEFAULT_LIMITS, MediaRow, media_id, media_row
-from mmrlhf_ray.data.media.image import decode_image
+from mmrlhf_ray.data.media.image import decode_image, to_png
 from mmrlhf_ray.data.media.video import ALL_FRAMES, Clip, clip_seconds, decode_span, decode_video
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "media_row",
     "read_audio",
     "resample",
+    "to_png",
     "to_wav",
 ]
 

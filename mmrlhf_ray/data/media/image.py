@@ -32,6 +32,13 @@ def decode_image(data: bytes, limits: MediaLimits = DEFAULT_LIMITS) -> Image.Ima
         return to_rgb(ImageOps.exif_transpose(image))
 
 
+def to_png(picture: Image.Image | np.ndarray) -> bytes:
+    """A picture, or uint8 [height, width] or [height, width, 3], as a PNG file."""
+    buffer = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def image_size(data: bytes, limits: MediaLimits = DEFAULT_LIMITS) -> tuple[int, int]:
     """Height and width, upright as the camera says, from the header alone. Raises ValueError as decode_image()."""
     form = open_format("image", data, limits)

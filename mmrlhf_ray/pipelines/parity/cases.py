@@ -11,11 +11,10 @@ import av
 import numpy as np
 import pyarrow as pa
 import soundfile
-from PIL import Image
 
 from mmrlhf_ray.data.encoding.encode import Encoder, Features, RawMedia, encode_prompt
 from mmrlhf_ray.data.encoding.turns import check_turns
-from mmrlhf_ray.data.media import MediaRow, media_row
+from mmrlhf_ray.data.media import MediaRow, media_row, to_png
 from mmrlhf_ray.schema import ENCODED_PROMPT, MEDIA, PROMPT, modality_of
 
 CASES: Mapping[str, tuple[str, ...]] = {
@@ -124,12 +123,10 @@ def _case(encoder: Encoder, name: str, kinds: Sequence[str], seed: int) -> Case:
 
 def make_image(rng: np.random.Generator, number: int) -> bytes:
     """A PNG of noise, of another shape for each number."""
-    out = io.BytesIO()
     width, height = (int(n) for n in rng.integers(40, 120, 2))
     if number == 2:
         width *= 3
-    Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(out, "PNG")
-    return out.getvalue()
+    return to_png(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def make_audio(rng: np.random.Generator, number: int) -> bytes:
