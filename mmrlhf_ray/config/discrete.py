@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from mmrlhf_ray.config.base import ModelUse, RecordsUse, TrackedConfig
 from mmrlhf_ray.config.discrete_parts import (
+    DQN,
     Clone,
     DecideTask,
     DiscreteAlgorithm,
@@ -179,6 +180,11 @@ class DiscreteConfig(TrackedConfig):
             raise ValueError(
                 f"tasks.{demonstrated[0]}.demonstrations are for algorithm.kind=clone; clone first and give its run "
                 "directory as warm_start, or leave them out"
+            )
+        if self.reward.cost is not None and isinstance(self.algorithm, DQN):
+            raise ValueError(
+                "reward.cost: its multiplier moves, and replayed decisions have the reward of an earlier one; choose "
+                "algorithm.kind ppo, a2c or reinforce"
             )
         if cloned and self.reward != RewardSection():
             raise ValueError("algorithm.kind=clone has no reward; leave `reward` out")

@@ -4,6 +4,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from mmrlhf_ray.config.base import ModelConfig
 from mmrlhf_ray.config.discrete_parts import Share
+from mmrlhf_ray.config.rewards import CostConfig
 from mmrlhf_ray.config.section import Section
 
 
@@ -35,13 +36,21 @@ class RewardModelReward(Section):
         return self
 
 
+class DecisionCostSection(CostConfig):
+    """Decisions that do harm: the share of them is held under a bound by a Lagrange multiplier."""
+
+    of: str = "harm"
+    """Key in `extras` with the classes that cost 1 in this row, a list; every other decision costs 0."""
+
+
 class RewardSection(Section):
-    """The reward is the weighted sum of these."""
+    """The reward is the weighted sum of labels, human and reward_model, and a cost is held against it."""
 
     labels: NonNegativeFloat = 1.0
     """Weight of the task's score."""
     human: HumanReward | None = None
     reward_model: RewardModelReward | None = None
+    cost: DecisionCostSection | None = None
 
     @model_validator(mode="after")
     def _something(self) -> "RewardSection":

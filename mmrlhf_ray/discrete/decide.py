@@ -22,6 +22,8 @@ class Decisions:
     """int64 [n]; −1 where the policy went on asking until it was cut off."""
     asked: np.ndarray
     """int64 [n]: requests before the decision."""
+    shown: np.ndarray
+    """bool [n, modalities]: what might be seen when it was made."""
 
 
 def decide(
@@ -43,7 +45,7 @@ def scores_of(cases: Cases, actions: np.ndarray) -> np.ndarray:
 
 def _decided(
     cfg: DiscreteConfig, cases: Cases, preferences: Preferences, show: Collection[str] | None, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     names = tuple(cases.columns)
     allowed = np.tile([show is None or name in show for name in names], (len(rows), 1))
     shown = allowed.copy()
@@ -62,7 +64,7 @@ def _decided(
         asked[requests] += 1
         modality = chosen[~decided] - len(cases.actions)
         shown[requests, modality] = allowed[requests, modality]
-    return actions, asked
+    return actions, asked, shown
 
 
 def _chosen(preferred: np.ndarray, cases: Cases, requests: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from mmrlhf_ray.algorithms.lagrange import lagrangian_score
 from mmrlhf_ray.config.discrete import DiscreteConfig
 from mmrlhf_ray.discrete.cases import Cases
 from mmrlhf_ray.discrete.spaces import action_space, observation_space
@@ -22,6 +23,8 @@ class TaskCases:
     rewards: np.ndarray
     """float32 [n, decisions]."""
     weight: float = 1.0
+    costs: np.ndarray | None = None
+    """float32 [n, decisions]; None = no decision costs anything."""
 
 
 class DecisionEnv(gymnasium.Env[Observation, np.int64]):
@@ -31,7 +34,10 @@ class DecisionEnv(gymnasium.Env[Observation, np.int64]):
     have earns as little as its worst decision. Asking costs `sequential.cost` and shows the modality, if the record
     has it; after one request for each modality, and one more, the episode is cut off.
 
-    `info` of a decision: {"score": of it, "task": number, "row": number in the cases, "asked": how many requests}.
+    With costs, the reward of a decision is (reward − λ·cost) / (1 + λ); λ is `multiplier`, to be set at any time.
+
+    `info` of a decision: {"score": of it, "cost": of it, "task": number, "row": number in the cases, "asked": how many
+    requests}.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 -- gymnasium's own declaration
@@ -42,6 +48,7 @@ class DecisionEnv(gymnasium.Env[Observation, np.int64]):
             raise ValueError(f"tasks must be {list(cfg.tasks)}, in this order, got {[t.cases.task for t in tasks]}")
         self.observation_space = observation_space(cfg)
         self.action_space = action_space(cfg)
+        self.multiplier = 0.0
         self._tasks = tasks
         weights = np.array([task.weight for task in tasks], np.float64)
         self._shares = weights / weights.sum()
@@ -77,8 +84,11 @@ class DecisionEnv(gymnasium.Env[Observation, np.int64]):
         exists = action < task.rewards.shape[1]
         reward = float(task.rewards[self._row, action] if exists else task.rewards[self._row].min())
         score = float(task.cases.scores[self._row, action] if exists else 0.0)
-        info = {"score": score, "task": self._task, "row": self._row, "asked": self._asked}
-        return self._observation(), reward, True, False, info
+        cost = 0.0
+        if task.costs is not None:
+            cost = float(task.costs[self._row, action] if exists else task.costs[self._row].max())
+        info = {"score": score, "cost": cost, "task": self._task, "row": self._row, "asked": self._asked}
+        return self._observation(), lagrangian_score(reward, cost, self.multiplier), True, False, info
 
     def _ask(self, modality: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         assert self._sequential is not None

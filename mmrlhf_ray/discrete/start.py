@@ -38,7 +38,7 @@ ENVIRONMENT = "mmrlhf-decisions"
 _SEED_STRIDE = 1_000_003
 """Between the seeds of two steps that a run may go on with: a resumed run must not draw again what it drew from the
 start."""
-EPISODE_REWARD, TOTAL_REWARD = "episode reward", "total reward"
+EPISODE_REWARD, TOTAL_REWARD, COST = "episode reward", "total reward", "cost"
 
 LEARNED: Mapping[str, str] = {
     Learner.TOTAL_LOSS_KEY: "loss",
@@ -71,8 +71,9 @@ class EpisodeSums(RLlibCallback):
     ) -> None:
         earned = sum(chunk.get_return() for chunk in [*(prev_episode_chunks or ()), episode])
         said = episode.get_infos(-1)
-        for name, value in (("earned", earned), ("scored", said.get("score", 0.0)), ("asked", said.get("asked", 0))):
-            metrics_logger.log_value(name, float(value), reduce="sum")
+        metrics_logger.log_value("earned", float(earned), reduce="sum")
+        for name, key in (("scored", "score"), ("cost", "cost"), ("asked", "asked")):
+            metrics_logger.log_value(name, float(said.get(key, 0.0)), reduce="sum")
         metrics_logger.log_value("decided", 1, reduce="sum")
 
 
@@ -116,6 +117,12 @@ def start_from(algorithm: Algorithm, cfg: DiscreteConfig, module_dir: Path) -> t
     return taken
 
 
+def give_multiplier(algorithm: Algorithm, value: float) -> None:
+    """Have all environments weigh costs with this λ from now on."""
+    runners: Any = algorithm.env_runner_group
+    runners.foreach_env_runner(lambda runner: runner.env.unwrapped.set_attr("multiplier", value))
+
+
 def net_of(algorithm: Algorithm) -> DecisionNet:
     """The policy as it is now."""
     module = algorithm.get_module()
@@ -145,7 +152,7 @@ def preferences_of(net: DecisionNet) -> Preferences:
 
 
 def step_metrics(result: Mapping[str, Any], earlier_reward: float) -> dict[str, float]:
-    """Of one `train()`: `episode reward` (mean), `total reward` (sum over the run), `train_score`, losses, `lr`."""
+    """Of one `train()`: means `episode reward` and `cost`, `total reward` (of the run), `train_score`, losses, `lr`."""
     sampled, metrics = result.get(ENV_RUNNER_RESULTS, {}), {}
     episodes = float(sampled.get("decided", 0.0))
     if episodes:
@@ -153,6 +160,7 @@ def step_metrics(result: Mapping[str, Any], earlier_reward: float) -> dict[str, 
         metrics[TOTAL_REWARD] = earlier_reward + float(sampled["earned"])
         metrics["train_score"] = float(sampled["scored"]) / episodes
         metrics["requests"] = float(sampled["asked"]) / episodes
+        metrics[COST] = float(sampled["cost"]) / episodes
         metrics["decisions"] = episodes
     learned = result.get(LEARNER_RESULTS, {}).get(DEFAULT_MODULE_ID, {})
     return metrics | {ours: float(learned[theirs]) for theirs, ours in LEARNED.items() if theirs in learned}

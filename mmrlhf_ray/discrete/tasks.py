@@ -48,6 +48,29 @@ def cases_of(cfg: DiscreteConfig, task: str, part: str, read: Records) -> Cases:
     return make_cases(cfg, task, records, columns, scores_of(records, score, where))
 
 
+def costs_of(cfg: DiscreteConfig, task: str, part: str, read: Records) -> np.ndarray | None:
+    """float32 [n, decisions]: 1 for what `reward.cost` says does harm; None without a cost.
+
+    The rows are those of cases_of(). Raises DataError for a row that names no class of the task.
+    """
+    section, cost = cfg.tasks[task], cfg.reward.cost
+    if cost is None:
+        return None
+    names, key = action_names(section), cost.of
+
+    def harmful(row: Mapping[str, Any]) -> np.ndarray:
+        said = json.loads(row["extras"]).get(key, [])
+        unknown = [name for name in said if name not in names] if isinstance(said, list) else [said]
+        if unknown:
+            raise RowError(
+                f"its {key} names {unknown[0]!r}, expected a list of its task's decisions", "fix it, or leave it out"
+            )
+        return np.array([float(name in said) for name in names], np.float32)
+
+    records = wanted(read, section.record_tasks, f"tasks.{task}.record_tasks")
+    return scores_of(records, harmful, f"tasks.{task}.{part}")
+
+
 def wanted(records: Records, tasks: Sequence[str] | None, where: str) -> Records:
     """The records of these tasks. Raises DataError where there are none."""
     if tasks is None:

@@ -9,11 +9,22 @@ from typing import Any
 from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier
 from mmrlhf_ray.algorithms.statistics import RunningMoments, normalised_in_groups
 from mmrlhf_ray.algorithms.transform import log_sigmoid_score
-from mmrlhf_ray.config.rewards import Reward
+from mmrlhf_ray.config.rewards import CostConfig, Reward
 from mmrlhf_ray.errors import RunError
 from mmrlhf_ray.rewards.batch import Rows
 from mmrlhf_ray.rewards.gaps import Gap, missing, settle, unscored
 from mmrlhf_ray.rewards.scores import ComponentScores
+
+
+def multiplier_of(cost: CostConfig) -> LagrangeMultiplier:
+    """A cost's multiplier before the first step."""
+    return LagrangeMultiplier(
+        integral=cost.initial_multiplier,
+        bound=cost.bound,
+        lr=cost.multiplier_lr,
+        maximum=cost.max_multiplier,
+        damping=cost.multiplier_damping,
+    )
 
 
 @dataclass(frozen=True)
@@ -30,17 +41,7 @@ class MixtureState:
         """Before the first step."""
         return cls(
             {r.name: RunningMoments() for r in rewards if r.normalise is True},
-            {
-                r.name: LagrangeMultiplier(
-                    integral=r.cost.initial_multiplier,
-                    bound=r.cost.bound,
-                    lr=r.cost.multiplier_lr,
-                    maximum=r.cost.max_multiplier,
-                    damping=r.cost.multiplier_damping,
-                )
-                for r in rewards
-                if r.cost is not None
-            },
+            {r.name: multiplier_of(r.cost) for r in rewards if r.cost is not None},
         )
 
     def restricted(self, names: Collection[str]) -> "MixtureState":

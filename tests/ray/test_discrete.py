@@ -2,13 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
@@ -23,9 +27,10 @@ from mmrlhf_ray.pipelines.discrete.report import REPORT_FILE, SUMMARY_FILE
 from mmrlhf_ray.planning.preflight import read_all
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.runtime.session import SessionInfo
+from mmrlhf_ray.schema import PROMPT
 from tests.e2e import support
 from tests.e2e.support import mmrlhf
-from tests.ray.discrete_support import job, make_data, parts
+from tests.ray.discrete_support import CLASSES, job, make_data, parts
 
 DQN = {"kind": "dqn", "batch_size": 32, "learning_starts": 32, "updates_per_decision": 0.125}
 PPO = {"kind": "ppo", "mini_batch_size": 64, "ppo_epochs": 2}
@@ -146,6 +151,26 @@ def test_tasks_share_a_trunk_and_asking_is_an_action(data: Path, tmp_path: Path)
     assert last["heldout_score"] == pytest.approx(mean)
     asking = discrete.run(job(data, tmp_path, PPO, name="asking", sequential={"first": "image", "cost": 0.1}))
     assert read_metrics(asking)[-1]["heldout_requests"] >= 0.0
+
+
+def test_a_cost_is_held_against_the_reward_by_a_multiplier_that_moves(data: Path, tmp_path: Path) -> None:
+    """Each of the digits below 5 does harm, whichever is right, in a tenth of the decisions at most."""
+    for part, was in parts(data, "digits").items():
+        shutil.copytree(was["path"], tmp_path / part)
+        file = tmp_path / part / "records.parquet"
+        rows = pq.read_table(file, schema=PROMPT).to_pylist()
+        harmful = [row | {"extras": json.dumps(json.loads(row["extras"]) | {"harm": list("01234")})} for row in rows]
+        pq.write_table(pa.Table.from_pylist(harmful, schema=PROMPT), file)
+    task = {"kind": "decide", "classes": CLASSES, **{p: {"path": str(tmp_path / p)} for p in ("train", "heldout")}}
+    cost = {"bound": 0.1, "multiplier_lr": 2.0}
+    cfg = job(data, tmp_path, PPO | {"lr": 0.01}, tasks={"digit": task}, reward={"cost": cost}, steps=4)
+    rows = read_metrics(discrete.run(cfg))
+    for row in rows:
+        weight = row["multiplier"]
+        assert row["episode reward"] == pytest.approx((row["train_score"] - weight * row["cost"]) / (1 + weight))
+    for row, later in pairwise(rows):
+        assert later["multiplier"] == pytest.approx(max(row["multiplier"] + 2.0 * (row["cost"] - 0.1), 0.0))
+    assert rows[-1]["cost"] < 0.4 < rows[0]["cost"]
 
 
 def test_a_sweep_names_the_best(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ from mmrlhf_ray.pipelines.behaviour.report import AFTER_FILE, BEFORE_FILE, headl
 from mmrlhf_ray.pipelines.resume import Start, begin, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
+from mmrlhf_ray.rewards.mixture import multiplier_of
 from mmrlhf_ray.runtime.metrics import MetricsWriter
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
@@ -62,14 +63,7 @@ class Position:
         if state:
             own = state["multiplier"] and LagrangeMultiplier.from_dict(state["multiplier"])
             return cls(state["step"], state["seconds"], own)
-        cost = cfg.cost
-        if cost is None:
-            return cls()
-        return cls(
-            multiplier=LagrangeMultiplier(
-                cost.initial_multiplier, cost.bound, cost.multiplier_lr, cost.max_multiplier, cost.multiplier_damping
-            )
-        )
+        return cls(multiplier=None if cfg.cost is None else multiplier_of(cfg.cost))
 
 
 def run(cfg: BehaviourConfig, *, resume: bool = False) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 
+from mmrlhf_ray.algorithms.lagrange import LagrangeMultiplier
 from mmrlhf_ray.config import DiscreteConfig
 from mmrlhf_ray.discrete.cases import Cases
 from mmrlhf_ray.discrete.decide import decide, scores_of
@@ -17,9 +18,11 @@ from mmrlhf_ray.discrete.files import MODULE_DIR, WEIGHTS_FILE
 from mmrlhf_ray.discrete.module import DecisionNet, silence_rllib_deprecations
 from mmrlhf_ray.discrete.saved import load_net
 from mmrlhf_ray.discrete.start import (
+    COST,
     EPISODE_REWARD,
     TOTAL_REWARD,
     Material,
+    give_multiplier,
     net_of,
     preferences_of,
     save_policy,
@@ -35,6 +38,7 @@ from mmrlhf_ray.pipelines.discrete.report import headline, write_report
 from mmrlhf_ray.pipelines.resume import RunRecord, Start, begin, finish, run_record
 from mmrlhf_ray.pipelines.run_dir import run_directory
 from mmrlhf_ray.planning.preflight import check_cluster, preflight
+from mmrlhf_ray.rewards.mixture import multiplier_of
 from mmrlhf_ray.runtime.metrics import MetricsWriter, read_metrics
 from mmrlhf_ray.runtime.progress import Progress
 from mmrlhf_ray.runtime.session import ray_session
@@ -43,7 +47,7 @@ from mmrlhf_ray.training.checkpoint import Manifest, SaveClock, discard, publish
 
 HELDOUT_SCORE = "heldout_score"
 _RLLIB_DIR = "rllib"
-_SHOWN = (EPISODE_REWARD, "loss", HELDOUT_SCORE)
+_SHOWN = (EPISODE_REWARD, COST, "loss", HELDOUT_SCORE)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Position:
     """Sum of all rewards so far."""
     heldout: float | None = None
     """Mean held-out score, where the last step measured it."""
+    multiplier: LagrangeMultiplier | None = None
+    """None without a cost."""
 
     def is_last(self, cfg: DiscreteConfig) -> bool:
         """Whether no step comes after this one."""
@@ -108,7 +114,7 @@ def heldout_metrics(cfg: DiscreteConfig, heldout: Sequence[Cases], net: Decision
 
 
 def _train(cfg: DiscreteConfig, run_dir: Path, material: Material, heldout: Sequence[Cases], began: Start) -> None:
-    position = _position(began.driver)
+    position = _position(cfg, began.driver)
     with closing(_Stopped(start(cfg, material, position.step))) as held:
         algorithm = held.algorithm
         if began.checkpoint is not None:
@@ -121,9 +127,13 @@ def _train(cfg: DiscreteConfig, run_dir: Path, material: Material, heldout: Sequ
             save_policy(algorithm, run_dir / MODULE_DIR)
 
 
-def _position(driver: Mapping[str, Any]) -> Position:
-    """Of a checkpoint; those of earlier versions have `done`, which follows from the rest."""
-    return Position(**{key: value for key, value in driver.items() if key != "done"})
+def _position(cfg: DiscreteConfig, driver: Mapping[str, Any]) -> Position:
+    """Of a checkpoint, or the beginning. Those of earlier versions have `done`, which follows from the rest."""
+    multiplier = None if cfg.reward.cost is None else multiplier_of(cfg.reward.cost)
+    said = driver.get("multiplier")
+    if multiplier is not None and said is not None:
+        multiplier = replace(multiplier, integral=said["integral"], excess=said["excess"])
+    return Position(**{key: value for key, value in driver.items() if key != "done"} | {"multiplier": multiplier})
 
 
 def _steps(
@@ -139,8 +149,9 @@ def _steps(
     ):
         while not at.is_last(cfg):
             started = time.monotonic()
-            metrics = step_metrics(algorithm.train(), at.reward)
-            after = Position(at.step + 1, at.seconds + time.monotonic() - started, metrics.get(TOTAL_REWARD, 0.0))
+            metrics, multiplier = _step(algorithm, at)
+            seconds = at.seconds + time.monotonic() - started
+            after = Position(at.step + 1, seconds, metrics.get(TOTAL_REWARD, 0.0), multiplier=multiplier)
             if after.is_last(cfg) or after.step % cfg.evaluation.every_steps == 0:
                 metrics |= heldout_metrics(cfg, evaluated, net_of(algorithm))
                 after = replace(after, heldout=metrics[HELDOUT_SCORE])
@@ -152,6 +163,17 @@ def _steps(
             if at.is_last(cfg) or at.step % cfg.checkpoint.every_steps == 0 or clock.late:
                 _save(cfg, run_dir, algorithm, at, began.record)
                 clock.restart()
+
+
+def _step(algorithm: Algorithm, at: Position) -> tuple[dict[str, float], LagrangeMultiplier | None]:
+    """Figures of one step, and the multiplier of the next."""
+    if at.multiplier is None:
+        metrics = step_metrics(algorithm.train(), at.reward)
+        metrics.pop(COST, None)
+        return metrics, None
+    give_multiplier(algorithm, at.multiplier.value)
+    metrics = step_metrics(algorithm.train(), at.reward) | {"multiplier": at.multiplier.value}
+    return metrics, at.multiplier.update(metrics[COST])
 
 
 def _save(cfg: DiscreteConfig, run_dir: Path, algorithm: Algorithm, at: Position, record: RunRecord) -> None:

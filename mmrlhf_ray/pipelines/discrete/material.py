@@ -13,7 +13,7 @@ from mmrlhf_ray.discrete.demonstrations import cloning_data_of
 from mmrlhf_ray.discrete.env import TaskCases
 from mmrlhf_ray.discrete.feedback import reward_table
 from mmrlhf_ray.discrete.start import Material
-from mmrlhf_ray.discrete.tasks import cases_of, wanted
+from mmrlhf_ray.discrete.tasks import cases_of, costs_of, wanted
 from mmrlhf_ray.pipelines.iterate.member_scores import Said, member_scores
 
 
@@ -34,8 +34,9 @@ def make_material(
         cloning = [cloning_data_of(cfg, cases, own) for cases, own in zip(train, shown, strict=True)]
     tasks = []
     for cases, task in zip(train, cfg.tasks.values(), strict=True):
-        scores = _model_scores(cfg, cases, records[f"tasks.{cases.task}.train"], run_dir, resume)
-        tasks.append(TaskCases(cases, reward_table(cases, cfg.reward, cfg.seed, scores), task.weight))
+        own = records[f"tasks.{cases.task}.train"]
+        rewards = reward_table(cases, cfg.reward, cfg.seed, _model_scores(cfg, cases, own, run_dir, resume))
+        tasks.append(TaskCases(cases, rewards, task.weight, costs_of(cfg, cases.task, "train", own)))
     return Material(tasks, cloning), heldout
 
 

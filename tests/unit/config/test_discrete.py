@@ -75,6 +75,7 @@ def test_mistakes_are_named(file, override, message):
     [
         (["algorithm={kind: clone}", "sequential.first=image"], "none of its rows asks"),
         (["algorithm={kind: clone}", "reward.labels=2"], "has no reward"),
+        (["algorithm={kind: dqn}", "reward.cost.bound=0.1"], "reward.cost: its multiplier moves"),
         ([f"tasks.place={{kind: locate, modality: tone, train: {DATA}, heldout: {DATA}}}"], "must be an image"),
         (
             [f"tasks.place={{kind: locate, train: {DATA}, heldout: {DATA}}}", "sequential.first=image"],

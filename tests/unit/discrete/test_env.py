@@ -53,7 +53,24 @@ def test_a_decision_earns_its_entry_in_the_table_and_ends_the_episode():
             _, reward, terminated, truncated, info = env.step(np.int64(action))
             right = action == row % 3
             assert (reward, terminated, truncated) == (1.0 if right else -1.0, True, False)
-            assert info == {"score": float(right), "task": 0, "row": row, "asked": 0}
+            assert info == {"score": float(right), "cost": 0.0, "task": 0, "row": row, "asked": 0}
+
+
+def test_a_cost_is_weighed_by_the_multiplier_that_is_set():
+    """Class 0 does harm in every row: (1 − 3·1) / 4 where it is right, (−1 − 3·1) / 4 where not."""
+    cfg = job()
+    cases = made_up(cfg)
+    env = DecisionEnv(cfg, [TaskCases(cases, 2.0 * cases.scores - 1.0, costs=np.eye(3, dtype=np.float32)[[0] * 6])])
+    for multiplier, row, action, expected in [
+        (0.0, 0, 0, 1.0),
+        (3.0, 0, 0, -0.5),
+        (3.0, 1, 0, -1.0),
+        (3.0, 1, 1, 0.25),
+    ]:
+        env.multiplier = multiplier
+        env.reset(options={"row": row})
+        _, reward, _, _, info = env.step(np.int64(action))
+        assert (reward, info["cost"]) == (expected, float(action == 0))
 
 
 def test_tasks_are_drawn_by_weight_and_unknown_actions_earn_the_worst():

@@ -22,6 +22,7 @@ from mmrlhf_ray.discrete.tasks import (
     cases_of,
     class_scores,
     clip_array,
+    costs_of,
     message_text,
     picture_array,
     sound_array,
@@ -194,3 +195,22 @@ def test_frames_are_taken_evenly_over_the_clip():
 def test_colours_come_as_channels_first():
     picture = Image.new("RGB", (3, 2), (255, 128, 0))
     assert picture_array(picture, ImageModality(height=2, width=3, channels=3))[:, 0, 0].tolist() == [255, 128, 0]
+
+
+def test_a_row_says_which_decisions_do_harm(tmp_path: Path) -> None:
+    def costs(**keys: Any) -> np.ndarray | None:
+        rows = [row("a", [], {"answer": "yes", "harm": ["no", "wait"]}), row("b", [], {"answer": "no"})]
+        if "extras" in keys:
+            rows.append(row("c", [], {"answer": "no", "harm": keys.pop("extras")}))
+        task = {"kind": "decide", "classes": ["yes", "no", "wait"], **write(tmp_path / str(len(rows)), rows)}
+        cfg = job(tasks={"t": task}, algorithm={"kind": "ppo"}, **keys)
+        return costs_of(cfg, "t", "train", read_records(cfg.tasks["t"].train, PROMPT, tmp_path))
+
+    bounded = {"reward": {"cost": {"bound": 0.1}}}
+    found = costs(**bounded)
+    assert found is not None
+    assert found.tolist() == [[0, 1, 1], [0, 0, 0]]
+    assert costs() is None
+    for wrong in (["maybe"], "no"):
+        with pytest.raises(DataError, match=r"tasks\.t\.train: 1 of 3 rows.*(?s:.*)harm names .*list of its task's"):
+            costs(extras=wrong, **bounded)
