@@ -3,7 +3,7 @@
 # make check   style, types, import directions and the tests that need no Ray: minutes
 # make test    make check, then the tests with Ray, vLLM, DeepSpeed and a browser
 # make chaos   kill every role in every stage of an online step; most of an hour, no part of make test
-# make scenarios   every recipe of docs/scenarios, at most ten minutes each, in runs/scenarios
+# make scenarios   every recipe of docs/scenarios, at most ten minutes each, in runs/scenarios, then tests of them
 # make docs    the documentation as a site in build/site; every link is checked
 # make gpu-check   what only a GPU can show, in ten minutes; says so where there is none
 # make clean   remove the environment and caches; runs/ stays
@@ -119,7 +119,10 @@ chaos: $(READY)
 	@$(BIN)/python -m pytest tests/chaos -s
 
 scenarios: $(READY)
-	@for name in driving medical watching; do $(BIN)/python -m mmrlhf_ray.scenarios $$name runs/scenarios/$$name; done
+	@for name in captioning driving emotion medical questions service watching; do \
+	    $(BIN)/python -m mmrlhf_ray.scenarios $$name runs/scenarios/$$name; \
+	done
+	@$(BIN)/python -m pytest tests/scenarios -s
 
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

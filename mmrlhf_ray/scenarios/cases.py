@@ -2,8 +2,8 @@
 
 import json
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ class Case:
     """The right decision."""
     group: str
     """Of those who might fare worse."""
+    task: str = ""
+    """Of the job's tasks; empty = the one that has the recipe's name."""
+    more: Mapping[str, object] = field(default_factory=dict)
+    """Further keys of the record's `extras`."""
 
     @property
     def part(self) -> str:
@@ -61,7 +65,7 @@ def _record(scenario: str, case: Case) -> dict[str, Any]:
         "prompt_id": case.name,
         "messages": json.dumps([{"role": "user", "content": content}]),
         "media_ids": [medium["media_id"] for medium in case.media],
-        "task": scenario,
+        "task": case.task or scenario,
         "modality": modality_of(set(kinds)),
-        "extras": json.dumps({"answer": case.answer, "group": case.group}),
+        "extras": json.dumps({"answer": case.answer, "group": case.group} | dict(case.more)),
     }

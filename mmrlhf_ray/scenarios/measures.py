@@ -1,8 +1,8 @@
 """What a recipe's policy is worth on cases it never saw: also where it would do harm, and to whom."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import softmax
@@ -10,6 +10,7 @@ from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from mmrlhf_ray.algorithms.calibration import calibration
 from mmrlhf_ray.algorithms.statistics import Interval, wilson_interval
+from mmrlhf_ray.discrete.cases import Cases
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,24 @@ class Measures:
     """(class, precision, recall, F1) of each."""
     groups: tuple[tuple[str, int, Interval], ...]
     """(group, cases, accuracy), the worst first."""
+    more: tuple[tuple[str, str], ...] = ()
+    """(name, figure) of what one recipe alone measures."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The held-out cases of a task, and what the policy decides about them."""
+
+    cases: Cases
+    extras: tuple[Mapping[str, Any], ...]
+    scores: np.ndarray
+    """float [n, decisions]: log-probabilities, or logits, given all that was shown when it was decided."""
+    asked: np.ndarray
+    """int64 [n]: modalities that were asked for."""
+
+    def column(self, key: str) -> list[str]:
+        """Of the extras."""
+        return [str(row[key]) for row in self.extras]
 
 
 def measures(scores: np.ndarray, right: Sequence[str], groups: Sequence[str], classes: Sequence[str]) -> Measures:
@@ -61,14 +80,9 @@ def table(found: Measures) -> str:
         f"| AUROC, mean over classes | {found.auroc:.3f} |",
         f"| expected calibration error | {found.calibration_error:.3f} |",
         *(f"| accuracy, {name} ({count}) | {share} |" for name, count, share in found.groups),
+        *(f"| {name} | {figure} |" for name, figure in found.more),
     ]
     return "\n".join(lines)
-
-
-def groups_of(extras: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(answers, groups) of records' `extras`, JSON."""
-    read = [json.loads(text) for text in extras]
-    return [row["answer"] for row in read], [row["group"] for row in read]
 
 
 def _auroc(probabilities: np.ndarray, truth: np.ndarray) -> float:

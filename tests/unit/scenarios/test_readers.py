@@ -10,7 +10,7 @@ import pytest
 from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.errors import DataError
-from mmrlhf_ray.scenarios import driving, medical, watching
+from mmrlhf_ray.scenarios import captioning, driving, emotion, medical, questions, service, watching
 from mmrlhf_ray.scenarios.cases import write_cases
 from mmrlhf_ray.schema import PROMPT
 
@@ -87,7 +87,10 @@ def test_nobody_can_be_told_from_a_medical_record(tmp_path: Path) -> None:
     assert all(int(case.text.split()[0].removeprefix("age")) % 10 == 0 for case in cases)
 
 
-@pytest.mark.parametrize("read", [driving.read, medical.read, watching.read])
+@pytest.mark.parametrize(
+    "read",
+    [captioning.read, driving.read, emotion.read, medical.read, questions.read, service.read, watching.read],
+)
 def test_another_directory_is_refused_by_its_name(read: object, tmp_path: Path) -> None:
     assert callable(read)
     with pytest.raises(DataError, match=rf"{tmp_path}: expected "):
