@@ -140,10 +140,10 @@ def _made_up(own: _Described, described: Sequence[_Described], count: int) -> It
     rng = np.random.default_rng(zlib.crc32(own.name.encode()))
     said = set(own.nouns)
     for _ in range(_TRIES):
-        other = described[rng.integers(len(described))]
+        other = described[int(rng.integers(len(described)))]
         if not other.things or count == 0:
             continue
-        phrase = other.things[rng.integers(len(other.things))].phrase
+        phrase = other.things[int(rng.integers(len(other.things)))].phrase
         if phrase.split()[-1] not in said:
             said.add(phrase.split()[-1])
             count -= 1

@@ -50,13 +50,14 @@ def _conversation(root: Path, number: int, rng: np.random.Generator) -> dict[str
     wanted = str(rng.choice(list(ASKED)))
     name = f"{rng.choice(_FIRST)} {rng.choice(_LAST)}"
     phone = " ".join(f"{part:03d}" for part in rng.integers(100, 999, 3))
+    order = f"{rng.integers(10**9, 10**10)}"
     scenario = {
         "personal": {"customer_name": name, "phone": phone, "email": f"{name.split()[0].lower()}@post.example"},
-        "order": {"order_id": f"{rng.integers(10**9, 10**10)}"},
+        "order": {"order_id": order},
         "subflow": wanted,
     }
     says = str(rng.choice(ASKED[wanted])).format(thing=rng.choice(_THINGS))
-    details = f"i am {name} , card 4539 1488 0343 6467 , phone {phone} , order {scenario['order']['order_id']}"
+    details = f"i am {name} , card 4539 1488 0343 6467 , phone {phone} , order {order}"
     hasty = wanted not in _FREE and rng.random() < _HASTY
     turns = [("customer", f"{says} , {details}" if rng.random() < 0.5 else says, "")]
     if wanted not in _FREE and not hasty:
@@ -64,16 +65,20 @@ def _conversation(root: Path, number: int, rng: np.random.Generator) -> dict[str
     turns.append(("action", "it was done", wanted))
     if rng.random() < 0.5:
         known = personal(scenario)
-        heard = [says for speaker, _, _ in turns if speaker == "customer"]
-        for place, text in zip([i for i, turn in enumerate(turns) if turn[0] == "customer"], heard, strict=True):
-            (root / VOICE / f"{number}-{place}.wav").write_bytes(to_wav(spoken(redacted(text, known), rng), _RATE))
-    targets = [[wanted, "take_action" if action else None, action or None, [], -1] for _, _, action in turns]
+        for place in (place for place, (speaker, _, _) in enumerate(turns) if speaker == "customer"):
+            sound = spoken(redacted(says, known), rng)
+            (root / VOICE / f"{number}-{place}.wav").write_bytes(to_wav(sound, _RATE))
     return {
         "convo_id": number,
         "scenario": scenario,
         "original": [[speaker, text] for speaker, text, _ in turns],
-        "delexed": [{"speaker": turn[0], "targets": target} for turn, target in zip(turns, targets, strict=True)],
+        "delexed": [{"speaker": speaker, "targets": _targets(wanted, action)} for speaker, _, action in turns],
     }
+
+
+def _targets(wanted: str, action: str) -> list[object]:
+    """Of a turn: what it is about, what comes next, the action and its values, and the number of an utterance."""
+    return [wanted, "take_action" if action else None, action or None, [], -1]
 
 
 def spoken(text: str, rng: np.random.Generator) -> np.ndarray:
