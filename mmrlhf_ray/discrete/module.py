@@ -148,14 +148,18 @@ def _settings(module: RLModule) -> dict[str, Any]:
 def warm_start(module: TorchRLModule, state: Mapping[str, Any]) -> tuple[str, ...]:
     """Copy a trained module's encoder, and its policy's heads where both have one; names of the weights that it took.
 
-    state: `get_state()` of the trained module. A Q-network's values start anew: logits are no returns. Raises
-    ConfigError where shapes differ, that is where the two runs have other modalities, encoders, fusion or actions.
+    state: `get_state()` of the trained module. A Q-network's values start anew: logits are no returns. So do requests,
+    where the trained run had none. Raises ConfigError where shapes differ otherwise, that is where the two runs have
+    other modalities, encoders, fusion or decisions.
     """
-    own = module.state_dict()
+    own, requests = module.state_dict(), len(config_of(module).ask_actions)
     both_decide = any(name.startswith("pi.") for name in own) and any(name.startswith("pi.") for name in state)
     parts = ("encoder.", "pi.") if both_decide else ("encoder.",)
     taken = {name: torch.as_tensor(value) for name, value in state.items() if name.startswith(parts)}
     wanted = {name: value for name, value in own.items() if name.startswith(parts)}
+    for name in taken.keys() & wanted.keys():
+        if name.startswith("pi.decide.") and len(taken[name]) + requests == len(wanted[name]):
+            taken[name] = torch.cat([taken[name], wanted[name][len(taken[name]) :]])
     unlike = sorted(taken.keys() ^ wanted.keys()) or sorted(n for n in taken if taken[n].shape != wanted[n].shape)
     if unlike:
         raise ConfigError(

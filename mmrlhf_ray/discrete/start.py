@@ -108,10 +108,11 @@ def start_from(algorithm: Algorithm, cfg: DiscreteConfig, module_dir: Path) -> t
     learners: Any = algorithm.learner_group
     runners: Any = algorithm.env_runner_group
     weights = dict(learners.get_weights()[DEFAULT_MODULE_ID])
+    begun = module.state_dict()
     for name in taken:
         for own in (name, f"_target_{name}"):
             if own in weights:
-                weights[own] = trained[name].numpy()
+                weights[own] = begun[name].numpy()
     learners.set_weights({DEFAULT_MODULE_ID: weights})
     runners.sync_weights(from_worker_or_learner_group=learners, inference_only=True)
     return taken

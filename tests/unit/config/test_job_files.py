@@ -103,7 +103,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         "reward.labels": 1.0,
         "sequential.cost": 0.05,
         "sequential.first": "question",
-        "steps": 30,
+        "steps": 15,
         "warm_start": "runs/questions/questions-first",
     },
     "service": {
@@ -229,7 +229,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         "annotators.judge": "jobs/behaviour_windmill.py:judge",
         "annotators.kind": "script",
         "evaluation.measure": "jobs/behaviour_windmill.py:measure",
-        "steps": 30,
+        "steps": 15,
     },
     "behaviour-overtaking": {
         "algorithm.entropy_coef": 0.01,

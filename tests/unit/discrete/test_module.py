@@ -124,6 +124,18 @@ def test_a_warm_start_takes_the_encoder_and_between_policies_the_decisions():
     assert torch.equal(q.af.state_dict()["decide.0.0.weight"], heads)
 
 
+def test_a_policy_that_asks_may_start_from_one_that_does_not():
+    """Its decisions are those of the trained one; its requests are as they were drawn."""
+    cloned, seen = make(net_job("clone", stage="early"), 1), observations(net_job(), 8)
+    asking = make(net_job("ppo", stage="early", sequential={"first": "image", "cost": 0.1}), 2)
+    before = asking.pi.state_dict()["decide.0.0.weight"].clone()
+    warm_start(asking, cloned.get_state())
+    after, decisions = asking.pi.state_dict()["decide.0.0.weight"], len(cloned.pi.state_dict()["decide.0.0.weight"])
+    assert torch.equal(after[decisions:], before[decisions:])
+    assert len(after) > decisions
+    torch.testing.assert_close(DecisionNet(asking)(seen)[:, :decisions], DecisionNet(cloned)(seen))
+
+
 @pytest.mark.parametrize(
     "other",
     [
