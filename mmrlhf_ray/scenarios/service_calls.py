@@ -1,7 +1,7 @@
 """The stand-in of service: made-up conversations in ABCD's layout, half of them spoken in a language of tones.
 
 A word is two sines for 80 ms, at frequencies that follow from its letters. It is a code and not speech, but what can be
-said in it has to be heard: there is no text beside it.
+said in it has to be heard: there is no text next to it.
 """
 
 import gzip

@@ -229,7 +229,7 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         "annotators.judge": "jobs/behaviour_windmill.py:judge",
         "annotators.kind": "script",
         "evaluation.measure": "jobs/behaviour_windmill.py:measure",
-        "steps": 15,
+        "steps": 30,
     },
     "behaviour-overtaking": {
         "algorithm.entropy_coef": 0.01,
