@@ -95,6 +95,18 @@ def grpo(outcomes: Tensor, groups: Tensor) -> Tensor:
     return group.centred / (variance.sqrt() + _STD_EPS)
 
 
+@torch.no_grad()
+def turns_to_go(of_turns: Tensor, lengths: Tensor) -> Tensor:
+    """What each turn's own reward and those of later turns add to the advantage of its tokens, [N].
+
+    A_t = Σ_{k : turn k ends at or after t} r_k, where of_turns [N] has r_k at the last token of turn k and 0 elsewhere.
+    With r_k in units of the group's turns (`statistics.normalised_in_groups` over all turns of all its responses) this
+    is GRPO with process supervision. Source: Shao et al. 2024, "DeepSeekMath", section 4.1.3.
+    """
+    check_rows(lengths, of_turns=of_turns)
+    return sums_to_go(of_turns, lengths, 1.0)
+
+
 TOKEN_ESTIMATORS: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "reinforce": reinforce,
     "reinforce_pp": reinforce,

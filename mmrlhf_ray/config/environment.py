@@ -149,6 +149,10 @@ def check_episodes(
         for reward in rewards:
             if isinstance(reward, EnvironmentReward):
                 raise ValueError(f"rewards.{reward.name}: kind environment needs `environment`; give it")
+            if reward.per_turn:
+                raise ValueError(
+                    f"rewards.{reward.name}.per_turn: without `environment` a response is one turn; leave it out"
+                )
         return
     if environment.max_observation_tokens >= max_response_tokens:
         raise ValueError(

@@ -209,11 +209,6 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
         learning = self.steps - (a.critic_warmup_steps if role == "policy" else 0)
         return learning * a.ppo_epochs * (a.prompts_per_step * a.n_samples_per_prompt // a.update_size)
 
-    @property
-    def turn_weight(self) -> float:
-        """Of the environment's rewards that count at their turns."""
-        return sum(reward.weight for reward in self.environment_rewards if reward.per_turn)
-
     def _check_reward_scales(self) -> None:
         a = self.algorithm
         for reward in (reward for reward in self.rewards if reward.normalise == "group"):
@@ -226,11 +221,11 @@ class PPOConfig(RewardedConfig, ProfiledConfig):
             judge.check_groups(a.n_samples_per_prompt, "algorithm.n_samples_per_prompt")
             if self.eval_data is not None:
                 judge.check_groups(self.eval_samples_per_prompt, "eval_samples_per_prompt")
-        for reward in (reward for reward in self.environment_rewards if reward.per_turn):
-            if a.advantage_estimator in GROUPED:
+        for reward in (reward for reward in self.rewards if reward.per_turn):
+            if a.advantage_estimator in GROUPED and reward.normalise != "group":
                 raise ValueError(
-                    f"rewards.{reward.name}.per_turn has no effect with algorithm.advantage_estimator="
-                    f"{a.advantage_estimator}, which gives a response one advantage; leave it out"
+                    f"rewards.{reward.name}.per_turn: algorithm.advantage_estimator={a.advantage_estimator} compares "
+                    "the responses to one prompt, and so their turns; set normalise to group"
                 )
             if a.score_normalisation != "none" or a.score_clip is not None:
                 raise ValueError(

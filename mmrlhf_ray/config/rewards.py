@@ -42,6 +42,10 @@ class RewardComponent(Section):
     """The number r becomes log σ(r − this), best the SFT policy's mean score: one number, or one for each task (Wang et
     al. 2024); `null` = r as it is."""
     cost: CostConfig | None = None
+    per_turn: bool = False
+    """Every turn of an episode is scored by itself, given all that came before it, and its number counts at the turn's
+    last token instead of the response's, so that what followed from a turn is put down to it. Estimators that compare
+    responses need `normalise: group` with it: in units of all turns of the responses to the same prompt."""
     on_missing: Literal["fail", "drop", "zero"] = "fail"
     """When no number comes back for a row: end the run, leave the row out of training, or count the component as 0."""
 
@@ -52,6 +56,15 @@ class RewardComponent(Section):
             raise ValueError(
                 f"log_sigmoid_around={self.log_sigmoid_around} and {other} both say in which units the component "
                 "counts; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_count_as_they_are(self) -> "RewardComponent":
+        if self.per_turn and (self.normalise is True or self.cost is not None or self.log_sigmoid_around is not None):
+            raise ValueError(
+                "per_turn: each turn's reward counts as it is, or in units of its group; leave out cost and "
+                "log_sigmoid_around, and set normalise to group or false"
             )
         return self
 
@@ -73,22 +86,17 @@ class FluencyReward(RewardComponent):
 
     kind: Literal["fluency"]
 
+    @model_validator(mode="after")
+    def _of_responses(self) -> "FluencyReward":
+        if self.per_turn:
+            raise ValueError("per_turn: fluency is of a response; leave it out")
+        return self
+
 
 class EnvironmentReward(RewardComponent):
     """What `environment` gives: the sum over an episode's turns."""
 
     kind: Literal["environment"]
-    per_turn: bool = False
-    """Each turn's reward counts at the turn's last token instead of the response's, so that what followed from a turn
-    is put down to it. For estimators that give each token an advantage of its own."""
-
-    @model_validator(mode="after")
-    def _as_it_is(self) -> "EnvironmentReward":
-        if self.per_turn and (self.normalise or self.cost is not None or self.log_sigmoid_around is not None):
-            raise ValueError(
-                "per_turn: each turn's reward counts as it is; leave out normalise, cost and log_sigmoid_around"
-            )
-        return self
 
 
 class FunctionReward(RewardComponent):
@@ -230,6 +238,8 @@ class JudgeReward(RewardComponent):
         for place in (*wanted, *(("{aspects}",) if self.aspects else ())):
             if place not in self.prompt:
                 raise ValueError(f"prompt must contain {place}, else the judge does not see what to judge")
+        if self.pairs is not None and self.per_turn:
+            raise ValueError("per_turn: turns of different episodes have nothing in common to compare; leave out pairs")
         ways = [name for name in ("aspects", "labels", "pairs") if getattr(self, name)]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} are different ways to answer; leave all but one of them out")

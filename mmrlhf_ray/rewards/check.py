@@ -97,7 +97,7 @@ def _built_in(reward: FunctionReward, columns: Columns) -> list[str]:
     key = reward.arguments.get("key", options["key"].default) if "key" in options else None
     if key in parameters:
         return [f"arguments.key: a column may not be named {key!r}, like a parameter of {reward.function}; rename it"]
-    return _value_problems(reward, function, key) + _column_problems([] if key is None else [key], columns)
+    return _value_problems(reward, function, key) + _column_problems(reward, [] if key is None else [key], columns)
 
 
 def _type_problems(reward: FunctionReward, function: RewardFunction) -> list[str]:
@@ -149,11 +149,11 @@ def _signature_problems(reward: FunctionReward, parameters: Sequence[Parameter],
     problems = [] if takes_any else _argument_problems(reward, named, [])
     needed = [p.name for p in named.values() if p.required and p.name not in (*given, *reward.arguments)]
     if reward.convention == "trl":
-        return problems + _column_problems(needed, columns)
+        return problems + _column_problems(reward, needed, columns)
     if needed:
         problems.append(f"function: needs {', '.join(needed)}; verl gives {', '.join(_VERL)}; use arguments for others")
     if takes_any or "ground_truth" in named:
-        problems += _column_problems([reward.ground_truth], columns)
+        problems += _column_problems(reward, [reward.ground_truth], columns)
     return problems
 
 
@@ -166,10 +166,10 @@ def _argument_problems(reward: FunctionReward, known: Mapping[str, Any], require
     ]
 
 
-def _column_problems(needed: Iterable[str], columns: Columns) -> list[str]:
+def _column_problems(reward: FunctionReward, needed: Iterable[str], columns: Columns) -> list[str]:
     if columns is None:
         return []
-    there = sorted({*columns, *OWN_COLUMNS})
+    there = sorted({*columns, *OWN_COLUMNS, *(["turn"] if reward.per_turn else [])})
     return [
         f"it needs the column {name!r}, which no prompt has in its extras; there are {', '.join(there)}"
         for name in needed

@@ -83,6 +83,9 @@ class Mixed:
     of comparisons in which swapped sides had another winner; `lagrange_<name>`, the multiplier that was used."""
     warnings: tuple[str, ...]
     """Which numbers are missing, and what that meant."""
+    turns: tuple[tuple[float, ...], ...] = ()
+    """What counts at each row's turns, weighted as in its score, which has their sum; () for a row without any, and
+    where no component scores turns."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ class _Part:
     """Row → why there is no number. The component does not apply to rows in neither."""
     side_changes: list[float]
     """As of ComponentScores, of the rows that have one."""
+    turns: dict[int, tuple[float | None, ...]]
+    """Row → its turns' numbers, where the component scores turns."""
 
     @property
     def mean(self) -> float:
@@ -120,6 +125,8 @@ def mix(rewards: Sequence[Reward], answers: Mapping[str, ComponentScores], rows:
     answers: of each component by name, one entry per row of `rows`. A None without a problem adds nothing.
     `normalise: group`: minus the mean and divided by the standard deviation of the component's own numbers in the row's
     group, as GDPO does (Liu et al. 2026); with `advantage_estimator: dr_grpo` and `whiten: full` that is its advantage.
+    Of a component that scores turns (`per_turn`), of its numbers for all turns of the group's rows, as process
+    supervision in Shao et al. 2024 has it (section 4.1.3); a row's number is then the sum over its turns.
     λ is that of `state`; afterwards it moves with this step's mean cost, which is taken as it came even where
     `normalise` is set. Moments see this step's numbers before these are normalised. Without any reward all scores
     are 0. With several costs the formula is that of `algorithms.lagrange.lagrangian_score`.
@@ -132,12 +139,18 @@ def mix(rewards: Sequence[Reward], answers: Mapping[str, ComponentScores], rows:
     parts = [_part(reward, answers[reward.name], rows) for reward in rewards]
     dropped, warnings = settle(_gaps(parts, count), rows)
     after = _advanced(state, parts)
-    totals = [0.0] * count
+    totals, turns = [0.0] * count, dict[int, list[float]]()
+    divisor = 1.0 + sum(m.value for m in state.multipliers.values())
     for part in parts:
         factor = -state.multipliers[part.reward.name].value if part.reward.cost else part.reward.weight
-        for row, value in _in_units(part, after, rows).items():
+        if part.turns:
+            own = _turns_in_units(part, rows)
+            values = {row: sum(of_row) for row, of_row in own.items()}
+            _add_turns(turns, own, factor / divisor)
+        else:
+            values = _in_units(part, after, rows)
+        for row, value in values.items():
             totals[row] += factor * value
-    divisor = 1.0 + sum(m.value for m in state.multipliers.values())
     keep = tuple(row not in dropped for row in range(count))
     return Mixed(
         scores=tuple(total / divisor if kept else math.nan for total, kept in zip(totals, keep, strict=True)),
@@ -145,6 +158,7 @@ def mix(rewards: Sequence[Reward], answers: Mapping[str, ComponentScores], rows:
         state=after,
         metrics=_metrics(parts, state),
         warnings=tuple(warnings),
+        turns=tuple(tuple(turns.get(row, ())) for row in range(count)) if turns else (),
     )
 
 
@@ -173,7 +187,9 @@ def _part(reward: Reward, answer: ComponentScores, rows: Rows) -> _Part:
     problems = {i: p for i in own if (p := answer.problems[i]) is not None}
     problems |= {i: f"gave {v}" for i, v in values.items() if not math.isfinite(v)}
     changes = [change for i in own if answer.side_changes and (change := answer.side_changes[i]) is not None]
-    return _Part(reward, own, {i: v for i, v in values.items() if i not in problems}, problems, changes)
+    numbers = {i: v for i, v in values.items() if i not in problems}
+    turns = {i: answer.turns[i] for i in numbers} if answer.turns else {}
+    return _Part(reward, own, numbers, problems, changes, turns)
 
 
 def _gaps(parts: Sequence[_Part], count: int) -> list[Gap]:
@@ -205,6 +221,25 @@ def _in_units(part: _Part, state: MixtureState, rows: Rows) -> dict[int, float]:
     else:
         values = state.moments[part.reward.name].normalise(numbers)
     return dict(zip(part.numbers, values.tolist(), strict=True))
+
+
+def _turns_in_units(part: _Part, rows: Rows) -> dict[int, list[float]]:
+    """Row → its turns' numbers, in units of all turns of its group where that is asked; 0 for a turn without one."""
+    if part.reward.normalise != "group":
+        return {row: [0.0 if number is None else number for number in own] for row, own in part.turns.items()}
+    places = [(row, turn) for row, own in part.turns.items() for turn, number in enumerate(own) if number is not None]
+    given = [number for own in part.turns.values() for number in own if number is not None]
+    found = {row: [0.0] * len(own) for row, own in part.turns.items()}
+    units = normalised_in_groups(given, [rows.groups[row] for row, _ in places])
+    for (row, turn), number in zip(places, units.tolist(), strict=True):
+        found[row][turn] = number
+    return found
+
+
+def _add_turns(turns: dict[int, list[float]], own: Mapping[int, Sequence[float]], factor: float) -> None:
+    for row, numbers in own.items():
+        before = turns.get(row, [0.0] * len(numbers))
+        turns[row] = [total + factor * number for total, number in zip(before, numbers, strict=True)]
 
 
 def _around(reward: Reward, task: str) -> float:

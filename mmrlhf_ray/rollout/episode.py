@@ -140,20 +140,23 @@ def answer_of(token_ids: list[int], segments: Sequence[Segment]) -> list[int]:
     return token_ids if last is None else token_ids[last["start"] : last["end"]]
 
 
-def turn_rewards(rollouts: pa.Table, weight: float) -> np.ndarray:
-    """What `weight` times the rewards of turns adds to each token's reward, float64 [N] over all response tokens: at a
-    turn's last token its own, and at the response's last sampled token what they add up to taken off, since the score
-    there has it."""
+def turn_rewards(rollouts: pa.Table, of_turns: Sequence[Sequence[float]]) -> np.ndarray:
+    """Each turn's reward at its last token, float64 [N] over all response tokens; 0 at the others.
+
+    of_turns: rewards of each row's turns, () for a row without any. Raises ValueError where a row has another number of
+    turns.
+    """
     ends = np.cumsum(pc.list_value_length(rollouts.column("response_token_ids")).to_numpy())
-    moved = np.zeros(int(ends[-1]) if len(ends) else 0)
-    for number, segments in enumerate(rollouts.column("segments").to_pylist()):
-        start = int(ends[number - 1]) if number else 0
-        turns = [segment for segment in segments if segment["kind"] == RESPONSE]
-        for turn in turns:
-            if not math.isnan(turn["reward"]):
-                moved[start + turn["end"] - 1] += weight * turn["reward"]
-                moved[start + turns[-1]["end"] - 1] -= weight * turn["reward"]
-    return moved
+    placed = np.zeros(int(ends[-1]) if len(ends) else 0)
+    rows = zip(rollouts.column("segments").to_pylist(), of_turns, ends.tolist(), strict=True)
+    start = 0
+    for number, (segments, rewards, end) in enumerate(rows):
+        last = [start + segment["end"] - 1 for segment in segments if segment["kind"] == RESPONSE] or [end - 1]
+        if rewards and len(rewards) != len(last):
+            raise ValueError(f"of_turns: row {number} has {len(rewards)} rewards for {len(last)} turns")
+        placed[last[: len(rewards)]] = rewards
+        start = end
+    return placed
 
 
 def turn_metrics(rollouts: pa.Table) -> dict[str, float]:

@@ -88,6 +88,19 @@ def group_advantages(rewards: Rows, mask: Mask, groups: list[int], kind: str) ->
     return out
 
 
+def process_advantages(rows: Rows, groups: list[int]) -> Rows:
+    """Of each turn: its reward and those after it, each in units of all turns of the group's rows."""
+    out = []
+    for own, group in zip(rows, groups, strict=True):
+        every = [reward for row, g in zip(rows, groups, strict=True) if g == group for reward in row]
+        n = len(every)
+        pairs = sum((every[j] - every[k]) ** 2 for j in range(n) for k in range(j))
+        deviation = math.sqrt(pairs / (n * (n - 1))) + 1e-6
+        units = [sum(reward - other for other in every) / n / deviation for reward in own]
+        out.append([sum(units[turn:]) for turn in range(len(own))])
+    return out
+
+
 def whiten(x: Rows, mask: Mask, mode: str, eps: float) -> Rows:
     kept = [value for row, on_row in zip(x, mask, strict=True) for value, on in zip(row, on_row, strict=True) if on]
     mean = sum(kept) / len(kept)

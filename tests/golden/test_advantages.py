@@ -16,9 +16,11 @@ from mmrlhf_ray.algorithms.advantages import (
     reinforce,
     rloo,
     token_rewards,
+    turns_to_go,
     whiten_,
 )
 from mmrlhf_ray.algorithms.segments import row_sums, spread
+from mmrlhf_ray.algorithms.statistics import normalised_in_groups
 from tests.golden import reference
 from tests.golden.support import assert_caught, batch, close, flat, grid, mutant
 
@@ -313,3 +315,36 @@ def test_whiten_by_hand():
     torch.testing.assert_close(
         whiten_(x), torch.tensor([-2 / scale, 0, 2 / scale], dtype=torch.float64), rtol=1e-8, atol=0
     )
+
+
+TURNS = [[0.0, 1.0, 0.5], [0.25], [2.0, -1.0], [0.5, 0.5, 0.5, 3.0], [1.0]]
+"""Rewards of the turns of five responses, of which the first three answer one prompt and the others another."""
+OF_PROMPT = [4, 4, 4, 9, 9]
+TURN_TOKENS = 2
+
+
+def check_process_advantages(function):
+    flat_rewards = [reward for row in TURNS for reward in row]
+    owners = [group for row, group in zip(TURNS, OF_PROMPT, strict=True) for _ in row]
+    units = torch.from_numpy(normalised_in_groups(flat_rewards, owners))
+    at_ends = torch.stack([torch.zeros_like(units), units], dim=1).flatten()
+    got = function(at_ends, torch.tensor([TURN_TOKENS * len(row) for row in TURNS]))
+    want = [a for row in reference.process_advantages(TURNS, OF_PROMPT) for a in row for _ in range(TURN_TOKENS)]
+    torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def test_process_supervision_matches_the_reference():
+    check_process_advantages(turns_to_go)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("lengths, 1.0", "lengths, 0.9"),
+        ("sums_to_go(of_turns", "sums_to_go(of_turns.roll(1)"),
+        ("sums_to_go(of_turns", "sums_to_go(-of_turns"),
+        ("of_turns, lengths, 1.0", "of_turns, lengths.sum()[None], 1.0"),
+    ],
+)
+def test_broken_process_supervision_is_caught(old, new):
+    assert_caught(check_process_advantages, mutant(turns_to_go, old, new))

@@ -17,6 +17,7 @@ from mmrlhf_ray.algorithms.advantages import (
     gae,
     overlong_penalty,
     token_rewards,
+    turns_to_go,
     whiten_,
 )
 from mmrlhf_ray.algorithms.aggregation import loss_denominator
@@ -52,6 +53,8 @@ class Answers:
     """`old_logprobs` are the sampler's, which say nothing of how far the learner is from it."""
     teachers: Ragged | None = None
     """Column `teacher_distributions`; None without teachers."""
+    turns: Sequence[Sequence[float]] = ()
+    """What of each row's score counts at its turns (Mixed.turns); () where nothing does."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,8 @@ def make_experience(
     algorithm: AlgorithmConfig,
     max_response_tokens: int,
     moments: Mapping[str, RunningMoments],
-    turn_weight: float = 0.0,
 ) -> Experience:
-    """Rewards, advantages and returns of every response token. `turn_weight`: of the environment's rewards that count
-    at their turns; the scores have them as well.
+    """Rewards, advantages and returns of every response token.
 
     Raises ValueError where a role's answer has another length than the response, or where the KL in the reward needs
     `old_logprobs` that are to come, or `ref_logprobs` that are not there.
@@ -103,7 +104,7 @@ def make_experience(
     if kl_coef and ref is None:
         raise ValueError(f"ref_logprobs: kl_coef={kl_coef:g} needs them, got None")
     groups = torch.from_numpy(table.column("group_id").to_numpy().copy())
-    of_turns = turn_rewards(table, turn_weight) if turn_weight else None
+    of_turns = turn_rewards(table, answers.turns) if answers.turns else None
     made = _per_token(tokens, columns, scores, in_reward, algorithm, groups, of_turns)
     metrics = {
         "score": float(raw_scores.mean()),
@@ -220,13 +221,16 @@ def _per_token(
     groups: Tensor,
     of_turns: np.ndarray | None,
 ) -> _Made:
-    """Chunk by chunk; only what compares responses or all tokens is computed over the entire step."""
+    """Chunk by chunk; only what compares responses or all tokens is computed over the entire step. of_turns: rewards at
+    the last tokens of turns, float64 [tokens of all rows], which the scores have as well."""
     check_rows(tokens.kept)
     name, everything = algorithm.advantage_estimator, slice(0, len(tokens.sampled.values))
     rewards, advantages = tokens.zeros(), tokens.zeros()
     returns = tokens.zeros() if algorithm.has_critic else columns["values"]  # without a critic no one reads either
-    outcomes = torch.zeros_like(scores)
     flat, done = torch.empty(int(tokens.kept.sum()), dtype=torch.float64), 0
+    at_turns = torch.zeros(0) if of_turns is None else tokens.read(Ragged(of_turns, tokens.sampled.offsets), everything)
+    in_turns = torch.zeros_like(scores) if of_turns is None else row_sums(at_turns, tokens.kept)
+    scores, compared = scores - in_turns, torch.zeros_like(scores)
     for rows, own in tokens.chunks():
         kept = tokens.kept[rows]
         there = slice(done, done := done + int(kept.sum()))
@@ -236,10 +240,10 @@ def _per_token(
         else:
             kl = torch.zeros(int(kept.sum()), dtype=torch.float64)
         of_tokens = token_rewards(scores[rows], kl, kept, kl_coef)
+        compared[rows] = row_sums(of_tokens, kept)
         if of_turns is not None:
-            of_tokens += tokens.read(Ragged(of_turns, tokens.sampled.offsets), own)
+            of_tokens += at_turns[there]
         tokens.write(rewards, own, of_tokens)
-        outcomes[rows] = row_sums(of_tokens, kept)
         if algorithm.has_critic:
             values = tokens.read(columns["values"], own)
             flat[there], to_go = gae(of_tokens, values, kept, algorithm.gamma, algorithm.gae_lambda)
@@ -247,9 +251,11 @@ def _per_token(
         elif name in TOKEN_ESTIMATORS:
             flat[there] = TOKEN_ESTIMATORS[name](of_tokens, kept, algorithm.gamma)
     if name in OUTCOME_ESTIMATORS:
-        flat = spread(OUTCOME_ESTIMATORS[name](outcomes, groups), tokens.kept)
+        flat = spread(OUTCOME_ESTIMATORS[name](compared, groups), tokens.kept)
+        if of_turns is not None:
+            flat += turns_to_go(at_turns, tokens.kept)
     tokens.write(advantages, everything, whiten_(flat, algorithm.whiten or WHITEN_DEFAULT[name]))
-    return _Made({"rewards": rewards, "advantages": advantages, "returns": returns}, outcomes)
+    return _Made({"rewards": rewards, "advantages": advantages, "returns": returns}, compared + in_turns)
 
 
 def _table(rollouts: pa.Table, scores: Tensor, columns: Mapping[str, Ragged]) -> pa.Table:

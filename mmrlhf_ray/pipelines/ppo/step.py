@@ -64,12 +64,11 @@ def ppo_step(fleet: Fleet, stream: Stream, cfg: PPOConfig, state: DriverState) -
 
     scores = all_scores(cfg, judged)
     mixed = mix(cfg.rewards, scores, Rows.of(rollouts.table), state.mixture)
-    answers, keep = replace(answered, scores=mixed.scores), comparable(rollouts, mixed.keep, cfg.algorithm)
+    answers = replace(answered, scores=mixed.scores, turns=mixed.turns)
+    keep = comparable(rollouts, mixed.keep, cfg.algorithm)
     rollouts, answers = drop_rows(rollouts, answers, keep)
     longest = cfg.sampling.max_response_tokens
-    experience = make_experience(
-        rollouts, answers, state.kl.kl_coef, cfg.algorithm, longest, state.moments, cfg.turn_weight
-    )
+    experience = make_experience(rollouts, answers, state.kl.kl_coef, cfg.algorithm, longest, state.moments)
     if answers.old_logprobs is not None:
         check_agreement(experience, cfg, step)
     fleet.begin("learn")
@@ -156,8 +155,15 @@ def drop_rows(rollouts: Rollouts, answers: Answers, keep: Sequence[bool]) -> tup
         None if column is None else column.take(rows)
         for column in (answers.ref_logprobs, answers.old_logprobs, answers.values, answers.teachers)
     )
-    scores = [answers.scores[row] for row in rows]
-    kept = replace(answers, scores=scores, ref_logprobs=ref, old_logprobs=old, values=values, teachers=teachers)
+    kept = Answers(
+        [answers.scores[row] for row in rows],
+        ref,
+        old,
+        values,
+        answers.sampler_serves,
+        teachers,
+        [answers.turns[row] for row in rows] if answers.turns else (),
+    )
     return rollouts.select(rows), kept
 
 

@@ -1,20 +1,23 @@
 """Rewards that are computed from text (functions, remote services, judges), and all rewards as the driver asks them."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import ray
 
 from mmrlhf_ray.config.rewards import EnvironmentReward, ModelReward
 from mmrlhf_ray.data.encoding.encode import decode_response, load_encoder
-from mmrlhf_ray.rewards.batch import PromptLookup
+from mmrlhf_ray.data.media import MediaRow
+from mmrlhf_ray.rewards.batch import PromptLookup, RewardBatch
 from mmrlhf_ray.rewards.components import Component, TextReward, component, score_own, shows_media
 from mmrlhf_ray.rewards.episodes import environment_scores
 from mmrlhf_ray.rewards.scores import ComponentScores
-from mmrlhf_ray.rollout.batch import Rollouts, shown
+from mmrlhf_ray.rollout.batch import Rollouts, rollouts_of, shown
+from mmrlhf_ray.rollout.by_turn import earlier_messages, rows_by_turn
 from mmrlhf_ray.rollout.episode import answer_of
 from mmrlhf_ray.runtime.actors import ActorGroup
 from mmrlhf_ray.schema import PROMPT, ROLLOUT, check
@@ -62,25 +65,46 @@ class RewardFunctions:
     def score(self, rollouts: pa.Table, prompts: pa.Table | None, *media: pa.Table) -> Computed:
         """Each component's scores by its name, one entry per row, and the seconds it took.
 
-        A component is only given rows of its tasks and modalities; it does not apply to the others. `prompts`: PROMPT
-        of these rows; None = those that the actor was started with. `media`: MEDIA of all that they show, where a
-        component is shown media.
+        A component is only given rows of its tasks and modalities; it does not apply to the others. One that scores
+        turns is given each turn of the policy as a response to all before it, with its number, from 1, in the column
+        `turn`. `prompts`: PROMPT of these rows; None = those that the actor was started with. `media`: MEDIA of all
+        that they show, where a component is shown media.
         """
         self._start()  # an actor that was started again is asked at once
         start = time.monotonic()
         table = check(rollouts, ROLLOUT, "RewardFunctions.score")
-        columns = (table.column(name).to_pylist() for name in ("response_token_ids", "segments"))
-        completions = [decode_response(self._encoder, answer_of(*own)) for own in zip(*columns, strict=True)]
         known = self._prompts if prompts is None else PromptLookup(prompts, self._prompts.extras_columns)
         clips = {row["media_id"]: row for own in media for row in own.to_pylist()}
-        batch = known.batch(table, completions, clips if any(map(shows_media, self._rewards)) else None)
+        batch = self._batch(table, known, clips)
+        turns, owners = self._turns(table, known, clips) if any(r.per_turn for r in self._rewards) else (batch, [])
 
         def ask(reward: TextReward, own: Component) -> ComponentScores:
-            return score_own(reward, own, batch)
+            if not reward.per_turn:
+                return score_own(reward, own, batch)
+            return ComponentScores.of_turns(score_own(reward, own, turns), owners, len(table))
 
         with ThreadPoolExecutor(len(self._components)) as pool:
             answers = list(pool.map(ask, self._rewards, self._components))
         return {r.name: a for r, a in zip(self._rewards, answers, strict=True)}, time.monotonic() - start
+
+    def _batch(self, table: pa.Table, prompts: PromptLookup, clips: Mapping[str, MediaRow]) -> RewardBatch:
+        columns = (table.column(name).to_pylist() for name in ("response_token_ids", "segments"))
+        completions = [decode_response(self._encoder, answer_of(*own)) for own in zip(*columns, strict=True)]
+        return prompts.batch(table, completions, clips if any(map(shows_media, self._rewards)) else None)
+
+    def _turns(
+        self, table: pa.Table, prompts: PromptLookup, clips: Mapping[str, MediaRow]
+    ) -> tuple[RewardBatch, list[int]]:
+        """The policy's turns as responses, and the row of `table` that each is of."""
+        rows, owners = rows_by_turn(table)
+        batch, before = self._batch(rows, prompts, clips), earlier_messages(self._encoder, table)
+        asked = tuple([*prompt, *said] for prompt, said in zip(batch.prompts, before, strict=True))
+        counts = Counter(owners)
+        modalities = table.column("modality").to_pylist()  # which components score it does not change with a turn
+        own = [modalities[owner] for owner in owners]
+        turn = [number for owner in range(len(table)) for number in range(1, counts[owner] + 1)]
+        columns = {**batch.columns, "modality": own, "turn": turn, "turns": [counts[owner] for owner in owners]}
+        return replace(batch, prompts=asked, modalities=tuple(own), columns=columns), owners
 
     def close(self) -> None:
         """End the processes of functions."""
@@ -127,10 +151,19 @@ class Rewards:
 
     def ask(self, rollouts: Rollouts) -> "PendingScores":
         """Ask every component; nothing blocks."""
-        models = self.scorers.ask(rollouts) if self.scorers else None
+        models = turns = None
+        owners: list[int] = []
+        if self.scorers is not None and not all(reward.per_turn for reward in self.model_rewards):
+            models = self.scorers.ask(rollouts)
+        if self.scorers is not None and any(reward.per_turn for reward in self.model_rewards):
+            table, owners = rows_by_turn(rollouts.table)
+            turns = self.scorers.ask(rollouts_of(table, rollouts.features))
         functions = self.functions.ask(rollouts) if self.functions else None
-        given = {reward.name: environment_scores(rollouts.table) for reward in self.environment_rewards}
-        return PendingScores(self, models, functions, given)
+        given = {
+            reward.name: environment_scores(rollouts.table, per_turn=reward.per_turn)
+            for reward in self.environment_rewards
+        }
+        return PendingScores(self, models, turns, owners, functions, given)
 
 
 @dataclass(frozen=True)
@@ -140,6 +173,10 @@ class PendingScores:
     rewards: Rewards
     models: Pending | None
     """Each row (score, uncertainty) of one model after the other."""
+    turns: Pending | None
+    """The same of each turn, for models that score turns."""
+    owners: Sequence[int]
+    """The row of each turn."""
     functions: "ray.ObjectRef[Computed] | None"
     given: dict[str, ComponentScores]
     """By the environment, with the episodes."""
@@ -147,23 +184,33 @@ class PendingScores:
     @property
     def refs(self) -> list["ray.ObjectRef[Answer] | ray.ObjectRef[Computed]"]:
         """What must be there for result() not to block."""
-        return [*(self.models.refs if self.models else ()), *([self.functions] if self.functions else ())]
+        models = [ref for pending in self._pending for ref in pending.refs]
+        return [*models, *([self.functions] if self.functions else ())]
 
     @property
     def names(self) -> list[str]:
         """Of the actors that were asked."""
         functions = self.rewards.functions
-        return [*(self.models.names if self.models else ()), *(functions.group.names if functions else ())]
+        models = [name for pending in self._pending for name in pending.names]
+        return [*models, *(functions.group.names if functions else ())]
+
+    @property
+    def _pending(self) -> list[Pending]:
+        return [pending for pending in (self.models, self.turns) if pending is not None]
 
     def result(self) -> Computed:
         """Component → scores of all rows, and the seconds of the slowest actor."""
         answers, slowest = dict(self.given), 0.0
-        if self.models is not None:
-            rows, slowest = self.models.result()
-            columns = rows.values.reshape(len(rows), -1)
+        for pending in self._pending:
+            rows, seconds = pending.result()
+            slowest, columns = max(slowest, seconds), rows.values.reshape(len(rows), -1)
             for number, reward in enumerate(self.rewards.model_rewards):
                 scores = columns[:, 2 * number] - reward.uncertainty_coef * columns[:, 2 * number + 1]
-                answers[reward.name] = ComponentScores.of(scores.tolist())
+                said = ComponentScores.of(scores.tolist())
+                if pending is self.models and not reward.per_turn:
+                    answers[reward.name] = said
+                elif pending is self.turns and reward.per_turn:
+                    answers[reward.name] = ComponentScores.of_turns(said, self.owners, max(self.owners) + 1)
         if self.functions is not None and self.rewards.functions is not None:
             role = self.rewards.functions
             ((computed, seconds),) = role.group.wait([self.functions], role.deadline_s, "computing rewards")

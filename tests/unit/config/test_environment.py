@@ -57,6 +57,15 @@ def test_what_cannot_work_is_refused(values, message):
 GAME = {"kind": "python", "environment": "a.py:A", "max_observation_tokens": 32}
 GIVEN = {"name": "game", "kind": "environment"}
 
+JUDGE = {
+    "name": "judge",
+    "kind": "judge",
+    "base_url": "http://localhost:8000/v1",
+    "model": "any",
+    "prompt": "{first} or {second}?",
+    "pairs": {},
+}
+
 
 def ppo(**values):
     return PPOConfig.model_validate(
@@ -74,8 +83,8 @@ def ppo(**values):
 
 def test_a_job_has_room_for_its_episodes():
     assert ppo().environment.max_turns == 4
-    assert ppo().turn_weight == 0.0
-    assert ppo(rewards=[GIVEN | {"per_turn": True, "weight": 0.5}]).turn_weight == 0.5
+    compared = {"advantage_estimator": "grpo", "n_samples_per_prompt": 2}
+    assert ppo(rewards=[GIVEN | {"per_turn": True, "normalise": "group"}], algorithm=compared)
 
 
 @pytest.mark.parametrize(
@@ -84,13 +93,22 @@ def test_a_job_has_room_for_its_episodes():
         ({"environment": None}, "rewards.game: kind environment needs `environment`"),
         ({"environment": GAME | {"max_observation_tokens": 64}}, "max_observation_tokens=64 must be below"),
         ({"environment": GAME | {"max_media": 17}}, "max_media=17 is above generator.max_media_per_prompt=16"),
-        ({"rewards": [GIVEN | {"per_turn": True, "normalise": True}]}, "leave out normalise"),
+        ({"rewards": [GIVEN | {"per_turn": True, "normalise": True}]}, "set normalise to group or false"),
+        (
+            {
+                "environment": None,
+                "rewards": [{"name": "f", "kind": "function", "function": "format", "per_turn": True}],
+            },
+            "rewards.f.per_turn: without `environment` a response is one turn",
+        ),
+        ({"rewards": [{"name": "usual", "kind": "fluency", "per_turn": True}]}, "fluency is of a response"),
+        ({"rewards": [JUDGE | {"per_turn": True}]}, "turns of different episodes have nothing in common"),
         (
             {
                 "rewards": [GIVEN | {"per_turn": True}],
                 "algorithm": {"advantage_estimator": "grpo", "n_samples_per_prompt": 2},
             },
-            "per_turn has no effect with algorithm.advantage_estimator=grpo",
+            "compares the responses to one prompt, and so their turns; set normalise to group",
         ),
         (
             {"rewards": [GIVEN | {"per_turn": True}], "algorithm": {"score_clip": 1.0}},

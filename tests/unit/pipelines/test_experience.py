@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -362,8 +363,31 @@ def test_turns_have_their_own_rewards_and_observations_none() -> None:
     none = Ragged.of_rows([np.zeros(6, np.float32)])
     given = Answers([1.5], none, none, none)
     algorithm = AlgorithmConfig(gamma=1.0, gae_lambda=1.0, whiten="none")
-    made = make(Rollouts(table, NOWHERE, {}, 0.0), given, 0.0, algorithm, turn_weight=1.0).table
+    episodes = Rollouts(table, NOWHERE, {}, 0.0)
+    made = make(episodes, replace(given, turns=((1.0, 0.5),)), 0.0, algorithm).table
     assert made.column("rewards").to_pylist() == [[0.0, 1.0, 0.0, 0.0, 0.0, 0.5]]
     assert made.column("advantages").to_pylist() == [[1.5, 1.5, 0.0, 0.0, 0.5, 0.5]]
-    at_the_end = make(Rollouts(table, NOWHERE, {}, 0.0), given, 0.0, algorithm).table
+    at_the_end = make(episodes, given, 0.0, algorithm).table
     assert at_the_end.column("rewards").to_pylist() == [[0.0, 0.0, 0.0, 0.0, 0.0, 1.5]]
+    with pytest.raises(ValueError, match="row 0 has 3 rewards for 2 turns"):
+        make(episodes, replace(given, turns=((1.0, 0.5, 0.0),)), 0.0, algorithm)
+
+
+def test_responses_are_compared_as_a_whole_and_turns_add_what_follows_them() -> None:
+    segments = [
+        {"kind": kind, "start": start, "end": end, "shows": [], "reward": math.nan, "problem": ""}
+        for kind, start, end in (("response", 0, 2), ("observation", 2, 3), ("response", 3, 4))
+    ]
+    rows = [TokenRow([9], list(range(4)), []), TokenRow([9], [1, 2], [])]
+    mask = [[True, True, False, True], [True, True]]
+    table = rollout_table(rows, response_mask=mask, segments=[segments, []], group_id=[5, 5], prompt_id=["a", "a"])
+    none = Ragged.of_rows([np.zeros(4, np.float32), np.zeros(2, np.float32)])
+    of_turns = ((0.5, -2.0), (0.75,))
+    given = Answers([1.0 - 1.5, 3.0 + 0.75], none, none, None, turns=of_turns)
+    algorithm = AlgorithmConfig(advantage_estimator="dr_grpo", n_samples_per_prompt=2, kl_coef=0.0)
+    made = make(Rollouts(table, NOWHERE, {}, 0.0), given, 0.0, algorithm)
+    assert made.table.column("rewards").to_pylist() == [[0.0, 0.5, 0.0, 1.0 - 2.0], [0.0, 3.0 + 0.75]]
+    lead = 1.0  # (3 - 1) / 2: what is left of the scores without the turns
+    first, second = [-lead - 1.5] * 2, [-lead - 2.0]
+    assert made.table.column("advantages").to_pylist() == [[*first, 0.0, *second], [lead + 0.75] * 2]
+    assert made.metrics["reward"] == (-0.5 + 3.75) / 2

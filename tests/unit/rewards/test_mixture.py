@@ -284,3 +284,43 @@ def test_a_component_may_count_by_its_log_sigmoid():
 def test_two_scales_of_one_component_are_refused(other):
     with pytest.raises(ValidationError, match="both say in which units"):
         own("a", log_sigmoid_around=0.0, **other)
+
+
+def of_turns(*turns, problems=None):
+    values = tuple(sum(v for v in own if v is not None) if own else None for own in turns)
+    return ComponentScores(values, problems or (None,) * len(turns), turns=turns)
+
+
+def test_numbers_of_turns_are_weighted_as_the_scores_that_have_their_sum():
+    rewards = [own("a"), own("b", weight=2.0, per_turn=True), own("c", per_turn=True), cost("harm", 1.0)]
+    answers = {"a": given(1, 1, 1, 1), "harm": given(0, 0, 0, 0)}
+    answers |= {"b": of_turns((1.0, None), (0.5,), (), (2.0,)), "c": of_turns((3.0, 4.0), (), (), (1.0,))}
+    got = mixed(rewards, answers)
+    assert 1.0 + got.metrics["lagrange_harm"] == 2.0
+    assert got.turns == ((2.5, 2.0), (0.5,), (), (2.5,))
+    assert got.scores == pytest.approx([(1 + 9) / 2, (1 + 1) / 2, 0.5, (1 + 5) / 2])
+    assert got.metrics["reward_b"] == pytest.approx((1 + 0.5 + 2) / 3)
+    assert mixed([own("a")], {"a": given(1, 1, 1, 1)}).turns == ()
+
+
+def test_numbers_of_turns_in_units_of_all_turns_of_their_group():
+    rows = replace(ROWS, groups=(7, 7, 9, 9))
+    answers = {"a": of_turns((1.0, None, 3.0), (5.0,), (2.0,), (2.0, 2.0))}
+    got = mixed([own("a", per_turn=True, normalise="group")], answers, rows=rows)
+    assert got.turns[0] == pytest.approx((-1.0, 0.0, 0.0), abs=1e-5)  # mean 3, deviation 2 of 1, 3, 5
+    assert got.turns[1] == pytest.approx((1.0,), abs=1e-5)
+    assert got.turns[2:] == ((0.0,), (0.0, 0.0))
+    assert got.scores == pytest.approx((-1.0, 1.0, 0.0, 0.0), abs=1e-5)
+
+
+def test_the_numbers_of_turns_become_those_of_their_rows():
+    said = ComponentScores((1.0, 2.0, None, None, 4.0), (None, None, "late", None, None))
+    got = ComponentScores.of_turns(said, [0, 0, 1, 2, 3], 4)
+    assert got.values == (3.0, None, None, 4.0)
+    assert got.problems == (None, "turn 1: late", None, None)
+    assert got.turns == ((1.0, 2.0), (), (), (4.0,))
+    assert got.select([3, 0]).turns == ((4.0,), (1.0, 2.0))
+    joined = ComponentScores.concat([got, given(7.0)])
+    assert joined.turns == (*got.turns, ())
+    with pytest.raises(ValueError, match="turns expects 2 entries"):
+        ComponentScores((1.0, 2.0), (None, None), turns=((1.0,),))

@@ -8,6 +8,7 @@ from mmrlhf_ray.data.encoding.encode import EncodedPrompt
 from mmrlhf_ray.errors import SchemaError
 from mmrlhf_ray.rewards.episodes import environment_scores
 from mmrlhf_ray.rollout.batch import Rollouts, response_kl
+from mmrlhf_ray.rollout.by_turn import rows_by_turn
 from mmrlhf_ray.rollout.episode import Episode, Turn, answer_of, kinds_of, turn_metrics, turn_rewards
 from mmrlhf_ray.schema import ROLLOUT, check
 
@@ -94,16 +95,38 @@ def test_the_environments_score_is_the_sum_of_its_turns() -> None:
     found = environment_scores(rollouts(played().as_row("stop"), silent.as_row("stop")).table)
     assert found.values == (1.25, None)
     assert found.problems == (None, "its environment gave no reward")
+    assert found.turns == ()
+    by_turn = environment_scores(rollouts(played().as_row("stop"), silent.as_row("stop")).table, per_turn=True)
+    assert by_turn.turns == ((0.25, None, 1.0), ())
 
 
-def test_rewards_of_turns_move_to_their_turns_and_add_up_to_nothing() -> None:
+def test_rewards_of_turns_stand_where_their_turns_end() -> None:
     plain = Episode(PROMPT, 0)
     plain.respond(turn(10))
-    moved = turn_rewards(rollouts(plain.as_row("stop"), played().as_row("stop")).table, 2.0)
-    wanted = [0.0] * 13
-    wanted[1 + 1], wanted[1 + 11] = 0.5, 2.0 - 2.5
-    assert moved.tolist() == wanted
-    assert moved.sum() == 0.0
+    table = rollouts(plain.as_row("stop"), played().as_row("stop"), plain.as_row("stop")).table
+    placed = turn_rewards(table, [(), (0.5, -1.0, 2.0), (4.0,)])
+    wanted = [0.0] * 14
+    wanted[1 + 1], wanted[1 + 7], wanted[1 + 11], wanted[13] = 0.5, -1.0, 2.0, 4.0
+    assert placed.tolist() == wanted
+    with pytest.raises(ValueError, match="row 1 has 1 rewards for 3 turns"):
+        turn_rewards(table, [(), (0.5,), (4.0,)])
+
+
+def test_each_turn_is_a_response_to_all_before_it() -> None:
+    plain = Episode(PROMPT, 0)
+    plain.respond(turn(10))
+    rows, owners = rows_by_turn(rollouts(plain.as_row("stop"), played().as_row("stop")).table)
+    assert owners == [0, 1, 1, 1]
+    found = rows.to_pylist()
+    said = [1, 50, 50, 2, 10, 11, 20, 60, 60, 60, 21, 12, 22, 23]
+    assert [row["prompt_token_ids"] for row in found] == [said[:4], said[:4], said[:11], said]
+    assert [row["response_token_ids"] for row in found] == [[10], [10, 11], [12], [13, 14]]
+    assert [row["media_ids"] for row in found] == [["first"]] * 2 + [["first", "second"]] * 2
+    assert [row["modality"] for row in found] == ["image"] * 2 + ["image+audio"] * 2
+    spans = [[(s["version"], s["start"], s["end"]) for s in row["versions"]] for row in found]
+    assert spans == [[(3, 0, 1)], [(3, 0, 2)], [(4, 0, 1)], [(4, 0, 2)]]
+    assert len({row["group_id"] for row in found}) == 4, "no two have one prompt"
+    assert not any(row["segments"] for row in found)
 
 
 def test_turns_and_their_problems_are_counted() -> None:
