@@ -5,7 +5,6 @@ The reward that RLlib gets is the cost of the step, never the environment's own,
 
 import os
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -13,11 +12,11 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from PIL import Image
 
+from mmrlhf_ray.behaviour.facts import FactsOf
 from mmrlhf_ray.behaviour.segments import Facts, Recorded, Replay, Segment
 from mmrlhf_ray.behaviour.spaces import PICTURE, Observation, check_actions, modalities, named
 from mmrlhf_ray.config.behaviour import BehaviourConfig
 from mmrlhf_ray.errors import ConfigError
-from mmrlhf_ray.sandbox.inside import load_function
 
 TRUE_RETURN, COST = "true return", "cost"
 """Keys of the last `info` of an episode: sum of true rewards, mean cost of a step."""
@@ -40,7 +39,7 @@ class RecordedEnv(gymnasium.Env[Observation, Any]):
         self._cost_of = None if cfg.cost is None else cfg.cost.of
         self._true = cfg.learn_from == "environment"
         self._length = record or cfg.segments.steps
-        self._facts: Callable[[Any], Facts] | None = load_function(section.facts) if section.facts else None
+        self._facts = None if section.facts is None else FactsOf(section.facts, section.facts_s)
         self._own = _make(cfg, render or section.picture is not None)
         space = modalities(self._own.observation_space)
         if section.picture is not None:
@@ -81,7 +80,7 @@ class RecordedEnv(gymnasium.Env[Observation, Any]):
             taken = self._given.low + (kept + 1.0) * 0.5 * (self._given.high - self._given.low)
         observation, reward, terminated, truncated, info = self._own.step(taken)
         cost = self._cost(kept, info)
-        facts = self._facts(self._own.unwrapped) if self._facts is not None else {}
+        facts = self._facts(self._own.unwrapped) if self._facts else {}
         self._actions.append(kept)
         self._part.append((self._now, kept, float(reward), cost, facts))
         self._return += float(reward)
@@ -119,6 +118,8 @@ class RecordedEnv(gymnasium.Env[Observation, Any]):
         return np.ascontiguousarray(shown[..., :3])
 
     def close(self) -> None:
+        if self._facts:
+            self._facts.close()
         self._own.close()
 
     def _anew(self) -> Observation:

@@ -40,7 +40,16 @@ class EnvironmentSection(Section):
     picture: PictureSection | None = None
     """`null` = what the environment itself shows is observed, and nothing is rendered in training."""
     facts: FunctionText | None = None
-    """`file.py:function` that is given the environment after each step and returns a dictionary that judges see."""
+    """`file.py:function` that is given the environment after each step and returns a dictionary that judges see. It
+    runs in a thread of its own: it reads the environment, and neither steps nor renders it."""
+    facts_s: PositiveFloat = 10.0
+    """Seconds for one answer of `facts`; where it takes longer, the run ends."""
+
+    @model_validator(mode="after")
+    def _facts_are_asked(self) -> "EnvironmentSection":
+        if self.facts is None and self.facts_s != type(self).model_fields["facts_s"].default:
+            raise ValueError(f"environment.facts_s={self.facts_s:g} has no effect without facts; leave it out")
+        return self
 
 
 class SegmentsSection(Section):

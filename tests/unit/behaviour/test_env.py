@@ -106,6 +106,28 @@ def test_a_segment_is_played_again_as_it_was(tmp_path: Path) -> None:
     assert (len(back[1].actions), back[1].shown) == (3, 3)
 
 
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("time.sleep(60)", "environment.facts=.*slow.py:facts: no answer within environment.facts_s=0.2 s"),
+        ("raise ConfigError('no such joint')", "no such joint"),
+    ],
+)
+def test_facts_that_never_come_end_the_run_and_keep_nothing(body: str, error: str, tmp_path: Path) -> None:
+    source = f"import time\nfrom mmrlhf_ray.errors import ConfigError\ndef facts(env):\n    {body}\n"
+    (tmp_path / "slow.py").write_text(source)
+    section = {"id": "tests.unit.behaviour_tiny:Line-v0", "facts": f"{tmp_path / 'slow.py'}:facts", "facts_s": 0.2}
+    with closing(RecordedEnv(job(environment=section))) as env:
+        env.reset(seed=1)
+        with pytest.raises(ConfigError, match=error):
+            env.step(env.action_space.sample())
+
+
+def test_a_deadline_for_no_facts_is_refused() -> None:
+    with pytest.raises(ValueError, match="facts_s=5 has no effect without facts"):
+        job(environment={"id": "tests.unit.behaviour_tiny:Line-v0", "facts_s": 5})
+
+
 def test_clips_show_the_segment_or_none() -> None:
     cfg = job()
     with closing(RecordedEnv(cfg)) as env:
