@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from mmrlhf_ray.config.base import LearnerUse, ModelConfig, ModelUse, TrainJobConfig
+from mmrlhf_ray.config.environment import ToolsEnvironment
 from mmrlhf_ray.config.rewards import JudgeReward
 
 
@@ -17,7 +18,15 @@ def _refuse_facts(cfg: TrainJobConfig) -> None:
             )
 
 
-class SFTConfig(TrainJobConfig):
+class _WithTools(TrainJobConfig):
+    """Jobs whose prompts may describe tools."""
+
+    environment: ToolsEnvironment | None = None
+    """Tools that prompts describe to the model, as in `ppo`, written by its own chat template in the same way as for
+    sampling. Calls and what tools return stand in the records; nothing is called."""
+
+
+class SFTConfig(_WithTools):
     """Supervised fine-tuning on DEMONSTRATION records."""
 
     feedback_coef: NonNegativeFloat = 0.0
@@ -33,7 +42,7 @@ class SFTConfig(TrainJobConfig):
         return self
 
 
-class RewardModelConfig(TrainJobConfig):
+class RewardModelConfig(_WithTools):
     """A reward model on PREFERENCE (bradley_terry) or RANKING records (plackett_luce, rating)."""
 
     objective: Literal["bradley_terry", "plackett_luce", "rating"] = "bradley_terry"
@@ -121,7 +130,7 @@ _WITH_REFERENCE = frozenset({"dpo", "ipo", "kto", "bco", "mpo"})
 """Objectives that compare with a reference, whose log-probabilities are computed before training."""
 
 
-class PreferenceConfig(TrainJobConfig):
+class PreferenceConfig(_WithTools):
     """Direct preference training of a policy, without a reward model."""
 
     objective: Literal["dpo", "ipo", "kto", "orpo", "simpo", "bco", "mpo"] = "dpo"

@@ -13,10 +13,12 @@ from mmrlhf_ray.config import (
     EvaluateConfig,
     IterateConfig,
     PPOConfig,
+    PreferenceConfig,
     ProbeRewardConfig,
     Reward,
     RewardModelConfig,
     RunConfig,
+    SFTConfig,
     TrainJobConfig,
 )
 from mmrlhf_ray.config.base import ModelUse, MostMedia, RecordsUse
@@ -102,7 +104,8 @@ def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
         check_training_data(cfg.data, weighted=isinstance(cfg, PPOConfig))
         if missing is None:  # a dry run writes nowhere
             check_spill_dir(cfg.data)
-    environment = cfg.environment if isinstance(cfg, PPOConfig | EvaluateConfig) else None
+    has = (PPOConfig, EvaluateConfig, SFTConfig, RewardModelConfig, PreferenceConfig)
+    environment = cfg.environment if isinstance(cfg, has) else None
     if environment is not None and missing is not None and (files := lacking_files(environment)):
         missing += [f"environment: {file} is not here: not checked" for file in files]
         environment = None

@@ -132,7 +132,9 @@ class StreamReader:
     def __init__(self, plan: StreamPlan) -> None:
         self._plan = plan
         self._store = FileStore(plan.config, plan.schema, plan.sources, plan.seed, training=plan.training)
-        self._encoder = load_encoder(plan.options.model_path, plan.config, allowed=plan.options.allowed)
+        options = plan.options
+        tools = json.loads(options.tools)
+        self._encoder = load_encoder(options.model_path, plan.config, allowed=options.allowed, tools=tools)
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         """A table of one row for each block: Ray Data may join and cut tables, but not rows."""

@@ -1,13 +1,15 @@
 """Processor outputs, kept once per clip and once per prompt: in memory up to a bound, then on disk up to another."""
 
 import hashlib
+import json
 import logging
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -157,19 +159,20 @@ class PromptCache:
         return f"{name}-{self._fingerprint}"
 
 
-def prompt_cache(model_path: str, config: DataConfig) -> PromptCache:
-    """The cache that the configuration asks for."""
+def prompt_cache(model_path: str, config: DataConfig, tools: Sequence[Mapping[str, Any]] = ()) -> PromptCache:
+    """The cache that the configuration asks for. `tools`: JSON schemas of those that prompts describe."""
     spill = SpillDirectory(Path(config.spill_dir), config.spill_mb << 20) if config.spill_dir else None
-    return PromptCache(config.encoder_cache_mb << 20, fingerprint(model_path, config), spill)
+    return PromptCache(config.encoder_cache_mb << 20, fingerprint(model_path, config, tools), spill)
 
 
-def fingerprint(model_path: str, config: DataConfig) -> str:
+def fingerprint(model_path: str, config: DataConfig, tools: Sequence[Mapping[str, Any]] = ()) -> str:
     """What, besides prompt and media, decides how prompts are encoded: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in sorted(Path(model_path).iterdir()):
         if path.is_file() and not path.name.endswith((*_WEIGHTS, ".index.json")):
             digest.update(path.name.encode() + b"\0" + path.read_bytes())
     digest.update(config.model_dump_json(include={"video", "max_prompt_tokens", "over_long"}).encode())
+    digest.update(json.dumps(list(tools)).encode())
     return digest.hexdigest()[:16]
 
 

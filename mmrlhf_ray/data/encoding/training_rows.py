@@ -62,6 +62,8 @@ class EncodeOptions:
     """`sampling.allow_tokens`."""
     context_tokens: int | None = None
     """Most tokens of a prompt and a response that the job's models are made for; None = not known."""
+    tools: str = "[]"
+    """JSON schemas of the tools that prompts describe, as JSON."""
 
     @property
     def over_long(self) -> str:
@@ -78,13 +80,15 @@ def encode_records(batch: pa.Table, options: EncodeOptions, media: Sequence[ray.
     of them can be reported together.
     """
     clips = _clips(media[0])
-    encoder = _encoder(options.model_path, options.data, allowed=options.allowed)
+    encoder = _encoder(options.model_path, options.data, options.allowed, options.tools)
     rows = [training_row(row, encoder, clips, options) for row in batch.to_pylist()]
     return pa.Table.from_pylist(rows, schema=TRAINING_ROW)
 
 
 # A worker process maps many batches; it loads the processor and reads the media once.
-_encoder = lru_cache(maxsize=1)(load_encoder)
+@lru_cache(maxsize=1)
+def _encoder(model_path: str, data: DataConfig | None, allowed: tuple[str, ...], tools: str) -> Encoder:
+    return load_encoder(model_path, data, allowed=allowed, tools=json.loads(tools))
 
 
 @lru_cache(maxsize=1)

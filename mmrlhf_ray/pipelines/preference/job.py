@@ -26,6 +26,7 @@ def run(cfg: PreferenceConfig, resume: bool = False) -> Path:
         task,
         "preference",
         resume,
+        environment=cfg.environment,
         prepare=partial(_prepare, cfg, mismatched),
         row_check=partial(problem, cfg),
         complete=partial(_complete, cfg) if task.objective.has_reference else None,

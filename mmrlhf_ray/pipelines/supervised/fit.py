@@ -1,5 +1,6 @@
 """Code that SFT, reward-model and preference training share: records to Ray Data, Ray Train workers, progress."""
 
+import json
 import logging
 import shutil
 import time
@@ -22,10 +23,12 @@ from ray.train.torch import TorchTrainer
 
 from mmrlhf_ray.config.base import TrainJobConfig
 from mmrlhf_ray.config.data import DataConfig
+from mmrlhf_ray.config.environment import ToolsEnvironment
 from mmrlhf_ray.data.batches.stream import RowCheck
 from mmrlhf_ray.data.encoding.training_rows import EncodeOptions, encode_records
 from mmrlhf_ray.data.records.quarantine import Rejected, settle
 from mmrlhf_ray.data.records.readers import Records
+from mmrlhf_ray.environments.check import tool_schemas
 from mmrlhf_ray.errors import DataError, DeadlineExceeded, KnownError
 from mmrlhf_ray.pipelines.card import finish_with_card
 from mmrlhf_ray.pipelines.resume import Start, begin, check_length, run_record
@@ -79,21 +82,24 @@ def run_supervised(
     job: str,
     resume: bool,
     *,
+    environment: ToolsEnvironment | None = None,
     aspects: tuple[str, ...] = (),
     prepare: Prepare | None = None,
     complete: Complete | None = None,
     row_check: RowCheck | None = None,
     added: Added | None = None,
 ) -> Path:
-    """Train on `cfg.data` and export to `<run>/model`. `aspects`: whose ratings the rows get. `prepare` and `complete`
-    see all rows, `row_check` those that are streamed one by one; neither sees what is `added`.
+    """Train on `cfg.data` and export to `<run>/model`. `environment`: tools that prompts describe. `aspects`: whose
+    ratings the rows get. `prepare` and `complete` see all rows, `row_check` those that are streamed one by one; neither
+    sees what is `added`.
 
     Raises as preflight() before Ray starts.
     """
     held = {name: data for name, data in _data(cfg).items() if not data.streaming}
-    options = partial(_options, cfg, aspects=aspects, sampled_only=not task.scalar)
     with preflight(cfg, run_directory(cfg, resume)) as checked:
         run_dir = checked.run_dir
+        tools = "[]" if environment is None else json.dumps(tool_schemas(environment))
+        options = partial(_options, cfg, aspects=aspects, sampled_only=not task.scalar, tools=tools)
         read = {name: checked.records[_KEYS[name]] for name in held}
         if prepare:
             read = {name: prepare(records, held[name], run_dir) for name, records in read.items()}
@@ -148,7 +154,9 @@ def _data(cfg: TrainJobConfig) -> dict[str, DataConfig]:
     return {"train": cfg.data} | ({"eval": cfg.eval_data} if cfg.eval_data else {})
 
 
-def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sampled_only: bool) -> EncodeOptions:
+def _options(
+    cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sampled_only: bool, tools: str
+) -> EncodeOptions:
     contexts = [context_tokens(Path(use.config.path)) for use in cfg.models.values()]
     return EncodeOptions(
         cfg.model.path,
@@ -160,6 +168,7 @@ def _options(cfg: TrainJobConfig, data: DataConfig, aspects: tuple[str, ...], sa
         data,
         cfg.sampling.allow_tokens,
         min((tokens for tokens in contexts if tokens is not None), default=None),
+        tools,
     )
 
 

@@ -37,6 +37,7 @@ def run(cfg: RewardModelConfig, resume: bool = False) -> Path:
         RewardModelTask(cfg),
         "reward_model",
         resume,
+        environment=cfg.environment,
         aspects=tuple(cfg.aspects),
         prepare=ranked_only if cfg.objective == "plackett_luce" else None,
         row_check=unranked if cfg.objective == "plackett_luce" else None,

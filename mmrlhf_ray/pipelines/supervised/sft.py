@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 def run(cfg: SFTConfig, resume: bool = False) -> Path:
     """Train and export to `<run>/model`; returns the run's directory. Raises as preflight()."""
     prepare = None if cfg.feedback_coef else demonstrations_only
-    return run_supervised(cfg, SFTTask(cfg.feedback_coef), "sft", resume, prepare=prepare)
+    return run_supervised(cfg, SFTTask(cfg.feedback_coef), "sft", resume, environment=cfg.environment, prepare=prepare)
 
 
 def demonstrations_only(records: Records, data: DataConfig, run_dir: Path) -> Records:

@@ -76,7 +76,7 @@ class PromptEncoder:
         self._encoder = load_encoder(model_path, data, allowed=allowed, tools=tools)
         self._data, self._seed, self._quarantine_to = data, seed, quarantine_to
         self._most_media = most_media
-        self._cache = prompt_cache(model_path, data)
+        self._cache = prompt_cache(model_path, data, tools)
         self._records = records
         self._store: RowStore | None = None
 

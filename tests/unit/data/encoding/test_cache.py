@@ -195,5 +195,6 @@ def test_the_fingerprint_is_that_of_what_encodes(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text("other weights")
     assert fingerprint(str(tmp_path), config.model_copy(update={"path": "y.jsonl"})) == first
     assert fingerprint(str(tmp_path), config.model_copy(update={"max_prompt_tokens": 5})) != first
+    assert fingerprint(str(tmp_path), config, [{"function": {"name": "crop"}}]) != first
     (tmp_path / "preprocessor_config.json").write_text('{"size": 1}')
     assert fingerprint(str(tmp_path), config) != first
