@@ -6,12 +6,16 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from mmrlhf_ray.algorithms.calibration import pair_calibration
+from mmrlhf_ray.algorithms.score_fit import temperature
 from mmrlhf_ray.config import JudgeReward, RewardModelConfig
 from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.data.records.store import LoadedRow
-from mmrlhf_ray.pipelines.supervised.reward_report import JudgeAgreement, agreement, pairs_of
+from mmrlhf_ray.pipelines.supervised.reward_report import JudgeAgreement, Scaled, agreement, pairs_of
+from mmrlhf_ray.pipelines.supervised.score_fit import FEWEST, first_half
 from mmrlhf_ray.rewards.batch import RewardBatch
 from mmrlhf_ray.rewards.components import component, score_own
 from mmrlhf_ray.rewards.mixture import routed
@@ -53,13 +57,30 @@ def _agreement(
     asked = [ranked[row] for row in own]
     numbers = {row: value for row in own if (value := said.values[row]) is not None}
     answered = [{**ranked[row], "score": value, "members": [value]} for row, value in numbers.items()]
-    pairs = pairs_of(pa.Table.from_pylist(answered, schema=EVAL_SCORE))
+    given = pa.Table.from_pylist(answered, schema=EVAL_SCORE)
+    pairs = pairs_of(given)
     changes = [change for change in said.side_changes if change is not None]
     return JudgeAgreement(
         agreement(pairs, log_odds=False) if pairs else None,
         len(pairs_of(pa.Table.from_pylist(asked, schema=EVAL_SCORE))) - len(pairs),
         fmean(changes) if changes else None,
+        scaled(given),
     )
+
+
+def scaled(scores: pa.Table) -> Scaled | None:
+    """A judge's scores as log odds; None where a half of the prompts has fewer than 20 pairs. scores: EVAL_SCORE of
+    what it answered.
+
+    Source: Platt 1999, "Probabilistic Outputs for Support Vector Machines", with the offset left out.
+    """
+    first = first_half(scores)
+    halves = [pairs_of(scores.filter(pa.array(own, pa.bool_()))) for own in (first, [not f for f in first])]
+    one, other = (np.array([pair.difference for pair in pairs], np.float64) for pairs in halves)
+    if min(len(one), len(other)) < FEWEST:
+        return None
+    factors = 1.0 / temperature(one), 1.0 / temperature(other)
+    return Scaled(factors, pair_calibration(np.concatenate([factors[1] * one, factors[0] * other])))
 
 
 def _starts(batches: Sequence[RewardBatch]) -> Iterator[tuple[int, RewardBatch]]:

@@ -47,6 +47,17 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """A judge's scores as log odds of what people prefer (Platt scaling without an offset, since the sides of a pair
+    can be exchanged). Each half of the prompts has the factor that was fitted to the other."""
+
+    factors: tuple[float, float]
+    """Log odds of one unit of the judge's score, as fitted to each half."""
+    calibration: Calibration
+    """Of σ(factor · difference) over all pairs."""
+
+
+@dataclass(frozen=True)
 class JudgeAgreement:
     """A judge on the pairs that the model was measured on."""
 
@@ -56,6 +67,8 @@ class JudgeAgreement:
     """Pairs that it gave no score of; they are in no figure."""
     side_changes: float | None
     """Of a judge that compares: the share of comparisons in which swapped sides had another winner."""
+    scaled: Scaled | None = None
+    """None where a half of the prompts has too few pairs to fit to."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,11 @@ def write_report(
         name=name,
         summary=summary,
         chart=reliability_chart(calibration.bins) if calibration else None,
+        judge_charts={
+            name: reliability_chart(found.scaled.calibration.bins)
+            for name, found in summary.judges.items()
+            if found.scaled
+        },
         breakdowns=[(label, groups) for label, groups in _breakdowns(summary) if groups],
     )
     _replace(run_dir / SUMMARY_FILE, json.dumps(asdict(summary), indent=2))
@@ -171,7 +189,11 @@ def judge_line(name: str, found: JudgeAgreement) -> str:
         return f"judge {name}: no score for any of {found.unanswered} pairs"
     said = f"judge {name}: pair accuracy {found.agreement.accuracy} on {found.agreement.pairs} of them"
     said += f", {found.unanswered} without an answer" if found.unanswered else ""
-    return said + (f", {found.side_changes:.3f} change with the sides" if found.side_changes is not None else "")
+    said += f", {found.side_changes:.3f} change with the sides" if found.side_changes is not None else ""
+    if found.scaled is None:
+        return said
+    error, brier = found.scaled.calibration.expected_calibration_error, found.scaled.calibration.brier
+    return f"{said}; scaled: calibration error {error:.3f}, Brier {brier:.3f}"
 
 
 def agreement(pairs: Sequence[Pair], log_odds: bool) -> Agreement:

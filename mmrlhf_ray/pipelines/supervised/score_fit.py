@@ -22,7 +22,7 @@ FEWEST = 20
 def halves(scores: pa.Table) -> tuple[pa.Table, pa.Table]:
     """An EVAL_SCORE table divided by prompt: what is fitted to, and what is reported of. Raises DataError where one of
     them has no pair."""
-    first = [crc32(prompt_id.encode()) % 2 == 0 for prompt_id in scores.column("prompt_id").to_pylist()]
+    first = first_half(scores)
     parts = scores.filter(pa.array(first, pa.bool_())), scores.filter(pa.array([not own for own in first], pa.bool_()))
     if not all(pairs_of(part) for part in parts):
         raise DataError(
@@ -30,6 +30,11 @@ def halves(scores: pa.Table) -> tuple[pa.Table, pa.Table]:
             "score_scale to and one to report of; give more held-out records, or leave both keys out"
         )
     return parts
+
+
+def first_half(scores: pa.Table) -> list[bool]:
+    """Of each row of an EVAL_SCORE table: whether its prompt is in the first half."""
+    return [crc32(prompt_id.encode()) % 2 == 0 for prompt_id in scores.column("prompt_id").to_pylist()]
 
 
 def fit_scores(cfg: RewardModelConfig, scores: pa.Table) -> ScoreFit:

@@ -1,18 +1,30 @@
 """Judges on the held-out pairs of a reward model, asked over real HTTP."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from mmrlhf_ray.algorithms.calibration import pair_calibration
 from mmrlhf_ray.config import RewardModelConfig
 from mmrlhf_ray.data.media import media_row
 from mmrlhf_ray.data.records.readers import Records
-from mmrlhf_ray.pipelines.supervised.judge_agreement import judge_agreements
-from mmrlhf_ray.pipelines.supervised.reward_report import REPORT_FILE, SUMMARY_FILE, headline, write_report
+from mmrlhf_ray.pipelines.supervised.judge_agreement import judge_agreements, scaled
+from mmrlhf_ray.pipelines.supervised.reward_report import (
+    REPORT_FILE,
+    SUMMARY_FILE,
+    JudgeAgreement,
+    agreement,
+    headline,
+    pairs_of,
+    write_report,
+)
+from mmrlhf_ray.pipelines.supervised.score_fit import first_half
 from mmrlhf_ray.schema import EVAL_SCORE, MEDIA, PREFERENCE
 from tests.unit.rewards.servers import Answer, Request, serve
 from tests.unit.tiny import messages, picture
@@ -89,9 +101,10 @@ def test_a_judge_stands_next_to_the_model(tmp_path: Path) -> None:
     assert found["elsewhere"].agreement is None
     assert [found[name].side_changes for name in ("grades", "compares")] == [None, 0.0]
     assert len(server.requests) == 8 + 8
-    shown = server.requests[0].body["messages"][0]["content"]
-    assert [part["type"] for part in shown] == ["image_url", "text"]
-    assert '"answer": 0' in shown[1]["text"]
+    contents = [request.body["messages"][0]["content"] for request in server.requests]
+    shown = [parts for parts in contents if not isinstance(parts, str)]
+    assert {tuple(part["type"] for part in parts) for parts in shown} == {("image_url", "text")}
+    assert any('"answer": 0' in parts[1]["text"] for parts in shown)
 
     summary = write_report(tmp_path, "x", "bradley_terry", (), scores(), found)
     said = headline(summary)
@@ -101,6 +114,55 @@ def test_a_judge_stands_next_to_the_model(tmp_path: Path) -> None:
     assert "judge elsewhere: no score for any of 0 pairs" in said
     assert json.loads((tmp_path / SUMMARY_FILE).read_text())["judges"]["compares"]["unanswered"] == 1
     assert "Judges on the same pairs" in (tmp_path / REPORT_FILE).read_text()
+
+
+def graded(count: int, slope: float, seed: int) -> pa.Table:
+    """EVAL_SCORE of a judge on a pair for each prompt; people prefer a response with odds of exp(slope · lead)."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        grades = rng.random(2)
+        if rng.random() > 1 / (1 + math.exp(-slope * (grades[0] - grades[1]))):
+            grades = grades[::-1]
+        rows += [
+            {"row": number, "prompt_id": f"p{number}", "task": "t", "modality": "text", "response": side,
+             "score": grade, "uncertainty": 0.0, "members": [grade], "rank": 1 + side, "aspects": [], "ratings": [],
+             "form": []}
+            for side, grade in enumerate(grades.tolist())
+        ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=EVAL_SCORE)
+
+
+def test_a_judges_grades_become_log_odds(tmp_path: Path) -> None:
+    table = graded(4000, slope=5.0, seed=0)
+    found = scaled(table)
+    assert found is not None
+    assert found.factors == pytest.approx((5.0, 5.0), rel=0.15)
+    assert found.calibration.expected_calibration_error < 0.03
+    raw = pair_calibration([pair.difference for pair in pairs_of(table)])
+    assert raw.expected_calibration_error > 0.1, "grades from 0 to 1 are too timid as they are"
+    assert found.calibration.brier < raw.brier
+    assert scaled(graded(30, slope=5.0, seed=1)) is None
+
+    judges = {"grades": JudgeAgreement(agreement(pairs_of(table), log_odds=False), 0, None, found)}
+    summary = write_report(tmp_path, "x", "bradley_terry", (), scores(), judges)
+    assert "scaled: calibration error 0.0" in headline(summary)
+    assert json.loads((tmp_path / SUMMARY_FILE).read_text())["judges"]["grades"]["scaled"]["factors"] == [
+        *found.factors
+    ]
+    assert "grades, scaled" in (tmp_path / REPORT_FILE).read_text()
+
+
+def test_neither_half_is_judged_by_what_was_fitted_to_it() -> None:
+    rows = graded(2000, slope=5.0, seed=2).to_pylist()
+    turned = [
+        row | {"rank": 3 - row["rank"]} if first else row
+        for row, first in zip(rows, first_half(pa.Table.from_pylist(rows, schema=EVAL_SCORE)), strict=True)
+    ]
+    found = scaled(pa.Table.from_pylist(turned, schema=EVAL_SCORE))
+    assert found is not None
+    assert found.factors[0] < 0.1 < 1.0 < found.factors[1], "to a half that prefers the worse ones nothing fits"
+    assert found.calibration.expected_calibration_error > 0.1
 
 
 def test_a_report_without_judges_names_none(tmp_path: Path) -> None:
