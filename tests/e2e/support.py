@@ -71,6 +71,18 @@ class Running:
             time.sleep(0.2)
         assert left == {}, f"left behind: {left}"
 
+    def wait_for(self, done: Callable[[], bool], timeout_s: float) -> None:
+        """Until `done()`, by `timeout_s` at the latest; the command must be at work meanwhile."""
+        until = time.monotonic() + timeout_s
+        while not done():
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+    def send(self, number: int, command: str) -> None:
+        """A signal to the first process whose command line has `command`, such as `ray::Learner`."""
+        os.kill(min(pid for pid, own in self.processes().items() if command in own), number)
+
     def ray_directory(self) -> Path:
         """Where the command's private Ray keeps its files."""
         found = {match for line in self.processes().values() for match in re.findall(r"/tmp/mmrlhf-\w+", line)}

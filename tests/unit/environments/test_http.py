@@ -2,12 +2,7 @@
 
 import base64
 import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import httpx
 import pytest
 
 from mmrlhf_ray.config import HttpEnvironment
@@ -18,10 +13,8 @@ from mmrlhf_ray.environments.pool import EnvironmentPool
 from mmrlhf_ray.environments.protocol import EpisodeFailed, Shown
 from mmrlhf_ray.errors import ConfigError
 from tests.unit.environments.server import picture
-from tests.unit.environments.support import run
+from tests.unit.environments.support import run, served
 
-START_S = 30
-SERVER = Path(__file__).parent / "server.py"
 PNG = base64.b64encode(picture(9)).decode()
 URI = f"data:image/png;base64,{PNG}"
 SHOWN = Shown("image", "image/png", picture(9))
@@ -29,23 +22,8 @@ SHOWN = Shown("image", "image/png", picture(9))
 
 @pytest.fixture(scope="module")
 def port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, str(SERVER), str(number)])
-    try:
-        until = time.monotonic() + START_S
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{number}/health")
-                break
-            except httpx.ConnectError:
-                assert time.monotonic() < until
-                time.sleep(0.1)
+    with served() as number:
         yield number
-    finally:
-        server.kill()
-        server.wait()
 
 
 @pytest.fixture(autouse=True)
