@@ -3,7 +3,6 @@
 The reward that RLlib gets is the cost of the step, never the environment's own, which only the record has.
 """
 
-import os
 from collections import deque
 from typing import Any
 
@@ -16,6 +15,7 @@ from mmrlhf_ray.behaviour.facts import FactsOf
 from mmrlhf_ray.behaviour.segments import Facts, Recorded, Replay, Segment
 from mmrlhf_ray.behaviour.spaces import PICTURE, Observation, check_actions, modalities, named
 from mmrlhf_ray.config.behaviour import BehaviourConfig
+from mmrlhf_ray.environments.gym import render_without_screen
 from mmrlhf_ray.errors import ConfigError
 
 TRUE_RETURN, COST = "true return", "cost"
@@ -23,8 +23,6 @@ TRUE_RETURN, COST = "true return", "cost"
 _ACTION = "action"
 _MINATAR = "MinAtar/"
 _SEEDS = 2**31
-_HEADLESS = {"MUJOCO_GL": "egl", "SDL_AUDIODRIVER": "dummy"}
-"""What renderers need to be told where there is no screen, unless the user has."""
 
 
 class RecordedEnv(gymnasium.Env[Observation, Any]):
@@ -154,9 +152,7 @@ class RecordedEnv(gymnasium.Env[Observation, Any]):
 
 
 def _make(cfg: BehaviourConfig, render: bool) -> gymnasium.Env[Any, Any]:
-    for name, value in _HEADLESS.items():
-        if not os.environ.get("DISPLAY"):
-            os.environ.setdefault(name, value)
+    render_without_screen()
     section = cfg.environment
     arguments = dict(section.arguments) | ({"render_mode": "rgb_array"} if render else {})
     try:

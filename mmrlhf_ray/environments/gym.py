@@ -1,6 +1,7 @@
 """An environment of Gymnasium: the policy's text is parsed to an action, a picture or text comes back."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,14 @@ from mmrlhf_ray.errors import ConfigError
 
 _PICTURE = "rgb_array"
 _SEEDS = 2**31
+_HEADLESS = {"MUJOCO_GL": "egl", "SDL_AUDIODRIVER": "dummy"}
+
+
+def render_without_screen() -> None:
+    """Tell renderers that there is no screen where there is none, unless the user has told them."""
+    for name, value in _HEADLESS.items():
+        if not os.environ.get("DISPLAY"):
+            os.environ.setdefault(name, value)
 
 
 class GymEnvironment:
@@ -28,6 +37,7 @@ class GymEnvironment:
         arguments = dict(config.arguments)
         if config.show != "text":
             arguments.setdefault("render_mode", _PICTURE)
+        render_without_screen()
         self._own: gymnasium.Env[Any, Any] = gymnasium.make(config.id, **arguments)
         for word, action in (config.actions or {}).items():
             if not self._own.action_space.contains(self._action(action)):
