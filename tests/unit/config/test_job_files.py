@@ -11,6 +11,7 @@ from mmrlhf_ray.config import JobKind, PPOConfig, load_config, read_job_kind
 from mmrlhf_ray.planning.devices import Nodes
 from mmrlhf_ray.planning.plan import plan_ppo
 from mmrlhf_ray.planning.render import render
+from tests.unit.config.recipe_jobs import RECIPES
 
 JOBS = sorted((Path(__file__).parents[3] / "jobs").rglob("*.yaml"))
 GONE = "not said: the default"
@@ -65,7 +66,7 @@ QWEN3: dict[str, Any] = {
     "policy.shape.vocab_size": 151936,
 }
 # What each job that has a `base` says other than the file where its chain of bases ends.
-DIFFERENCES: dict[str, dict[str, Any]] = {
+DIFFERENCES: dict[str, dict[str, Any]] = RECIPES | {
     "looking-sft": {
         "data.max_prompt_tokens": 96,
         "data.path": "runs/looking/demonstrations",
@@ -73,52 +74,6 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
         "name": "sft",
         "output_dir": "runs/looking",
         "steps": 900,
-    },
-    "captioning": {
-        "algorithm.entropy_coef": 0.005,
-        "algorithm.kind": "ppo",
-        "algorithm.lr": 0.0003,
-        "algorithm.lr_end": 0.0001,
-        "decisions_per_step": 1000,
-        "max_minutes": 4.0,
-        "reward.cost.bound": 0.02,
-        "reward.cost.multiplier_lr": 2.0,
-        "reward.human.weight": 0.5,
-        "reward.human.wrong": 0.05,
-        "reward.labels": 1.0,
-        "steps": 20,
-        "warm_start": "runs/captioning/captioning-first",
-    },
-    "questions": {
-        "algorithm.gamma": 1.0,
-        "algorithm.kind": "ppo",
-        "algorithm.lr": 0.0005,
-        "algorithm.lr_end": 0.0001,
-        "decisions_per_step": 1000,
-        "evaluation.every_steps": 5,
-        "max_minutes": 4.0,
-        "observation.drop": 0.0,
-        "reward.human.weight": 0.5,
-        "reward.human.wrong": 0.05,
-        "reward.labels": 1.0,
-        "sequential.cost": 0.05,
-        "sequential.first": "question",
-        "steps": 15,
-        "warm_start": "runs/questions/questions-first",
-    },
-    "service": {
-        "algorithm.kind": "ppo",
-        "algorithm.lr": 0.0005,
-        "algorithm.lr_end": 0.0001,
-        "decisions_per_step": 1000,
-        "max_minutes": 4.0,
-        "reward.cost.bound": 0.02,
-        "reward.cost.multiplier_lr": 2.0,
-        "reward.human.weight": 0.5,
-        "reward.human.wrong": 0.1,
-        "reward.labels": 1.0,
-        "steps": 20,
-        "warm_start": "runs/service/service-first",
     },
     "demo-ppo-fast": {
         "algorithm.mini_batch_size": 32,

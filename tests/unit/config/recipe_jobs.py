@@ -1,0 +1,52 @@
+"""What the second job of a recipe says other than its first: part of the table of test_job_files.py."""
+
+from typing import Any
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "captioning": {
+        "algorithm.entropy_coef": 0.005,
+        "algorithm.kind": "ppo",
+        "algorithm.lr": 0.0003,
+        "algorithm.lr_end": 0.0001,
+        "decisions_per_step": 1000,
+        "max_minutes": 4.0,
+        "reward.cost.bound": 0.02,
+        "reward.cost.multiplier_lr": 2.0,
+        "reward.human.weight": 0.5,
+        "reward.human.wrong": 0.05,
+        "reward.labels": 1.0,
+        "steps": 20,
+        "warm_start": "runs/captioning/captioning-first",
+    },
+    "questions": {
+        "algorithm.gamma": 1.0,
+        "algorithm.kind": "ppo",
+        "algorithm.lr": 0.0005,
+        "algorithm.lr_end": 0.0001,
+        "decisions_per_step": 1000,
+        "evaluation.every_steps": 5,
+        "max_minutes": 4.0,
+        "observation.drop": 0.0,
+        "reward.human.weight": 0.5,
+        "reward.human.wrong": 0.05,
+        "reward.labels": 1.0,
+        "sequential.cost": 0.05,
+        "sequential.first": "question",
+        "steps": 15,
+        "warm_start": "runs/questions/questions-first",
+    },
+    "service": {
+        "algorithm.kind": "ppo",
+        "algorithm.lr": 0.0005,
+        "algorithm.lr_end": 0.0001,
+        "decisions_per_step": 1000,
+        "max_minutes": 4.0,
+        "reward.cost.bound": 0.02,
+        "reward.cost.multiplier_lr": 2.0,
+        "reward.human.weight": 0.5,
+        "reward.human.wrong": 0.1,
+        "reward.labels": 1.0,
+        "steps": 20,
+        "warm_start": "runs/service/service-first",
+    },
+}
