@@ -159,7 +159,7 @@ def also(
     """
     claims, place = decided[CLAIM], cfg.tasks[PLACE]
     assert isinstance(place, LocateTask)
-    boxes = np.array(grid_boxes(place.grid))
+    boxes = np.array(grid_boxes(place.grid), np.float64)
     asked = replace(claims.cases, task_number=list(cfg.tasks).index(PLACE))  # where would it be?
     chosen = boxes[preferences(asked.observations(np.arange(len(asked))))[:, : len(boxes)].argmax(1)]
     said = claims.scores.argmax(1) == CLASSES.index("there")

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,7 +112,8 @@ def _trained(jobs: Sequence[DiscreteConfig]) -> Path:
     from mmrlhf_ray.pipelines.discrete import job
     from mmrlhf_ray.runtime.session import ray_session
 
-    with ray_session():  # one for all of them
+    # One session for several jobs; a single one starts its own, after all of its checks.
+    with ray_session() if len(jobs) > 1 else nullcontext():
         return [job.run(cfg) for cfg in jobs][-1]
 
 
