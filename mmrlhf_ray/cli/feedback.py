@@ -1,5 +1,7 @@
 """`mmrlhf feedback`: collect what people think of responses."""
 
+import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,8 @@ from mmrlhf_ray.cli.feedback_files import app as files_app
 from mmrlhf_ray.cli.feedback_queue import ConfigFile, Overrides, opened, read_config
 from mmrlhf_ray.cli.feedback_queue import app as queue_app
 from mmrlhf_ray.cli.groups import Group
-from mmrlhf_ray.errors import needs
+from mmrlhf_ray.cli.models import SERVE_TOKEN
+from mmrlhf_ray.errors import ConfigError, needs
 
 app = typer.Typer(cls=Group, help="Collect what people think of responses.", no_args_is_help=True)
 annotators = typer.Typer(cls=Group, help="Accounts and their tokens.", no_args_is_help=True)
@@ -28,10 +31,18 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: this machine only.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 = any that is free.")] = None,
     demo: Annotated[bool, typer.Option("--demo", help="With items of Omni-Digits, made here.")] = False,
+    arena: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=URL",
+            help=f"Served model that people compare blind, e.g. mine=http://127.0.0.1:8000/v1, with the token in "
+            f"{SERVE_TOKEN} if that is set. Give two or more.",
+        ),
+    ] = None,
 ) -> None:
     """Start the app; Ctrl-C ends it."""
     needs("feedback")
-    given = {"host": host, "port": port}
+    given = {"host": host, "port": port, "arena.models": arena_models(arena) if arena else None}
     cfg = read_config(
         config, [*(overrides or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
     )
@@ -44,6 +55,17 @@ def serve(
         with opened(cfg) as database:
             token = add_demo_items(database, cfg)
     serve_app(cfg, token)
+
+
+def arena_models(given: list[str]) -> str:
+    """`arena.models` of the configuration, as YAML, from NAME=URL. Raises ConfigError."""
+    models = []
+    for text in given:
+        name, equals, url = text.partition("=")
+        if not (name and equals and url):
+            raise ConfigError(f"--arena: expected NAME=URL, got {text!r}")
+        models.append({"name": name, "base_url": url, "token_env": SERVE_TOKEN if SERVE_TOKEN in os.environ else None})
+    return json.dumps(models)
 
 
 @annotators.command()

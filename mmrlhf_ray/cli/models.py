@@ -20,7 +20,7 @@ Model = Annotated[
     typer.Argument(metavar="MODEL", help="Directory in Hugging Face format, a run that exported one, or hf:ORG/NAME."),
 ]
 
-_TOKEN, _FEEDBACK_TOKEN = "MMRLHF_SERVE_TOKEN", "MMRLHF_FEEDBACK_TOKEN"
+SERVE_TOKEN, _FEEDBACK_TOKEN = "MMRLHF_SERVE_TOKEN", "MMRLHF_FEEDBACK_TOKEN"
 """Environment variables: of those who may ask the served model, and of the account that reports to the feedback app."""
 
 
@@ -235,7 +235,7 @@ def serve(
         )
     check_address(host, port)
     directory = model_directory(model).resolve()
-    token = os.environ.get(_TOKEN) or secrets.token_urlsafe(32)
+    token = os.environ.get(SERVE_TOKEN) or secrets.token_urlsafe(32)
     config = ServeConfig(
         directory=str(directory),
         name=name or (directory.parent.name if directory.name == "model" else directory.name),
@@ -247,8 +247,8 @@ def serve(
         feedback_token=os.environ.get(_FEEDBACK_TOKEN, "") if feedback else "",
     )
     llm = llm_config(config)
-    if _TOKEN not in os.environ:
-        _note(f"api_key for clients, which is not shown again ({_TOKEN} sets another): {token}")
+    if SERVE_TOKEN not in os.environ:
+        _note(f"api_key for clients, which is not shown again ({SERVE_TOKEN} sets another): {token}")
     _note(f"starting vLLM with {directory} as model {config.name!r}; a minute or more with a large model")
     with ray_session():
         answer_requests(build(config, llm), NAME, host, port, "/v1")

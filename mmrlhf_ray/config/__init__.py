@@ -1,6 +1,7 @@
 """Run configurations: one frozen pydantic model per job, YAML plus dotted overrides."""
 
 from mmrlhf_ray.config.algorithm import AlgorithmConfig, DynamicSamplingConfig, MismatchConfig, OverlongConfig
+from mmrlhf_ray.config.arena import ArenaConfig, ArenaModel
 from mmrlhf_ray.config.base import CheckpointConfig, DeadlineConfig, ModelConfig, ModelShape, RunConfig, TrainJobConfig
 from mmrlhf_ray.config.behaviour import BehaviourConfig
 from mmrlhf_ray.config.data import (
@@ -53,6 +54,8 @@ from mmrlhf_ray.config.supervised import PreferenceConfig, RewardModelConfig, SF
 
 __all__ = [
     "AlgorithmConfig",
+    "ArenaConfig",
+    "ArenaModel",
     "Aspect",
     "AudioAugment",
     "AugmentConfig",

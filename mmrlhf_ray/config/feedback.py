@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, model_validator
 
+from mmrlhf_ray.config.arena import ArenaConfig
 from mmrlhf_ray.config.data import MediaLimits
 from mmrlhf_ray.config.implicit import ImplicitConfig
 from mmrlhf_ray.config.paths import PathText
@@ -122,6 +123,8 @@ class FeedbackConfig(Section):
     """Of `mmrlhf feedback implicit`."""
     webhook: Webhook | None = None
     """Address that is told when items are done, open again or reviewed, at least once each; `null` = none."""
+    arena: ArenaConfig | None = None
+    """Served models that people compare blind; `null` = no arena."""
     log_level: Literal["warning", "info"] = "warning"
     """`info` also prints every request."""
     database_connections: PositiveInt = 16

@@ -33,7 +33,11 @@ class NoAccount(FeedbackError):
 
 
 class TooMany(FeedbackError):
-    """Too many failed logins."""
+    """Too many failed logins, or requests at one time."""
+
+
+class Unanswered(FeedbackError):
+    """A model of the arena did not answer."""
 
 
 class TooLarge(FeedbackError):

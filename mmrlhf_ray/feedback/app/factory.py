@@ -12,6 +12,8 @@ from mmrlhf_ray.feedback.app import (
     admin,
     admin_pages,
     api,
+    arena,
+    arena_pages,
     deployed,
     documentation,
     item_pages,
@@ -28,6 +30,7 @@ from mmrlhf_ray.feedback.app.problems import add_handlers
 from mmrlhf_ray.feedback.app.protection import Protection
 from mmrlhf_ray.feedback.app.state import AppState
 from mmrlhf_ray.feedback.app.webhooks import Deliveries
+from mmrlhf_ray.feedback.arena.asking import Arena
 from mmrlhf_ray.feedback.collect.database import open_database
 
 _ROOMS = (
@@ -44,6 +47,8 @@ _ROOMS = (
     review_pages,
     admin_pages,
     item_pages,
+    arena,
+    arena_pages,
 )
 _STATIC = Path(__file__).with_name("static")
 
@@ -64,7 +69,8 @@ def create_app(config: FeedbackConfig) -> FastAPI:
 
     # No pages of API documentation: they load scripts from elsewhere.
     app = FastAPI(title=config.title, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.feedback = AppState(config, database, guidelines)
+    arena_of = None if config.arena is None else Arena(config.arena)
+    app.state.feedback = AppState(config, database, guidelines, arena_of)
     for room in _ROOMS:
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")

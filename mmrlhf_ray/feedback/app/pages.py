@@ -36,6 +36,7 @@ def render(
     # A page that answers a form cannot be asked for again.
     back = f"{request.url.path}?{request.url.query}" if request.method == "GET" else "/"
     common = {"title": config.title, "words": words, "languages": LANGUAGES, "back": back}
+    common |= {"arena": config.arena is not None}
     return TEMPLATES[words.language].TemplateResponse(request, template, {**common, **context}, status_code=status)
 
 

@@ -25,6 +25,7 @@ STATUS: dict[type[Exception], int] = {
     errors.TooLarge: 413,
     errors.Invalid: 422,
     errors.TooMany: 429,
+    errors.Unanswered: 502,
     AnswerError: 422,
 }
 _PROGRAMS = ("/api/", "/media/", "/healthz", "/metrics")

@@ -18,6 +18,7 @@ _HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 _MEDIA_PATH = "/api/media/"
+_MEDIA_FORM = "/arena"
 
 
 class Protection:
@@ -30,7 +31,8 @@ class Protection:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        cap = self._upload_bytes if scope["path"].startswith(_MEDIA_PATH) else self._body_bytes
+        uploads = scope["path"].startswith(_MEDIA_PATH) or scope["path"] == _MEDIA_FORM
+        cap = self._upload_bytes if uploads else self._body_bytes
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         taken, answered = 0, False
 

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from markupsafe import Markup
 
 from mmrlhf_ray.config import FeedbackConfig, Language
+from mmrlhf_ray.feedback.arena.asking import Arena
 from mmrlhf_ray.feedback.collect.database import Database
 
 
@@ -20,6 +21,8 @@ class AppState:
     database: Database
     guidelines: Mapping[Language, Markup] = field(default_factory=dict)
     """The project's own, as HTML."""
+    arena: Arena | None = None
+    """None where the configuration has none."""
 
     def now(self) -> datetime:
         """The time, UTC."""

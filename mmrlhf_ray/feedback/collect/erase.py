@@ -8,9 +8,11 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.feedback.collect.accounts import find_annotator
+from mmrlhf_ray.feedback.collect.battles import erase_battles
 from mmrlhf_ray.feedback.collect.export import annotation_rows
 from mmrlhf_ray.feedback.collect.export_files import json_row
 from mmrlhf_ray.feedback.collect.tables import (
+    ArenaBattle,
     Audit,
     Item,
     Lease,
@@ -61,6 +63,10 @@ def personal_data(session: Session, annotator_id: str, actor: str, now: datetime
             {"item_id": seen.item_id, "at": seen.at.isoformat()}
             for seen in session.scalars(select(SuggestionSeen).where(SuggestionSeen.annotator_id == annotator.id))
         ],
+        "battles": [
+            {"id": battle.id, "messages": battle.messages, "created": battle.created.isoformat()}
+            for battle in session.scalars(select(ArenaBattle).where(ArenaBattle.annotator_id == annotator.id))
+        ],
         "audit": [{"at": a.at.isoformat(), "action": a.action, "detail": a.detail} for a in audit],
     }
     note(session, now, actor, "annotator exported", annotator.id)
@@ -68,7 +74,8 @@ def personal_data(session: Session, annotator_id: str, actor: str, now: datetime
 
 
 def erase_annotator(session: Session, annotator_id: str, actor: str, now: datetime) -> Erased:
-    """Delete an annotator's votes, reviews, skips, leases and sessions, and close the account without its name.
+    """Delete an annotator's votes, reviews, skips, leases, sessions and questions to the arena, and close the account
+    without its name.
 
     Items get back the places that the votes took. The audit log keeps that it happened, under the account's id, and
     nothing else about the person. Raises Unknown.
@@ -92,6 +99,7 @@ def erase_annotator(session: Session, annotator_id: str, actor: str, now: dateti
     session.execute(delete(Lease).where(Lease.annotator_id == mine))
     session.execute(delete(SuggestionSeen).where(SuggestionSeen.annotator_id == mine))
     session.execute(delete(WebSession).where(WebSession.annotator_id == mine))
+    erase_battles(session, mine, actor, now)
     session.execute(update(Audit).where(Audit.actor == mine).values(detail=""))
     annotator.active, annotator.token_hash, annotator.name = False, None, f"erased {mine}"
     erased = Erased(votes=counts[Vote], reviews=counts[Review], skips=counts[Skip])

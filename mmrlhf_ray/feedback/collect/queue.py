@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.collect.outbox import tell
-from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Lease, Skip, Vote, note
+from mmrlhf_ray.feedback.collect.tables import Annotator, ArenaBattle, Item, Lease, Skip, Vote, note
 from mmrlhf_ray.feedback.errors import N_, Conflict, Gone, Invalid, Unknown
 from mmrlhf_ray.feedback.questions import Answer, AnswerError, Asked, question_of
 
@@ -155,6 +155,7 @@ def change(
         raise Conflict(N_("this vote was taken back or changed already"), "vote_id")
     if old.item_id != vote.item_id:
         raise Conflict("the vote is on another item; give the item_id of the vote", "item_id")
+    _check_blind(session, old)
     item, _ = _locked_item(session, old.item_id, annotator_id)
     new = _checked(item, annotator_id, vote, old.order_shown, config, now)
     old.undone = True
@@ -178,6 +179,7 @@ def undo(session: Session, annotator_id: str, vote_id: str, config: FeedbackConf
     last = session.scalar(_in_force(annotator_id).order_by(Vote.created.desc()).limit(1))
     if last != vote_id:
         raise Conflict(N_("only your last vote can be undone"), "vote_id")
+    _check_blind(session, vote)
     item, _ = _locked_item(session, vote.item_id, annotator_id)
     vote.undone = True
     if config.webhook is not None and item.votes == item.overlap:
@@ -188,6 +190,12 @@ def undo(session: Session, annotator_id: str, vote_id: str, config: FeedbackConf
     session.add(Lease(item_id=item.id, annotator_id=annotator_id, order_shown=vote.order_shown, expires=expires))
     note(session, now, annotator_id, "vote undone", vote.id)
     return Recorded(vote.id, item.id, undone=True, repeated=False)
+
+
+def _check_blind(session: Session, vote: Vote) -> None:
+    """Raises Conflict for a vote of the arena, which showed the models' names afterwards."""
+    if session.get(ArenaBattle, vote.item_id) is not None:
+        raise Conflict(N_("a vote in the arena stays, as the models have been named"), "vote_id")
 
 
 def skip(session: Session, annotator_id: str, item_id: str, reason: str, comment: str, now: datetime) -> None:

@@ -259,6 +259,24 @@ class Event(Base):
     created: Mapped[datetime] = mapped_column(index=True)
 
 
+class ArenaBattle(Base):
+    """Two models' answers to what somebody asked. With the vote they become an item of the same id."""
+
+    __tablename__ = "arena_battle"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """A UUID, which is the vote's as well: a battle has one vote."""
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"), index=True)
+    """Who asked, and may vote."""
+    messages: Mapped[list[JsonObject]]
+    media_ids: Mapped[list[str]]
+    responses: Mapped[list[JsonObject]]
+    """[{"text": …, "source": the model's name}]"""
+    order_shown: Mapped[list[int]]
+    voted: Mapped[bool] = mapped_column(default=False)
+    created: Mapped[datetime] = mapped_column(index=True)
+
+
 class OutMessage(Base):
     """Something that happened and is to be told to the webhook; the row goes when it has arrived."""
 

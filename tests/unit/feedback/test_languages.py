@@ -98,7 +98,7 @@ class _Words(HTMLParser):
         self.found |= set(re.findall(r"[A-Za-z]{2,}", named))
 
 
-NAMES = {"UTC", "JSON", "Lines", "Parquet", "Krippendorff", "JavaScript", "Feedback", "Shift"}
+NAMES = {"UTC", "JSON", "Lines", "Parquet", "Krippendorff", "JavaScript", "Feedback", "Shift", "Bradley", "Terry"}
 """Words that are the same in Chinese, and the title that the configuration sets."""
 ACTORS = {"annotator", "reviewer", "admin", "client", "test", "testclient"}
 """Accounts and addresses of these tests."""

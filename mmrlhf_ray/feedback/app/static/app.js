@@ -1,3 +1,4 @@
+import { startArena } from "./arena.js";
 import { setUpMedia } from "./media.js";
 import { find } from "./page.js";
 import { startWork } from "./work.js";
@@ -16,4 +17,5 @@ if (find("#login")) {
   logInByLink();
 }
 if (find("main.wide-page .task")) startWork();
+else if (find("#arena-ask, #arena-vote")) startArena();
 else if (find("#zoomed")) setUpMedia();
