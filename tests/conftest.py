@@ -12,7 +12,7 @@ _ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
 
 
-_OF_SUBMITTED = {f"tests/e2e/test_{name}.py" for name in ("export", "resume", "submit")}
+_OF_SUBMITTED = {f"tests/e2e/test_{name}.py" for name in ("export", "resume", "submit", "votes")}
 
 
 _LONG = Path(_ROOT, "tests", "unit", "training")

@@ -155,7 +155,7 @@ def test_answers_and_votes_outlive_a_kill(tmp_path: Path, models: tuple[Served, 
     ("change", "problem"),
     [
         ({"status": 500}, "answered HTTP 500"),
-        ({"wait_s": 3.0}, "did not answer within"),
+        ({"wait_s": 6.0}, "did not answer within"),
         ({"text": " "}, "answered nothing"),
         ({"models": ("a", "b")}, "lists 2 models"),
         ({"token": TOKEN}, "answered HTTP 401"),
@@ -171,7 +171,7 @@ def test_a_model_that_fails_is_named_and_no_vote_is_invented(
 ) -> None:
     for name, value in change.items():
         setattr(models[1], name, value)
-    config = configured(tmp_path, models, deadline_s=1.0)
+    config = configured(tmp_path, models, deadline_s=3.0 if "wait_s" in change else 60.0)
     with TestClient(create_app(config), base_url="http://127.0.0.1") as http:
         arena = opened(config, http)
         answer = arena.call("annotator", "POST", "/api/arena/battles", json={"prompt": "What?"})
