@@ -38,6 +38,8 @@ EXTRAS = {
         "mdit_py_plugins",
         "latex2mathml",
         "prometheus_client",
+        "jwt",
+        "cryptography",
     ),
     "environments": ("websockets",),
     "scenarios": ("pydicom",),

@@ -33,6 +33,7 @@ from mmrlhf_ray.config.iterate import IterateConfig
 from mmrlhf_ray.config.judging import EvaluateConfig, ProbeRewardConfig
 from mmrlhf_ray.config.learner import EngineConfig, LearnerConfig, OptimizerConfig
 from mmrlhf_ray.config.load import JobKind, load_config, read_job_kind, save_config
+from mmrlhf_ray.config.oidc import OidcConfig, OidcRole
 from mmrlhf_ray.config.online import CriticConfig, PPOConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig, PartConfig, PartsConfig
 from mmrlhf_ray.config.placement import LearnerPlacement, Placement, Resources, RolePlacement
@@ -94,6 +95,8 @@ __all__ = [
     "ModelShape",
     "OptimizerConfig",
     "OverlongConfig",
+    "OidcConfig",
+    "OidcRole",
     "PPOConfig",
     "PartConfig",
     "PartsConfig",

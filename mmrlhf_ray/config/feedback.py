@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretSt
 from mmrlhf_ray.config.arena import ArenaConfig
 from mmrlhf_ray.config.data import MediaLimits
 from mmrlhf_ray.config.implicit import ImplicitConfig
+from mmrlhf_ray.config.oidc import OidcConfig
 from mmrlhf_ray.config.paths import PathText
 from mmrlhf_ray.config.section import Section
 
@@ -117,6 +118,8 @@ class FeedbackConfig(Section):
     session_hours: PositiveFloat = 12.0
     """After that the browser has to log in again."""
     login: LoginLimits = LoginLimits()
+    oidc: OidcConfig | None = None
+    """Provider with which people sign in instead of with a token; `null` = none."""
     pace_window_s: PositiveFloat = 3600.0
     """Window, in seconds, over which the pace of voting is measured."""
     implicit: ImplicitConfig = ImplicitConfig()

@@ -37,7 +37,7 @@ class TooMany(FeedbackError):
 
 
 class Unanswered(FeedbackError):
-    """A model of the arena did not answer."""
+    """A model of the arena, or the provider of sign-ins, did not answer."""
 
 
 class TooLarge(FeedbackError):

@@ -9,7 +9,7 @@ from mmrlhf_ray.errors import FeedbackError
 from mmrlhf_ray.feedback.app.access import SESSION_COOKIE, Anybody, AsAnyAccount, same
 from mmrlhf_ray.feedback.app.language import words_of
 from mmrlhf_ray.feedback.app.pages import render
-from mmrlhf_ray.feedback.app.state import State
+from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.collect.accounts import csrf_of, log_in, log_out, new_secret
 from mmrlhf_ray.feedback.errors import N_, Refused, TooMany
 
@@ -43,10 +43,7 @@ def login(
     if cookie is None:
         return _form(request, state, Refused(N_("this token is not valid; ask an administrator for another one")), 403)
     response = RedirectResponse("/", status_code=303)
-    seconds = int(state.config.session_hours * 3600)
-    response.set_cookie(
-        SESSION_COOKIE, cookie, max_age=seconds, httponly=True, samesite="strict", secure=secure_cookies(request)
-    )
+    keep_session(response, request, state, cookie)
     response.delete_cookie(_LOGIN_COOKIE)
     return response
 
@@ -61,11 +58,20 @@ def logout(request: Request, state: State, caller: AsAnyAccount) -> Response:
     return response
 
 
+def keep_session(response: Response, request: Request, state: AppState, cookie: str) -> None:
+    """Have the browser keep a session's cookie."""
+    seconds = int(state.config.session_hours * 3600)
+    response.set_cookie(
+        SESSION_COOKIE, cookie, max_age=seconds, httponly=True, samesite="strict", secure=secure_cookies(request)
+    )
+
+
 def _form(request: Request, state: State, problem: FeedbackError | None = None, status: int = 200) -> Response:
     """The page, with a secret of this browser that the form must bring back."""
     secret = request.cookies.get(_LOGIN_COOKIE) or new_secret()
     said = words_of(request).error(problem) if problem else ""
-    context = {"csrf": csrf_of(secret), "problem": said}
+    provider = state.config.oidc and state.config.oidc.label
+    context = {"csrf": csrf_of(secret), "problem": said, "provider": provider}
     response = render(request, state.config, "login.html", context, status)
     response.set_cookie(
         _LOGIN_COOKIE, secret, max_age=3600, httponly=True, samesite="strict", secure=secure_cookies(request)

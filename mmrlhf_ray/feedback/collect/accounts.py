@@ -142,11 +142,16 @@ def log_in(session: Session, token: str, address: str, config: FeedbackConfig, n
     if caller is None:
         note(session, now, "", LOGIN_FAILED, address)
         return None
+    return start_session(session, caller.id, address, config, now)
+
+
+def start_session(session: Session, annotator_id: str, address: str, config: FeedbackConfig, now: datetime) -> str:
+    """A cookie for a browser in which somebody has shown who they are."""
     session.execute(delete(WebSession).where(WebSession.expires <= now))
     cookie = new_secret()
     expires = now + timedelta(hours=config.session_hours)
-    session.add(WebSession(cookie_hash=hashed(cookie), annotator_id=caller.id, expires=expires))
-    note(session, now, caller.id, "login", caller.id, address)
+    session.add(WebSession(cookie_hash=hashed(cookie), annotator_id=annotator_id, expires=expires))
+    note(session, now, annotator_id, "login", annotator_id, address)
     return cookie
 
 

@@ -14,6 +14,7 @@ from mmrlhf_ray.feedback.collect.export_files import json_row
 from mmrlhf_ray.feedback.collect.tables import (
     ArenaBattle,
     Audit,
+    Identity,
     Item,
     Lease,
     Review,
@@ -50,6 +51,10 @@ def personal_data(session: Session, annotator_id: str, actor: str, now: datetime
             "active": annotator.active,
             "created": annotator.created.isoformat(),
         },
+        "identities": [
+            {"issuer": known.issuer, "subject": known.subject}
+            for known in session.scalars(select(Identity).where(Identity.annotator_id == annotator.id))
+        ],
         "annotations": [json_row(row) for row in annotation_rows(session, annotator_id=annotator.id)],
         "undone": [
             {"vote_id": v.id, "item_id": v.item_id, "answer": v.answer, "created": v.created.isoformat()}
@@ -99,6 +104,7 @@ def erase_annotator(session: Session, annotator_id: str, actor: str, now: dateti
     session.execute(delete(Lease).where(Lease.annotator_id == mine))
     session.execute(delete(SuggestionSeen).where(SuggestionSeen.annotator_id == mine))
     session.execute(delete(WebSession).where(WebSession.annotator_id == mine))
+    session.execute(delete(Identity).where(Identity.annotator_id == mine))
     erase_battles(session, mine, actor, now)
     session.execute(update(Audit).where(Audit.actor == mine).values(detail=""))
     annotator.active, annotator.token_hash, annotator.name = False, None, f"erased {mine}"

@@ -74,9 +74,20 @@ class Annotator(Base):
     name: Mapped[str] = mapped_column(String(80), unique=True)
     role: Mapped[str] = mapped_column(String(16))
     token_hash: Mapped[str | None] = mapped_column(String(64), unique=True)
-    """SHA-256; none once the account is removed."""
+    """SHA-256; none once the account is removed, and for who signs in with a provider."""
     active: Mapped[bool] = mapped_column(default=True)
     created: Mapped[datetime]
+
+
+class Identity(Base):
+    """Somebody whom an OpenID Connect provider knows, and their account here."""
+
+    __tablename__ = "identity"
+
+    issuer: Mapped[str] = mapped_column(String(255), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(255), primary_key=True)
+    """The provider's name for them, which never changes."""
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"), index=True)
 
 
 class WebSession(Base):

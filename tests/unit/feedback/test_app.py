@@ -22,6 +22,7 @@ from tests.unit.feedback.world import World, fill, pair
 
 UUID = b"0b9d7f8e-3c55-4f0a-9d2b-6a1f4f1f7f10"
 PUBLIC = {("/login", "GET"), ("/login", "POST"), ("/language", "POST"), ("/healthz", "GET")}
+PUBLIC |= {("/login/oidc", "GET"), ("/login/oidc/callback", "GET")}
 ROLES = {
     "/api/lease": {"annotator", "reviewer", "admin"},
     "/api/items": {"admin"},

@@ -53,7 +53,7 @@ def other(tmp_path: Path) -> FeedbackConfig:
 
 def test_the_restored_equals_the_original(used: World, other: FeedbackConfig, tmp_path: Path) -> None:
     counts = back_up(used.database, used.config, tmp_path / "backup")
-    unused = {"event", "logged_response", "suggestion_seen", "out_message", "arena_battle"}
+    unused = {"event", "logged_response", "suggestion_seen", "out_message", "arena_battle", "identity"}
     assert {name for name, count in counts.items() if not count} == unused
     assert (tmp_path / "backup").stat().st_mode & 0o077 == 0
     database = open_database(other)
