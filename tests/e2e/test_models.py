@@ -1,6 +1,7 @@
 """What comes after training, with the real vLLM: ask a model, talk with it, serve it, and load it with eight bits."""
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +79,38 @@ def test_several_turns_with_a_picture(model_dir: Path, picture: Path, tmp_path: 
     assert notes.count("/quit ends") == 2, "at the start, and for what is no command"
 
 
-@pytest.fixture
-def served(model_dir: Path, tmp_path: Path) -> Iterator[tuple[Running, openai.OpenAI, str]]:
-    """The command with a feedback app, a client of it, and the app's address."""
-    settings = [f"data_dir={tmp_path / 'feedback'}"]
-    with running(settings, tmp_path / "feedback.log") as feedback:
-        first_token(feedback)
+@dataclass(frozen=True)
+class Served:
+    """`mmrlhf serve` with a feedback app, in whose arena the model meets itself under two names."""
+
+    client: openai.OpenAI
+    data_dir: str
+    """Of the app, as a setting."""
+    feedback: httpx.Client
+    """The app's API as an administrator uses it."""
+
+
+@pytest.fixture(scope="module")
+def served(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    tmp_path, port = tmp_path_factory.mktemp("served"), free_port()
+    model = {"base_url": f"http://127.0.0.1:{port}/v1", "token_env": "MMRLHF_SERVE_TOKEN"}
+    models = [model | {"name": name} for name in ("first", "second")]
+    arena = json.dumps({"models": models, "max_tokens": 8, "deadline_s": 300.0})
+    settings = [f"data_dir={tmp_path / 'feedback'}", f"arena={arena}"]
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv("MMRLHF_SERVE_TOKEN", "secret")
+        feedback = stack.enter_context(running(settings, tmp_path / "feedback.log"))
+        admin = {"Authorization": f"Bearer {first_token(feedback)}"}
         account = ("feedback", "annotators", "add", "mine", "--role", "client", "--set", settings[0])
         token = mmrlhf(*account, cwd=tmp_path).out.strip()
-        port = free_port()
         options = ("--name", "mine", "--port", str(port), "--context", "128", "--feedback", feedback.url)
         env = {"MMRLHF_SERVE_TOKEN": "secret", "MMRLHF_FEEDBACK_TOKEN": token}
         server = start("serve", str(model_dir), *options, cwd=tmp_path, env=env)
         try:
             _await_address(server)
-            yield server, openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret"), settings[0]
+            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret")
+            with httpx.Client(base_url=feedback.url, headers=admin, timeout=400) as app:
+                yield Served(client, settings[0], app)
         finally:
             server.process.send_signal(signal.SIGINT)
             ended = server.finish(240)
@@ -109,9 +128,9 @@ def _await_address(server: Running) -> None:
 
 
 def test_openais_client_with_a_picture_and_a_thumb_that_becomes_a_record(
-    served: tuple[Running, openai.OpenAI, str], picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    served: Served, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, client, data_dir = served
+    client, data_dir = served.client, served.data_dir
     assert [model.id for model in client.models.list()] == ["mine"]
     with pytest.raises(openai.AuthenticationError, match="api_key"):
         client.with_options(api_key="wrong").models.list()
@@ -149,6 +168,24 @@ def test_openais_client_with_a_picture_and_a_thumb_that_becomes_a_record(
     found = {row["response"]: row["feedback"] for row in rows}
     assert found[text] == 1.0
     assert {row["modality"] for row in rows} == {"image"}
+
+
+def test_served_models_meet_in_the_arena(served: Served, picture: Path) -> None:
+    data = picture.read_bytes()
+    media_id = hashlib.sha256(data).hexdigest()
+    assert served.feedback.put(f"/api/media/{media_id}", content=data).is_success
+    for choice in ("left", "right", "left"):
+        question = {"prompt": "which digit ?", "media_ids": [media_id]}
+        battle = served.feedback.post("/api/arena/battles", json=question)
+        assert battle.status_code == 201, battle.text
+        assert all(battle.json()["responses"])
+        address = f"/api/arena/battles/{battle.json()['battle_id']}/vote"
+        named = served.feedback.post(address, json={"choice": choice}).json()["models"]
+        assert sorted(named) == ["first", "second"]
+    ratings = served.feedback.get("/api/arena/ratings").json()
+    assert (ratings["votes"], sum(model["wins"] for model in ratings["models"])) == (3, 3)
+    rows = [json.loads(line) for line in served.feedback.get("/api/export").text.splitlines()]
+    assert [sorted(row["sources"]) for row in rows] == [["first", "second"]] * 3
 
 
 VLLM = """
