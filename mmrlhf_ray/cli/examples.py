@@ -80,6 +80,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     ),
     "feedback backup": ("mmrlhf feedback backup /backups/votes-2026-01-31 --config feedback.yaml",),
     "feedback restore": ("mmrlhf feedback restore /backups/votes-2026-01-31 --set data_dir=/srv/restored",),
+    "feedback migrate": ("mmrlhf feedback migrate --config feedback.yaml",),
     "feedback export": ("mmrlhf feedback export votes.parquet --since 2026-01-31T00:00:00Z",),
     "feedback implicit": ("mmrlhf feedback implicit my-clicks --kind preference",),
     "feedback agreement": ("mmrlhf feedback agreement votes.parquet",),

@@ -121,6 +121,21 @@ def restore(
     print(f"{source}: {_said(counts)} restored")
 
 
+@app.command()
+def migrate(config: ConfigFile = None, overrides: Overrides = None) -> None:
+    """Bring an older database to this version's tables, all or nothing.
+
+    A SQLite file is copied first, and every other command does the same with it. PostgreSQL is changed by this command
+    only: stop its servers and make a backup before.
+    """
+    needs("feedback")
+    from mmrlhf_ray.feedback.collect.database import upgrade_database
+    from mmrlhf_ray.feedback.collect.tables import TABLES_VERSION
+
+    upgrade_database(read_config(config, overrides))
+    print(f"the database has the tables of version {TABLES_VERSION}")
+
+
 def _said(counts: Mapping[str, int]) -> str:
     return (
         f"{counts['item']} items, {counts['vote']} votes, {counts['media_file']} media, {counts['annotator']} accounts"

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, insert, select, text
+from sqlalchemy import Connection, Table, delete, func, insert, select, text
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
@@ -21,7 +21,15 @@ from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.feedback.collect.database import Database
 from mmrlhf_ray.feedback.collect.export import BATCH
 from mmrlhf_ray.feedback.collect.media_files import media_dir, write_media
-from mmrlhf_ray.feedback.collect.tables import TABLES_VERSION, Base, MediaFile, SchemaVersion, UtcDateTime
+from mmrlhf_ray.feedback.collect.tables import (
+    DEFAULT_PROJECT,
+    TABLES_VERSION,
+    Base,
+    MediaFile,
+    Project,
+    SchemaVersion,
+    UtcDateTime,
+)
 
 _ABOUT = "backup.json"
 _MEDIA = "media"
@@ -57,15 +65,15 @@ def back_up(database: Database, config: FeedbackConfig, out: Path) -> dict[str, 
 def restore(database: Database, config: FeedbackConfig, source: Path) -> dict[str, int]:
     """Put a backup into an empty database and its data_dir, all or nothing; returns the rows of each table.
 
-    Raises ConfigError for a directory that is not a complete backup, one of other tables than these, media that have
-    changed, and for a database that is not empty.
+    A backup of an earlier version's tables is carried over. Raises ConfigError for a directory that is not a complete
+    backup, one of later tables, media that have changed, and for a database that is not empty.
     """
     counts = _about(source)
     names = sorted(path.name for path in (source / _MEDIA).iterdir())
     with database.write() as session:
-        for table in _TABLES:
-            if session.scalar(select(func.count()).select_from(table)):
-                raise ConfigError(f"database: table {table.name} has rows already; restore into an empty database")
+        _check_empty(session)
+        if counts[Project.__tablename__]:  # else it is of a time before projects, and all goes into the first one
+            session.execute(delete(Project))
         connection = session.connection()
         for table in _TABLES:
             found = _read(connection, table, source / f"{table.name}.jsonl")
@@ -82,16 +90,26 @@ def restore(database: Database, config: FeedbackConfig, source: Path) -> dict[st
     return counts
 
 
+def _check_empty(session: Session) -> None:
+    """Raises ConfigError; the project that every database has does not count."""
+    for table in _TABLES:
+        counted = select(func.count()).select_from(table)
+        if table.name == Project.__tablename__:
+            counted = counted.where(Project.name != DEFAULT_PROJECT)
+        if session.scalar(counted):
+            raise ConfigError(f"database: table {table.name} has rows already; restore into an empty database")
+
+
 def _about(source: Path) -> dict[str, int]:
     try:
         about = json.loads((source / _ABOUT).read_text())
         version, counts = about["version"], dict(about["rows"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{source}: expected a directory that `mmrlhf feedback backup` wrote: {error}") from error
-    if version != TABLES_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= TABLES_VERSION:
         raise ConfigError(
-            f"{source}: holds tables of version {version}, this mmrlhf knows version {TABLES_VERSION}; use the mmrlhf "
-            "that wrote it"
+            f"{source}: holds tables of version {version}, this mmrlhf knows versions up to {TABLES_VERSION}; use the "
+            "mmrlhf that wrote it"
         )
     return {table.name: int(counts.get(table.name, 0)) for table in _TABLES}
 

@@ -1,22 +1,26 @@
 """The feedback database: SQLite for one machine, PostgreSQL for a team; the same tables and queries."""
 
+import os
+import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, select, text, update
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.errors import ConfigError
-from mmrlhf_ray.feedback.collect.tables import TABLES_VERSION, Base, SchemaVersion
+from mmrlhf_ray.feedback.collect.tables import TABLES_VERSION, SchemaVersion
 
 _BEGIN = "mmrlhf_begin"
-_CREATE_LOCK = 726_001  # any number that is ours
+_UPGRADE_LOCK = 726_001  # any number that is ours
+_MIGRATIONS = Path(__file__).with_name("migrations")
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
 
 
@@ -47,10 +51,21 @@ class Database:
 
 
 def open_database(config: FeedbackConfig) -> Database:
-    """Open the database, making its tables where they are missing.
+    """Open the database. A new one gets its tables, and an older SQLite file is copied, then brought up to date.
 
-    Raises ConfigError for one that cannot be reached, or was made by a newer version.
+    Raises ConfigError for one that cannot be reached, was made by a newer version, or is an older PostgreSQL: see
+    upgrade_database().
     """
+    return _open(config, ("sqlite",))
+
+
+def upgrade_database(config: FeedbackConfig) -> None:
+    """Bring the tables of a database of either kind up to date, all or nothing. Raises ConfigError as open_database."""
+    _open(config, tuple(_DRIVERS)).close()
+
+
+def _open(config: FeedbackConfig, upgraded: tuple[str, ...]) -> Database:
+    """The open database; of these kinds an older one is brought up to date."""
     url = _checked_url(config)
     shown = url.render_as_string(hide_password=True)
     if url.get_backend_name() == "sqlite":
@@ -58,11 +73,10 @@ def open_database(config: FeedbackConfig) -> Database:
     else:
         database = Database(_postgresql(url, config), nullcontext())
     try:
-        with database.write() as session:
-            _create(session.connection())
-            found = session.scalar(select(SchemaVersion.version))
-            if found is None:
-                session.add(SchemaVersion(version=TABLES_VERSION))
+        found = _version(database.engine)
+        if found < TABLES_VERSION and (found == 0 or url.get_backend_name() in upgraded):
+            _upgrade(url, config)
+            found = TABLES_VERSION
     except (DBAPIError, OSError) as error:
         database.close()
         cause = getattr(error, "orig", None) or error
@@ -70,13 +84,67 @@ def open_database(config: FeedbackConfig) -> Database:
         raise ConfigError(
             f"database ({shown}): cannot be used: {reason}; is the server up, and may this user write there?"
         ) from error
-    if found is not None and found != TABLES_VERSION:
-        database.close()
+    if found == TABLES_VERSION:
+        return database
+    database.close()
+    if found < TABLES_VERSION:
         raise ConfigError(
-            f"database ({shown}): its tables are of version {found}, this mmrlhf knows version {TABLES_VERSION}; "
-            "use the mmrlhf that made it, or another database"
+            f"database ({shown}): its tables are of version {found}, this mmrlhf needs version {TABLES_VERSION}: stop "
+            "its servers, make a backup, then run `mmrlhf feedback migrate` with the same --config"
         )
-    return database
+    raise ConfigError(
+        f"database ({shown}): its tables are of version {found}, this mmrlhf knows version {TABLES_VERSION}; "
+        "use the mmrlhf that made it, or another database"
+    )
+
+
+def _version(engine: Engine) -> int:
+    """0 = no tables."""
+    with engine.connect() as connection:
+        if not inspect(connection).has_table(SchemaVersion.__tablename__):
+            return 0
+        return connection.scalar(select(SchemaVersion.version)) or 0
+
+
+def _upgrade(url: URL, config: FeedbackConfig) -> None:
+    """Run the steps that are missing, in one transaction."""
+    # Here, as most databases are up to date and the server starts sooner without it.
+    from alembic import command
+    from alembic.config import Config
+
+    sqlite = url.get_backend_name() == "sqlite"
+    # SQLite takes a new column that refers to another table only while it does not look after foreign keys.
+    engine = _sqlite(url, config, foreign_keys=False) if sqlite else _postgresql(url, config)
+    steps = Config()
+    steps.set_main_option("script_location", str(_MIGRATIONS))
+    steps.set_main_option("version_locations", str(_MIGRATIONS / "versions"))
+    steps.set_main_option("path_separator", "os")
+    try:
+        with engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}).begin() as connection:
+            if not sqlite:  # two servers may start at one time
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+            made = inspect(connection).has_table(SchemaVersion.__tablename__)
+            found = connection.scalar(select(SchemaVersion.version)) if made else None
+            if found is not None and found >= TABLES_VERSION:
+                return
+            if sqlite and found is not None:
+                _copy(Path(str(url.database)), found)
+            steps.attributes["connection"] = connection
+            command.upgrade(steps, "head")
+            connection.execute(update(SchemaVersion).values(version=TABLES_VERSION))
+    finally:
+        engine.dispose()
+
+
+def _copy(file: Path, version: int) -> None:
+    """A copy of the file next to it, as it was before an upgrade; nobody writes meanwhile."""
+    out = file.with_name(f"{file.name}.version-{version}")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    with closing(sqlite3.connect(file)) as old, closing(sqlite3.connect(partial)) as new:
+        old.backup(new)
+    partial.chmod(0o600)
+    os.replace(partial, out)
+    print(f"feedback: {file} is brought to version {TABLES_VERSION} of the tables; as it was: {out}", file=sys.stderr)
 
 
 def _checked_url(config: FeedbackConfig) -> URL:
@@ -92,7 +160,7 @@ def _checked_url(config: FeedbackConfig) -> URL:
     return url.set(drivername=_DRIVERS[backend])
 
 
-def _sqlite(url: URL, config: FeedbackConfig) -> Engine:
+def _sqlite(url: URL, config: FeedbackConfig, *, foreign_keys: bool = True) -> Engine:
     try:
         Path(str(url.database)).resolve().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -110,7 +178,7 @@ def _sqlite(url: URL, config: FeedbackConfig) -> Engine:
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged vote survives a power cut
-        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
@@ -128,11 +196,3 @@ def _postgresql(url: URL, config: FeedbackConfig) -> Engine:
         max_overflow=0,
         connect_args={"connect_timeout": 10, "options": f"-c lock_timeout={config.busy_timeout_s * 1000}"},
     )
-
-
-def _create(connection: Connection) -> None:
-    if connection.dialect.name == "postgresql":  # two servers may start at one time
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATE_LOCK})
-    made = inspect(connection).has_table(SchemaVersion.__tablename__)
-    if not made or connection.scalar(select(SchemaVersion.version)) in (None, TABLES_VERSION):
-        Base.metadata.create_all(connection)  # those that are missing

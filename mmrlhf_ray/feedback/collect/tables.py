@@ -18,13 +18,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-TABLES_VERSION = 1
-"""Raise it with every change of a table; databases of another version are refused. A table that is new needs no new
-version: it is made where it is missing."""
+TABLES_VERSION = 2
+"""Number of the last file in migrations/versions: every change of a table comes with one more, and raises this."""
 
 Role = Literal["annotator", "reviewer", "admin", "client"]
 ROLES: tuple[Role, ...] = ("annotator", "reviewer", "admin", "client")
 """A client is a deployed model's application: it reports responses and events, and does nothing else."""
+
+DEFAULT_PROJECT = "default"
+"""The project of items that name none; every database has it."""
 
 JsonObject = dict[str, Any]
 
@@ -58,7 +60,8 @@ class Base(DeclarativeBase):
 
 
 class SchemaVersion(Base):
-    """One row: the TABLES_VERSION that made the database."""
+    """One row: the TABLES_VERSION of the database, which is read first of all. Alembic keeps the same in a table of its
+    own."""
 
     __tablename__ = "schema_version"
 
@@ -111,12 +114,59 @@ class MediaFile(Base):
     size: Mapped[int] = mapped_column(BigInteger)
 
 
+class Project(Base):
+    """A queue with its own rules and people. Projects are closed, never deleted: items and records name them."""
+
+    __tablename__ = "project"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    settings: Mapped[JsonObject]
+    """Of a ProjectConfig, those that differ from its defaults."""
+    active: Mapped[bool] = mapped_column(default=True)
+    """Whether its items are asked."""
+    created: Mapped[datetime]
+
+
+class ProjectPerson(Base):
+    """The role of an account in a project."""
+
+    __tablename__ = "project_person"
+
+    project: Mapped[str] = mapped_column(ForeignKey("project.name"), primary_key=True)
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"), primary_key=True, index=True)
+    role: Mapped[str] = mapped_column(String(16))
+
+
+class ProjectGroup(Base):
+    """The role of a group in a project."""
+
+    __tablename__ = "project_group"
+
+    project: Mapped[str] = mapped_column(ForeignKey("project.name"), primary_key=True)
+    group_name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16))
+
+
+class GroupMember(Base):
+    """An account is in a group. A group is there while somebody is in it."""
+
+    __tablename__ = "group_member"
+
+    group_name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    annotator_id: Mapped[str] = mapped_column(ForeignKey("annotator.id"), primary_key=True, index=True)
+
+
 class Item(Base):
     """One question about the responses to one prompt."""
 
     __tablename__ = "item"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project: Mapped[str] = mapped_column(ForeignKey("project.name"), server_default=DEFAULT_PROJECT, index=True)
+    assigned_person: Mapped[str | None] = mapped_column(ForeignKey("annotator.id"))
+    """Only this account is asked; at most one of this and the next is set."""
+    assigned_group: Mapped[str | None] = mapped_column(String(40))
+    """Only members of this group are asked."""
     prompt_id: Mapped[str] = mapped_column(String(200), index=True)
     messages: Mapped[list[JsonObject]]
     """Chat messages as in the PROMPT table."""
@@ -143,6 +193,7 @@ class Item(Base):
     __table_args__ = (
         Index(
             "item_open",
+            "project",
             text("priority DESC"),
             "position",
             sqlite_where=text("votes < overlap"),

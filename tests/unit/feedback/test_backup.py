@@ -54,6 +54,7 @@ def other(tmp_path: Path) -> FeedbackConfig:
 def test_the_restored_equals_the_original(used: World, other: FeedbackConfig, tmp_path: Path) -> None:
     counts = back_up(used.database, used.config, tmp_path / "backup")
     unused = {"event", "logged_response", "suggestion_seen", "out_message", "arena_battle", "identity"}
+    unused |= {"project_person", "project_group", "group_member"}
     assert {name for name, count in counts.items() if not count} == unused
     assert (tmp_path / "backup").stat().st_mode & 0o077 == 0
     database = open_database(other)
@@ -93,10 +94,32 @@ def test_a_damaged_backup_restores_nothing(
     back_up(used.database, used.config, tmp_path / "backup")
     damage(tmp_path / "backup")
     database = open_database(other)
+    new = everything(database)
     with pytest.raises(ConfigError, match=message):
         restore(database, other, tmp_path / "backup")
-    found = everything(database)
-    assert {name: rows for name, rows in found.items() if rows and name != "schema_version"} == {}
+    assert everything(database) == new
+    database.close()
+
+
+def test_a_backup_of_a_time_before_projects_is_restored_into_the_first(
+    used: World, other: FeedbackConfig, tmp_path: Path
+) -> None:
+    back_up(used.database, used.config, tmp_path / "backup")
+    about = json.loads((tmp_path / "backup" / "backup.json").read_text())
+    later = ("project", "project_person", "project_group", "group_member")
+    for name in later:
+        (tmp_path / "backup" / f"{name}.jsonl").unlink()
+        del about["rows"][name]
+    (tmp_path / "backup" / "backup.json").write_text(json.dumps(about | {"version": 1}))
+    items = tmp_path / "backup" / "item.jsonl"
+    rows = [json.loads(line) for line in items.read_text().splitlines()]
+    new = ("project", "assigned_person", "assigned_group")
+    old = [{key: row[key] for key in row if key not in new} for row in rows]
+    items.write_text("".join(json.dumps(row) + "\n" for row in old))
+    database = open_database(other)
+    restore(database, other, tmp_path / "backup")
+    assert everything(database)["item"] == everything(used.database)["item"]
+    assert len(everything(database)["project"]) == 1
     database.close()
 
 
