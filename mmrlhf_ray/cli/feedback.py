@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from mmrlhf_ray.cli.feedback_files import app as files_app
+from mmrlhf_ray.cli.feedback_projects import app as projects_app
+from mmrlhf_ray.cli.feedback_projects import groups_app
 from mmrlhf_ray.cli.feedback_queue import ConfigFile, Overrides, opened, read_config
 from mmrlhf_ray.cli.feedback_queue import app as queue_app
 from mmrlhf_ray.cli.groups import Group
@@ -18,6 +20,8 @@ from mmrlhf_ray.errors import ConfigError, needs
 app = typer.Typer(cls=Group, help="Collect what people think of responses.", no_args_is_help=True)
 annotators = typer.Typer(cls=Group, help="Accounts and their tokens.", no_args_is_help=True)
 app.add_typer(annotators, name="annotators")
+app.add_typer(projects_app, name="projects")
+app.add_typer(groups_app, name="groups")
 app.add_typer(files_app)
 app.add_typer(queue_app)
 
@@ -131,24 +135,29 @@ def remove(
 def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A .parquet or .jsonl file.")],
     since: Annotated[str | None, typer.Option(help="ISO 8601 time with its zone: only votes after it.")] = None,
+    project: Annotated[list[str] | None, typer.Option(help="Only of this project. Repeatable.")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write all annotations to OUT, with prompts and media.
+    """Write all annotations, or those of a project, to OUT, with prompts and media.
 
     Prompts and media go into the same directory.
     """
     needs("feedback")
     from mmrlhf_ray.feedback.collect.export import parse_time
     from mmrlhf_ray.feedback.collect.export_files import write_export
+    from mmrlhf_ray.feedback.collect.projects import find_project
     from mmrlhf_ray.feedback.collect.tables import COMMAND, note
 
     after, cfg = None if since is None else parse_time(since), read_config(config, overrides)
     with opened(cfg) as database:
         with database.read() as session:
-            count = write_export(session, cfg, out, after)
+            names = [find_project(session, name).name for name in project or ()] or None
+            count = write_export(session, cfg, out, after, names)
         with database.write() as session:
-            note(session, datetime.now(UTC), COMMAND, "export", "annotations", since or "")
+            note(
+                session, datetime.now(UTC), COMMAND, "export", "annotations", " ".join([*(project or ()), since or ""])
+            )
     print(f"{out}: {count} annotations")
 
 

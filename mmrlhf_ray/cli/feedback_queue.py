@@ -44,6 +44,8 @@ def add(
     suggest: Annotated[
         bool, typer.Option("--suggest", help="Pairs and rankings carry the order of the run's scores as a suggestion.")
     ] = False,
+    project: Annotated[str, typer.Option(help="Name of the project that they go into.")] = "default",
+    assign: Annotated[str, typer.Option(metavar="WHO", help="Ask only this account, or @ and a group.")] = "",
     url: Annotated[
         str | None, typer.Option(help=f"Server to send them to, with an administrator's token in {TOKEN}.")
     ] = None,
@@ -52,7 +54,7 @@ def add(
 ) -> None:
     """Ask people about the responses of a run or a file.
 
-    Goes into the database that the configuration names, or to a server. What is there already is not added again.
+    Into the database that the configuration names, or to a server; what is there already is not added again.
     """
     needs("feedback")
     from mmrlhf_ray.feedback.client import ItemsClient
@@ -72,13 +74,13 @@ def add(
     asked = read_asked(path, step)
     if other is not None:
         asked = compared(asked, read_asked(other, step))
-    found = questions(asked[:prompts], Ask(question, per_prompt, overlap, priority, round_, seed, suggest))
+    found = questions(asked[:prompts], Ask(question, per_prompt, overlap, priority, round_, seed, suggest, assign))
     if url is not None and token:
         with ItemsClient(url, token) as client:
-            counts = put_on_server(found, client)
+            counts = put_on_server(found, client, project)
     else:
         with opened(cfg) as database:
-            counts = put_into_database(found, database, cfg)
+            counts = put_into_database(found, database, cfg, project)
     print(f"{counts.added} items added, {counts.present} were there already")
     if found.too_few:
         print(f"{found.too_few} prompts left out: too few different responses for the question {question!r}")

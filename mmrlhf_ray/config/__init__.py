@@ -38,6 +38,7 @@ from mmrlhf_ray.config.online import CriticConfig, PPOConfig, SamplingConfig
 from mmrlhf_ray.config.parts import LoRAConfig, PartConfig, PartsConfig
 from mmrlhf_ray.config.placement import LearnerPlacement, Placement, Resources, RolePlacement
 from mmrlhf_ray.config.problems import dotted_keys
+from mmrlhf_ray.config.project import ProjectConfig, QuestionKind
 from mmrlhf_ray.config.rewards import (
     CostConfig,
     FluencyReward,
@@ -103,6 +104,8 @@ __all__ = [
     "Placement",
     "PreferenceConfig",
     "ProbeRewardConfig",
+    "ProjectConfig",
+    "QuestionKind",
     "PythonEnvironment",
     "RemoteMedia",
     "RemoteReward",

@@ -134,36 +134,51 @@ class ItemsClient:
         answered(self._http, "PUT", f"/api/media/{media_id}", content=data, params={"kind": kind})
         return media_id
 
-    def add_items(self, rows: Sequence[Mapping[str, Any]]) -> AddedCounts:
-        """Put items into the queue, a hundred at a time: each hundred is added as a whole or not at all."""
+    def add_items(self, rows: Sequence[Mapping[str, Any]], project: str = "default") -> AddedCounts:
+        """Put items into the queue of a project, a hundred at a time: each hundred is added as a whole or not at
+        all."""
         added = present = 0
         for part in parts(rows):
-            outcome = answered(self._http, "POST", "/api/items", json=part).json()
+            outcome = answered(self._http, "POST", "/api/items", json=part, params={"project": project}).json()
             added, present = added + outcome["added"], present + outcome["present"]
         return AddedCounts(added, present)
 
     def items(self, **wanted: Any) -> Iterator[dict[str, Any]]:
         """Items with their votes, as they are asked; `wanted` as in GET /api/items: question, task, status, text,
-        round."""
+        round, project."""
         page = pages = 1
         while page <= pages:
             found = answered(self._http, "GET", "/api/items", params={**wanted, "page": page}).json()
             yield from found["items"]
             page, pages = page + 1, found["pages"]
 
-    def annotations(self) -> Iterator[dict[str, Any]]:
-        """Rows of the ANNOTATION table of all that was collected, as GET /api/export has them."""
-        text = answered(self._http, "GET", "/api/export", params={"format": "annotations"}).text
+    def annotations(self, project: str = "") -> Iterator[dict[str, Any]]:
+        """Rows of the ANNOTATION table of all that was collected, or in a project, as GET /api/export has them."""
+        wanted = {"format": "annotations", "project": project}
+        text = answered(self._http, "GET", "/api/export", params=wanted).text
         yield from map(json.loads, text.splitlines())
 
-    def change_item(self, item_id: str, *, priority: float | None = None, overlap: int | None = None) -> None:
-        """Ask an item sooner or later, or more or fewer people."""
-        body = {"priority": priority, "overlap": overlap}
+    def change_item(
+        self, item_id: str, *, priority: float | None = None, overlap: int | None = None, assigned: str | None = None
+    ) -> None:
+        """Ask an item sooner or later, more or fewer people, or only an account or an `@group` ("" = everyone)."""
+        body = {"priority": priority, "overlap": overlap, "assigned": assigned}
         answered(self._http, "PATCH", f"/api/items/{quote(item_id)}", json=body)
 
     def delete_item(self, item_id: str, *, votes: bool = False) -> None:
         """Delete an item; one that has votes only with `votes`, which go as well."""
         answered(self._http, "DELETE", f"/api/items/{quote(item_id)}", params={"votes": votes})
+
+    def projects(self) -> list[dict[str, Any]]:
+        """Projects of the account, as GET /api/projects has them: name, title, role, what waits."""
+        return list(answered(self._http, "GET", "/api/projects").json()["projects"])
+
+    def set_project(self, name: str, **settings: Any) -> None:
+        """Make a project with these settings, or change them where it is there."""
+        if name not in [project["name"] for project in self.projects()]:
+            answered(self._http, "POST", "/api/projects", json={"name": name, "settings": settings})
+        else:
+            answered(self._http, "PATCH", f"/api/projects/{quote(name)}", json={"settings": settings})
 
     def close(self) -> None:
         """Close the connection."""

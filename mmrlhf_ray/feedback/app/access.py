@@ -15,6 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from mmrlhf_ray.feedback.app.state import AppState, app_state
 from mmrlhf_ray.feedback.collect.accounts import Caller, by_cookie, by_token
+from mmrlhf_ray.feedback.collect.projects import ProjectRole, names_for
 from mmrlhf_ray.feedback.collect.tables import Role
 from mmrlhf_ray.feedback.errors import N_, NoAccount, Refused
 
@@ -51,6 +52,20 @@ class Require(Access):
         if caller.role not in self.roles:
             roles = " / ".join(self.roles)
             raise Refused(N_("this takes the role %(roles)s; yours is %(role)s"), roles=roles, role=caller.role)
+        return caller
+
+
+class RequireInProject(Require):
+    """For accounts that have this role, or a higher one, in some project; the route looks in which."""
+
+    def __init__(self, least: ProjectRole) -> None:
+        super().__init__("annotator", "reviewer", "admin")
+        self.least = least
+
+    async def __call__(self, request: Request) -> Caller:
+        """The caller. Raises as Require, and Refused where they have no such role."""
+        caller = await super().__call__(request)
+        await run_in_threadpool(_in_some_project, app_state(request), caller, self.least)
         return caller
 
 
@@ -92,9 +107,15 @@ def _cookie_caller(state: AppState, cookie: str) -> Caller | None:
         return by_cookie(session, cookie, state.now())
 
 
+def _in_some_project(state: AppState, caller: Caller, least: ProjectRole) -> None:
+    with state.database.read() as session:
+        names_for(session, caller.id, least)
+
+
 Anybody = Depends(Public())
 AsAnnotator = Annotated[Caller, Depends(Require("annotator", "reviewer", "admin"))]
-AsReviewer = Annotated[Caller, Depends(Require("reviewer", "admin"))]
+AsReviewer = Annotated[Caller, Depends(RequireInProject("reviewer"))]
+AsProjectAdmin = Annotated[Caller, Depends(RequireInProject("admin"))]
 AsAdmin = Annotated[Caller, Depends(Require("admin"))]
 AsClient = Annotated[Caller, Depends(Require("client", "admin"))]
 AsAnyAccount = Annotated[Caller, Depends(Require("annotator", "reviewer", "admin", "client"))]

@@ -1,7 +1,7 @@
 """/api for administrators: media, accounts, exports, deletion."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -11,7 +11,8 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from mmrlhf_ray.feedback.app.access import AsAdmin, AsClient
+from mmrlhf_ray.feedback.app.access import AsAdmin, AsAnyAccount, AsProjectAdmin
+from mmrlhf_ray.feedback.app.api import InProject
 from mmrlhf_ray.feedback.app.body import Message, body_as
 from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.collect import accounts
@@ -19,6 +20,7 @@ from mmrlhf_ray.feedback.collect.erase import erase_annotator, personal_data
 from mmrlhf_ray.feedback.collect.export import annotation_rows, parse_time, prompt_rows
 from mmrlhf_ray.feedback.collect.export_files import json_row, prompt_json
 from mmrlhf_ray.feedback.collect.media_files import store_media
+from mmrlhf_ray.feedback.collect.projects import names_for
 from mmrlhf_ray.feedback.collect.suggestions import suggestion_rows
 from mmrlhf_ray.feedback.collect.tables import Annotator, note
 from mmrlhf_ray.feedback.errors import Invalid
@@ -41,24 +43,34 @@ async def _bytes(request: Request) -> bytes:
 
 @router.put("/media/{sha256}")
 def put_media(
-    sha256: str, caller: AsClient, state: State, data: Annotated[bytes, Depends(_bytes)], kind: str | None = None
+    sha256: str, caller: AsAnyAccount, state: State, data: Annotated[bytes, Depends(_bytes)], kind: str | None = None
 ) -> Response:
-    """Upload an image, a sound or a clip: 201, or 200 where it was there. `?kind=` for containers that hold either."""
+    """Upload an image, a sound or a clip: 201, or 200 where it was there. `?kind=` for containers that hold either.
+    For clients, and whoever may add items."""
     with state.database.write() as session:
+        if caller.role != "client":
+            names_for(session, caller.id, "admin")
         new = store_media(session, state.config, sha256, data, kind)
     return JSONResponse({"media_id": sha256, "url": f"/media/{sha256}"}, 201 if new else 200)
 
 
 @router.get("/export")
-def export(caller: AsAdmin, state: State, format: str = "annotations", since: str | None = None) -> Response:
+def export(
+    caller: AsProjectAdmin,
+    state: State,
+    format: str = "annotations",
+    since: str | None = None,
+    project: InProject = "",
+) -> Response:
     """JSON lines: `format=annotations` (rows of the ANNOTATION table), `prompts` or `suggestions`; `since` an ISO 8601
-    time."""
+    time. Of one project, or of all that the caller administers."""
     if format not in _EXPORTS:
         raise Invalid(f"expected one of {', '.join(_EXPORTS)}, got {format[:40]!r}", "format")
     after = None if since is None else parse_time(since)
     with state.database.write() as session:
-        note(session, state.now(), caller.id, "export", format, since or "")
-    return StreamingResponse(_lines(state, _EXPORTS[format], after), media_type="application/x-ndjson")
+        names = names_for(session, caller.id, "admin", project)
+        note(session, state.now(), caller.id, "export", format, " ".join(filter(None, (project, since))))
+    return StreamingResponse(_lines(state, _EXPORTS[format], after, names), media_type="application/x-ndjson")
 
 
 @router.get("/annotators")
@@ -128,23 +140,23 @@ def _annotator_json(row: Annotator) -> dict[str, Any]:
     }
 
 
-def _annotations(session: Session, since: datetime | None) -> Iterator[Mapping[str, Any]]:
-    return map(json_row, annotation_rows(session, since))
+def _annotations(session: Session, since: datetime | None, projects: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    return map(json_row, annotation_rows(session, since, projects=projects))
 
 
-def _prompts(session: Session, since: datetime | None) -> Iterator[Mapping[str, Any]]:
-    return (prompt_json(session, row) for row in prompt_rows(session))
+def _prompts(session: Session, since: datetime | None, projects: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    return (prompt_json(session, row) for row in prompt_rows(session, projects))
 
 
-def _suggestions(session: Session, since: datetime | None) -> Iterator[Mapping[str, Any]]:
-    return suggestion_rows(session)
+def _suggestions(session: Session, since: datetime | None, projects: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    return suggestion_rows(session, projects)
 
 
-_Export = Callable[[Session, datetime | None], Iterator[Mapping[str, Any]]]
+_Export = Callable[[Session, datetime | None, Sequence[str]], Iterator[Mapping[str, Any]]]
 _EXPORTS: Mapping[str, _Export] = {"annotations": _annotations, "prompts": _prompts, "suggestions": _suggestions}
 
 
-def _lines(state: AppState, rows: _Export, since: datetime | None) -> Iterator[str]:
+def _lines(state: AppState, rows: _Export, since: datetime | None, projects: Sequence[str]) -> Iterator[str]:
     with state.database.read() as session:
-        for row in rows(session, since):
+        for row in rows(session, since, projects):
             yield json.dumps(row, ensure_ascii=False) + "\n"

@@ -8,7 +8,8 @@ from sqlalchemy import func, select
 
 from mmrlhf_ray.errors import FeedbackError
 from mmrlhf_ray.feedback.annotations import annotations_of
-from mmrlhf_ray.feedback.app.access import AsAdmin
+from mmrlhf_ray.feedback.app.access import AsAdmin, AsProjectAdmin
+from mmrlhf_ray.feedback.app.api import InProject
 from mmrlhf_ray.feedback.app.language import words_of
 from mmrlhf_ray.feedback.app.pages import page, shown_aspects
 from mmrlhf_ray.feedback.app.state import AppState, State
@@ -18,6 +19,7 @@ from mmrlhf_ray.feedback.collect.accounts import Caller
 from mmrlhf_ray.feedback.collect.erase import erase_annotator
 from mmrlhf_ray.feedback.collect.export import annotations_table
 from mmrlhf_ray.feedback.collect.progress import progress
+from mmrlhf_ray.feedback.collect.projects import config_in, find_project, names_for, names_with, title_of
 from mmrlhf_ray.feedback.collect.tables import ROLES, Annotator, Audit, Item, Vote
 
 router = APIRouter()
@@ -81,26 +83,33 @@ def erase(annotator_id: str, caller: AsAdmin, state: State) -> Response:
 
 
 @router.get("/admin/quality")
-def quality(request: Request, caller: AsAdmin, state: State) -> Response:
-    """Agreement by task, and each annotator's figures: seconds to compute where there are many votes."""
+def quality(request: Request, caller: AsProjectAdmin, state: State, project: InProject = "") -> Response:
+    """Agreement by task, and each annotator's figures, in one project or all that the caller administers: seconds to
+    compute where there are many votes."""
     # Here, as they load scipy, torch and more: the server starts in a second without them.
     from mmrlhf_ray.feedback.labels.agreement import agreement, pairwise_agreement
     from mmrlhf_ray.feedback.labels.bias import biases, leans
     from mmrlhf_ray.feedback.labels.quality import ENOUGH, annotator_quality, gold_answer
 
     with state.database.read() as session:
-        annotations = annotations_of(annotations_table(session))
-        tasks = {row.prompt_id: row.task for row in session.execute(select(Item.prompt_id, Item.task))}
+        projects = names_for(session, caller.id, "admin", project)
+        titles = {name: title_of(find_project(session, name)) for name in names_with(session, caller.id, "admin")}
+        rules = [config_in(session, name, state.config) for name in projects]
+        annotations = annotations_of(annotations_table(session, projects=projects))
+        theirs = select(Item.prompt_id, Item.task).where(Item.project.in_(projects))
+        tasks = {row.prompt_id: row.task for row in session.execute(theirs)}
         gold = {
             item.id: gold_answer(item.question, item.gold, len(item.responses))
-            for item in session.scalars(select(Item).where(Item.gold.is_not(None)))
+            for item in session.scalars(select(Item).where(Item.gold.is_not(None), Item.project.in_(projects)))
             if item.gold is not None
         }
         names = {row.id: row.name for row in session.execute(select(Annotator.id, Annotator.name))}
-    shown = shown_aspects(state, words_of(request).language)
+    shown = [aspect for own in rules for aspect in shown_aspects(own, words_of(request).language)]
     overall, pairs = pairwise_agreement(annotations)
     context = {
         "here": "admin",
+        "project": project,
+        "titles": titles,
         "names": names,
         "rows": agreement(annotations, tasks),
         "headings": {aspect["name"]: aspect["heading"] for aspect in shown},

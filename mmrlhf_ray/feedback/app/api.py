@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
@@ -14,12 +14,14 @@ from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.app.views import leased_json
 from mmrlhf_ray.feedback.collect import queue
 from mmrlhf_ray.feedback.collect.progress import progress
+from mmrlhf_ray.feedback.collect.projects import config_in, names_for
 from mmrlhf_ray.feedback.collect.suggestions import show_suggestion
 from mmrlhf_ray.feedback.errors import Invalid
 
 router = APIRouter(prefix="/api")
 
 ItemId = Annotated[str, Field(min_length=1, max_length=64)]
+InProject = Annotated[str, Query(max_length=40, description="Name of a project; all of the caller's if none is given.")]
 DAY_MS = 86_400_000
 
 
@@ -39,14 +41,15 @@ class SkipMessage(Message):
 
 
 @router.post("/lease")
-def lease(caller: AsAnnotator, state: State) -> Response:
+def lease(caller: AsAnnotator, state: State, project: InProject = "") -> Response:
     """The item to answer next: 200 with the item, or 204 where there is nothing to do."""
     with state.database.write() as session:
-        leased = queue.lease_next(session, caller.id, state.config, state.now())
+        leased = queue.lease_next(session, caller.id, state.config, state.now(), project=project)
         if leased is None:
             return Response(status_code=204)
         suggestion = show_suggestion(session, caller.id, leased, state.config, state.now())
-        return JSONResponse(leased_json(session, leased, suggestion, state.config))
+        rules = config_in(session, leased.item.project, state.config)
+        return JSONResponse(leased_json(session, leased, suggestion, rules))
 
 
 @router.post("/votes")
@@ -85,10 +88,11 @@ def skip(caller: AsAnnotator, state: State, message: Annotated[SkipMessage, body
 
 
 @router.get("/progress")
-def show_progress(caller: AsAnnotator, state: State) -> Response:
-    """How far the collection is, and how fast."""
+def show_progress(caller: AsAnnotator, state: State, project: InProject = "") -> Response:
+    """How far the collection is, and how fast: in one project, or in all that the caller has a part in."""
     with state.database.read() as session:
-        return JSONResponse(asdict(progress(session, caller.id, state.config, state.now())))
+        names = names_for(session, caller.id, "annotator", project)
+        return JSONResponse(asdict(progress(session, caller.id, state.config, state.now(), names)))
 
 
 def new_vote(message: VoteMessage) -> queue.NewVote:

@@ -22,6 +22,8 @@ from mmrlhf_ray.feedback.app import (
     login,
     oidc,
     pages,
+    project_pages,
+    projects,
     review_pages,
     vote_pages,
     watched,
@@ -41,6 +43,7 @@ _ROOMS = (
     oidc,
     documentation,
     items,
+    projects,
     api,
     admin,
     deployed,
@@ -51,6 +54,7 @@ _ROOMS = (
     item_pages,
     arena,
     arena_pages,
+    project_pages,
 )
 _STATIC = Path(__file__).with_name("static")
 

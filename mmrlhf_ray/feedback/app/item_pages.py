@@ -7,7 +7,8 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from mmrlhf_ray.feedback.annotations import Annotation, annotations_of
-from mmrlhf_ray.feedback.app.access import AsAdmin
+from mmrlhf_ray.feedback.app.access import AsProjectAdmin
+from mmrlhf_ray.feedback.app.api import InProject
 from mmrlhf_ray.feedback.app.language import words_of
 from mmrlhf_ray.feedback.app.pages import page
 from mmrlhf_ray.feedback.app.places import region_words
@@ -19,8 +20,17 @@ from mmrlhf_ray.feedback.app.wording import STATE_NAMES
 from mmrlhf_ray.feedback.collect.export import annotations_table
 from mmrlhf_ray.feedback.collect.item_list import Filter, delete_item, edit_item, find_item, find_items
 from mmrlhf_ray.feedback.collect.items import EVERYBODY
+from mmrlhf_ray.feedback.collect.projects import (
+    assigned_to,
+    find_project,
+    groups,
+    names_for,
+    names_with,
+    need,
+    title_of,
+)
 from mmrlhf_ray.feedback.collect.tables import Annotator, Suggestion
-from mmrlhf_ray.feedback.errors import N_, Invalid
+from mmrlhf_ray.feedback.errors import N_, Invalid, Unknown
 
 router = APIRouter()
 _PAGE = 50
@@ -29,8 +39,9 @@ _PAGE = 50
 @router.get("/admin/items")
 def items(
     request: Request,
-    caller: AsAdmin,
+    caller: AsProjectAdmin,
     state: State,
+    project: InProject = "",
     question: str = "",
     status: str = "",
     text: Annotated[str, Query(max_length=200)] = "",
@@ -39,19 +50,24 @@ def items(
     """The queue by filters, a page of it; what makes no sense in an address is left out."""
     status = status if status in STATE_NAMES else ""
     with state.database.read() as session:
-        found = find_items(session, Filter(question=question, state=status, text=text), page_, _PAGE)
-    chosen = {"question": question, "status": status, "text": text}
+        names = names_for(session, caller.id, "admin", project)
+        wanted = Filter(question=question, state=status, text=text, projects=names)
+        found = find_items(session, wanted, page_, _PAGE)
+        own = names_with(session, caller.id, "admin")
+        titles = {name: title_of(find_project(session, name)) for name in own}
+    chosen = {"question": question, "status": status, "text": text} | ({"project": project} if project else {})
     links = {
         name: "/admin/items?" + urlencode({**chosen, "page": number})
         for name, number in (("before", found.page - 1), ("after", found.page + 1))
         if 1 <= number <= found.pages
     }
     context = {"here": "admin", "found": found, "chosen": chosen, "states": STATE_NAMES, "links": links}
+    context["titles"] = titles
     return page(request, state, caller, "items.html", context)
 
 
 @router.get("/admin/item")
-def item(request: Request, caller: AsAdmin, state: State, id: str = "") -> Response:
+def item(request: Request, caller: AsProjectAdmin, state: State, id: str = "") -> Response:
     """One item with everything that is known of it."""
     return _item(request, caller, state, id)
 
@@ -59,42 +75,55 @@ def item(request: Request, caller: AsAdmin, state: State, id: str = "") -> Respo
 @router.post("/admin/item")
 def change(
     request: Request,
-    caller: AsAdmin,
+    caller: AsProjectAdmin,
     state: State,
     id: Annotated[str, Form()] = "",
     priority: Annotated[str, Form()] = "",
     overlap: Annotated[str, Form()] = "",
+    assigned: Annotated[str, Form(max_length=80)] = "",
 ) -> Response:
-    """Another priority and overlap."""
+    """Another priority and overlap, and who is asked."""
     try:
         numbers = _number(priority), int(_number(overlap, 1, EVERYBODY))
         with state.database.write() as session:
-            edit_item(session, id, *numbers, caller.id, state.now())
-    except Invalid as error:
+            need(session, caller.id, find_item(session, id).project, "admin")
+            edit_item(session, id, *numbers, assigned.strip(), caller.id, state.now())
+    except (Invalid, Unknown) as error:
+        if error.field == "item_id":
+            raise
         return _item(request, caller, state, id, {"problem": words_of(request).error(error)}, 422)
     return RedirectResponse("/admin/item?" + urlencode({"id": id}), status_code=303)
 
 
 @router.post("/admin/item/delete")
-def remove(caller: AsAdmin, state: State, id: Annotated[str, Form()] = "") -> Response:
+def remove(caller: AsProjectAdmin, state: State, id: Annotated[str, Form()] = "") -> Response:
     """Delete an item with its votes: the page has asked whether that is meant."""
     with state.database.write() as session:
+        need(session, caller.id, find_item(session, id).project, "admin")
         delete_item(session, id, True, caller.id, state.now())
     return RedirectResponse("/admin/items", status_code=303)
 
 
 def _item(
-    request: Request, caller: AsAdmin, state: State, item_id: str, more: dict[str, Any] | None = None, status: int = 200
+    request: Request,
+    caller: AsProjectAdmin,
+    state: State,
+    item_id: str,
+    more: dict[str, Any] | None = None,
+    status: int = 200,
 ) -> Response:
     words = words_of(request)
     with state.database.read() as session:
         found = find_item(session, item_id)
+        need(session, caller.id, found.project, "admin")
         annotations = annotations_of(annotations_table(session, item_id=found.id))
         people = {vote.annotator_id: session.get(Annotator, vote.annotator_id) for vote in annotations}
         shown = turns(found.messages, media_json(session, found.media_ids), words)
         context = {
             "here": "admin",
             "asked": found,
+            "assigned": assigned_to(session, found),
+            "groups": groups(session),
             "turns": shown,
             "answers": shown_responses(found.responses, episode_media(session, found), words),
             "suggestion": session.get(Suggestion, found.id),

@@ -1,4 +1,4 @@
-"""/api/items: the queue, for administrators and their programs."""
+"""/api/items: the queue, for administrators of the app or of a project, and their programs."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -7,12 +7,16 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from mmrlhf_ray.feedback.app.access import AsAdmin
+from mmrlhf_ray.config import QuestionKind
+from mmrlhf_ray.feedback.app.access import AsProjectAdmin
+from mmrlhf_ray.feedback.app.api import InProject
 from mmrlhf_ray.feedback.app.body import Message, body_as, read_json
 from mmrlhf_ray.feedback.app.state import State
-from mmrlhf_ray.feedback.collect.item_list import Filter, delete_item, edit_item, find_items
+from mmrlhf_ray.feedback.collect.item_list import Filter, delete_item, edit_item, find_item, find_items
 from mmrlhf_ray.feedback.collect.items import EVERYBODY, add_items
+from mmrlhf_ray.feedback.collect.projects import assigned_to, names_for, need
 from mmrlhf_ray.feedback.collect.tables import Item, note
 from mmrlhf_ray.feedback.episodes import TurnKind
 from mmrlhf_ray.feedback.errors import Invalid
@@ -27,7 +31,6 @@ _EXAMPLE: dict[str, Any] = {
     "question": "pair",
     "responses": [{"text": "red", "source": "policy-a"}, "the square is red"],
 }
-Kind = Literal["pair", "rank", "rate", "correct", "demonstrate", "spans", "critique", "live"]
 
 
 class NewSuggestion(BaseModel):
@@ -62,7 +65,7 @@ class NewItem(BaseModel):
     prompt: str | None = Field(None, description="What was asked; <image>, <audio> and <video> stand for the media.")
     messages: list[dict[str, Any]] | None = Field(None, description="A conversation instead: role and content of each.")
     media_ids: list[str] = Field([], description="SHA-256 of each image, sound and clip, in order.")
-    question: Kind = Field(description="What people are to do.")
+    question: QuestionKind = Field(description="What people are to do.")
     responses: list[str | NewResponse] = Field(description="Texts, or what is known of each; [] for demonstrate.")
     item_id: str | None = Field(None, description="1 to 64 characters; made from the content where none is given.")
     prompt_id: str | None = Field(None, description="Name of the prompt; made from its content where none is given.")
@@ -74,6 +77,7 @@ class NewItem(BaseModel):
         None, description="The known answer, as if the responses were shown in the order given: the item tests people."
     )
     suggestion: NewSuggestion | None = Field(None, description="What a model would answer. Never counts as a vote.")
+    assigned: str | None = Field(None, description="Account, or @ and the name of a group, that alone is asked.")
     extras: dict[str, Any] = Field({}, description="Ground truth and the like: never shown.")
 
 
@@ -90,7 +94,9 @@ class ShownItem(BaseModel):
 
     item_id: str
     prompt_id: str
-    question: Kind
+    question: QuestionKind
+    project: str
+    assigned: str = Field(description='The account, or @ and the group, that alone is asked; "" = everyone.')
     task: str
     messages: list[dict[str, Any]]
     media_ids: list[str]
@@ -117,6 +123,9 @@ class ItemChange(Message):
 
     priority: Annotated[float | None, Field(ge=-1e300, le=1e300, description="Higher is asked first.")] = None
     overlap: Annotated[int | None, Field(ge=1, le=EVERYBODY, description="People who are to answer.")] = None
+    assigned: Annotated[
+        str | None, Field(max_length=80, description='Account, or @ and a group, that alone is asked; "" = everyone.')
+    ] = None
 
 
 class Rows:
@@ -134,9 +143,9 @@ class Rows:
 
 @router.get("", response_model=ItemPage)
 def get_items(
-    caller: AsAdmin,
+    caller: AsProjectAdmin,
     state: State,
-    question: Annotated[Kind | None, Query(description="Only of this kind.")] = None,
+    question: Annotated[QuestionKind | None, Query(description="Only of this kind.")] = None,
     task: Annotated[str, Query(description="Only of this task.")] = "",
     status: Annotated[
         Literal["open", "done", "gold", "decided"] | None,
@@ -144,63 +153,89 @@ def get_items(
     ] = None,
     text: Annotated[str, Query(max_length=200, description="Occurs in prompt, responses, sources or ids.")] = "",
     round: Annotated[int | None, Query(description="Only of this round.")] = None,
+    project: InProject = "",
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
 ) -> Response:
     """Items with their votes, by priority, then in order of arrival: 100 on a page."""
     with state.database.read() as session:
-        found = find_items(session, Filter(question or "", task, status or "", text, round), page, _PAGE)
-    items = [item_json(item) for item in found.items]
+        names = names_for(session, caller.id, "admin", project)
+        found = find_items(session, Filter(question or "", task, status or "", text, round, names), page, _PAGE)
+        items = [item_json(session, item) for item in found.items]
     return JSONResponse({"items": items, "found": found.found, "page": found.page, "pages": found.pages})
 
 
 @router.post("", status_code=201, response_model=AddedItems)
-def post_items(caller: AsAdmin, state: State, rows: Annotated[list[Any], Depends(Rows(list[NewItem]))]) -> Response:
+def post_items(
+    caller: AsProjectAdmin,
+    state: State,
+    rows: Annotated[list[Any], Depends(Rows(list[NewItem]))],
+    project: Annotated[str, Query(max_length=40, description="Name of the project that they go into.")] = "default",
+) -> Response:
     """Put items into the queue, all or none; those that are there already change nothing."""
     with state.database.write() as session:
-        added = add_items(session, rows, state.config, state.now())
-        note(session, state.now(), caller.id, "items added", "", str(added.added))
+        need(session, caller.id, project, "admin")
+        added = add_items(session, rows, state.config, state.now(), project)
+        note(session, state.now(), caller.id, "items added", project, str(added.added))
     return JSONResponse({"added": added.added, "present": added.present, "item_ids": list(added.item_ids)}, 201)
 
 
 @router.post("/votes")
-def post_items_votes(caller: AsAdmin, state: State, ids: Annotated[list[Any], Depends(Rows(list[str]))]) -> Response:
+def post_items_votes(
+    caller: AsProjectAdmin, state: State, ids: Annotated[list[Any], Depends(Rows(list[str]))]
+) -> Response:
     """How far items are: {"items": {id: {"votes", "overlap"}}}; ids that are not there are left out."""
     if len(ids) > _MOST_IDS or not all(isinstance(item_id, str) for item_id in ids):
         raise Invalid(f"expected a list of at most {_MOST_IDS} item ids", "body")
     with state.database.read() as session:
-        found = session.execute(select(Item.id, Item.votes, Item.overlap).where(Item.id.in_(ids)))
+        theirs = Item.project.in_(names_for(session, caller.id, "admin"))
+        found = session.execute(select(Item.id, Item.votes, Item.overlap).where(Item.id.in_(ids), theirs))
         counted = {row.id: {"votes": row.votes, "overlap": row.overlap} for row in found}
     return JSONResponse({"items": counted})
 
 
 @router.patch("/{item_id:path}", response_model=ShownItem)
 def patch_item(
-    item_id: str, caller: AsAdmin, state: State, message: Annotated[ItemChange, body_as(ItemChange)]
+    item_id: str, caller: AsProjectAdmin, state: State, message: Annotated[ItemChange, body_as(ItemChange)]
 ) -> Response:
-    """Ask an item sooner or later, or more or fewer people."""
+    """Ask an item sooner or later, more or fewer people, or only some."""
     with state.database.write() as session:
-        item = edit_item(session, item_id, message.priority, message.overlap, caller.id, state.now())
-        return JSONResponse(item_json(item))
+        need(session, caller.id, find_item(session, item_id).project, "admin")
+        wanted = (message.priority, message.overlap, message.assigned)
+        item = edit_item(session, item_id, *wanted, caller.id, state.now())
+        return JSONResponse(item_json(session, item))
 
 
 @router.delete("/{item_id:path}")
 def remove_item(
     item_id: str,
-    caller: AsAdmin,
+    caller: AsProjectAdmin,
     state: State,
     votes: Annotated[bool, Query(description="Delete it even if there are votes.")] = False,
 ) -> Response:
     """Delete an item: 409 where it has votes, unless `votes=true` says that they may go as well."""
     with state.database.write() as session:
+        need(session, caller.id, find_item(session, item_id).project, "admin")
         gone = delete_item(session, item_id, votes, caller.id, state.now())
     return JSONResponse({"item_id": item_id, "votes": gone})
 
 
-def item_json(item: Item) -> Mapping[str, Any]:
+def item_json(session: Session, item: Item) -> Mapping[str, Any]:
     """As ShownItem says."""
-    same = ("prompt_id", "question", "task", "messages", "media_ids", "responses", "overlap", "votes", "priority")
+    same = (
+        "project",
+        "prompt_id",
+        "question",
+        "task",
+        "messages",
+        "media_ids",
+        "responses",
+        "overlap",
+        "votes",
+        "priority",
+    )
     return {
         "item_id": item.id,
+        "assigned": assigned_to(session, item),
         **{name: getattr(item, name) for name in (*same, "round", "gold")},
         "created": item.created.isoformat(),
     }

@@ -17,6 +17,12 @@ def to_html(text: str) -> Markup:
     return Markup(_RENDERER.render(text))
 
 
+def in_language(texts: Mapping[Language, str], language: Language) -> tuple[Language, Markup] | None:
+    """(language, HTML) of the text in this language, else of the first that there is; None without any."""
+    found = {language: texts[language]} if language in texts else texts
+    return next(((own, to_html(text)) for own, text in found.items() if text), None)
+
+
 def read_guidelines(config: FeedbackConfig) -> Mapping[Language, Markup]:
     """The project's guidelines by language, as HTML. Raises ConfigError for a file that cannot be read."""
     found = {}

@@ -1,14 +1,19 @@
 """The pages that people work in."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
+from sqlalchemy.orm import Session
 
-from mmrlhf_ray.config import FeedbackConfig, Language
+from mmrlhf_ray.config import FeedbackConfig, Language, ProjectConfig
 from mmrlhf_ray.feedback.app.access import AsAnnotator
+from mmrlhf_ray.feedback.app.api import InProject
 from mmrlhf_ray.feedback.app.language import LANGUAGES, Words, words_of
+from mmrlhf_ray.feedback.app.markdown import in_language
 from mmrlhf_ray.feedback.app.places import places
 from mmrlhf_ray.feedback.app.state import AppState, State
 from mmrlhf_ray.feedback.app.templating import TEMPLATES
@@ -20,6 +25,16 @@ from mmrlhf_ray.feedback.collect.accounts import Caller
 from mmrlhf_ray.feedback.collect.media_files import find_media
 from mmrlhf_ray.feedback.collect.own_work import last_vote, undone_answer, waiting
 from mmrlhf_ray.feedback.collect.progress import progress
+from mmrlhf_ray.feedback.collect.projects import (
+    Standing,
+    find_project,
+    names_for,
+    need,
+    rules_of,
+    standings,
+    title_of,
+    votes_left,
+)
 from mmrlhf_ray.feedback.collect.suggestions import show_suggestion
 from mmrlhf_ray.feedback.collect.tables import Item
 from mmrlhf_ray.feedback.questions import question_of
@@ -50,30 +65,64 @@ def page(
 
 @router.get("/")
 def home(request: Request, caller: AsAnnotator, state: State) -> Response:
-    """Waiting items, progress and pace."""
+    """One's projects with waiting items, progress and pace."""
     with state.database.read() as session:
-        found = progress(session, caller.id, state.config, state.now())
-        left = waiting(session, caller.id)
+        own = [standing for standing in standings(session, caller.id) if standing.project.active]
+        names = [standing.project.name for standing in own]
+        found = progress(session, caller.id, state.config, state.now(), names)
+        left = waiting(session, caller.id, names)
+        shown = [_own_project(session, caller, standing, left[standing.project.name], state) for standing in own]
+    kinds = Counter[str]()
+    for each in left.values():
+        kinds.update(each)
     hours = state.config.pace_window_s / 3600
-    context = {"here": "home", "progress": found, "waiting": left, "hours": hours}
+    context = {"here": "home", "progress": found, "waiting": kinds, "hours": hours, "projects": shown}
     return page(request, state, caller, "home.html", context)
 
 
+def _own_project(
+    session: Session, caller: Caller, standing: Standing, left: Mapping[str, int], state: AppState
+) -> dict[str, Any]:
+    """A project as Home shows it."""
+    name = standing.project.name
+    return {
+        "name": name,
+        "title": title_of(standing.project),
+        "role": standing.role,
+        "waiting": sum(left.values()),
+        "votes_left": votes_left(session, name, standing.rules, caller.id, state.now()),
+    }
+
+
 @router.get("/guide")
-def guide(request: Request, caller: AsAnnotator, state: State) -> Response:
-    """How to judge, and the keys."""
+def guide(request: Request, caller: AsAnnotator, state: State, project: InProject = "") -> Response:
+    """How to judge, and the keys; with the guidelines and aspects of a project, if one is named or there is but one."""
     language = words_of(request).language
-    context = {"here": "guide", "aspects": shown_aspects(state, language), "guidelines": state.guidelines_in(language)}
+    with state.database.read() as session:
+        own = [standing for standing in standings(session, caller.id) if standing.project.active]
+        chosen = need(session, caller.id, project, "annotator") if project else own[0] if len(own) == 1 else None
+    rules = ProjectConfig() if chosen is None else chosen.rules
+    context = {
+        "here": "guide",
+        "aspects": shown_aspects(rules.in_force(state.config), language),
+        "guidelines": in_language(rules.guidelines, language) or state.guidelines_in(language),
+        "project": chosen and {"name": chosen.project.name, "title": title_of(chosen.project)},
+        "projects": [{"name": each.project.name, "title": title_of(each.project)} for each in own],
+    }
     return page(request, state, caller, "guide.html", context)
 
 
 @router.get("/work")
-def work(request: Request, caller: AsAnnotator, state: State) -> Response:
-    """The item that the caller holds, or the next one."""
-    context: dict[str, Any] = {"here": "work", "reasons": SKIP_WORDS}
+def work(request: Request, caller: AsAnnotator, state: State, project: InProject = "") -> Response:
+    """The item that the caller holds, or the next one: of a project, or of all that are theirs."""
+    address = "/work?" + urlencode({"project": project}) if project else "/work"
+    context: dict[str, Any] = {"here": "work", "reasons": SKIP_WORDS, "address": address, "chosen": project}
     with state.database.write() as session:
-        leased = queue.lease_next(session, caller.id, state.config, state.now())
+        leased = queue.lease_next(session, caller.id, state.config, state.now(), project=project)
         if leased is not None:
+            found = find_project(session, leased.item.project)
+            context["project"] = {"name": found.name, "title": title_of(found)}
+            rules = rules_of(found).in_force(state.config)
             media = media_json(session, leased.item.media_ids)
             previous = undone_answer(session, caller.id, leased.item.id, leased.order_shown)
             suggestion = show_suggestion(session, caller.id, leased, state.config, state.now())
@@ -82,11 +131,12 @@ def work(request: Request, caller: AsAnnotator, state: State) -> Response:
                 episode_media(session, leased.item),
                 words_of(request),
             )
-            context |= question_context(leased.item, answers, media, state, words_of(request), previous)
+            context |= question_context(leased.item, answers, media, rules, words_of(request), previous)
             context["item"]["suggestion"] = suggestion and suggestion["answer"]
             context["suggested_by"] = suggestion and suggestion["source"]
         context["last_vote"] = last_vote(session, caller.id)
-        context["progress"] = progress(session, caller.id, state.config, state.now())
+        names = names_for(session, caller.id, "annotator", project)
+        context["progress"] = progress(session, caller.id, state.config, state.now(), names)
     return page(request, state, caller, "work.html", context)
 
 
@@ -105,32 +155,32 @@ def question_context(
     item: Item,
     answers: Sequence[Shown],
     media: list[dict[str, str]],
-    state: AppState,
+    config: FeedbackConfig,
     words: Words,
     previous: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Variables of the question's part of a page. `item` there is also what the script gets: nothing that tells who
-    wrote a response, or in which order they are stored."""
+    """Variables of the question's part of a page; `config` is that of the item's project. `item` there is also what the
+    script gets: nothing that tells who wrote a response, or in which order they are stored."""
     shown = turns(item.messages, media, words)
     return {
         "item": {
             "item_id": item.id,
             "question": item.question,
             "responses": [answer.text for answer in answers],
-            "aspects": [aspect.name for aspect in state.config.aspects],
+            "aspects": [aspect.name for aspect in config.aspects],
             "previous": previous,
         },
-        "aspects": shown_aspects(state, words.language),
+        "aspects": shown_aspects(config, words.language),
         "wording": WORDINGS[item.question],
         "template": question_of(item.question).template,
         "turns": shown,
         "answers": answers,
         "places": places(shown, len(answers), words),
-        "max_chars": state.config.max_text_chars,
+        "max_chars": config.max_text_chars,
     }
 
 
-def shown_aspects(state: AppState, language: Language) -> list[dict[str, str]]:
+def shown_aspects(config: FeedbackConfig, language: Language) -> list[dict[str, str]]:
     """Name, heading and description of each aspect, in a language."""
     return [
         {
@@ -138,5 +188,5 @@ def shown_aspects(state: AppState, language: Language) -> list[dict[str, str]]:
             "heading": aspect.headings.get(language, aspect.name.capitalize()),
             "description": aspect.descriptions.get(language, aspect.description),
         }
-        for aspect in state.config.aspects
+        for aspect in config.aspects
     ]

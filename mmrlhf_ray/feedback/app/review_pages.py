@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from mmrlhf_ray.feedback.app.access import AsReviewer
-from mmrlhf_ray.feedback.app.api import DAY_MS, ItemId
+from mmrlhf_ray.feedback.app.api import DAY_MS, InProject, ItemId
 from mmrlhf_ray.feedback.app.body import Message, body_as
 from mmrlhf_ray.feedback.app.language import Words, words_of
 from mmrlhf_ray.feedback.app.pages import page, question_context
@@ -16,6 +16,7 @@ from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.app.turns import shown_responses
 from mmrlhf_ray.feedback.app.views import episode_media, media_json
 from mmrlhf_ray.feedback.collect import decisions
+from mmrlhf_ray.feedback.collect.projects import config_in, names_for
 from mmrlhf_ray.feedback.errors import N_
 
 router = APIRouter()
@@ -31,16 +32,25 @@ class ReviewMessage(Message):
 
 @router.get("/review")
 def review(
-    request: Request, caller: AsReviewer, state: State, place: Annotated[int, Query(ge=0, le=1_000_000)] = 0
+    request: Request,
+    caller: AsReviewer,
+    state: State,
+    place: Annotated[int, Query(ge=0, le=1_000_000)] = 0,
+    project: InProject = "",
 ) -> Response:
-    """The most disputed item, or the one at `place` in the queue."""
+    """The most disputed item, or the one at `place` in the queue, of one project or of all where the caller reviews."""
     words = words_of(request)
     with state.database.read() as session:
-        found, count = decisions.to_review(session, place)
+        found, count = decisions.to_review(session, names_for(session, caller.id, "reviewer", project), place)
         context: dict[str, Any] = {"here": "review", "count": count, "place": place, "found": found}
+        context["project"] = project
         if found is not None:
             answers = shown_responses(found.item.responses, episode_media(session, found.item), words)
-            context |= question_context(found.item, answers, media_json(session, found.item.media_ids), state, words)
+            media, rules = (
+                media_json(session, found.item.media_ids),
+                config_in(session, found.item.project, state.config),
+            )
+            context |= question_context(found.item, answers, media, rules, words)
             context["pointed"] = [region_words(vote.annotation, context["turns"], words) for vote in found.votes]
             context["choices"] = [choice_words(vote.annotation, words) for vote in found.votes]
     return page(request, state, caller, "review.html", context)

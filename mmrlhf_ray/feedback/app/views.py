@@ -15,10 +15,11 @@ def leased_json(
     session: Session, leased: Leased, suggestion: Mapping[str, Any] | None, config: FeedbackConfig
 ) -> dict[str, Any]:
     """An item as the HTTP API sends it; `media` are in the order of the media parts in `messages`,
-    `turns` those of each response that is an episode."""
+    `turns` those of each response that is an episode. `config` is that of the item's project."""
     item = leased.item
     return {
         "item_id": item.id,
+        "project": item.project,
         "prompt_id": item.prompt_id,
         "question": item.question,
         "messages": item.messages,

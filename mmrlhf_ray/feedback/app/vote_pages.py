@@ -9,6 +9,7 @@ from mmrlhf_ray.feedback.app.state import State
 from mmrlhf_ray.feedback.app.turns import shown_responses
 from mmrlhf_ray.feedback.app.views import episode_media, media_json
 from mmrlhf_ray.feedback.collect.own_work import own_vote, own_votes
+from mmrlhf_ray.feedback.collect.projects import config_in
 
 router = APIRouter()
 _LATEST = 100
@@ -31,6 +32,7 @@ def vote(request: Request, caller: AsAnnotator, state: State, id: str = "") -> R
         asked = [item.responses[index] for index in cast.order_shown]
         answers = shown_responses(asked, episode_media(session, item), words)
         media = media_json(session, item.media_ids)
-        context = question_context(item, answers, media, state, words, cast.answer)
+        rules = config_in(session, item.project, state.config)
+        context = question_context(item, answers, media, rules, words, cast.answer)
     context |= {"here": "votes", "vote_id": cast.id}
     return page(request, state, caller, "vote.html", context)

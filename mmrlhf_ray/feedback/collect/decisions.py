@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.annotations import Annotation, annotations_of
 from mmrlhf_ray.feedback.collect.export import annotations_table
+from mmrlhf_ray.feedback.collect.projects import need
 from mmrlhf_ray.feedback.collect.queue import asked_of, plain, tell_of
 from mmrlhf_ray.feedback.collect.review import ReviewItem, review_queue
 from mmrlhf_ray.feedback.collect.tables import Annotator, Item, Review, note
@@ -37,12 +38,12 @@ class Disputed:
     votes: tuple[CastVote, ...]
 
 
-def to_review(session: Session, place: int = 0) -> tuple[Disputed | None, int]:
-    """(the item at this place of the queue, how many are in it); the most disputed stands at place 0.
+def to_review(session: Session, projects: Sequence[str], place: int = 0) -> tuple[Disputed | None, int]:
+    """(the item at this place of the queue, how many are in it) of these projects; the most disputed stands at place 0.
 
     None where the queue is shorter.
     """
-    annotations = annotations_of(annotations_table(session))
+    annotations = annotations_of(annotations_table(session, projects=projects))
     queue = review_queue(annotations)
     if not 0 <= place < len(queue):
         return None, len(queue)
@@ -70,13 +71,15 @@ def decide(
 ) -> bool:
     """Store the decision, about the responses in the order in which they are stored; False if it was stored before.
 
-    Raises AnswerError, Unknown, and Conflict where somebody else, or another answer, was quicker.
+    Raises AnswerError, Unknown, Refused for somebody who is no reviewer of its project, and Conflict where somebody
+    else, or another answer, was quicker.
     """
     item = session.get(Item, item_id, with_for_update=True)
     if item is None:
         raise Unknown(N_("there is no such item"), "item_id")
+    rules = need(session, reviewer_id, item.project, "reviewer").rules.in_force(config)
     order = list(range(len(item.responses)))
-    checked = plain(question_of(item.question).check(answer, asked_of(item, order, config)))
+    checked = plain(question_of(item.question).check(answer, asked_of(item, order, rules)))
     known = session.get(Review, item_id)
     if known is not None:
         if (known.reviewer_id, known.answer) == (reviewer_id, checked):

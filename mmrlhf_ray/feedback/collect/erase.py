@@ -14,9 +14,11 @@ from mmrlhf_ray.feedback.collect.export_files import json_row
 from mmrlhf_ray.feedback.collect.tables import (
     ArenaBattle,
     Audit,
+    GroupMember,
     Identity,
     Item,
     Lease,
+    ProjectPerson,
     Review,
     Skip,
     SuggestionSeen,
@@ -72,6 +74,14 @@ def personal_data(session: Session, annotator_id: str, actor: str, now: datetime
             {"id": battle.id, "messages": battle.messages, "created": battle.created.isoformat()}
             for battle in session.scalars(select(ArenaBattle).where(ArenaBattle.annotator_id == annotator.id))
         ],
+        "projects": {
+            given.project: given.role
+            for given in session.scalars(select(ProjectPerson).where(ProjectPerson.annotator_id == annotator.id))
+        },
+        "groups": [
+            member.group_name
+            for member in session.scalars(select(GroupMember).where(GroupMember.annotator_id == annotator.id))
+        ],
         "audit": [{"at": a.at.isoformat(), "action": a.action, "detail": a.detail} for a in audit],
     }
     note(session, now, actor, "annotator exported", annotator.id)
@@ -106,6 +116,9 @@ def erase_annotator(session: Session, annotator_id: str, actor: str, now: dateti
     session.execute(delete(WebSession).where(WebSession.annotator_id == mine))
     session.execute(delete(Identity).where(Identity.annotator_id == mine))
     erase_battles(session, mine, actor, now)
+    session.execute(delete(ProjectPerson).where(ProjectPerson.annotator_id == mine))
+    session.execute(delete(GroupMember).where(GroupMember.annotator_id == mine))
+    session.execute(update(Item).where(Item.assigned_person == mine).values(assigned_person=None))
     session.execute(update(Audit).where(Audit.actor == mine).values(detail=""))
     annotator.active, annotator.token_hash, annotator.name = False, None, f"erased {mine}"
     erased = Erased(votes=counts[Vote], reviews=counts[Review], skips=counts[Skip])

@@ -21,11 +21,16 @@ BATCH = 1000
 
 
 def annotation_rows(
-    session: Session, since: datetime | None = None, annotator_id: str | None = None, item_id: str | None = None
+    session: Session,
+    since: datetime | None = None,
+    annotator_id: str | None = None,
+    item_id: str | None = None,
+    projects: Sequence[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of the ANNOTATION table in the order in which they were cast, reviews after the votes.
 
-    `since`: only what came after; `annotator_id`: only this person's; `item_id`: only about this item.
+    `since`: only what came after; `annotator_id`: only this person's; `item_id`: only about this item; `projects`: only
+    about items of these.
     """
     votes = select(Vote, Item).join(Item, Item.id == Vote.item_id).where(~Vote.undone)
     reviews = select(Review, Item).join(Item, Item.id == Review.item_id)
@@ -36,16 +41,19 @@ def annotation_rows(
         reviews = reviews.where(Review.reviewer_id == annotator_id)
     if item_id is not None:
         votes, reviews = votes.where(Vote.item_id == item_id), reviews.where(Review.item_id == item_id)
+    if projects is not None:
+        votes, reviews = votes.where(Item.project.in_(projects)), reviews.where(Item.project.in_(projects))
     for vote, item in _stream(session, votes.order_by(Vote.created, Vote.id)):
         yield _row(vote, item, annotation_id=vote.id, annotator_id=vote.annotator_id, role="annotator")
     for review, item in _stream(session, reviews.order_by(Review.created, Review.item_id)):
         yield _row(review, item, annotation_id=f"review-{item.id}", annotator_id=review.reviewer_id, role="reviewer")
 
 
-def prompt_rows(session: Session) -> Iterator[dict[str, Any]]:
-    """Rows of the PROMPT table: every prompt that an item asks about, once."""
+def prompt_rows(session: Session, projects: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of the PROMPT table: every prompt that an item asks about, once; `projects`: only by items of these."""
     seen: set[str] = set()
-    for (item,) in _stream(session, select(Item).order_by(Item.position)):
+    items = select(Item) if projects is None else select(Item).where(Item.project.in_(projects))
+    for (item,) in _stream(session, items.order_by(Item.position)):
         if item.prompt_id not in seen:
             seen.add(item.prompt_id)
             yield prompt_row(item)
@@ -63,28 +71,50 @@ def prompt_row(asked: Item | LoggedResponse) -> dict[str, Any]:
     }
 
 
-def media_rows(session: Session, config: FeedbackConfig) -> Iterator[dict[str, Any]]:
-    """Rows of the MEDIA table, one file at a time."""
+def media_rows(
+    session: Session, config: FeedbackConfig, projects: Sequence[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Rows of the MEDIA table, one file at a time; `projects`: only what items of these show."""
+    shown = None if projects is None else _shown(session, projects)
     for (row,) in _stream(session, select(MediaFile).order_by(MediaFile.media_id)):
+        if shown is not None and row.media_id not in shown:
+            continue
         data = (media_dir(config) / row.media_id).read_bytes()
         yield {"media_id": row.media_id, "kind": row.kind, "mime": row.mime, "data": data}
 
 
-def annotations_table(session: Session, since: datetime | None = None, item_id: str | None = None) -> pa.Table:
+def annotations_table(
+    session: Session,
+    since: datetime | None = None,
+    item_id: str | None = None,
+    projects: Sequence[str] | None = None,
+) -> pa.Table:
     """The ANNOTATION table; see annotation_rows."""
-    return pa.Table.from_pylist(list(annotation_rows(session, since, item_id=item_id)), schema=ANNOTATION)
+    rows = annotation_rows(session, since, item_id=item_id, projects=projects)
+    return pa.Table.from_pylist(list(rows), schema=ANNOTATION)
 
 
-def prompts_table(session: Session) -> pa.Table:
+def prompts_table(session: Session, projects: Sequence[str] | None = None) -> pa.Table:
     """The PROMPT table; see prompt_rows."""
-    return pa.Table.from_pylist(list(prompt_rows(session)), schema=PROMPT)
+    return pa.Table.from_pylist(list(prompt_rows(session, projects)), schema=PROMPT)
 
 
-def media_batches(session: Session, config: FeedbackConfig, most_bytes: int = 64 << 20) -> Iterator[pa.Table]:
-    """The MEDIA table in parts of about `most_bytes`."""
+def _shown(session: Session, projects: Sequence[str]) -> set[str]:
+    """media_ids of the prompts and of the episodes of items of these projects."""
+    found: set[str] = set()
+    for item in session.scalars(select(Item).where(Item.project.in_(projects))):
+        found.update(item.media_ids)
+        found.update(i for response in item.responses for turn in response.get("turns", ()) for i in turn["media_ids"])
+    return found
+
+
+def media_batches(
+    session: Session, config: FeedbackConfig, projects: Sequence[str] | None = None, most_bytes: int = 64 << 20
+) -> Iterator[pa.Table]:
+    """The MEDIA table in parts of about `most_bytes`; see media_rows."""
     rows: list[dict[str, Any]] = []
     size = 0
-    for row in media_rows(session, config):
+    for row in media_rows(session, config, projects):
         rows.append(row)
         size += len(row["data"])
         if size >= most_bytes:

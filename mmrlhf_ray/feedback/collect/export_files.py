@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,21 @@ PROMPTS = "prompts"
 MEDIA_DIR = "media"
 
 
-def write_export(session: Session, config: FeedbackConfig, out: Path, since: datetime | None = None) -> int:
-    """Write annotations to `out` and their prompts and media next to it; returns the number of annotations.
+def write_export(
+    session: Session,
+    config: FeedbackConfig,
+    out: Path,
+    since: datetime | None = None,
+    projects: Sequence[str] | None = None,
+) -> int:
+    """Write annotations to `out` and their prompts and media next to it; returns the number of annotations. `projects`:
+    only those of items of these.
 
     `x.parquet` gets prompts.parquet and media.parquet next to it, `x.jsonl` gets prompts.jsonl and media/<sha256>: so
     that what is derived from them, written into the same directory, is read by `data.path` with its media. Raises
     ConfigError for another ending, and for files that are there.
     """
-    writers: dict[str, Callable[[Session, FeedbackConfig, Path, datetime | None], int]] = {
+    writers: dict[str, Callable[[Session, FeedbackConfig, Path, datetime | None, Sequence[str] | None], int]] = {
         ".parquet": _write_parquet,
         ".jsonl": _write_jsonl,
     }
@@ -48,30 +55,35 @@ def write_export(session: Session, config: FeedbackConfig, out: Path, since: dat
     if there:
         raise ConfigError(f"{there[0]} is there already; name a file in a new directory")
     out.parent.mkdir(parents=True, exist_ok=True)
-    return writers[out.suffix](session, config, out, since)
+    return writers[out.suffix](session, config, out, since, projects)
 
 
-def _write_parquet(session: Session, config: FeedbackConfig, out: Path, since: datetime | None) -> int:
+def _write_parquet(
+    session: Session, config: FeedbackConfig, out: Path, since: datetime | None, projects: Sequence[str] | None
+) -> int:
     media = out.with_name("media.parquet")
     with _replacing(media) as partial, pq.ParquetWriter(partial, MEDIA) as writer:
-        for batch in media_batches(session, config):
+        for batch in media_batches(session, config, projects):
             writer.write_table(batch)
-    _write_table(prompts_table(session), out.with_name(f"{PROMPTS}.parquet"))
-    annotations = annotations_table(session, since)
+    _write_table(prompts_table(session, projects), out.with_name(f"{PROMPTS}.parquet"))
+    annotations = annotations_table(session, since, projects=projects)
     _write_table(annotations, out)
     return annotations.num_rows
 
 
-def _write_jsonl(session: Session, config: FeedbackConfig, out: Path, since: datetime | None) -> int:
+def _write_jsonl(
+    session: Session, config: FeedbackConfig, out: Path, since: datetime | None, projects: Sequence[str] | None
+) -> int:
     directory = out.with_name(MEDIA_DIR)
     directory.mkdir(exist_ok=True)
     kinds = {}
-    for row in media_rows(session, config):
+    for row in media_rows(session, config, projects):
         kinds[row["media_id"]] = row["kind"]
         with _replacing(directory / row["media_id"]) as partial:
             partial.write_bytes(row["data"])
-    _write_lines((_with_paths(row, kinds) for row in prompt_rows(session)), out.with_name(f"{PROMPTS}.jsonl"))
-    return _write_lines(map(json_row, annotation_rows(session, since)), out)
+    prompts = (_with_paths(row, kinds) for row in prompt_rows(session, projects))
+    _write_lines(prompts, out.with_name(f"{PROMPTS}.jsonl"))
+    return _write_lines(map(json_row, annotation_rows(session, since, projects=projects)), out)
 
 
 def json_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, String, cast, delete, func, select
 from sqlalchemy.orm import Session
 
+from mmrlhf_ray.feedback.collect.projects import assign
 from mmrlhf_ray.feedback.collect.tables import Item, Lease, Review, Skip, Suggestion, SuggestionSeen, Vote, note
 from mmrlhf_ray.feedback.errors import N_, Conflict, Unknown
 
@@ -26,6 +27,8 @@ class Filter:
     text: str = ""
     """Occurs in the prompt, a response or its source, or an id, in whatever case."""
     round: int | None = None
+    projects: Sequence[str] | None = None
+    """Of one of these."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ def find_item(session: Session, item_id: str) -> Item:
 
 def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
+    if wanted.projects is not None:
+        conditions.append(Item.project.in_(wanted.projects))
     if wanted.question:
         conditions.append(Item.question == wanted.question)
     if wanted.task:
@@ -86,14 +91,23 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
 
 
 def edit_item(
-    session: Session, item_id: str, priority: float | None, overlap: int | None, actor: str, now: datetime
+    session: Session,
+    item_id: str,
+    priority: float | None,
+    overlap: int | None,
+    assigned: str | None,
+    actor: str,
+    now: datetime,
 ) -> Item:
-    """Ask an item sooner or later, or more or fewer people; None leaves it. Raises Unknown."""
+    """Ask an item sooner or later, more or fewer people, or only an account or an `@group` ("" = everyone); None leaves
+    it. Raises Unknown."""
     item = _locked(session, item_id)
     if priority is not None:
         item.priority = priority
     if overlap is not None:
         item.overlap = overlap
+    if assigned is not None:
+        assign(session, item, assigned)
     note(session, now, actor, "item changed", item.id, f"priority {item.priority:g}, overlap {item.overlap}")
     return item
 

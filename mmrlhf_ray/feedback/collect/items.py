@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.data.errors import RowError
 from mmrlhf_ray.data.validate import MediaPart, Shown, build_record, conversation, string_list, text
+from mmrlhf_ray.feedback.collect.projects import assign, find_project, rules_of
 from mmrlhf_ray.feedback.collect.queue import asked_of, plain
 from mmrlhf_ray.feedback.collect.suggestions import checked_suggestion
-from mmrlhf_ray.feedback.collect.tables import Item, MediaFile
+from mmrlhf_ray.feedback.collect.tables import DEFAULT_PROJECT, Item, MediaFile
 from mmrlhf_ray.feedback.episodes import TURN_KINDS, EpisodeTurn, transcript, turn_json
-from mmrlhf_ray.feedback.errors import Conflict, Invalid
+from mmrlhf_ray.feedback.errors import Conflict, Invalid, Unknown
 from mmrlhf_ray.feedback.questions import AnswerError, question_of
 from mmrlhf_ray.schema import PROMPT
 
@@ -25,8 +26,8 @@ EVERYBODY = 1_000_000
 """Overlap of gold questions that do not say otherwise: they test each annotator."""
 
 _MOST_TURNS = 200
-_OURS = ("item_id", "responses", "question", "overlap", "priority", "round", "gold", "suggestion")
-_SAME = ("prompt_id", "messages", "media_ids", "task", "responses", "question", "gold")
+_OURS = ("item_id", "responses", "question", "overlap", "priority", "round", "gold", "suggestion", "assigned")
+_SAME = ("project", "prompt_id", "messages", "media_ids", "task", "responses", "question", "gold")
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,26 @@ class Added:
     """In the order of the rows."""
 
 
-def add_items(session: Session, rows: Sequence[Any], config: FeedbackConfig, now: datetime) -> Added:
-    """Put rows into the queue, all or none; rows that are there already change nothing.
+def add_items(
+    session: Session, rows: Sequence[Any], config: FeedbackConfig, now: datetime, project: str = DEFAULT_PROJECT
+) -> Added:
+    """Put rows into the queue of a project, all or none; rows that are there already change nothing.
 
     A row is a prompt as in data.path (`messages` or `prompt`, `media_ids`, `task`, `extras`, …) with `question`,
     `responses` (texts, {"text", "source"}, or {"turns", "source"} of episodes), and if wanted `item_id`, `overlap`,
-    `priority`, `round`, `gold`: the answer, as if the responses were shown in the order given, and `suggestion`:
-    {"answer", "source"} of a model. Raises Invalid and Conflict, which name the row.
+    `priority`, `round`, `gold`: the answer, as if the responses were shown in the order given, `suggestion`:
+    {"answer", "source"} of a model, and `assigned`: the account, or `@` and the group, that alone is to answer. Raises
+    Unknown for a project that is not there, Invalid and Conflict, which name the row.
     """
+    rules = rules_of(find_project(session, project))
+    config = rules.in_force(config)
     position = session.scalar(select(func.max(Item.position))) or 0
     ids, added = [], 0
     for number, row in enumerate(rows):
         try:
-            item = _item(session, row, config, now)
+            item = _item(session, row, project, config, now)
+            if item.question not in rules.kinds:
+                raise Invalid(f"the project {project!r} takes {', '.join(rules.kinds)}", "question")
             known = session.get(Item, item.id)
             if known is None:
                 _check_prompt(session, item)
@@ -66,7 +74,7 @@ def add_items(session: Session, rows: Sequence[Any], config: FeedbackConfig, now
                 _check_same(known, item)
         except RowError as error:
             raise Invalid(str(error), f"items[{number}]") from error
-        except (AnswerError, Invalid, Conflict) as error:
+        except (AnswerError, Invalid, Conflict, Unknown) as error:
             kind = Conflict if isinstance(error, Conflict) else Invalid
             field = f"items[{number}]" + (f".{error.field}" if error.field else "")
             raise kind(error.problem, field) from error
@@ -80,7 +88,7 @@ def prompt_record(session: Session, raw: Mapping[str, Any]) -> dict[str, Any]:
     return build_record(raw, PROMPT, messages, _shown(session, raw, parts))
 
 
-def _item(session: Session, row: Any, config: FeedbackConfig, now: datetime) -> Item:
+def _item(session: Session, row: Any, project: str, config: FeedbackConfig, now: datetime) -> Item:
     if not isinstance(row, dict):
         raise Invalid(f"expected an object, got {type(row).__name__}")
     raw = {key: value for key, value in row.items() if key not in _OURS and value is not None}
@@ -96,6 +104,7 @@ def _item(session: Session, row: Any, config: FeedbackConfig, now: datetime) -> 
         )
     gold = row.get("gold")
     item = Item(
+        project=project,
         prompt_id=record["prompt_id"],
         messages=json.loads(record["messages"]),
         media_ids=record["media_ids"],
@@ -104,16 +113,18 @@ def _item(session: Session, row: Any, config: FeedbackConfig, now: datetime) -> 
         extras=json.loads(record["extras"]),
         responses=responses,
         question=question.kind,
-        overlap=_whole(row, "overlap", config.overlap if gold is None else EVERYBODY, 1, EVERYBODY),
         priority=_number(row, "priority"),
         round=_whole(row, "round", 0, 0, 1_000_000),
         votes=0,
         created=now,
     )
+    assign(session, item, text(row.get("assigned", ""), "assigned"))
+    wanted = EVERYBODY if gold is not None else 1 if item.assigned_person else config.overlap
+    item.overlap = _whole(row, "overlap", wanted, 1, EVERYBODY)
     asked = asked_of(item, range(len(responses)), config)
     if question.shows and not set(question.shows) & set(asked.media):
-        wanted = " or ".join(question.shows)
-        raise Invalid(f"a {question.kind} question is about {wanted}, and the prompt shows none", "media_ids")
+        shows = " or ".join(question.shows)
+        raise Invalid(f"a {question.kind} question is about {shows}, and the prompt shows none", "media_ids")
     if gold is not None:
         if not isinstance(gold, dict):
             raise Invalid(f"expected an answer, got {type(gold).__name__}", "gold")
@@ -125,7 +136,8 @@ def _item(session: Session, row: Any, config: FeedbackConfig, now: datetime) -> 
 def _item_id(row: Mapping[str, Any], item: Item) -> str:
     """The name given, or one by content."""
     if row.get("item_id") is None:
-        content = json.dumps([item.prompt_id, item.question, item.responses, item.round, item.gold])
+        about = [item.prompt_id, item.question, item.responses, item.round, item.gold]
+        content = json.dumps(about if item.project == DEFAULT_PROJECT else [*about, item.project])
         return hashlib.sha256(content.encode()).hexdigest()[:32]
     name = text(row["item_id"], "item_id")
     if not 1 <= len(name) <= 64 or not name.isprintable():

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from mmrlhf_ray.feedback.collect.queue import may_answer
 from mmrlhf_ray.feedback.collect.tables import Item, Skip, Vote
 from mmrlhf_ray.feedback.errors import N_, Unknown
 
@@ -73,13 +74,18 @@ def undone_answer(
     return None if vote is None or list(vote.order_shown) != list(order_shown) else vote.answer
 
 
-def waiting(session: Session, annotator_id: str) -> Mapping[str, int]:
-    """Kind of question → items that this annotator may still be asked; gold questions do not count."""
+def waiting(session: Session, annotator_id: str, projects: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
+    """Project → kind of question → items that this annotator may still be asked there, quotas aside; gold questions do
+    not count."""
     voted = select(Vote.id).where(Vote.item_id == Item.id, Vote.annotator_id == annotator_id, ~Vote.undone)
     skipped = select(Skip.item_id).where(Skip.item_id == Item.id, Skip.annotator_id == annotator_id)
     rows = session.execute(
-        select(Item.question, func.count().label("number"))
-        .where(Item.votes < Item.overlap, Item.gold.is_(None), ~voted.exists(), ~skipped.exists())
-        .group_by(Item.question)
+        select(Item.project, Item.question, func.count())
+        .where(Item.project.in_(projects), Item.votes < Item.overlap, Item.gold.is_(None), may_answer(annotator_id))
+        .where(~voted.exists(), ~skipped.exists())
+        .group_by(Item.project, Item.question)
     )
-    return {row.question: row.number for row in rows}
+    found: dict[str, dict[str, int]] = {name: {} for name in projects}
+    for project, question, number in rows:
+        found[project][question] = number
+    return found

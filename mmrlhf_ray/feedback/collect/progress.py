@@ -1,12 +1,12 @@
 """How far the collection is, and how fast."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
@@ -36,16 +36,25 @@ class CollectionProgress:
     """By kind of question, over this annotator's last votes."""
 
 
-def progress(session: Session, annotator_id: str, config: FeedbackConfig, now: datetime) -> CollectionProgress:
-    """Progress of the collection and of one annotator."""
+def progress(
+    session: Session,
+    annotator_id: str,
+    config: FeedbackConfig,
+    now: datetime,
+    projects: Sequence[str] | None = None,
+) -> CollectionProgress:
+    """Progress of the collection and of one annotator; `projects`: only in these."""
+    here = true() if projects is None else Item.project.in_(projects)
     done = Item.votes >= Item.overlap
     items, finished, wanted, cast = session.execute(
         select(func.count(), func.count().filter(done), func.sum(Item.overlap), func.sum(Item.votes))
         .select_from(Item)
-        .where(Item.gold.is_(None))
+        .where(Item.gold.is_(None), here)
     ).one()
     since = now - timedelta(seconds=config.pace_window_s)
     counted = select(func.count()).select_from(Vote).where(~Vote.undone)
+    if projects is not None:
+        counted = counted.join(Item, Item.id == Vote.item_id).where(here)
     mine = counted.where(Vote.annotator_id == annotator_id)
     return CollectionProgress(
         items=items,

@@ -11,12 +11,23 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.collect.outbox import tell
-from mmrlhf_ray.feedback.collect.tables import Annotator, ArenaBattle, Item, Lease, Skip, Vote, note
+from mmrlhf_ray.feedback.collect.projects import Standing, config_in, need, rules_of, standings, votes_left
+from mmrlhf_ray.feedback.collect.tables import (
+    Annotator,
+    ArenaBattle,
+    GroupMember,
+    Item,
+    Lease,
+    Project,
+    Skip,
+    Vote,
+    note,
+)
 from mmrlhf_ray.feedback.errors import N_, Conflict, Gone, Invalid, Unknown
 from mmrlhf_ray.feedback.questions import Answer, AnswerError, Asked, question_of
 
@@ -62,25 +73,56 @@ class Recorded:
 
 
 def lease_next(
-    session: Session, annotator_id: str, config: FeedbackConfig, now: datetime, rng: random.Random = _RANDOM
+    session: Session,
+    annotator_id: str,
+    config: FeedbackConfig,
+    now: datetime,
+    rng: random.Random = _RANDOM,
+    project: str = "",
 ) -> Leased | None:
     """The item that this annotator holds already, else the next one; None where there is nothing to do.
 
-    Items come by priority, then in order of arrival. None is given that the annotator voted on or skipped, or whose
-    votes and live leases have reached its overlap. With probability gold_share a gold question comes, if one is left.
+    It is one of `project`, where that is given; else of the project of the highest priority that has one for them. In
+    a project items come by priority, then in order of arrival. None is given that the annotator voted on or skipped,
+    that is another's to answer, whose votes and live leases have reached its overlap, or whose project has had the
+    annotator's quota. With probability gold_share a gold question comes, if one is left. Raises Unknown for a project
+    in which they have no part.
     """
     _lock_annotator(session, annotator_id)
     expires = now + timedelta(seconds=config.lease_s)
     held = _held(session, annotator_id, now)
     if held is not None:
         lease, item = held
-        lease.expires = expires
-        return Leased(item, tuple(lease.order_shown), expires)
-    kinds = (True, False) if rng.random() < config.gold_share else (False,)
-    found = next((open_ for gold in kinds if (open_ := _open_item(session, annotator_id, gold, now)) is not None), None)
-    if found is None:
+        if project in ("", item.project):
+            lease.expires = expires
+            return Leased(item, tuple(lease.order_shown), expires)
+        lease.expires = now  # another project was chosen; others may have this item
+        session.flush()
+    chosen = [need(session, annotator_id, project, "annotator")] if project else standings(session, annotator_id)
+    for standing in chosen:
+        found = _next_of(session, annotator_id, standing, config, now, rng) if standing.project.active else None
+        if found is not None:
+            return _leased(session, annotator_id, *found, expires, rng)
+    return None
+
+
+def _next_of(
+    session: Session, annotator_id: str, standing: Standing, config: FeedbackConfig, now: datetime, rng: random.Random
+) -> tuple[Item, Lease | None] | None:
+    """An item of one project, and the lease of it that this annotator let expire."""
+    name = standing.project.name
+    if votes_left(session, name, standing.rules, annotator_id, now) == 0:
         return None
-    item, old = found
+    for gold in (True, False) if rng.random() < config.gold_share else (False,):
+        found = _open_item(session, annotator_id, name, gold, now)
+        if found is not None:
+            return found
+    return None
+
+
+def _leased(
+    session: Session, annotator_id: str, item: Item, old: Lease | None, expires: datetime, rng: random.Random
+) -> Leased:
     if old is not None:  # who comes back sees the responses in the same places
         old.expires = expires
         return Leased(item, tuple(old.order_shown), expires)
@@ -101,14 +143,14 @@ def submit(session: Session, annotator_id: str, vote: NewVote, config: FeedbackC
     earlier = {found.id: found for found in session.scalars(select(Vote).where((Vote.id == vote.vote_id) | on_item))}
     if vote.vote_id in earlier:
         return _repeated(session, earlier[vote.vote_id], annotator_id, vote, config)
-    item, lease = _locked_item(session, vote.item_id, annotator_id)
+    item, lease, project = _locked_item(session, vote.item_id, annotator_id)
     if earlier:
         raise Conflict(N_("you have voted on this item already; undo that vote to change it"), "item_id")
     if lease is None:
         raise Gone(N_("you do not hold this item; ask for the next one"), "item_id")
     if lease.expires <= now and not _has_room(item, _leases(session, item), annotator_id, now):
         raise Gone(N_("the time for this item was up, and others have answered it; ask for the next one"), "item_id")
-    new = _checked(item, annotator_id, vote, lease.order_shown, config, now)
+    new = _checked(item, annotator_id, vote, lease.order_shown, rules_of(project).in_force(config), now)
     session.add(new)
     item.votes += 1
     session.delete(lease)
@@ -156,8 +198,8 @@ def change(
     if old.item_id != vote.item_id:
         raise Conflict("the vote is on another item; give the item_id of the vote", "item_id")
     _check_blind(session, old)
-    item, _ = _locked_item(session, old.item_id, annotator_id)
-    new = _checked(item, annotator_id, vote, old.order_shown, config, now)
+    item, _, project = _locked_item(session, old.item_id, annotator_id)
+    new = _checked(item, annotator_id, vote, old.order_shown, rules_of(project).in_force(config), now)
     old.undone = True
     session.flush()  # an annotator has one vote in force on an item
     session.add(new)
@@ -180,7 +222,7 @@ def undo(session: Session, annotator_id: str, vote_id: str, config: FeedbackConf
     if last != vote_id:
         raise Conflict(N_("only your last vote can be undone"), "vote_id")
     _check_blind(session, vote)
-    item, _ = _locked_item(session, vote.item_id, annotator_id)
+    item, _, _ = _locked_item(session, vote.item_id, annotator_id)
     vote.undone = True
     if config.webhook is not None and item.votes == item.overlap:
         tell_of(session, "item.reopened", item, now)
@@ -203,7 +245,7 @@ def skip(session: Session, annotator_id: str, item_id: str, reason: str, comment
     if reason not in SKIP_REASONS:
         raise Invalid(f"expected one of {', '.join(SKIP_REASONS)}, got {reason[:40]!r}", "reason")
     _lock_annotator(session, annotator_id)
-    item, lease = _locked_item(session, item_id, annotator_id)
+    item, lease, _ = _locked_item(session, item_id, annotator_id)
     if session.get(Skip, (item.id, annotator_id)) is not None:
         return
     if lease is None:
@@ -223,14 +265,14 @@ def _one_writer(session: Session) -> bool:
     return session.get_bind().dialect.name == "sqlite"
 
 
-def _locked_item(session: Session, item_id: str, annotator_id: str) -> tuple[Item, Lease | None]:
-    """The item, and this annotator's lease of it. Raises Unknown."""
+def _locked_item(session: Session, item_id: str, annotator_id: str) -> tuple[Item, Lease | None, Project]:
+    """The item, this annotator's lease of it, and its project. Raises Unknown."""
     mine = (Lease.item_id == Item.id) & (Lease.annotator_id == annotator_id)
-    query = select(Item, Lease).outerjoin(Lease, mine).where(Item.id == item_id).with_for_update(of=Item)
-    found = session.execute(query).first()
+    query = select(Item, Lease, Project).join(Project, Project.name == Item.project).outerjoin(Lease, mine)
+    found = session.execute(query.where(Item.id == item_id).with_for_update(of=Item)).first()
     if found is None:
         raise Unknown(N_("there is no such item"), "item_id")
-    return found[0], found[1]
+    return found[0], found[1], found[2]
 
 
 def _held(session: Session, annotator_id: str, now: datetime) -> tuple[Lease, Item] | None:
@@ -243,7 +285,9 @@ def _held(session: Session, annotator_id: str, now: datetime) -> tuple[Lease, It
     return None if found is None else (found[0], found[1])
 
 
-def _open_item(session: Session, annotator_id: str, gold: bool, now: datetime) -> tuple[Item, Lease | None] | None:
+def _open_item(
+    session: Session, annotator_id: str, project: str, gold: bool, now: datetime
+) -> tuple[Item, Lease | None] | None:
     """An item with room, locked, and the lease of it that this annotator let expire.
 
     Items that another request has locked are passed over at first, and waited for only where nothing else is left:
@@ -252,7 +296,7 @@ def _open_item(session: Session, annotator_id: str, gold: bool, now: datetime) -
     full: list[str] = []
     for skip_locked in (True, False):
         while True:
-            query = _candidates(annotator_id, gold, now).where(Item.id.not_in(full))
+            query = _candidates(annotator_id, project, gold, now).where(Item.id.not_in(full))
             item = session.scalar(query.with_for_update(of=Item, skip_locked=skip_locked))
             if item is None:
                 break
@@ -266,13 +310,15 @@ def _open_item(session: Session, annotator_id: str, gold: bool, now: datetime) -
     return None
 
 
-def _candidates(annotator_id: str, gold: bool, now: datetime) -> Select[Item]:
+def _candidates(annotator_id: str, project: str, gold: bool, now: datetime) -> Select[Item]:
     mine = select(Vote.id).where(Vote.item_id == Item.id, Vote.annotator_id == annotator_id, ~Vote.undone)
     skipped = select(Skip.item_id).where(Skip.item_id == Item.id, Skip.annotator_id == annotator_id)
     return (
         select(Item)
         .where(
+            Item.project == project,
             Item.votes < Item.overlap,
+            may_answer(annotator_id),
             Item.gold.is_not(None) if gold else Item.gold.is_(None),
             ~mine.exists(),
             ~skipped.exists(),
@@ -281,6 +327,13 @@ def _candidates(annotator_id: str, gold: bool, now: datetime) -> Select[Item]:
         .order_by(Item.priority.desc(), Item.position)
         .limit(1)
     )
+
+
+def may_answer(annotator_id: str) -> ColumnElement[bool]:
+    """That an item is anyone's to answer, or this annotator's, or a group's of theirs."""
+    theirs = select(GroupMember.group_name).where(GroupMember.annotator_id == annotator_id)
+    anyone = Item.assigned_person.is_(None) & Item.assigned_group.is_(None)
+    return anyone | (Item.assigned_person == annotator_id) | Item.assigned_group.in_(theirs)
 
 
 def _live_leases(but_of: str, now: datetime) -> Select[int]:
@@ -303,7 +356,8 @@ def _in_force(annotator_id: str) -> Select[str]:
 
 
 def asked_of(item: Item, order_shown: Sequence[int], config: FeedbackConfig) -> Asked:
-    """The facts that an answer to the item is checked against when its responses are shown in this order."""
+    """The facts that an answer to the item is checked against when its responses are shown in this order. `config` is
+    that of the item's project."""
     return Asked(
         responses=tuple(str(item.responses[index]["text"]) for index in order_shown),
         aspects=tuple(aspect.name for aspect in config.aspects),
@@ -319,8 +373,9 @@ def _repeated(session: Session, earlier: Vote, annotator_id: str, vote: NewVote,
     if earlier.annotator_id != annotator_id or earlier.item_id != vote.item_id:
         raise other
     item = session.get_one(Item, earlier.item_id)
+    rules = config_in(session, item.project, config)
     try:
-        answer = question_of(item.question).check(vote.answer, asked_of(item, earlier.order_shown, config))
+        answer = question_of(item.question).check(vote.answer, asked_of(item, earlier.order_shown, rules))
     except AnswerError as error:
         raise other from error
     if plain(answer) != earlier.answer:

@@ -22,7 +22,8 @@ _MOST_SOURCE = 200
 
 
 def checked_suggestion(given: Any, item: Item, config: FeedbackConfig, now: datetime) -> Suggestion:
-    """The suggestion of a new item: {"answer", "source"}, the answer as if the responses were shown in the order given.
+    """The suggestion of a new item: {"answer", "source"}, the answer as if the responses were shown in the order given;
+    `config` is that of its project.
 
     Raises Invalid, which names the part.
     """
@@ -68,9 +69,11 @@ def as_shown(answer: Mapping[str, Any], order_shown: Sequence[int]) -> dict[str,
     return shown
 
 
-def suggestion_rows(session: Session) -> Iterator[dict[str, Any]]:
-    """Every suggestion, about the responses as stored, with the annotators who have seen it."""
-    for row in session.scalars(select(Suggestion).order_by(Suggestion.item_id)):
+def suggestion_rows(session: Session, projects: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Every suggestion to items of these projects, about the responses as stored, with the annotators who have seen
+    it."""
+    theirs = select(Suggestion).join(Item, Item.id == Suggestion.item_id).where(Item.project.in_(projects))
+    for row in session.scalars(theirs.order_by(Suggestion.item_id)):
         seen = select(SuggestionSeen.annotator_id).where(SuggestionSeen.item_id == row.item_id)
         yield {
             "item_id": row.item_id,

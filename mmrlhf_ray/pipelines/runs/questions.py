@@ -78,6 +78,8 @@ class Ask:
     seed: int = 0
     suggest: bool = False
     """Pairs and rankings carry the order of the scores as a suggestion."""
+    assigned: str = ""
+    """The account, or `@` and the group, that alone is asked; "" = everyone."""
 
 
 def read_asked(path: Path, step: int | None = None) -> list[Asked]:
@@ -167,6 +169,8 @@ def _item(prompt: Mapping[str, Any], responses: Sequence[Candidate], ask: Ask) -
     }
     if ask.overlap is not None:
         item["overlap"] = ask.overlap
+    if ask.assigned:
+        item["assigned"] = ask.assigned
     scores = [response.score for response in responses]
     if ask.suggest and ask.question in ("pair", "rank") and None not in scores:
         item["suggestion"] = {"answer": _by_score(ask.question, scores), "source": f"score of {responses[0].source}"}
@@ -227,8 +231,11 @@ def _known(score: float | None) -> float | None:
     return score if score is not None and math.isfinite(score) else None
 
 
-def put_into_database(found: Questions, database: "Database", config: FeedbackConfig) -> AddedCounts:
-    """Put the questions into a database of this machine, all or none. Raises as add_items() and store_media()."""
+def put_into_database(
+    found: Questions, database: "Database", config: FeedbackConfig, project: str = "default"
+) -> AddedCounts:
+    """Put the questions into a project of a database of this machine, all or none. Raises as add_items() and
+    store_media()."""
     from mmrlhf_ray.feedback.collect.items import add_items
     from mmrlhf_ray.feedback.collect.media_files import store_media
     from mmrlhf_ray.feedback.collect.tables import COMMAND, note
@@ -237,13 +244,13 @@ def put_into_database(found: Questions, database: "Database", config: FeedbackCo
     with database.write() as session:
         for media_id, (kind, data) in found.media.items():
             store_media(session, config, media_id, data, kind)
-        added = add_items(session, found.items, config, now)
-        note(session, now, COMMAND, "items added", "", str(added.added))
+        added = add_items(session, found.items, config, now, project)
+        note(session, now, COMMAND, "items added", project, str(added.added))
     return AddedCounts(added.added, added.present)
 
 
-def put_on_server(found: Questions, client: ItemsClient) -> AddedCounts:
-    """Put the questions into the queue of a server. Raises RunError."""
+def put_on_server(found: Questions, client: ItemsClient, project: str = "default") -> AddedCounts:
+    """Put the questions into the queue of a project of a server. Raises RunError."""
     for kind, data in found.media.values():
         client.add_media(data, kind)
-    return client.add_items(found.items)
+    return client.add_items(found.items, project)

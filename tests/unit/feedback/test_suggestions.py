@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
 from mmrlhf_ray.feedback.collect.suggestions import as_shown
 from tests.unit.feedback.test_api import vote
@@ -91,14 +90,3 @@ def test_suggestions_that_make_no_sense_are_refused(world: World, suggestion: An
     answer = add(world, pair(suggestion=suggestion))
     assert (answer.status_code, answer.json()["field"]) == (422, f"items[0].{field}")
     assert world.call("admin", "GET", "/api/items").json()["found"] == 0
-
-
-def test_a_database_of_before_gets_the_new_tables(world: World) -> None:
-    with world.database.write() as session:
-        for table in ("suggestion_seen", "suggestion"):
-            session.connection().exec_driver_sql(f"DROP TABLE {table}")
-    from mmrlhf_ray.feedback.app import create_app
-
-    with TestClient(create_app(world.config), base_url="http://127.0.0.1") as http:
-        headers = {"authorization": f"Bearer {world.tokens['admin']}"}
-        assert http.post("/api/items", json=[pair(suggestion=RIGHT)], headers=headers).status_code == 201

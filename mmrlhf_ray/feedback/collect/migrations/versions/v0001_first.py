@@ -111,8 +111,8 @@ def _items() -> None:
     )
     _index("ix_item_prompt_id", "item", "prompt_id")
     room = sa.text("votes < overlap")
-    order = [sa.text("priority DESC"), sa.column("position")]
-    op.create_index("item_open", "item", order, if_not_exists=True, sqlite_where=room, postgresql_where=room)
+    order: list[str | sa.TextClause] = [sa.text("priority DESC"), "position"]
+    op.create_index("item_open", "item", [*order], if_not_exists=True, sqlite_where=room, postgresql_where=room)
     op.create_table(
         "suggestion",
         _of("item_id", "item", 64, key=True),

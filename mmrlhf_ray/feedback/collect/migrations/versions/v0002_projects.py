@@ -26,8 +26,8 @@ def upgrade() -> None:
     op.create_index("ix_item_project", "item", ["project"])
     op.drop_index("item_open", "item")
     room = sa.text("votes < overlap")
-    order = [sa.column("project"), sa.text("priority DESC"), sa.column("position")]
-    op.create_index("item_open", "item", order, sqlite_where=room, postgresql_where=room)
+    order: list[str | sa.TextClause] = ["project", sa.text("priority DESC"), "position"]
+    op.create_index("item_open", "item", [*order], sqlite_where=room, postgresql_where=room)
 
 
 def _roles() -> None:
