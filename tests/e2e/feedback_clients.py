@@ -21,7 +21,7 @@ REPEATS = 0.03
 
 
 def annotate(url: str, token: str, out: list[dict[str, Any]], seed: int) -> None:
-    """One annotator, who likes responses that begin with `good`."""
+    """One annotator, who likes responses that begin with `good`, and points at a place where there is one."""
     rng = random.Random(seed)
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
         while True:
@@ -29,11 +29,10 @@ def annotate(url: str, token: str, out: list[dict[str, Any]], seed: int) -> None
             if leased.status_code == 204:
                 return
             item = leased.json()
-            better = [text.startswith("good") for text in item["responses"]].index(True)
             vote = {
                 "vote_id": str(uuid.UUID(int=rng.getrandbits(128), version=4)),
                 "item_id": item["item_id"],
-                "answer": {"choice": ("left", "right")[better]},
+                "answer": answer_to(item, rng),
                 "milliseconds": rng.randrange(500, 60_000),
             }
             answer, seconds = send(client, "/api/votes", vote)
@@ -42,6 +41,25 @@ def annotate(url: str, token: str, out: list[dict[str, Any]], seed: int) -> None
                 again, _ = send(client, "/api/votes", vote)
                 assert (again.status_code, again.json()) == (200, answer.json()), again.text
             out.append(vote | {"status": answer.status_code, "seconds": seconds})
+
+
+def answer_to(item: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """A choice or a rating, with a box in the picture or a range of the sound."""
+    places = [place(medium["kind"], rng) for medium in item["media"]]
+    said: dict[str, Any] = {"regions": places} if places else {}
+    if item["question"] == "rate":
+        aspects = [aspect["name"] for aspect in item["aspects"]]
+        return said | {"ratings": [{name: rng.randint(1, 5) for name in aspects} for _ in item["responses"]]}
+    better = [text.startswith("good") for text in item["responses"]].index(True)
+    return said | {"choice": ("left", "right")[better]}
+
+
+def place(kind: str, rng: random.Random) -> dict[str, Any]:
+    """In the first medium."""
+    start, size = rng.randint(0, 50) / 100, rng.randint(1, 49) / 100
+    if kind == "image":
+        return {"kind": "box", "index": 0, "extent": [start, start, size, size]}
+    return {"kind": "range", "index": 0, "extent": [start, start + size]}
 
 
 def send(client: httpx.Client, path: str, body: Any) -> tuple[httpx.Response, float]:
