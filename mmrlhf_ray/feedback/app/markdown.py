@@ -13,8 +13,13 @@ _RENDERER = MarkdownIt("commonmark", {"html": False}).enable(["table", "striketh
 
 
 def to_html(text: str) -> Markup:
-    """The HTML of a text in CommonMark with tables; HTML in it is shown as it was typed."""
-    return Markup(_RENDERER.render(text))
+    """The HTML of a text in CommonMark with tables; HTML in it is shown as it was typed, and its headings stand below
+    the page's own, which is of level 1."""
+    tokens = _RENDERER.parse(text)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(int(token.tag[1]) + 1, 6)}"
+    return Markup(_RENDERER.renderer.render(tokens, _RENDERER.options, {}))
 
 
 def in_language(texts: Mapping[Language, str], language: Language) -> tuple[Language, Markup] | None:

@@ -180,10 +180,10 @@ def test_guidelines_and_aspects_of_a_project(tmp_path: Path) -> None:
 
         world.tokens["admin"] = str(_first_token(state.database))
         english, chinese = (world.call("admin", "GET", "/guide", headers=h).text for h in ({}, CHINESE))
-    assert "<h1>Ours</h1>" in english
+    assert "<h2>Ours</h2>" in english
     assert "<strong>c</strong>" in english
     assert "&lt;script&gt;alert(1)" in english
-    assert "<h1>我们的规范</h1>" in chinese
+    assert "<h2>我们的规范</h2>" in chinese
     assert "<dt>有依据</dt><dd>只说看得到、听得到的内容。</dd>" in chinese
     assert 'href="javascript' not in chinese
     assert "<img" not in chinese.split("rich")[1].split("</section>")[0]

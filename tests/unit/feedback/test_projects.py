@@ -281,6 +281,6 @@ def test_pages_of_projects_work_without_a_script(world: World) -> None:
     home = world.log_in("annotator").get("/").text
     assert 'href="/work?project=tone"' in home
     assert "4 votes left for you today" in home
-    assert "<h1>请客气</h1>" in world.log_in("annotator").get("/guide?project=tone").text
+    assert "<h2>请客气</h2>" in world.log_in("annotator").get("/guide?project=tone").text
     assert post("/project/active", name="tone").status_code == 303
     assert "Tone of voice" not in world.log_in("annotator").get("/").text
