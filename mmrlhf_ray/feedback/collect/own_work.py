@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from mmrlhf_ray.feedback.collect.queue import may_answer
+from mmrlhf_ray.feedback.collect.queries import may_answer
 from mmrlhf_ray.feedback.collect.tables import Item, Skip, Vote
 from mmrlhf_ray.feedback.errors import N_, Unknown
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
-from sqlalchemy import delete, func, select, union_all
+from sqlalchemy import Select, String, bindparam, delete, func, select, union_all
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig, ProjectConfig
@@ -30,6 +30,23 @@ PROJECT_ROLES: tuple[ProjectRole, ...] = get_args(ProjectRole)
 GROUP_MARK = "@"
 """What a group's name begins with where an account may be named as well."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
+def _standings_query() -> Select[Project, str | None, str]:
+    """(project, a role given there or None, role of the account) of the account `who`."""
+    who = bindparam("who", type_=String)
+    given = union_all(
+        select(ProjectPerson.project, ProjectPerson.role).where(ProjectPerson.annotator_id == who),
+        select(ProjectGroup.project, ProjectGroup.role)
+        .join(GroupMember, GroupMember.group_name == ProjectGroup.group_name)
+        .where(GroupMember.annotator_id == who),
+    ).subquery()
+    account = select(Annotator.role).where(Annotator.id == who).scalar_subquery()
+    return select(Project, given.c.role, account).outerjoin(given, given.c.project == Project.name)
+
+
+_STANDINGS = _standings_query()
+"""Made once: to put a query together takes longer than to run it."""
 
 
 @dataclass(frozen=True)
@@ -75,23 +92,15 @@ def standings(session: Session, annotator_id: str) -> list[Standing]:
     An administrator of the app is one of every project. Of the roles that somebody has by themselves, by their groups
     and, where the project is for everyone, by their account, the highest counts.
     """
-    given = union_all(
-        select(ProjectPerson.project, ProjectPerson.role).where(ProjectPerson.annotator_id == annotator_id),
-        select(ProjectGroup.project, ProjectGroup.role)
-        .join(GroupMember, GroupMember.group_name == ProjectGroup.group_name)
-        .where(GroupMember.annotator_id == annotator_id),
-    ).subquery()
-    account = select(Annotator.role).where(Annotator.id == annotator_id).scalar_subquery()
-    rows = session.execute(
-        select(Project, given.c.role, account).outerjoin(given, given.c.project == Project.name)
-    ).all()
     found: dict[str, Standing] = {}
-    for project, own, general in rows:
+    for project, own, general in session.execute(_STANDINGS, {"who": annotator_id}):
         roles = [role for role in (own, _general(project, general)) if role is not None]
         known = found.get(project.name)
         for role in roles + ([known.role] if known else []):
             if project.name not in found or _rank(role) > _rank(found[project.name].role):
                 found[project.name] = Standing(project, role)
+    if len(found) < 2:
+        return list(found.values())
     return sorted(found.values(), key=lambda standing: (-standing.rules.priority, standing.project.name))
 
 

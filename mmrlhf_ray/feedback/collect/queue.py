@@ -11,16 +11,16 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.collect.outbox import tell
 from mmrlhf_ray.feedback.collect.projects import Standing, config_in, need, rules_of, standings, votes_left
+from mmrlhf_ray.feedback.collect.queries import CANDIDATES, HELD, LOCKED
 from mmrlhf_ray.feedback.collect.tables import (
     Annotator,
     ArenaBattle,
-    GroupMember,
     Item,
     Lease,
     Project,
@@ -267,21 +267,14 @@ def _one_writer(session: Session) -> bool:
 
 def _locked_item(session: Session, item_id: str, annotator_id: str) -> tuple[Item, Lease | None, Project]:
     """The item, this annotator's lease of it, and its project. Raises Unknown."""
-    mine = (Lease.item_id == Item.id) & (Lease.annotator_id == annotator_id)
-    query = select(Item, Lease, Project).join(Project, Project.name == Item.project).outerjoin(Lease, mine)
-    found = session.execute(query.where(Item.id == item_id).with_for_update(of=Item)).first()
+    found = session.execute(LOCKED, {"item": item_id, "who": annotator_id}).first()
     if found is None:
         raise Unknown(N_("there is no such item"), "item_id")
     return found[0], found[1], found[2]
 
 
 def _held(session: Session, annotator_id: str, now: datetime) -> tuple[Lease, Item] | None:
-    found = session.execute(
-        select(Lease, Item)
-        .join(Item, Item.id == Lease.item_id)
-        .where(Lease.annotator_id == annotator_id, Lease.expires > now)
-        .limit(1)
-    ).first()
+    found = session.execute(HELD, {"who": annotator_id, "now": now}).first()
     return None if found is None else (found[0], found[1])
 
 
@@ -294,10 +287,13 @@ def _open_item(
     "nothing to do" must be true.
     """
     full: list[str] = []
+    given = {"who": annotator_id, "project": project, "now": now}
     for skip_locked in (True, False):
         while True:
-            query = _candidates(annotator_id, project, gold, now).where(Item.id.not_in(full))
-            item = session.scalar(query.with_for_update(of=Item, skip_locked=skip_locked))
+            query = CANDIDATES[gold]
+            if not _one_writer(session):
+                query = query.with_for_update(of=Item, skip_locked=skip_locked)
+            item = session.scalar(query.where(Item.id.not_in(full)) if full else query, given)
             if item is None:
                 break
             # PostgreSQL counted before it had the lock; count again now that nobody else can lease the item.
@@ -308,37 +304,6 @@ def _open_item(
         if _one_writer(session):
             break
     return None
-
-
-def _candidates(annotator_id: str, project: str, gold: bool, now: datetime) -> Select[Item]:
-    mine = select(Vote.id).where(Vote.item_id == Item.id, Vote.annotator_id == annotator_id, ~Vote.undone)
-    skipped = select(Skip.item_id).where(Skip.item_id == Item.id, Skip.annotator_id == annotator_id)
-    return (
-        select(Item)
-        .where(
-            Item.project == project,
-            Item.votes < Item.overlap,
-            may_answer(annotator_id),
-            Item.gold.is_not(None) if gold else Item.gold.is_(None),
-            ~mine.exists(),
-            ~skipped.exists(),
-            Item.votes + _live_leases(annotator_id, now).correlate(Item).scalar_subquery() < Item.overlap,
-        )
-        .order_by(Item.priority.desc(), Item.position)
-        .limit(1)
-    )
-
-
-def may_answer(annotator_id: str) -> ColumnElement[bool]:
-    """That an item is anyone's to answer, or this annotator's, or a group's of theirs."""
-    theirs = select(GroupMember.group_name).where(GroupMember.annotator_id == annotator_id)
-    anyone = Item.assigned_person.is_(None) & Item.assigned_group.is_(None)
-    return anyone | (Item.assigned_person == annotator_id) | Item.assigned_group.in_(theirs)
-
-
-def _live_leases(but_of: str, now: datetime) -> Select[int]:
-    """How many others hold the item."""
-    return select(func.count()).where(Lease.item_id == Item.id, Lease.annotator_id != but_of, Lease.expires > now)
 
 
 def _leases(session: Session, item: Item) -> Sequence[Lease]:
