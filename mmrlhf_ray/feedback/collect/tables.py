@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-TABLES_VERSION = 2
+TABLES_VERSION = 3
 """Number of the last file in migrations/versions: every change of a table comes with one more, and raises this."""
 
 Role = Literal["annotator", "reviewer", "admin", "client"]
