@@ -32,7 +32,7 @@ GROUP_MARK = "@"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
-def _standings_query() -> Select[Project, str | None, str]:
+def _standings_query() -> Select[Project, ProjectRole | None, str]:
     """(project, a role given there or None, role of the account) of the account `who`."""
     who = bindparam("who", type_=String)
     given = union_all(

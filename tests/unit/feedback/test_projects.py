@@ -1,18 +1,18 @@
 """Projects: who is asked what in which, and by what rules."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from mmrlhf_ray.config import FeedbackConfig
+from mmrlhf_ray.config import FeedbackConfig, QuestionKind
 from mmrlhf_ray.feedback.collect import projects
 from mmrlhf_ray.feedback.collect.database import Database
 from mmrlhf_ray.feedback.collect.erase import erase_annotator, personal_data
 from mmrlhf_ray.feedback.collect.items import add_items
 from mmrlhf_ray.feedback.collect.queue import NewVote, lease_next, submit, undo
 from mmrlhf_ray.feedback.errors import Invalid, Refused, Unknown
-from mmrlhf_ray.feedback.questions import AnswerError
+from mmrlhf_ray.feedback.questions import QUESTIONS, AnswerError
 from tests.unit.feedback.world import NOON, World, pair, person
 
 TIE = {"choice": "tie"}
@@ -159,6 +159,10 @@ def test_a_project_has_its_own_rules(database: Database, config: FeedbackConfig)
     with database.write() as session:
         submit(session, ann, NewVote("0" * 32, "r", {"ratings": [{"polite": 3}]}, 1), config, NOON)
         assert session.get_one(projects.Item, "r").overlap == 1
+
+
+def test_projects_know_every_kind_of_question() -> None:
+    assert get_args(QuestionKind) == tuple(question.kind for question in QUESTIONS)
 
 
 def test_one_question_may_be_asked_in_two_projects(database: Database, config: FeedbackConfig) -> None:
