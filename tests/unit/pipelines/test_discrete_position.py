@@ -24,7 +24,7 @@ AT = Position(step=4, seconds=90.0, reward=7.0, heldout=0.8)
 )
 def test_a_finished_run_goes_on_when_it_is_given_more(keys: dict[str, Any], last: bool) -> None:
     assert AT.is_last(job(**keys)) is last
-    assert _position(asdict(AT)).is_last(job(**keys)) is last
+    assert _position(job(), asdict(AT)).is_last(job(**keys)) is last
 
 
 def test_a_score_that_was_not_measured_stops_nothing() -> None:
@@ -32,5 +32,5 @@ def test_a_score_that_was_not_measured_stops_nothing() -> None:
 
 
 def test_the_position_of_an_earlier_version_is_read() -> None:
-    assert _position({"step": 2, "seconds": 1.0, "reward": 3.0, "done": True}) == Position(2, 1.0, 3.0)
-    assert _position({}) == Position()
+    assert _position(job(), {"step": 2, "seconds": 1.0, "reward": 3.0, "done": True}) == Position(2, 1.0, 3.0)
+    assert _position(job(), {}) == Position()
