@@ -28,6 +28,7 @@ _SHOWN_CHARACTERS = 400
 EXTRAS = {
     "feedback": (
         "sqlalchemy",
+        "alembic",
         "psycopg",
         "fastapi",
         "uvicorn",
@@ -39,7 +40,6 @@ EXTRAS = {
         "latex2mathml",
         "prometheus_client",
         "jwt",
-        "cryptography",
     ),
     "environments": ("websockets",),
     "scenarios": ("pydicom",),

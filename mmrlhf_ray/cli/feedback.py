@@ -139,9 +139,9 @@ def export(
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
-    """Write all annotations, or those of a project, to OUT, with prompts and media.
+    """Write all annotations to OUT, with prompts and media.
 
-    Prompts and media go into the same directory.
+    Prompts and media go into the same directory. With --project, only what was asked in it.
     """
     needs("feedback")
     from mmrlhf_ray.feedback.collect.export import parse_time
