@@ -103,9 +103,9 @@ lint: $(READY)
 	@echo "mypy"; $(BIN)/mypy
 	@echo "import directions"; $(BIN)/lint-imports --no-cache --no-logo
 
-# A file's tests stay in one process, so that what they share is made once. Three workers: each waits for much of its time.
+# A file's tests stay in one process, so that what they share is made once. Two workers: each holds models of its own.
 quick: $(READY)
-	@$(BIN)/python -m pytest tests/unit tests/golden tests/contracts -n 3 --dist loadfile --no-loadscope-reorder \
+	@$(BIN)/python -m pytest tests/unit tests/golden tests/contracts -n 2 --dist loadfile --no-loadscope-reorder \
 	    --durations=10
 
 # Two at a time, the long ones first: each waits for imports and single threads most of its time. Modules that share a

@@ -125,7 +125,7 @@ def restore(
 
 @app.command()
 def migrate(config: ConfigFile = None, overrides: Overrides = None) -> None:
-    """Bring an older database to this version's tables, all or nothing.
+    """Bring an older database up to date, all or nothing.
 
     A SQLite file is copied first, and every other command does the same with it. PostgreSQL is changed by this command
     only: stop its servers and make a backup before.

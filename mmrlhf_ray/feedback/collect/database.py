@@ -4,6 +4,7 @@ import os
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.feedback.collect.tables import TABLES_VERSION, SchemaVersion
 
 _BEGIN = "mmrlhf_begin"
+_PAUSE_S = 0.02
 _UPGRADE_LOCK = 726_001  # any number that is ours
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _DRIVERS = {"sqlite": "sqlite+pysqlite", "postgresql": "postgresql+psycopg"}
@@ -176,7 +178,7 @@ def _sqlite(url: URL, config: FeedbackConfig, *, foreign_keys: bool = True) -> E
     def configure(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # transactions begin below, not when the driver thinks so
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(cursor, config.busy_timeout_s)
         cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged vote survives a power cut
         cursor.execute(f"PRAGMA foreign_keys={'ON' if foreign_keys else 'OFF'}")
         cursor.close()
@@ -187,6 +189,19 @@ def _sqlite(url: URL, config: FeedbackConfig, *, foreign_keys: bool = True) -> E
         connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
 
     return engine
+
+
+def _write_ahead(cursor: sqlite3.Cursor, patience_s: float) -> None:
+    """Where several begin a file at once, SQLite refuses this to all but one instead of waiting."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_PAUSE_S)
 
 
 def _postgresql(url: URL, config: FeedbackConfig) -> Engine:

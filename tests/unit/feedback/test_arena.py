@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import logging
 import re
 import threading
 from collections import Counter
@@ -168,7 +169,9 @@ def test_a_model_that_fails_is_named_and_no_vote_is_invented(
     change: dict[str, Any],
     problem: str,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)  # another test's server may have stopped it
     for name, value in change.items():
         setattr(models[1], name, value)
     config = configured(tmp_path, models, deadline_s=3.0 if "wait_s" in change else 60.0)

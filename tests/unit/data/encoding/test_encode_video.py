@@ -39,7 +39,9 @@ def test_the_configuration_reaches_the_decoder(family, request):
 def test_training_rows_decode_as_configured(omni):
     data = DataConfig(path="x", video={"fps": 2})
     options = EncodeOptions(str(omni), None, 64, 128, data=data)
-    assert encoder_of_rows(options.model_path, options.data).decoding.video == VideoSampling(fps=2)
+    assert encoder_of_rows(
+        options.model_path, options.data, options.allowed, options.tools
+    ).decoding.video == VideoSampling(fps=2)
 
 
 def test_fewer_frames_are_fewer_tokens(encoder):
