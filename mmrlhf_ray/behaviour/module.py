@@ -23,6 +23,8 @@ from mmrlhf_ray.errors import ConfigError
 
 HIDDEN = "hidden"
 """Key of the layers' widths in a module's `model_config`."""
+CRITIC = "critic"
+"""What the names of weights begin with that no policy needs which only acts."""
 _FIRST_LOG_STD = -0.5
 
 

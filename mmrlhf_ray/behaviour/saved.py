@@ -6,7 +6,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from safetensors.torch import save_file
 
 from mmrlhf_ray.behaviour.env import RecordedEnv
-from mmrlhf_ray.behaviour.module import module_spec
+from mmrlhf_ray.behaviour.module import CRITIC, module_spec
 from mmrlhf_ray.behaviour.reward import RewardEnsemble
 from mmrlhf_ray.config.behaviour import BehaviourConfig
 from mmrlhf_ray.config.load import load_config, save_config
@@ -41,6 +41,7 @@ def load_policy(directory: Path) -> tuple[BehaviourConfig, TorchRLModule]:
         spec = module_spec(cfg, env)
     finally:
         env.close()
+    spec.inference_only = True
     module = built(spec, cfg.algorithm)
-    put_weights(module, weights, directory)
+    put_weights(module, {n: v for n, v in weights.items() if not n.startswith(CRITIC)}, directory)
     return cfg, module

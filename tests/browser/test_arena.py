@@ -19,10 +19,11 @@ LONG = "# A title\n\n" + "A **sentence** that goes on with $x^2$ for a while. " 
 
 FIRST_MS = 60_000
 """The ratings load torch when they are asked for first."""
-NOTE_WAITING = """document.querySelector("#arena-ask").addEventListener("submit", () => {
+NOTE_WAITING = """() => {
   const asking = document.querySelector("#asking");
-  if (asking.checkVisibility()) sessionStorage.setItem("waiting", asking.textContent);
-})"""
+  const note = () => asking.checkVisibility() && sessionStorage.setItem("waiting", asking.textContent);
+  new MutationObserver(note).observe(asking, { attributes: true });
+}"""
 """The page goes as soon as there are answers, too soon for a test to look at it."""
 
 
@@ -57,6 +58,7 @@ def test_ask_with_a_picture_choose_by_key_and_see_who_it_was(
     page.get_by_label("Images, sounds or clips").set_input_files(
         {"name": "three.png", "mimeType": "image/png", "buffer": digit_png(3)}
     )
+    page.wait_for_load_state()  # with its script
     page.evaluate(NOTE_WAITING)
     page.get_by_role("button", name="Ask two models").click()
     page.wait_for_url("**/arena/battle*")
