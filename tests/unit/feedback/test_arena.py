@@ -171,7 +171,9 @@ def test_a_model_that_fails_is_named_and_no_vote_is_invented(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)  # another test's server may have stopped it
+    # A server of another test may have silenced it.
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+    caplog.set_level(logging.WARNING, "uvicorn.error")
     for name, value in change.items():
         setattr(models[1], name, value)
     config = configured(tmp_path, models, deadline_s=3.0 if "wait_s" in change else 60.0)
