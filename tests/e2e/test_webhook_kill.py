@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +15,7 @@ import pytest
 
 from mmrlhf_ray.feedback.app.webhooks import signature
 from tests.e2e.feedback_support import first_token, running
+from tests.unit.feedback.listening import Quiet, listening
 
 pytestmark = pytest.mark.e2e
 
@@ -48,7 +48,7 @@ class Receiver:
 def receiver() -> Iterator[Receiver]:
     found = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert self.headers["x-mmrlhf-signature"] == signature(SECRET, body)
@@ -60,18 +60,10 @@ def receiver() -> Iterator[Receiver]:
             except (BrokenPipeError, ConnectionResetError):  # whoever sent it was killed
                 return
 
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    found.url = f"http://127.0.0.1:{server.server_address[1]}/told"
-    yield found
-    found.answers.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(Handler) as url:
+        found.url = f"{url}/told"
+        yield found
+        found.answers.set()
 
 
 def waiting(database: Path) -> int:

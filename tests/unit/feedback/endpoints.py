@@ -1,13 +1,13 @@
 """Small servers that answer as OpenAI's API does, over real HTTP."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.unit.feedback.listening import Quiet, listening
 
 TOKEN = "the-token"
 
@@ -28,7 +28,7 @@ class Served:
 
 @contextmanager
 def serving_model(served: Served) -> Iterator[Served]:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             self.answer({"data": [{"id": name} for name in served.models]})
 
@@ -48,16 +48,6 @@ def serving_model(served: Served) -> Iterator[Served]:
             except (BrokenPipeError, ConnectionResetError):  # whoever asked waits no longer
                 return
 
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    served.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    try:
+    with listening(Handler) as url:
+        served.url = f"{url}/v1"
         yield served
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -4,17 +4,17 @@ import base64
 import hashlib
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.unit.feedback.listening import Quiet, listening
 
 CLIENT, SECRET = "feedback", "a secret with: colons & more"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -51,7 +51,7 @@ class TestProvider:
 def provider() -> Iterator[TestProvider]:
     found = TestProvider()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self) -> None:
             address = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(address.query).items()}
@@ -102,16 +102,5 @@ def provider() -> Iterator[TestProvider]:
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    found.issuer = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with listening(Handler) as found.issuer:
         yield found
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -1,12 +1,10 @@
 """The webhook: told at least once, signed, also after a failure or the death of the server."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from mmrlhf_ray.feedback.collect.accounts import add_annotator
 from mmrlhf_ray.feedback.collect.database import Database
 from mmrlhf_ray.feedback.collect.outbox import CLAIM_S, claim_due, delivered, failed, tell, waiting_messages
 from mmrlhf_ray.feedback.collect.tables import OutMessage
+from tests.unit.feedback.listening import Quiet, listening
 from tests.unit.feedback.test_api import vote
 from tests.unit.feedback.world import NOON, World, fill, pair
 
@@ -49,24 +48,16 @@ class Receiver:
 def receiver() -> Iterator[Receiver]:
     found = Receiver()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             found.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
             self.send_response(500 if len(found.got) <= found.refuse else 204)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    found.url = f"http://127.0.0.1:{server.server_address[1]}/told"
-    yield found
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(Handler) as url:
+        found.url = f"{url}/told"
+        yield found
 
 
 def configured(tmp_path: Path, url: str) -> FeedbackConfig:
