@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import axe_playwright_python
 import httpx
 from playwright.sync_api import BrowserContext, Page
 
@@ -20,6 +21,22 @@ from mmrlhf_ray.feedback.collect.database import open_database
 
 Row = dict[str, Any]
 WAIT_S = 20
+_AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
+_CHECKS = Path(__file__).with_name("checks.js").read_text()
+
+
+def problems_of(window: Page) -> list[str]:
+    """What axe and our own checks find wrong with the page, in words."""
+    own: list[str] = window.evaluate(_CHECKS)
+    return own + violations_of(window)
+
+
+def violations_of(window: Page) -> list[str]:
+    """What axe finds wrong with the page."""
+    if window.evaluate("typeof window.axe") == "undefined":
+        window.evaluate(_AXE)
+    violations = window.evaluate("async () => (await axe.run()).violations")
+    return [f"axe, {one['id']}: {node['html'][:160]}" for one in violations for node in one["nodes"][:3]]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Without a mouse, on a phone, with a screen reader, in the dark."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -10,10 +9,9 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from benchmarks.feedback_pictures import question_kind
 from mmrlhf_ray.demo.feedback_items import demo_items
 from tests.browser.conftest import TIMEOUT_MS
-from tests.browser.support import Site, item, log_in, press, site
+from tests.browser.support import Site, item, log_in, press, problems_of, site
 
 PHONE = {"width": 360, "height": 740}
-CHECKS = (Path(__file__).with_name("checks.js")).read_text()
 KINDS = ("pair", "rank", "rate", "correct", "demonstrate", "spans", "critique", "live")
 LONG = "Donaudampfschifffahrtsgesellschaft" * 8 + "\n" + "https://example.org/" + "x" * 200
 
@@ -77,7 +75,7 @@ def test_names_structure_contrast_and_width(
 ) -> None:
     found = {}
     for name, window in windows(browser, busy, viewport=viewport, color_scheme=scheme, locale=locale):
-        problems = window.evaluate(CHECKS)
+        problems = problems_of(window)
         if name in KINDS:
             problems += [problem for key in ("?", "s", "z", "m") for problem in _dialog(window, key)]
         if problems:
@@ -87,7 +85,7 @@ def test_names_structure_contrast_and_width(
 
 def _dialog(window: Page, key: str) -> list[str]:
     press(window, "Escape", key)
-    problems: list[str] = window.evaluate(CHECKS)
+    problems = problems_of(window)
     press(window, "Escape")
     return problems
 

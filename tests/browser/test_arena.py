@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page, expect
 
 from mmrlhf_ray.demo.digits import digit_png
 from tests.browser.conftest import TIMEOUT_MS, WINDOW
-from tests.browser.support import Site, log_in, press, site
-from tests.browser.test_access import CHECKS, PHONE
+from tests.browser.support import Site, log_in, press, problems_of, site
+from tests.browser.test_access import PHONE
 from tests.unit.feedback.endpoints import Served, serving_model
 
 LONG = "# A title\n\n" + "A **sentence** that goes on with $x^2$ for a while. " * 30 + "\n\n```\n" + "x" * 200 + "\n```"
@@ -119,7 +119,7 @@ def test_names_structure_contrast_and_width(
     found = {}
 
     def check(name: str) -> None:
-        problems = page.evaluate(CHECKS)
+        problems = problems_of(page)
         if problems:
             found[name] = problems
 

@@ -3,8 +3,8 @@
 from playwright.sync_api import Browser, Page, expect
 
 from mmrlhf_ray.demo.digits import digit_png
-from tests.browser.support import Row, Site, by_response, confirm, log_in, open_work
-from tests.browser.test_access import CHECKS, PHONE
+from tests.browser.support import Row, Site, by_response, confirm, log_in, open_work, problems_of
+from tests.browser.test_access import PHONE
 
 
 def episodes(feedback: Site) -> Row:
@@ -41,5 +41,5 @@ def test_episodes_fit_a_phone(browser: Browser, feedback: Site) -> None:
     context = browser.new_context(viewport=PHONE, color_scheme="dark")
     window = log_in(context, feedback, feedback.account("Ann"))
     open_work(window, feedback)
-    assert window.evaluate(CHECKS) == []
+    assert problems_of(window) == []
     context.close()

@@ -2,8 +2,8 @@
 
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.support import Site, confirm, item, log_in, open_work, press, ready
-from tests.browser.test_access import CHECKS, PHONE
+from tests.browser.support import Site, confirm, item, log_in, open_work, press, problems_of, ready
+from tests.browser.test_access import PHONE
 from tests.unit.feedback.test_formatted import HOSTILE
 
 MEANT = (
@@ -58,5 +58,5 @@ def test_wide_text_stays_within_a_phone(browser: Browser, feedback: Site) -> Non
         context = browser.new_context(viewport=PHONE, color_scheme=scheme)
         window = log_in(context, feedback, feedback.account(scheme))
         open_work(window, feedback)
-        assert window.evaluate(CHECKS) == []
+        assert problems_of(window) == []
         context.close()

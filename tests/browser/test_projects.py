@@ -7,10 +7,18 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.conftest import TIMEOUT_MS
-from tests.browser.support import Site, confirm, item, log_in, press, ready, site
-from tests.browser.test_access import CHECKS
+from tests.browser.support import Site, confirm, item, log_in, press, problems_of, ready, site
 
-PAGES = ("/", "/guide?project=tone", "/work?project=tone", "/projects", "/project?name=tone", "/admin/items", "/review")
+PAGES = (
+    "/",
+    "/guide?project=tone",
+    "/work?project=tone",
+    "/projects",
+    "/project?name=tone",
+    "/admin/items",
+    "/review?project=tone",
+    "/admin/quality?project=tone",
+)
 GUIDE = "# Tone\n\nRate how polite it is.\n\n| mark | means |\n|---|---|\n| 1 | rude |\n| 5 | kind |\n"
 
 
@@ -42,17 +50,16 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield running
 
 
-@pytest.mark.parametrize(
-    ("scheme", "locale", "width"), [("light", "en-GB", 1280), ("dark", "zh-CN", 390)], ids=["wide", "phone"]
-)
+@pytest.mark.parametrize(("scheme", "locale"), [("light", "en-GB"), ("dark", "zh-CN")])
+@pytest.mark.parametrize("width", [1280, 390])
 def test_pages_of_projects_are_clean(browser: Browser, team: Site, scheme: str, locale: str, width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, locale=locale)
     context.set_default_timeout(TIMEOUT_MS)
-    window = log_in(context, team, team.account(f"boss {scheme}", "admin"))
+    window = log_in(context, team, team.account(f"boss {scheme} {width}", "admin"))
     found = {}
     for path in PAGES:
         window.goto(team.url + path)
-        found[path] = window.evaluate(CHECKS)
+        found[path] = problems_of(window)
     context.close()
     assert {path: problems for path, problems in found.items() if problems} == {}
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import axe_playwright_python
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -14,10 +13,8 @@ from benchmarks.sample_run import SampleRun, sample_run
 from benchmarks.screens import WIDTHS, serving
 from mmrlhf_ray.pipelines.runs.show import compare_answer, run_answer, write_report
 from tests.browser.conftest import TIMEOUT_MS
-from tests.browser.support import until
+from tests.browser.support import problems_of, until, violations_of
 
-AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
-CHECKS = Path(__file__).with_name("checks.js").read_text()
 EVIL = '<script>window.stolen=1</script><img src=x onerror="window.stolen=1">'
 
 
@@ -137,11 +134,7 @@ def test_every_page_is_accessible(browser: Browser, run: SampleRun, tmp_path: Pa
         pages = [f"{own}/", f"{own}/rollouts?order=worst", f"{compared}/"]
         for page in [*pages, report.as_uri(), both.as_uri(), demo.as_uri()]:
             window.goto(page)
-            window.evaluate(AXE)
-            violations = window.evaluate("async () => (await axe.run()).violations")
-            problems = [f"{one['id']}: {one['nodes'][0]['html'][:160]}" for one in violations]
-            if page != demo.as_uri():
-                problems += window.evaluate(CHECKS)
+            problems = violations_of(window) if page == demo.as_uri() else problems_of(window)
             if problems:
                 found[page] = problems
     context.close()
