@@ -18,19 +18,37 @@ from typing import Any
 
 import uvicorn
 from playwright.sync_api import Browser, Page, Playwright, sync_playwright
+from sqlalchemy import select
 
+from benchmarks.feedback_team import ARENA, add_battles, add_projects
 from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.demo.feedback_items import add_demo_items
 from mmrlhf_ray.feedback.app import create_app
 from mmrlhf_ray.feedback.collect import queue
-from mmrlhf_ray.feedback.collect.accounts import add_annotator
+from mmrlhf_ray.feedback.collect.accounts import add_annotator, by_token
 from mmrlhf_ray.feedback.collect.database import open_database
-from mmrlhf_ray.feedback.collect.tables import COMMAND
+from mmrlhf_ray.feedback.collect.tables import COMMAND, MediaFile
 
 BROWSER = "chromium"
 WIDTHS = {1280: 860, 360: 740}
 """Width → height of the window, pixels."""
 PEOPLE = ("Ada", "Ben", "Cleo")
+PAGES = {
+    "home": "/",
+    "guide": "/guide",
+    "guide-project": "/guide?project=tone",
+    "votes": "/votes",
+    "review": "/review",
+    "admin": "/admin",
+    "quality": "/admin/quality",
+    "items": "/admin/items",
+    "projects": "/projects",
+    "project": "/project?name=tone",
+    "arena": "/arena",
+    "arena-battle": "/arena/battle?id={battle}",
+    "arena-ratings": "/arena/ratings",
+}
+"""Name of the picture → the page's path."""
 _VOTES = 20
 _START_S = 30
 
@@ -64,19 +82,30 @@ def take_pictures(out: Path, browser: Browser, widths: Mapping[int, int] = WIDTH
     """
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
-        config = FeedbackConfig(data_dir=directory, overlap=5, gold_share=0.0)
+        config = FeedbackConfig.model_validate({"data_dir": directory, "overlap": 5, "gold_share": 0.0, "arena": ARENA})
         database = open_database(config)
         token = add_demo_items(database, config)
         for number, name in enumerate(PEOPLE):
             with database.write() as session:
                 who = add_annotator(session, name, "annotator", COMMAND, datetime.now(UTC))[0].id
             _vote(config, who, random.Random(number))
+        with database.write() as session:
+            me, now = by_token(session, token), datetime.now(UTC)
+            image = session.scalars(select(MediaFile.media_id).where(MediaFile.kind == "image")).first()
+            assert me is not None
+            assert image is not None
+            add_projects(session, list(PEOPLE), now)
+            battle = add_battles(session, me.id, image, config, now)
         database.close()
         with serving(config) as address:
-            return [path for size in widths.items() for path in _pictures_at(browser, address, token, size, out)]
+            return [
+                path for size in widths.items() for path in _pictures_at(browser, address, token, battle, size, out)
+            ]
 
 
-def _pictures_at(browser: Browser, address: str, token: str, size: tuple[int, int], out: Path) -> Iterator[Path]:
+def _pictures_at(
+    browser: Browser, address: str, token: str, battle: str, size: tuple[int, int], out: Path
+) -> Iterator[Path]:
     width, height = size
     context = browser.new_context(viewport={"width": width, "height": height})
     page = context.new_page()
@@ -90,11 +119,9 @@ def _pictures_at(browser: Browser, address: str, token: str, size: tuple[int, in
     yield picture("login")
     page.goto(f"{address}/login#token={token}")
     page.wait_for_url(f"{address}/")
-    for name, path in (("home", "/"), ("guide", "/guide"), ("review", "/review"), ("admin", "/admin")):
-        page.goto(address + path)
+    for name, path in PAGES.items():
+        page.goto(f"{address}{path.format(battle=battle)}")
         yield picture(name)
-    page.goto(f"{address}/admin/quality")
-    yield picture("quality")
     page.goto(f"{address}/work")
     missing = set(_PREPARED)
     while missing:
