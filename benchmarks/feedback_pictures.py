@@ -42,6 +42,7 @@ PAGES = {
     "admin": "/admin",
     "quality": "/admin/quality",
     "items": "/admin/items",
+    "many": "/work/many?kind=pair",
     "projects": "/projects",
     "project": "/project?name=tone",
     "arena": "/arena",

@@ -25,6 +25,7 @@ from mmrlhf_ray.feedback.app import (
     project_pages,
     projects,
     review_pages,
+    sheet_pages,
     vote_pages,
     watched,
 )
@@ -48,6 +49,7 @@ _ROOMS = (
     admin,
     deployed,
     pages,
+    sheet_pages,
     vote_pages,
     review_pages,
     admin_pages,

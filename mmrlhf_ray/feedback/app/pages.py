@@ -37,7 +37,7 @@ from mmrlhf_ray.feedback.collect.projects import (
 )
 from mmrlhf_ray.feedback.collect.suggestions import show_suggestion
 from mmrlhf_ray.feedback.collect.tables import Item
-from mmrlhf_ray.feedback.questions import question_of
+from mmrlhf_ray.feedback.questions import QUICK, question_of
 
 router = APIRouter()
 
@@ -77,6 +77,7 @@ def home(request: Request, caller: AsAnnotator, state: State) -> Response:
         kinds.update(each)
     hours = state.config.pace_window_s / 3600
     context = {"here": "home", "progress": found, "waiting": kinds, "hours": hours, "projects": shown}
+    context["quick"] = QUICK
     return page(request, state, caller, "home.html", context)
 
 
@@ -117,6 +118,7 @@ def work(request: Request, caller: AsAnnotator, state: State, project: InProject
     """The item that the caller holds, or the next one: of a project, or of all that are theirs."""
     address = "/work?" + urlencode({"project": project}) if project else "/work"
     context: dict[str, Any] = {"here": "work", "reasons": SKIP_WORDS, "address": address, "chosen": project}
+    context["quick"] = QUICK
     with state.database.write() as session:
         leased = queue.lease_next(session, caller.id, state.config, state.now(), project=project)
         if leased is not None:

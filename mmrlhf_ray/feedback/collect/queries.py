@@ -17,12 +17,12 @@ def may_answer(annotator_id: str | BindParameter[str]) -> ColumnElement[bool]:
     return anyone | (Item.assigned_person == annotator_id) | Item.assigned_group.in_(theirs)
 
 
-def _candidates(gold: bool) -> Select[Item]:
-    """The next item of `project` for `who` at `now`."""
+def _candidates(gold: bool, of_kind: bool) -> Select[Item]:
+    """The next item of `project` for `who` at `now`; `of_kind`: of the kind `question`, and none that `who` holds."""
     mine = select(Vote.id).where(Vote.item_id == Item.id, Vote.annotator_id == WHO, ~Vote.undone)
     skipped = select(Skip.item_id).where(Skip.item_id == Item.id, Skip.annotator_id == WHO)
     others = select(func.count()).where(Lease.item_id == Item.id, Lease.annotator_id != WHO, Lease.expires > NOW)
-    return (
+    found = (
         select(Item)
         .where(
             Item.project == bindparam("project", type_=String),
@@ -36,6 +36,10 @@ def _candidates(gold: bool) -> Select[Item]:
         .order_by(Item.priority.desc(), Item.position)
         .limit(1)
     )
+    if not of_kind:
+        return found
+    held = select(Lease.item_id).where(Lease.item_id == Item.id, Lease.annotator_id == WHO, Lease.expires > NOW)
+    return found.where(Item.question == bindparam("question", type_=String), ~held.exists())
 
 
 LOCKED = (
@@ -50,7 +54,7 @@ HELD = (
     select(Lease, Item)
     .join(Item, Item.id == Lease.item_id)
     .where(Lease.annotator_id == WHO, Lease.expires > NOW)
-    .limit(1)
+    .order_by(Item.priority.desc(), Item.position)
 )
 """What `who` holds at `now`."""
-CANDIDATES = {gold: _candidates(gold) for gold in (True, False)}
+CANDIDATES = {(gold, of_kind): _candidates(gold, of_kind) for gold in (True, False) for of_kind in (True, False)}

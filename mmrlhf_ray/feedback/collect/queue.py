@@ -88,41 +88,58 @@ def lease_next(
     annotator's quota. With probability gold_share a gold question comes, if one is left. Raises Unknown for a project
     in which they have no part.
     """
-    _lock_annotator(session, annotator_id)
+    lock_annotator(session, annotator_id)
     expires = now + timedelta(seconds=config.lease_s)
-    held = _held(session, annotator_id, now)
-    if held is not None:
-        lease, item = held
+    held = held_by(session, annotator_id, now)
+    for lease, item in held:
         if project in ("", item.project):
             lease.expires = expires
             return Leased(item, tuple(lease.order_shown), expires)
-        lease.expires = now  # another project was chosen; others may have this item
-        session.flush()
-    chosen = [need(session, annotator_id, project, "annotator")] if project else standings(session, annotator_id)
-    for standing in chosen:
-        found = _next_of(session, annotator_id, standing, config, now, rng) if standing.project.active else None
+    give_back(session, held, now)  # another project was chosen
+    for standing in chosen_by(session, annotator_id, project):
+        if votes_left(session, standing.project.name, standing.rules, annotator_id, now) == 0:
+            continue
+        found = next_item(session, annotator_id, standing.project.name, "", config, now, rng)
         if found is not None:
-            return _leased(session, annotator_id, *found, expires, rng)
+            return new_lease(session, annotator_id, *found, expires, rng)
     return None
 
 
-def _next_of(
-    session: Session, annotator_id: str, standing: Standing, config: FeedbackConfig, now: datetime, rng: random.Random
+def chosen_by(session: Session, annotator_id: str, project: str) -> list[Standing]:
+    """The open projects to take items from: one, or all that are this annotator's. Raises Unknown."""
+    chosen = [need(session, annotator_id, project, "annotator")] if project else standings(session, annotator_id)
+    return [standing for standing in chosen if standing.project.active]
+
+
+def give_back(session: Session, held: Sequence[tuple[Lease, Item]], now: datetime) -> None:
+    """Let others have these items."""
+    for lease, _ in held:
+        lease.expires = now
+    session.flush()
+
+
+def next_item(
+    session: Session,
+    annotator_id: str,
+    project: str,
+    kind: str,
+    config: FeedbackConfig,
+    now: datetime,
+    rng: random.Random,
 ) -> tuple[Item, Lease | None] | None:
-    """An item of one project, and the lease of it that this annotator let expire."""
-    name = standing.project.name
-    if votes_left(session, name, standing.rules, annotator_id, now) == 0:
-        return None
+    """An item of a project, and the lease of it that this annotator let expire; quotas aside. `kind`: only of this kind
+    of question, and besides those that they hold; "" = of any."""
     for gold in (True, False) if rng.random() < config.gold_share else (False,):
-        found = _open_item(session, annotator_id, name, gold, now)
+        found = _open_item(session, annotator_id, project, kind, gold, now)
         if found is not None:
             return found
     return None
 
 
-def _leased(
+def new_lease(
     session: Session, annotator_id: str, item: Item, old: Lease | None, expires: datetime, rng: random.Random
 ) -> Leased:
+    """Hold an item for an annotator."""
     if old is not None:  # who comes back sees the responses in the same places
         old.expires = expires
         return Leased(item, tuple(old.order_shown), expires)
@@ -138,7 +155,7 @@ def submit(session: Session, annotator_id: str, vote: NewVote, config: FeedbackC
     sense, Unknown for an item that is not there, Conflict for a vote_id that stands for another vote and for a second
     vote on an item, Gone where the annotator no longer holds the item.
     """
-    _lock_annotator(session, annotator_id)
+    lock_annotator(session, annotator_id)
     on_item = (Vote.item_id == vote.item_id) & (Vote.annotator_id == annotator_id) & ~Vote.undone
     earlier = {found.id: found for found in session.scalars(select(Vote).where((Vote.id == vote.vote_id) | on_item))}
     if vote.vote_id in earlier:
@@ -186,7 +203,7 @@ def change(
     Raises AnswerError, Unknown for a vote that the annotator has not cast, and Conflict for one that was taken back or
     changed already, for one on another item, and for a vote_id that stands for another vote.
     """
-    _lock_annotator(session, annotator_id)
+    lock_annotator(session, annotator_id)
     known = session.get(Vote, vote.vote_id)
     if known is not None:
         return _repeated(session, known, annotator_id, vote, config)
@@ -212,7 +229,7 @@ def undo(session: Session, annotator_id: str, vote_id: str, config: FeedbackConf
 
     What the annotator held meanwhile is given back. Raises Unknown and, for a vote that is not the last, Conflict.
     """
-    _lock_annotator(session, annotator_id)
+    lock_annotator(session, annotator_id)
     vote = session.get(Vote, vote_id)
     if vote is None or vote.annotator_id != annotator_id:
         raise Unknown(N_("you have cast no such vote"), "vote_id")
@@ -244,7 +261,7 @@ def skip(session: Session, annotator_id: str, item_id: str, reason: str, comment
     """Give an item back for good; skipping twice changes nothing. Raises Invalid, Unknown, and Gone without a lease."""
     if reason not in SKIP_REASONS:
         raise Invalid(f"expected one of {', '.join(SKIP_REASONS)}, got {reason[:40]!r}", "reason")
-    _lock_annotator(session, annotator_id)
+    lock_annotator(session, annotator_id)
     item, lease, _ = _locked_item(session, item_id, annotator_id)
     if session.get(Skip, (item.id, annotator_id)) is not None:
         return
@@ -254,8 +271,8 @@ def skip(session: Session, annotator_id: str, item_id: str, reason: str, comment
     session.add(Skip(item_id=item.id, annotator_id=annotator_id, reason=reason, comment=comment, created=now))
 
 
-def _lock_annotator(session: Session, annotator_id: str) -> None:
-    """One request of an annotator at a time, so that nobody holds two items at once."""
+def lock_annotator(session: Session, annotator_id: str) -> None:
+    """One request of an annotator at a time, so that nobody is given two items by two requests."""
     if not _one_writer(session):
         session.execute(select(Annotator.id).where(Annotator.id == annotator_id).with_for_update())
 
@@ -273,13 +290,13 @@ def _locked_item(session: Session, item_id: str, annotator_id: str) -> tuple[Ite
     return found[0], found[1], found[2]
 
 
-def _held(session: Session, annotator_id: str, now: datetime) -> tuple[Lease, Item] | None:
-    found = session.execute(HELD, {"who": annotator_id, "now": now}).first()
-    return None if found is None else (found[0], found[1])
+def held_by(session: Session, annotator_id: str, now: datetime) -> list[tuple[Lease, Item]]:
+    """What an annotator holds, in the order in which items are asked."""
+    return [(row[0], row[1]) for row in session.execute(HELD, {"who": annotator_id, "now": now})]
 
 
 def _open_item(
-    session: Session, annotator_id: str, project: str, gold: bool, now: datetime
+    session: Session, annotator_id: str, project: str, kind: str, gold: bool, now: datetime
 ) -> tuple[Item, Lease | None] | None:
     """An item with room, locked, and the lease of it that this annotator let expire.
 
@@ -287,10 +304,10 @@ def _open_item(
     "nothing to do" must be true.
     """
     full: list[str] = []
-    given = {"who": annotator_id, "project": project, "now": now}
+    given = {"who": annotator_id, "project": project, "now": now} | ({"question": kind} if kind else {})
     for skip_locked in (True, False):
         while True:
-            query = CANDIDATES[gold]
+            query = CANDIDATES[gold, bool(kind)]
             if not _one_writer(session):
                 query = query.with_for_update(of=Item, skip_locked=skip_locked)
             item = session.scalar(query.where(Item.id.not_in(full)) if full else query, given)

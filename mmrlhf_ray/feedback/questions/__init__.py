@@ -8,9 +8,11 @@ from mmrlhf_ray.feedback.questions.rate import Rate
 from mmrlhf_ray.feedback.questions.spans import Spans
 from mmrlhf_ray.feedback.questions.text import CORRECT, CRITIQUE, DEMONSTRATE
 
-__all__ = ["QUESTIONS", "Answer", "AnswerError", "Asked", "Question", "question_of"]
+__all__ = ["QUESTIONS", "QUICK", "Answer", "AnswerError", "Asked", "Question", "question_of"]
 
 QUESTIONS: tuple[Question, ...] = (Pair(), Rank(), Rate(), CORRECT, DEMONSTRATE, Spans(), CRITIQUE, Live())
+QUICK = ("pair", "rate")
+"""Kinds that are answered by a key or few, so that many can be asked at a time."""
 _BY_KIND = {question.kind: question for question in QUESTIONS}
 
 

@@ -1,6 +1,7 @@
 import { startArena } from "./arena.js";
 import { setUpMedia } from "./media.js";
 import { find } from "./page.js";
+import { startSheet } from "./sheet.js";
 import { startWork } from "./work.js";
 
 /** A link with the token in its fragment, which browsers do not send, logs in. */
@@ -16,6 +17,7 @@ if (find("#login")) {
   addEventListener("hashchange", logInByLink);
   logInByLink();
 }
-if (find("main.wide-page .task")) startWork();
+if (location.pathname === "/work/many") startSheet();
+else if (find("main.wide-page .task")) startWork();
 else if (find("#arena-ask, #arena-vote")) startArena();
 else if (find("#zoomed")) setUpMedia();

@@ -36,14 +36,14 @@ export function setUpMedia() {
 }
 
 /** z enlarges; p plays or pauses, P plays the next; l loops, comma and point step. True if the key was one of them. */
-export function mediaKey(key) {
+export function mediaKey(key, inside = document) {
   if (key === "z") {
-    const image = find("img", document.activeElement.closest(".zoom") ?? find(".media .zoom") ?? document.createElement("p"));
+    const image = find("img", document.activeElement.closest(".zoom") ?? find(".media .zoom", inside) ?? document.createElement("p"));
     if (image) enlarge(image);
     return true;
   }
   if (!["p", "P", "l", ",", "."].includes(key)) return false;
-  const playable = all(".media audio, .media video");
+  const playable = all(".media audio, .media video", inside);
   if (playable.length === 0) return true;
   const focused = playable.indexOf(document.activeElement);
   const now = focused >= 0 ? focused : Math.max(playable.indexOf(current), 0);
@@ -55,7 +55,7 @@ export function mediaKey(key) {
     step(playable[now], key === "," ? -STEP_S : STEP_S);
     return true;
   }
-  const next = key === "P" && current !== null ? (now + 1) % playable.length : now;
+  const next = key === "P" && playable.includes(current) ? (now + 1) % playable.length : now;
   const medium = playable[next];
   if (key === "p" && !medium.paused) {
     medium.pause();

@@ -58,6 +58,15 @@ export async function getPage(address) {
   return page;
 }
 
+/** Show the page at an address in place of this one, without loading it entirely. */
+export async function showPage(address) {
+  const page = await getPage(address);
+  document.title = page.title;
+  // A copy: media of a parsed page never start to load.
+  find("main").replaceWith(document.importNode(find("main", page), true));
+  scrollTo(0, 0);
+}
+
 function request(path, options = {}) {
   return fetch(path, { ...options, signal: AbortSignal.timeout(TIMEOUT_MS) });
 }

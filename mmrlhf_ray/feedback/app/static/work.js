@@ -1,13 +1,16 @@
 // /work and /review: one item after the other, without loading the entire page.
 
+import { draftOf, dropDraft, keepDraft as keep } from "./drafts.js";
 import { mediaKey, setUpMedia } from "./media.js";
-import { _, all, find, getPage, post, say, uuid } from "./page.js";
+import { _, all, find, post, say, showPage, uuid } from "./page.js";
 import { Problem } from "./problem.js";
 import { questionOf } from "./questions.js";
 import { regionsOf } from "./regions.js";
 
 const OTHERS = ["critique", "comment"];
-const KEYS_SETTING = "mmrlhf-keys";
+
+export const KEYS_SETTING = "mmrlhf-keys";
+export const LONGEST_MS = 86400000; // as the server takes it
 
 let form, item, question, regions, voteId, busy;
 let seenMs, shownAt;
@@ -31,7 +34,7 @@ function begin() {
   startClock();
   question = questionOf(form, item);
   regions = regionsOf(form, item);
-  const start = draft() ?? item.previous;
+  const start = draftOf(form.dataset.send, item.item_id) ?? item.previous;
   if (start) fill(start);
   form.addEventListener("input", keepDraft);
   form.addEventListener("change", keepDraft);
@@ -45,13 +48,22 @@ function begin() {
     find("#send").focus();
   });
   find("#skip")?.addEventListener("click", () => find("#skipping").showModal());
-  find("#help").addEventListener("click", () => find("#keys").showModal());
-  find("#skipping")?.addEventListener("close", skip);
-  const setting = find("#use-keys");
-  setting.checked = localStorage.getItem(KEYS_SETTING) !== "off";
-  setting.addEventListener("change", () => localStorage.setItem(KEYS_SETTING, setting.checked ? "on" : "off"));
+  setUpDialogs((given) => change("/api/skip", { item_id: item.item_id, ...given }, _("Skipped.")));
   setUpMedia();
   find("#send").disabled = false;
+}
+
+/** The dialogs of keys and of skipping; `skip` gets the reason and the comment. */
+export function setUpDialogs(skip) {
+  find("#help").addEventListener("click", () => find("#keys").showModal());
+  const setting = find("#use-keys"), dialog = find("#skipping");
+  setting.checked = localStorage.getItem(KEYS_SETTING) !== "off";
+  setting.addEventListener("change", () => localStorage.setItem(KEYS_SETTING, setting.checked ? "on" : "off"));
+  dialog?.addEventListener("close", () => {
+    const choice = dialog.returnValue, given = new FormData(find("form", dialog));
+    dialog.returnValue = "";
+    if (choice === "skip") skip({ reason: given.get("reason"), comment: given.get("comment") });
+  });
 }
 
 /** The time for which the item has been in sight. */
@@ -86,14 +98,6 @@ function fill(answer) {
   }
 }
 
-// Drafts outlive a reload of this tab, and nothing else: others may use this computer.
-const draftKey = () => `draft ${form.dataset.send} ${item.item_id}`;
-
-function draft() {
-  const kept = sessionStorage.getItem(draftKey());
-  return kept === null ? null : JSON.parse(kept);
-}
-
 function keepDraft() {
   find("#problem").textContent = "";
   let answer = {};
@@ -102,7 +106,7 @@ function keepDraft() {
   } catch (error) {
     if (!(error instanceof Problem)) throw error; // there is no answer yet
   }
-  sessionStorage.setItem(draftKey(), JSON.stringify({ ...answer, ...readOthers() }));
+  keep(form.dataset.send, item.item_id, { ...answer, ...readOthers() });
 }
 
 async function send() {
@@ -116,17 +120,9 @@ async function send() {
     return;
   }
   if (!document.hidden) stopClock();
-  const body = { item_id: item.item_id, answer, milliseconds: Math.round(Math.min(seenMs, 86400000)) };
+  const body = { item_id: item.item_id, answer, milliseconds: Math.round(Math.min(seenMs, LONGEST_MS)) };
   if (form.dataset.send.startsWith("/api/votes")) body.vote_id = voteId;
   await change(form.dataset.send, body, _("Saved."));
-}
-
-async function skip() {
-  const dialog = find("#skipping"), choice = dialog.returnValue;
-  dialog.returnValue = "";
-  if (choice !== "skip") return;
-  const given = new FormData(find("form", dialog));
-  await change("/api/skip", { item_id: item.item_id, reason: given.get("reason"), comment: given.get("comment") }, _("Skipped."));
 }
 
 async function undo() {
@@ -141,7 +137,7 @@ async function change(path, body, done) {
   say(_("Saving …"));
   const { status, data } = await post(path, body);
   if (status < 400) {
-    if (form) sessionStorage.removeItem(draftKey());
+    if (form) dropDraft(form.dataset.send, item.item_id);
     await load(done);
   } else if (status === 422) {
     wait(false);
@@ -169,11 +165,7 @@ async function load(message) {
     location.assign(next);
     return;
   }
-  const page = await getPage(next);
-  document.title = page.title;
-  // A copy: media of a parsed page never start to load.
-  find("main").replaceWith(document.importNode(find("main", page), true));
-  scrollTo(0, 0);
+  await showPage(next);
   begin();
   find("h1").focus();
   say(`${message} ${find("h1").textContent}`);
@@ -227,7 +219,8 @@ function onKey(event) {
   }
 }
 
-function dialogKey(event, at) {
+/** What a key does while a dialog is open. */
+export function dialogKey(event, at) {
   const reasons = all("#skipping[open] [name=reason]");
   if (reasons.length === 0 || at.matches(TEXTS)) return;
   const reason = reasons[event.key - 1];
