@@ -105,6 +105,8 @@ class AskSection(Section):
     """People who answer each question."""
     question: Literal["pair", "rank", "rate"] = "pair"
     """How people compare the two responses."""
+    arena: bool = False
+    """Learn from the votes of the server's arena as well: those that are there when a round makes its labels."""
 
     @property
     def needs_scores(self) -> bool:
@@ -287,6 +289,11 @@ class IterateConfig(RunConfig):
             raise ValueError(
                 f"annotators.count={self.annotators.count} is less than ask.overlap={self.ask.overlap}: no question "
                 "would ever have its votes"
+            )
+        if self.ask.arena and self.feedback.serve is not None and not self.feedback.serve.get("arena"):
+            raise ValueError(
+                "ask.arena=true, but the app that feedback.serve starts has no arena; name its models in "
+                "feedback.serve.arena, or give the feedback.url of a server that has one"
             )
         for key, data in (("prompts", self.prompts), ("evaluate.data", self.evaluate.data)):
             if data.streaming:

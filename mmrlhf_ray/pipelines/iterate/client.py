@@ -73,6 +73,22 @@ class LoopClient:
         packed = [row | {key: json.dumps(row[key], ensure_ascii=False) for key in JSON_COLUMNS} for row in rows]
         return pa.Table.from_pylist(packed, schema=ANNOTATION)
 
+    def items(self, task: str) -> list[dict[str, Any]]:
+        """All items of a task, as GET /api/items has them."""
+        found: list[dict[str, Any]] = []
+        page = pages = 1
+        while page <= pages:
+            said = self._call("GET", "/api/items", params={"task": task, "page": page}).json()
+            found += said["items"]
+            page, pages = page + 1, said["pages"]
+        return found
+
+    def medium(self, media_id: str, kind: str) -> dict[str, Any]:
+        """Row of the MEDIA table of what the server has stored."""
+        answer = self._call("GET", f"/media/{media_id}")
+        mime = answer.headers["content-type"].partition(";")[0]
+        return {"media_id": media_id, "kind": kind, "mime": mime, "data": answer.content}
+
     def annotator_token(self, name: str) -> str:
         """A fresh token of the annotator of that name, whose account is made if it is not there."""
         known = [row for row in self._call("GET", "/api/annotators").json() if row["name"] == name]

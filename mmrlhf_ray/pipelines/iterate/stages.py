@@ -29,6 +29,7 @@ from mmrlhf_ray.feedback.annotations import annotations_of
 from mmrlhf_ray.feedback.labels.agreement import agreement, pairwise_agreement
 from mmrlhf_ray.feedback.labels.derive import PreferenceRules, derive_preferences
 from mmrlhf_ray.pipelines.evaluate import job as evaluate
+from mmrlhf_ray.pipelines.iterate.arena import ArenaVotes, arena_votes
 from mmrlhf_ray.pipelines.iterate.client import LoopClient
 from mmrlhf_ray.pipelines.iterate.member_scores import Said, member_scores
 from mmrlhf_ray.pipelines.iterate.metric import Metric, by_prompt, gain, keep_primary, kept_primary, pair_accuracy
@@ -152,19 +153,26 @@ def wait(loop: Loop, number: int) -> Figures:
 
 
 def labels(loop: Loop, number: int) -> Figures:
-    """All votes on this run's questions so far, and preferences from them."""
+    """All votes on this run's questions so far, those of the arena if they are wanted, and preferences from them.
+
+    They are taken anew in every round and every run of the stage: each counts once, and none that is there is missed.
+    """
     cfg, paths = loop.cfg, loop.paths(number)
     rounds = [loop.paths(n) for n in range(1, number + 1)]
-    ids = [row["item_id"] for earlier in rounds for row in _items(earlier)]
+    ids = {row["item_id"] for earlier in rounds for row in _items(earlier)}
     every = loop.client.annotations()
-    mine = every.filter(pc.is_in(every["item_id"], pa.array(ids, pa.string())))
+    arena = arena_votes(loop.client, cfg.prompts.facts_column) if cfg.ask.arena else ArenaVotes()
+    ids |= arena.item_ids
+    mine = every.filter(pc.is_in(every["item_id"], pa.array(sorted(ids), pa.string())))
     pq.write_table(mine, paths.annotations)
-    prompts = {row["prompt_id"]: row for earlier in rounds for row in _records(earlier.prompts).to_pylist()}
-    media = [pq.read_table(earlier.prompts / MEDIA_FILE, schema=MEDIA) for earlier in rounds]
+    prompts = {row["prompt_id"]: row for row in arena.prompts}
+    prompts |= {row["prompt_id"]: row for earlier in rounds for row in _records(earlier.prompts).to_pylist()}
+    media = [arena.media] + [pq.read_table(earlier.prompts / MEDIA_FILE, schema=MEDIA) for earlier in rounds]
     annotations = annotations_of(mine)
     rules = PreferenceRules(consensus=cfg.reward_model.consensus)
     found = derive_preferences(annotations, pa.Table.from_pylist(list(prompts.values()), schema=PROMPT), rules)
-    held = pa.array([_held_out(p, cfg.reward_model.heldout_share) for p in found.column("prompt_id").to_pylist()])
+    share = cfg.reward_model.heldout_share
+    held = pa.array([_held_out(p, share) for p in found.column("prompt_id").to_pylist()], pa.bool_())
     parts = {paths.preferences: found.filter(pc.invert(held)), paths.preferences_heldout: found.filter(held)}
     for path, rows in parts.items():
         write_records(path, rows, _shown(rows, _distinct(media)))
@@ -173,6 +181,7 @@ def labels(loop: Loop, number: int) -> Figures:
     return {
         "votes": sum(a.role == "annotator" for a in annotations),
         "items": len({a.item_id for a in annotations}),
+        "arena_votes": sum(a.item_id in arena.item_ids for a in annotations),
         "annotators": len({a.annotator_id for a in annotations}),
         "preferences": len(parts[paths.preferences]),
         "preferences_heldout": len(parts[paths.preferences_heldout]),

@@ -31,6 +31,7 @@ PPO = {"steps": 2}
         ({"reward_model": {"job": {"epochs": 1, "model": {"path": "x"}}}}, "model is set by the loop"),
         ({"ask": {"selection": "disagreement"}, "reward_model": {"job": {"epochs": 1}}}, "ensemble to 2 or more"),
         ({"annotators": {"module": "m", "count": 2}}, "annotators.count=2 is less than ask.overlap=3"),
+        ({"ask": {"arena": True}}, "feedback.serve starts has no arena"),
         ({"prompts": {"path": "p", "streaming": True}}, "prompts.streaming"),
         ({"sample": {"n_samples_per_prompt": 1}}, "greater than or equal to 2"),
     ],
