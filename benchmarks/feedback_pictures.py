@@ -40,6 +40,7 @@ PAGES = {
     "votes": "/votes",
     "review": "/review",
     "admin": "/admin",
+    "progress": "/admin/progress",
     "quality": "/admin/quality",
     "items": "/admin/items",
     "many": "/work/many?kind=pair",

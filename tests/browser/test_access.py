@@ -49,6 +49,7 @@ def windows(browser: Browser, busy: Site, **settings: object) -> Iterator[tuple[
         "/review",
         "/admin",
         "/admin/quality",
+        "/admin/progress",
         "/admin/items",
         "/admin/item?id=disputed",
         "/votes",

@@ -18,6 +18,7 @@ PAGES = (
     "/admin/items",
     "/review?project=tone",
     "/admin/quality?project=tone",
+    "/admin/progress",
 )
 GUIDE = "# Tone\n\nRate how polite it is.\n\n| mark | means |\n|---|---|\n| 1 | rude |\n| 5 | kind |\n"
 

@@ -22,6 +22,7 @@ from mmrlhf_ray.feedback.app import (
     login,
     oidc,
     pages,
+    progress_pages,
     project_pages,
     projects,
     review_pages,
@@ -56,6 +57,7 @@ _ROOMS = (
     item_pages,
     arena,
     arena_pages,
+    progress_pages,
     project_pages,
 )
 _STATIC = Path(__file__).with_name("static")

@@ -34,7 +34,7 @@ ROLES = {
 }
 
 
-PROJECT_ADMINS = ("/admin/items", "/admin/item", "/admin/item/delete", "/admin/quality")
+PROJECT_ADMINS = ("/admin/items", "/admin/item", "/admin/item/delete", "/admin/quality", "/admin/progress")
 """Pages for administrators of a project as well, who see only theirs."""
 
 
