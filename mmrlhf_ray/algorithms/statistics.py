@@ -1,23 +1,26 @@
-"""Adding up the statistics that losses return, running moments of scores, and confidence intervals for evaluation."""
+"""Adding up the statistics that losses return, running moments of scores, and confidence intervals for evaluation.
+
+Loads torch only where tensors are made: intervals are also for pages that must come at once.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
-from mmrlhf_ray.algorithms.advantages import grpo
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_SUFFIX = "_max"
 
-Stats = dict[str, Tensor]
+Stats = dict[str, "Tensor"]
 
 
-def merge_stats(parts: Iterable[Mapping[str, Tensor]]) -> Stats:
+def merge_stats(parts: "Iterable[Mapping[str, Tensor]]") -> Stats:
     """Combine the statistics of several micro-batches or ranks: maxima by maximum, all else by sum."""
     merged: Stats = {}
     for part in parts:
@@ -25,13 +28,13 @@ def merge_stats(parts: Iterable[Mapping[str, Tensor]]) -> Stats:
             if key not in merged:
                 merged[key] = value
             elif key.endswith(MAX_SUFFIX):
-                merged[key] = torch.maximum(merged[key], value)
+                merged[key] = merged[key].maximum(value)
             else:
                 merged[key] = merged[key] + value
     return merged
 
 
-def mean_stats(stats: Mapping[str, Tensor], count: str) -> dict[str, float]:
+def mean_stats(stats: "Mapping[str, Tensor]", count: str) -> dict[str, float]:
     """Sums divided by `stats[count]`; maxima and the count itself as they are.
 
     Raises ValueError when the count is missing or zero.
@@ -103,6 +106,10 @@ def normalised_in_groups(values: Values, groups: Sequence[int]) -> NDArray[np.fl
 
     Raises ValueError when a value is not finite.
     """
+    import torch
+
+    from mmrlhf_ray.algorithms.advantages import grpo
+
     outcomes = torch.from_numpy(_finite(values))
     return grpo(outcomes, torch.tensor(groups, dtype=torch.int64)).numpy()
 

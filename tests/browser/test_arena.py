@@ -17,8 +17,6 @@ from tests.unit.feedback.endpoints import Served, serving_model
 
 LONG = "# A title\n\n" + "A **sentence** that goes on with $x^2$ for a while. " * 30 + "\n\n```\n" + "x" * 200 + "\n```"
 
-FIRST_MS = 60_000
-"""The ratings load torch when they are asked for first."""
 NOTE_WAITING = """() => {
   const asking = document.querySelector("#asking");
   const note = () => asking.checkVisibility() && sessionStorage.setItem("waiting", asking.textContent);
@@ -75,7 +73,7 @@ def test_ask_with_a_picture_choose_by_key_and_see_who_it_was(
     page.reload()
     expect(page.get_by_role("article", name="Long one")).to_be_visible()
     expect(page.get_by_role("main").get_by_role("link", name="Ratings")).to_have_attribute("href", "/arena/ratings")
-    page.goto(f"{arena.url}/arena/ratings", timeout=FIRST_MS)
+    page.goto(f"{arena.url}/arena/ratings")
     expect(page.get_by_role("row", name="Short one not yet")).to_be_visible()
     expect(page.locator("main")).to_contain_text("1 vote in the arena.")
     (row,) = arena.export()
@@ -133,6 +131,6 @@ def test_names_structure_contrast_and_width(
         page.locator(f"[value={choice}]").click()
         page.wait_for_selector("#again")
         check("named")
-    page.goto(f"{arena.url}/arena/ratings", timeout=FIRST_MS)
+    page.goto(f"{arena.url}/arena/ratings")
     check("ratings")
     assert found == {}

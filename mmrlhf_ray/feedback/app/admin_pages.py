@@ -86,7 +86,7 @@ def erase(annotator_id: str, caller: AsAdmin, state: State) -> Response:
 def quality(request: Request, caller: AsProjectAdmin, state: State, project: InProject = "") -> Response:
     """Agreement by task, and each annotator's figures, in one project or all that the caller administers: seconds to
     compute where there are many votes."""
-    # Here, as they load scipy, torch and more: the server starts in a second without them.
+    # Here, as they load pandas, scipy and more: the server starts in a second without them.
     from mmrlhf_ray.feedback.labels.agreement import agreement, pairwise_agreement
     from mmrlhf_ray.feedback.labels.bias import biases, leans
     from mmrlhf_ray.feedback.labels.quality import ENOUGH, annotator_quality, gold_answer

@@ -80,7 +80,7 @@ def post_vote(request: Request, caller: AsAnnotator, state: State, form: Form) -
 @router.get("/arena/ratings")
 def ratings(request: Request, caller: AsAnnotator, state: State) -> Response:
     """How good the models are, as far as the votes say."""
-    from mmrlhf_ray.feedback.labels.bias import leans  # loads torch, as the board does
+    from mmrlhf_ray.feedback.labels.bias import leans  # loads pandas and scipy
 
     found = current_board(state)
     rated = [model.rating for model in found.standings if model.rating is not None]

@@ -1,6 +1,6 @@
 """The ratings of the arena's models, from what people chose.
 
-The algorithms are imported where they are called, as they load torch: the server starts in a second without.
+The algorithms are imported where they are called, as they load scipy: the server starts in a second without.
 """
 
 import math

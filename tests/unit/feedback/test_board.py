@@ -2,6 +2,8 @@
 
 import math
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -40,3 +42,14 @@ def test_simulated_voters_who_lean_to_the_left_are_found_out() -> None:
     rng = random.Random(1)
     games = [Game(*rng.sample(["a", "b", "c"], 2), "left" if rng.random() < 0.7 else "right") for _ in range(300)]
     assert board(games, []).left.low > 0.5
+
+
+def test_the_ratings_do_without_torch() -> None:
+    code = (
+        "import sys; from mmrlhf_ray.feedback.arena.board import Game, board; "
+        "from mmrlhf_ray.feedback.labels.bias import leans; "
+        "found = board([Game('a', 'b', 'left'), Game('b', 'a', 'left')], ['a', 'b']); "
+        "print(leans(found.left), found.standings[0].rating is not None, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["False", "True", "False"]
