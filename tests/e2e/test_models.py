@@ -25,12 +25,14 @@ from mmrlhf_ray.data.encoding.encode import load_encoder, render
 from mmrlhf_ray.data.media import media_row
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.demo.digits import digit_png
+from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.models.quantize import layers_of, quantize_model
 from mmrlhf_ray.rewards.judge import JudgeScores
 from mmrlhf_ray.schema import DEMONSTRATION
 from tests.e2e.feedback_support import first_token, free_port, running
 from tests.e2e.support import Running, mmrlhf, start
+from tests.e2e.transformers_server import TransformersModel, serving_transformers
 from tests.unit.rewards.support import make_batch
 from tests.unit.tiny import noise
 
@@ -81,23 +83,29 @@ def test_several_turns_with_a_picture(model_dir: Path, picture: Path, tmp_path: 
 
 @dataclass(frozen=True)
 class Served:
-    """`mmrlhf serve` with a feedback app, in whose arena the model meets itself under two names."""
+    """`mmrlhf serve` with a feedback app, in whose arena the model meets another one."""
 
     client: openai.OpenAI
     data_dir: str
     """Of the app, as a setting."""
     feedback: httpx.Client
     """The app's API as an administrator uses it."""
+    other: TransformersModel
+    """The arena's second model: other weights, by transformers."""
 
 
 @pytest.fixture(scope="module")
 def served(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     tmp_path, port = tmp_path_factory.mktemp("served"), free_port()
-    model = {"base_url": f"http://127.0.0.1:{port}/v1", "token_env": "MMRLHF_SERVE_TOKEN"}
-    models = [model | {"name": name} for name in ("first", "second")]
-    arena = json.dumps({"models": models, "max_tokens": 8, "deadline_s": 300.0})
-    settings = [f"data_dir={tmp_path / 'feedback'}", f"arena={arena}"]
+    build_model(tmp_path / "other", seed=1)
+    other = TransformersModel.load(tmp_path / "other")
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        models: list[dict[str, str]] = [
+            {"name": "first", "base_url": f"http://127.0.0.1:{port}/v1", "token_env": "MMRLHF_SERVE_TOKEN"},
+            {"name": "second", "base_url": stack.enter_context(serving_transformers(other))},
+        ]
+        arena = json.dumps({"models": models, "max_tokens": 8, "deadline_s": 300.0, "temperature": 0.0})
+        settings = [f"data_dir={tmp_path / 'feedback'}", f"arena={arena}"]
         patch.setenv("MMRLHF_SERVE_TOKEN", "secret")
         feedback = stack.enter_context(running(settings, tmp_path / "feedback.log"))
         admin = {"Authorization": f"Bearer {first_token(feedback)}"}
@@ -110,7 +118,7 @@ def served(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             _await_address(server)
             client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret")
             with httpx.Client(base_url=feedback.url, headers=admin, timeout=400) as app:
-                yield Served(client, settings[0], app)
+                yield Served(client, settings[0], app, other)
         finally:
             server.process.send_signal(signal.SIGINT)
             ended = server.finish(240)
@@ -172,20 +180,25 @@ def test_openais_client_with_a_picture_and_a_thumb_that_becomes_a_record(
 
 def test_served_models_meet_in_the_arena(served: Served, picture: Path) -> None:
     data = picture.read_bytes()
+    url = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    content: Any = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "which digit ?"}]
+    messages: Any = [{"role": "user", "content": content}]
+    first = served.client.chat.completions.create(model="mine", messages=messages, max_tokens=8, temperature=0.0)
+    answers = {"first": first.choices[0].message.content, "second": served.other.answer(messages, 8)}
+    assert answers["first"] != answers["second"]
     media_id = hashlib.sha256(data).hexdigest()
     assert served.feedback.put(f"/api/media/{media_id}", content=data).is_success
     for choice in ("left", "right", "left"):
         question = {"prompt": "which digit ?", "media_ids": [media_id]}
         battle = served.feedback.post("/api/arena/battles", json=question)
         assert battle.status_code == 201, battle.text
-        assert all(battle.json()["responses"])
         address = f"/api/arena/battles/{battle.json()['battle_id']}/vote"
         named = served.feedback.post(address, json={"choice": choice}).json()["models"]
-        assert sorted(named) == ["first", "second"]
+        assert dict(zip(named, battle.json()["responses"], strict=True)) == answers
     ratings = served.feedback.get("/api/arena/ratings").json()
     assert (ratings["votes"], sum(model["wins"] for model in ratings["models"])) == (3, 3)
     rows = [json.loads(line) for line in served.feedback.get("/api/export").text.splitlines()]
-    assert [sorted(row["sources"]) for row in rows] == [["first", "second"]] * 3
+    assert [dict(zip(row["sources"], row["responses"], strict=True)) for row in rows] == [answers] * 3
 
 
 VLLM = """
