@@ -43,7 +43,6 @@ PAGES = {
     "progress": "/admin/progress",
     "quality": "/admin/quality",
     "items": "/admin/items",
-    "many": "/work/many?kind=pair",
     "projects": "/projects",
     "project": "/project?name=tone",
     "arena": "/arena",
@@ -134,6 +133,11 @@ def _pictures_at(
         page.keyboard.press("s")
         with page.expect_response("**/work"):
             page.keyboard.press("Enter")
+    page.goto(f"{address}/work/many?kind=rate")
+    page.wait_for_selector("#send:enabled")
+    page.keyboard.press("4")
+    yield picture("many")
+    page.goto(f"{address}/work?project=night")  # gives the others back, for the next width
     context.close()
 
 

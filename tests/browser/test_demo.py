@@ -89,7 +89,7 @@ def test_a_second_start_has_the_same_items_and_the_votes(tmp_path: Path) -> None
 
 
 def test_pictures_of_every_page(browser: Browser, tmp_path: Path) -> None:
-    names = {"login", "zoom", "keys", "skip"} | set(PAGES) | KINDS
+    names = {"login", "many", "zoom", "keys", "skip"} | set(PAGES) | KINDS
     pictures = take_pictures(tmp_path, browser)
     assert {path.name for path in pictures} == {f"{name}-{width}.png" for name in names for width in WIDTHS}
     for path in pictures:
