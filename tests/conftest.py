@@ -1,5 +1,6 @@
 """What tests with real actors share: a tiny model, a reward model, a little data. Made once, and only if asked for."""
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,12 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+from mmrlhf_ray.runtime.session import DASHBOARD
+
+# As the command does (cli/main.py).
+gc.set_threshold(100_000, 20, 20)
+# Few tests look at a dashboard, and with it each start of Ray takes twice the work.
+os.environ.setdefault(DASHBOARD, "off")
 # Workers of Ray import nothing from the directory that a driver is started in, and tests' classes are from there.
 _ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))
@@ -15,15 +22,21 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("
 _OF_SUBMITTED = {f"tests/e2e/test_{name}.py" for name in ("export", "resume", "submit", "votes")}
 
 
-_LONG = Path(_ROOT, "tests", "unit", "training")
-"""Tests of several ranks take a minute each: they come first, so that none is waited for in the end."""
+_LONG = [Path(_ROOT, "tests", "unit", name) for name in ("training", "weights")]
+"""Tests of several ranks take half a minute each: they come first, so that none is waited for in the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Modules that use their directory's `session` come last in it (tests/shared_ray.py)."""
     shared = {item.path for item in items if "session" in getattr(item, "fixturenames", ())}
     directories = {directory: i for i, directory in enumerate(dict.fromkeys(item.path.parent for item in items))}
-    items.sort(key=lambda item: (item.path.parent != _LONG, directories[item.path.parent], item.path in shared))
+    items.sort(key=lambda item: (item.path.parent not in _LONG, directories[item.path.parent], item.path in shared))
+
+
+def pytest_collection_finish() -> None:
+    """What all tests import is never garbage: who looks for some, as DeepSpeed does often, looks at the rest."""
+    gc.collect()
+    gc.freeze()
 
 
 class _Scheduling(LoadFileScheduling):

@@ -1,5 +1,6 @@
 """The `mmrlhf` command. Heavy imports happen inside the commands, so that `--help` is quick."""
 
+import gc
 import os
 import sys
 import warnings
@@ -41,6 +42,9 @@ QUIET = {
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",  # of libraries, in child processes as well
 }
 """Environment in which libraries leave the terminal to us; what the user has set wins."""
+
+_IMPORTS_FIRST = (100_000, 20, 20)
+"""What is imported is never garbage, and with Python's own thresholds looking for some takes a fifth of the time."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -192,6 +196,7 @@ def main() -> None:
         for category in (FutureWarning, DeprecationWarning):
             warnings.simplefilter("ignore", category)
     os.environ.update(QUIET | os.environ)
+    gc.set_threshold(*_IMPORTS_FIRST)
     try:
         app()
     except Exception as error:

@@ -23,6 +23,8 @@ from mmrlhf_ray.errors import RunError, RunFailed, first_line
 from mmrlhf_ray.runtime import fork_server, processes
 from mmrlhf_ray.runtime.auth_token import ensure_token, token_path, use_token
 
+DASHBOARD = "MMRLHF_DASHBOARD"
+"""With `off` in this variable a private cluster has no dashboard, whose dozen processes take ten seconds of a core."""
 NOTICED = 128 + signal.SIGTERM
 """Exit status of a run that was told to end and saved what it had."""
 _LOCAL = "local"
@@ -51,6 +53,7 @@ WORKER_ENV: Mapping[str, str] = {
 _PRIVATE_ENV: Mapping[str, str] = {
     "RAY_worker_niceness": "0",  # Ray's 15 starves a run alongside anything else on the machine
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_prestart_worker_first_driver": "0",  # ours are forked; these would wait for work that never comes
     # Ray's agents write their title over the start of their environment, where by chance our mark may be.
     "SPT_NOENV": "1",
 }
@@ -193,7 +196,7 @@ def _start(num_cpus: int | None, directory: Path, log_to_driver: bool, runtime_e
             address="local",
             num_cpus=num_cpus,
             object_store_memory=_object_store_bytes(),
-            include_dashboard=True,
+            include_dashboard=os.environ.get(DASHBOARD) != "off",
             dashboard_host="127.0.0.1",
             logging_level=logging.WARNING,
             log_to_driver=log_to_driver,

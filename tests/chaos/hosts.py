@@ -12,7 +12,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.support import COMMAND, Running
+from tests.command import COMMAND
+from tests.e2e.support import Running
 
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
 _NETWORK = "10.77.{}.{}"

@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from mmrlhf_ray.weights.layout import InFlight
+from tests.command import Here
 from tests.e2e.conftest import here, ppo_job
-from tests.e2e.support import Here
 from tests.e2e.test_stream import stream_job, stream_rows
 from tests.shared_ray import nothing_is_left, session
 

@@ -20,7 +20,8 @@ from mmrlhf_ray.data.records.readers import read_records, write_records
 from mmrlhf_ray.runtime.session import SessionInfo
 from mmrlhf_ray.schema import MEDIA, PROMPT
 from tests.cluster import Cluster, local_cluster
-from tests.e2e.support import Finished, Here, in_process, start
+from tests.command import Finished, Here, in_process
+from tests.e2e.support import start
 from tests.shared_ray import nothing_is_left, session
 
 __all__ = ["nothing_is_left", "session"]

@@ -5,30 +5,17 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-import pytest
+from tests.command import COMMAND, Finished
 
-from mmrlhf_ray.cli import main as cli
-
-COMMAND = str(Path(sys.executable).with_name("mmrlhf"))
 _MARK = "MMRLHF_TEST"
 _PATIENCE_S = 180.0
 _SOON_S = 30.0  # helpers of Python's own end when they notice that their parent has
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A command that has ended."""
-
-    returncode: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True)
@@ -117,26 +104,9 @@ def _start(words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Running:
     return Running(process, mark)
 
 
-def mmrlhf(*arguments: str, cwd: Path, timeout_s: float = 600.0) -> Finished:
+def mmrlhf(*arguments: str, cwd: Path, timeout_s: float = 600.0, env: dict[str, str] | None = None) -> Finished:
     """Run the command to its end."""
-    return start(*arguments, cwd=cwd).finish(timeout_s)
-
-
-Here = Callable[..., Finished]
-
-
-def in_process(capture: pytest.CaptureFixture[str], *arguments: str, cwd: Path) -> Finished:
-    """Run the command in this process, from its arguments to its exit status: no Python starts and imports anew."""
-    capture.readouterr()
-    with pytest.MonkeyPatch.context() as patch:
-        for key, value in cli.QUIET.items():
-            patch.setenv(key, os.environ.get(key, value))  # main() sets them for the process; here for this command
-        patch.setattr(sys, "argv", [COMMAND, *arguments])
-        patch.chdir(cwd)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    assert isinstance(ended.value.code, int), ended.value.code
-    return Finished(ended.value.code, *capture.readouterr())
+    return start(*arguments, cwd=cwd, env=env).finish(timeout_s)
 
 
 def refused(finished: Finished, *expected: str) -> None:

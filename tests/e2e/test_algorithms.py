@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mmrlhf_ray.runtime.metrics import read_metrics
-from tests.e2e.support import Here
+from tests.command import Here
 
 STEPS = 4
 REWARDS = """

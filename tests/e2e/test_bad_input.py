@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmrlhf_ray.demo.digits import digit_png, digits_of
-from tests.e2e.support import Here, mmrlhf, overrides, refused
+from tests.command import Here
+from tests.e2e.support import mmrlhf, overrides, refused
 
 pytestmark = pytest.mark.e2e
 

@@ -9,7 +9,7 @@ import yaml
 from mmrlhf_ray.data.encoding.encode import load_encoder
 from mmrlhf_ray.models import export_model, load_policy
 from mmrlhf_ray.runtime.metrics import read_metrics
-from tests.e2e.support import Here
+from tests.command import Here
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mmrlhf_ray.runtime.metrics import read_metrics
-from tests.e2e.support import Here
+from tests.command import Here
 from tests.unit.environments.support import served
 
 pytestmark = pytest.mark.e2e

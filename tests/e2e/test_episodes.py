@@ -15,8 +15,9 @@ import yaml
 from mmrlhf_ray.demo.clips import DIRECTIONS, clip_webm
 from mmrlhf_ray.demo.tones import tone_wav
 from mmrlhf_ray.runtime.metrics import read_metrics
+from tests.command import Here
 from tests.e2e.conftest import learnt
-from tests.e2e.support import Here, Running, refused, start
+from tests.e2e.support import Running, refused, start
 from tests.unit.tiny import picture
 
 PATIENCE_S = 600.0

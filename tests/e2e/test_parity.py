@@ -10,7 +10,8 @@ from mmrlhf_ray.demo.families import FAMILIES
 from mmrlhf_ray.models import adapter_for
 from mmrlhf_ray.models.families.generic import GenericAdapter
 from mmrlhf_ray.models.verdict import Verdict, read_verdict
-from tests.e2e.support import Finished, mmrlhf
+from tests.command import Finished
+from tests.e2e.support import mmrlhf
 from tests.unit.tiny_families import build_llava, build_mistral3
 
 PATIENCE_S = 600.0

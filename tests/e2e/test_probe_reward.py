@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mmrlhf_ray.schema import PROBE
-from tests.e2e.support import Here
+from tests.command import Here
 from tests.unit.rewards.servers import Answer, Request, serve
 
 PROBES = ("empty", "repeated", "very_long", "prompt_copied", "every_answer", "media_removed", "media_swapped")

@@ -11,7 +11,7 @@ import yaml
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.training.checkpoint import best_complete
 from mmrlhf_ray.weights.layout import InFlight
-from tests.e2e.support import Here
+from tests.command import Here
 
 STEPS = 5
 

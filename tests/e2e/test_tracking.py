@@ -12,7 +12,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmrlhf_ray.runtime.metrics import read_metrics
-from tests.e2e.support import Here
+from tests.command import Here
 
 STEPS = 4
 OTHERS = [name for name in ("wandb", "mlflow", "swanlab") if find_spec(name) is not None]

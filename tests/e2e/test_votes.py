@@ -13,9 +13,9 @@ from mmrlhf_ray.config import DataConfig
 from mmrlhf_ray.data.records.readers import read_records
 from mmrlhf_ray.runtime.metrics import read_metrics
 from mmrlhf_ray.schema import PREFERENCE
+from tests.command import Here
 from tests.e2e.conftest import Submitted
 from tests.e2e.feedback_support import first_token, running
-from tests.e2e.support import Here
 
 pytestmark = pytest.mark.e2e
 

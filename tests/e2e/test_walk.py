@@ -11,8 +11,9 @@ import pytest
 
 from mmrlhf_ray.runtime.metrics import read_metrics
 from tests.cluster import local_cluster
+from tests.command import Finished
 from tests.contracts.walk import TUTORIALS, steps
-from tests.e2e.support import Finished, typed
+from tests.e2e.support import typed
 
 pytestmark = pytest.mark.e2e
 

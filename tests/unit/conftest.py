@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
 from mmrlhf_ray.demo.families import FAMILIES
 from mmrlhf_ray.demo.model import build_model
 from mmrlhf_ray.models import HeadedModel, load_policy
+from tests.command import Here, in_process
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +87,9 @@ def process_group() -> Iterator[None]:
     dist.destroy_process_group()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Here:
+    """`here("data", "check", "rows.jsonl")`: the command in this process."""
+    return partial(in_process, capfd, cwd=tmp_path)

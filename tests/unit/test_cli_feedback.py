@@ -18,42 +18,39 @@ from mmrlhf_ray.cli.feedback import app
 from mmrlhf_ray.config import FeedbackConfig, load_config
 from mmrlhf_ray.errors import ConfigError
 from mmrlhf_ray.feedback.errors import Invalid
+from tests.command import Here
 
 MODULE = [sys.executable, "-m", "mmrlhf_ray.cli", "feedback"]
 
 
-def feedback(*args: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*MODULE, *map(str, args)], capture_output=True, text=True, timeout=120, check=False)
-
-
-def here(*args: object) -> Result:
-    """The command in this process, which is quicker."""
+def invoked(*args: object) -> Result:
+    """Without what the program does around it: exceptions stay as they are."""
     return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
-def test_accounts_and_export(tmp_path: Path) -> None:
+def test_accounts_and_export(here: Here, tmp_path: Path) -> None:
     where = ["--set", f"data_dir={tmp_path}/feedback"]
-    added = here("annotators", "add", "Zoë", "--role", "reviewer", *where)
+    added = invoked("annotators", "add", "Zoë", "--role", "reviewer", *where)
     assert added.exit_code == 0, added.output
     assert re.fullmatch(r"[\w-]{43}\n", added.stdout)
-    again = feedback("annotators", "add", "Zoë", *where)
-    assert (again.returncode, again.stderr) == (
+    again = here("feedback", "annotators", "add", "Zoë", *where)
+    assert (again.returncode, again.err) == (
         2, "error: name: there is an account 'Zoë' already; choose another name\n"
     )  # fmt: skip
-    assert isinstance(here("annotators", "add", "x", "--role", "king", *where).exception, Invalid)
-    listed = here("annotators", "list", *where)
+    assert isinstance(invoked("annotators", "add", "x", "--role", "king", *where).exception, Invalid)
+    listed = invoked("annotators", "list", *where)
     assert "Zoë" in listed.stdout
     assert added.stdout.strip() not in listed.stdout
-    assert here("annotators", "remove", "Zoë", "--erase", *where).stdout.startswith("Zoë: closed; 0 votes")
-    saved = here("backup", tmp_path / "backup", *where)
+    assert invoked("annotators", "remove", "Zoë", "--erase", *where).stdout.startswith("Zoë: closed; 0 votes")
+    saved = invoked("backup", tmp_path / "backup", *where)
     assert saved.stdout == f"{tmp_path}/backup: 0 items, 0 votes, 0 media, 1 accounts\n"
-    assert isinstance(here("restore", tmp_path / "backup", *where).exception, ConfigError)
-    again = here("restore", tmp_path / "backup", "--set", f"data_dir={tmp_path}/restored")
+    assert isinstance(invoked("restore", tmp_path / "backup", *where).exception, ConfigError)
+    again = invoked("restore", tmp_path / "backup", "--set", f"data_dir={tmp_path}/restored")
     assert again.stdout == f"{tmp_path}/backup: 0 items, 0 votes, 0 media, 1 accounts restored\n"
     out = tmp_path / "out" / "votes.jsonl"
-    assert here("export", out, *where).stdout == f"{out}: 0 annotations\n"
-    assert isinstance(here("export", out, "--since", "today", *where).exception, Invalid)
-    assert isinstance(here("export", tmp_path / "x.csv", *where).exception, ConfigError)
+    assert invoked("export", out, *where).stdout == f"{out}: 0 annotations\n"
+    assert isinstance(invoked("export", out, "--since", "today", *where).exception, Invalid)
+    assert isinstance(invoked("export", tmp_path / "x.csv", *where).exception, ConfigError)
 
 
 class Serving:
@@ -120,21 +117,21 @@ def test_other_addresses_are_warned_about(serving: Callable[..., Serving]) -> No
     assert "can be reached from other machines, and without TLS" in server.err.read_text()
 
 
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_a_port_that_is_taken(here: Here, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = feedback("serve", "--port", port, "--set", f"data_dir={tmp_path}")
+        done = here("feedback", "serve", "--port", str(port), "--set", f"data_dir={tmp_path}")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: host, port: cannot listen on 127.0.0.1:{port}: Address already in use")
+    assert done.err.startswith(f"error: host, port: cannot listen on 127.0.0.1:{port}: Address already in use")
 
 
-def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
-    done = feedback("serve", "--port", 0, "--set", "database=postgresql://me:s3cret@127.0.0.1:1/votes")
+def test_a_database_that_does_not_answer(here: Here) -> None:
+    done = here("feedback", "serve", "--port", "0", "--set", "database=postgresql://me:s3cret@127.0.0.1:1/votes")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: database (postgresql")
-    assert "s3cret" not in done.stderr
+    assert done.err.startswith("error: database (postgresql")
+    assert "s3cret" not in done.err
 
 
 def test_configuration(tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """`mmrlhf export --quantize`: what is written, what it costs, and what is refused."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,14 +7,14 @@ import pytest
 from mmrlhf_ray.errors import ConfigError, DataError
 from mmrlhf_ray.models.card import read_card
 from mmrlhf_ray.pipelines.export.quantized import quantize
+from tests.command import Here
 
 
-def test_the_loss_is_measured_printed_and_in_the_card(omni: Path, data_dir: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mmrlhf_ray.cli", "export", str(omni), str(tmp_path / "out"), "--quantize", "int8"]
-    given = ["--data", str(data_dir / "demonstrations"), "--rows", "6"]
-    done = subprocess.run([*command, *given], capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
-    first, second, *_ = done.stdout.splitlines()
+def test_the_loss_is_measured_printed_and_in_the_card(here: Here, omni: Path, data_dir: Path, tmp_path: Path) -> None:
+    given = ["--quantize", "int8", "--data", str(data_dir / "demonstrations"), "--rows", "6"]
+    done = here("export", str(omni), str(tmp_path / "out"), *given)
+    assert done.returncode == 0, done.err
+    first, second, *_ = done.out.splitlines()
     assert first.startswith(f"{tmp_path / 'out'}: int8, ")
     assert second.startswith("6 rows, ")
     card = read_card(tmp_path / "out")

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
+from tests.unit.forked import SERVER
+
 _PATIENCE = timedelta(seconds=120)
-_IMPORTED = ["torch", "transformers", "deepspeed", "mmrlhf_ray.training.engine", "mmrlhf_ray.models"]
-"""Once, in the process that all ranks are forked from."""
 
 
 def run_ranks(ranks: int, work: Callable[[int, Path], None], directory: Path, *, fresh: bool = False) -> None:
@@ -19,12 +19,11 @@ def run_ranks(ranks: int, work: Callable[[int, Path], None], directory: Path, *,
     processes that import all themselves, for who looks at their memory."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "store").unlink(missing_ok=True)
-    torch.multiprocessing.set_forkserver_preload(_IMPORTED)
     torch.multiprocessing.start_processes(
         _rank,
         args=(ranks, work, directory),
         nprocs=ranks,
-        start_method="spawn" if fresh else "forkserver",
+        start_method="spawn" if fresh else SERVER.get_start_method(),
     )
 
 

@@ -22,7 +22,8 @@ from mmrlhf_ray.weights.ipc import IPCMeeting
 from mmrlhf_ray.weights.layout import combine
 from mmrlhf_ray.weights.loading import refuse_homeless
 from mmrlhf_ray.weights.object_store import register
-from tests.unit.weights.worker_process import SERVER, Receivers, Worker
+from tests.unit.forked import SERVER
+from tests.unit.weights.worker_process import Receivers, Worker
 
 BUCKET_BYTES = 300  # a weight of a layer has 256, a bias 32
 DEADLINE_S = 60.0

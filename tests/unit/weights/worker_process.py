@@ -11,10 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from tests.unit.forked import SERVER
+
 PATIENCE_S = 60.0
-SERVER = mp.get_context("forkserver")
-"""A worker is forked from a process that has imported vLLM and holds nothing of the learner's end."""
-SERVER.set_forkserver_preload(["mmrlhf_ray.weights.gloo", "mmrlhf_ray.weights.ipc"])
 
 
 class Model(nn.Module):
