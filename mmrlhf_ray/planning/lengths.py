@@ -21,6 +21,7 @@ _MEASURED = 256
 """Rows that are encoded, the longest ones."""
 _UNCOUNTED = " (sounds and clips count as one each)"
 _ANSWERS = ("response", "chosen", "rejected")
+_SHORTEST = ({"role": "user", "content": [{"type": "text", "text": "?"}]},)
 
 
 def check_lengths(encoder: Encoder, read: Records, data: DataConfig, context_tokens: int | None) -> None:
@@ -36,8 +37,9 @@ def check_lengths(encoder: Encoder, read: Records, data: DataConfig, context_tok
     least = min(data.most_prompt_tokens, context_tokens or data.most_prompt_tokens)
     rows, images = read.records.to_pylist(), _image_tokens(encoder, read.media, data.limits)
     of_images = [sum(images.get(media_id, 0) for media_id in row["media_ids"]) for row in rows]
+    around = len(encoder.rendered(_SHORTEST, ask=True).encode())  # tools that the template describes, a system prompt
     sizes = [
-        tokens + len(row["messages"].encode()) + max((len(text.encode()) for text in _answers(row)), default=0)
+        around + tokens + len(row["messages"].encode()) + max((len(text.encode()) for text in _answers(row)), default=0)
         for row, tokens in zip(rows, of_images, strict=True)
     ]
     longest = sorted((n for n, size in enumerate(sizes) if size > least), key=lambda n: -sizes[n])[:_MEASURED]

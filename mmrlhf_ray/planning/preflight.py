@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,19 +82,20 @@ def preflight(cfg: RunConfig, directory: AbstractContextManager[Path], *, dry: b
     Raises ConfigError, ModelError, PlacementError, DataError: each names what was expected, what came and what to do.
     """
     missing: list[str] | None = [] if dry else None
-    _check_settings(cfg, missing)
+    tools = _check_settings(cfg, missing)
     for job in first_round(cfg) if isinstance(cfg, IterateConfig) else ():
         _check_stage(job, dry)
     with directory as run_dir:
         records = read_all(cfg, run_dir, missing)
-        _check_lengths(cfg, records)
+        _check_lengths(cfg, records, tools)
         for rewards, key in _rewards(cfg):
             check_rewards(rewards, extras_columns(records[key].records) if key in records else None)
         yield Checked(run_dir, records, tuple(missing or ()))
 
 
-def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
-    """All but rows and rewards. `missing`: where to note what is not here; None = it is refused."""
+def _check_settings(cfg: RunConfig, missing: list[str] | None) -> list[dict[str, Any]]:
+    """All but rows and rewards. `missing`: where to note what is not here; None = it is refused. Returns the tools that
+    prompts describe, as JSON schemas."""
     check_consistent(cfg)
     check_trackers(cfg)
     if cfg.run_url is not None:
@@ -121,6 +123,7 @@ def _check_settings(cfg: RunConfig, missing: list[str] | None) -> None:
     _check_learners(cfg)
     check_spread(cfg)
     _check_machine(cfg, dry=missing is not None)
+    return tools or []
 
 
 def _check_stage(job: RunConfig, dry: bool) -> None:
@@ -266,12 +269,12 @@ def read_all(cfg: RunConfig, run_dir: Path, missing: list[str] | None = None) ->
     return read
 
 
-def _check_lengths(cfg: RunConfig, records: Mapping[str, Records]) -> None:
-    """Raise DataError for rows that are too long for the model that reads them."""
+def _check_lengths(cfg: RunConfig, records: Mapping[str, Records], tools: Sequence[Mapping[str, Any]]) -> None:
+    """Raise DataError for rows that are too long for the model that reads them, with `tools` described in prompts."""
     path = next((Path(use.config.path) for use in cfg.models.values()), None)
     if path is None or not path.is_dir() or isinstance(cfg, IterateConfig):  # a loop's jobs check their own
         return
-    encoder = load_encoder(path, allowed=_allowed(cfg))
+    encoder = load_encoder(path, allowed=_allowed(cfg), tools=tools)
     most = context_tokens(path)
     for key, read in records.items():
         check_lengths(encoder, read, cfg.records[key].data, most)

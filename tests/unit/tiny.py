@@ -4,6 +4,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -131,3 +132,19 @@ def filled_responses(rows: Sequence[dict]) -> pa.Table:
         **{field.name: [] for field in RESPONSE if pa.types.is_list(field.type)},
     }
     return pa.Table.from_pylist([empty | row for row in rows], schema=RESPONSE)
+
+
+_MESSAGES = "{%- for message in messages -%}"
+_TOLD = (
+    "{%- if tools -%}{{ '<|im_start|>system\n' }}{%- for tool in tools -%}{{ tool | tojson }}{%- endfor -%}"
+    "{{ '<|im_end|>\n' }}{%- endif -%}"
+)
+"""As the templates of models that are trained with tools begin."""
+
+
+def describe_tools(model: Path) -> None:
+    """Let the chat template of a tiny model describe tools."""
+    template = model / "chat_template.jinja"
+    written = template.read_text()
+    assert written.count(_MESSAGES) == 1
+    template.write_text(written.replace(_MESSAGES, _TOLD + _MESSAGES))

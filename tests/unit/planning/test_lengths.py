@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmrlhf_ray.data.records.readers import Records
 from mmrlhf_ray.errors import DataError
 from mmrlhf_ray.planning.lengths import check_lengths
 from mmrlhf_ray.schema import MEDIA, PROMPT
+from tests.unit.tiny import describe_tools
 
 MARKS = {"gemma3": 3}
 """Tokens that a family's processor writes around an image."""
@@ -62,3 +64,18 @@ def test_headers_tell_what_the_processor_makes_of_images(family_dir: Path) -> No
         shorter = DataConfig(path="prompts.jsonl", max_prompt_tokens=told - 1)
         with pytest.raises(DataError, match=rf"its prompt has {told} tokens .*, more than"):
             check_lengths(encoder, records([data]), shorter, None)
+
+
+def test_tools_that_prompts_describe_count(omni: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(omni, tmp_path / "model")
+    describe_tools(model)
+    described = {"name": "crop", "description": "Show a part. " * 100, "parameters": {"type": "object"}}
+    bare = load_encoder(model)
+    encoder = load_encoder(model, tools=[{"type": "function", "function": described}])
+    data = image(56, 56)
+    exact = tokens(encoder, data)
+    assert exact > tokens(bare, data) + 50
+    limits = DataConfig(path="prompts.jsonl", max_prompt_tokens=exact - 1)
+    check_lengths(bare, records([data]), limits, None)
+    with pytest.raises(DataError, match=f"its prompt has {exact} tokens"):
+        check_lengths(encoder, records([data]), limits, None)

@@ -1,6 +1,7 @@
 """What is wrong with a job is said before Ray starts, by a run and by a dry run alike."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from mmrlhf_ray.planning.preflight import (
     refuse_streaming,
 )
 from tests.unit.pipelines.loop import loop_config
-from tests.unit.tiny import picture
+from tests.unit.tiny import describe_tools, picture
 
 SOURCES = [{"path": "a.jsonl", "weight": 2.0}, {"path": "b.jsonl"}]
 
@@ -292,6 +293,16 @@ def test_a_row_that_is_too_long_is_named_before_anything_starts(
     assert "long.jsonl, line 2" in str(refused.value)
     assert "1 of 3 rows cannot be used" in str(refused.value)
     dry_run(job(SFTConfig, world, path, "batch_size=2", "data.on_bad_row=quarantine", *changes))
+
+
+def test_tools_make_prompts_longer(world: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "is 1 even ?", "response": "odd"}\n' * 2)
+    data = f"data={{path: {tmp_path}/rows.jsonl, max_prompt_tokens: 64}}"
+    world["model"] = str(shutil.copytree(world["model"], tmp_path / "model"))
+    describe_tools(tmp_path / "model")
+    dry_run(job(SFTConfig, world, data, "batch_size=2"))
+    with pytest.raises(DataError, match=r"its prompt has \d+ tokens .*, more than data.max_prompt_tokens=64"):
+        dry_run(job(SFTConfig, world, data, "batch_size=2", "environment={kind: tools, tools: [crop, listen]}"))
 
 
 def test_a_dry_run_sets_no_row_aside(world: dict[str, str], tmp_path: Path) -> None:

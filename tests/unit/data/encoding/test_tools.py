@@ -16,23 +16,14 @@ from mmrlhf_ray.data.records.rows import open_sources
 from mmrlhf_ray.demo.families import FAMILIES
 from mmrlhf_ray.environments.check import tool_schemas
 from mmrlhf_ray.schema import DEMONSTRATION, MEDIA
-
-MESSAGES = "{%- for message in messages -%}"
-TOLD = (
-    "{%- if tools -%}{{ '<|im_start|>system\n' }}{%- for tool in tools -%}{{ tool | tojson }}{%- endfor -%}"
-    "{{ '<|im_end|>\n' }}{%- endif -%}"
-)
-"""As the templates of models that are trained with tools begin."""
+from tests.unit.tiny import describe_tools
 
 
 @pytest.fixture(params=FAMILIES)
 def told(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A model of the family whose chat template describes tools."""
     FAMILIES[request.param](tmp_path / "model", 0)
-    template = tmp_path / "model" / "chat_template.jinja"
-    written = template.read_text()
-    assert written.count(MESSAGES) == 1
-    template.write_text(written.replace(MESSAGES, TOLD + MESSAGES))
+    describe_tools(tmp_path / "model")
     return tmp_path / "model"
 
 
