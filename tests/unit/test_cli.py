@@ -160,6 +160,16 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["check", "convert", "show"])
+def test_rows_are_read_without_what_models_need(command: str) -> None:
+    code = (
+        f"import mmrlhf_ray.pipelines.data.{command}, sys; "
+        "print([m for m in ('torch', 'transformers', 'ray', 'vllm') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_driver_waits_for_what_its_roles_import() -> None:
     jobs = sorted(path.parent.name for path in Path(pipelines.__path__[0]).glob("*/job.py"))
     assert len(jobs) > 5

@@ -3,23 +3,14 @@
 import json
 import os
 import time
-from array import array
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import psutil
 
 from mmrlhf_ray.config.data import DataConfig
-from mmrlhf_ray.data.encoding.encode import (
-    EncodedPrompt,
-    Encoder,
-    RawMedia,
-    encode_prompt,
-    encode_response,
-    load_encoder,
-)
-from mmrlhf_ray.data.errors import BadRow, RowError, printable
+from mmrlhf_ray.data.errors import BadRow, printable
 from mmrlhf_ray.data.formats import Kind
 from mmrlhf_ray.data.records.quarantine import Rejected
 from mmrlhf_ray.data.records.store import LoadedRow
@@ -28,10 +19,12 @@ from mmrlhf_ray.pipelines.data.found import Found, Names, note_rest
 from mmrlhf_ray.pipelines.data.rows import OpenData, Stages, checked_rows, open_data
 from mmrlhf_ray.runtime.progress import Progress
 
+if TYPE_CHECKING:
+    from mmrlhf_ray.pipelines.data.tokens import TokenCounter
+
 _BAD_KEPT = 20
 _MARK = 0.2
 _SHOW_EVERY = 64
-_ANSWERS = ("response", "chosen", "rejected")
 
 
 def run(
@@ -48,37 +41,41 @@ def run(
     `strict` and a row is bad. Raises DataError for data that cannot be opened, ModelError for a model that cannot be
     used.
     """
-    encoder = load_encoder(model, config, allowed=allowed) if model is not None else None
+    counter = None
+    if model is not None:
+        from mmrlhf_ray.pipelines.data.tokens import TokenCounter  # torch and transformers, which take seconds
+
+        counter = TokenCounter.of(model, config, allowed)
     data = open_data(config, kind)
     stages, found = Stages(), Found()
     if output is None:
-        _check(data, encoder, stages, found, None)
+        _check(data, counter, stages, found, None)
     else:
-        _check_into(output, data, encoder, stages, found)
+        _check_into(output, data, counter, stages, found)
     print(printable(render(data, found, stages, output)))
     return not (strict and found.bad)
 
 
-def _check_into(output: Path, data: OpenData, encoder: Encoder | None, stages: Stages, found: Found) -> None:
+def _check_into(output: Path, data: OpenData, counter: "TokenCounter | None", stages: Stages, found: Found) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     fresh = output.with_name(f".{output.name}.new-{os.getpid()}")
     try:
         with fresh.open("w", encoding="utf-8") as file:
-            _check(data, encoder, stages, found, file)
+            _check(data, counter, stages, found, file)
         fresh.replace(output)
     finally:
         fresh.unlink(missing_ok=True)
 
 
-def _check(data: OpenData, encoder: Encoder | None, stages: Stages, found: Found, output: TextIO | None) -> None:
+def _check(data: OpenData, counter: "TokenCounter | None", stages: Stages, found: Found, output: TextIO | None) -> None:
     names, total, shown = Names(), data.store.rows, 0
     began = time.perf_counter()
     with Progress("check", total, "row") as progress:
         for row in checked_rows(data, stages):
             found.rows += 1
-            if isinstance(row, LoadedRow) and encoder is not None:
+            if isinstance(row, LoadedRow) and counter is not None:
                 with stages.timed("counting tokens"):
-                    row = _counted(row, encoder, data.config, found)
+                    row = counter.counted(row, found)
             if isinstance(row, Rejected):
                 _note(row.bad, found, output)
             else:
@@ -100,30 +97,6 @@ def _note(bad: BadRow, found: Found, output: TextIO | None) -> None:
         found.bad_kept.append(bad)
     if output is not None:
         output.write(json.dumps(asdict(bad)) + "\n")
-
-
-def _counted(row: LoadedRow, encoder: Encoder, config: DataConfig, found: Found) -> LoadedRow | Rejected:
-    media = [RawMedia.of(m) for m in row.media]
-    try:
-        prompt = encode_prompt(encoder, row.record["messages"], media)
-        answers = [(name, len(encode_response(encoder, text))) for name, text in _answers(row.record)]
-    except ValueError as error:
-        return row.rejected(error if isinstance(error, RowError) else RowError(str(error), "fix it or leave it out"))
-    for name, tokens in [*_lengths(prompt, len(media)).items(), *answers]:
-        found.tokens.setdefault(name, array("l")).append(tokens)
-    found.too_long += len(prompt.token_ids) > config.most_prompt_tokens
-    return row
-
-
-def _lengths(prompt: EncodedPrompt, clips: int) -> dict[str, int]:
-    """A clip is one placeholder before the processor expands it."""
-    text = len(prompt.collapsed_token_ids) - clips
-    return {"text": text, "media": len(prompt.token_ids) - text, "prompt": len(prompt.token_ids)}
-
-
-def _answers(record: dict[str, Any]) -> list[tuple[str, str]]:
-    own = [(name, record[name]) for name in _ANSWERS if name in record]
-    return own + [("response", text) for text in record.get("responses", ())]
 
 
 def _resident() -> int:
