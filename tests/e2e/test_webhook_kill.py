@@ -15,7 +15,7 @@ import pytest
 
 from mmrlhf_ray.feedback.app.webhooks import signature
 from tests.e2e.feedback_support import first_token, running
-from tests.unit.feedback.listening import Quiet, listening
+from tests.listening import Quiet, listening
 
 pytestmark = pytest.mark.e2e
 

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
 from mmrlhf_ray.data.encoding.encode import Encoder, load_encoder
-from tests.unit.feedback.listening import Quiet, listening
+from tests.listening import Quiet, listening
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 import datetime
 import ipaddress
 import ssl
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from cryptography import x509
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from mmrlhf_ray.data.media.remote import IPAddress, Network, is_public
+from tests.listening import Quiet, listening
 
 Handler = Callable[[BaseHTTPRequestHandler], None]
 
@@ -33,7 +33,7 @@ class Site:
 def site(answer: Handler, certificate: tuple[Path, Path] | None = None) -> Iterator[Site]:
     """A server on the loopback address; with a certificate it speaks TLS."""
 
-    class Handles(BaseHTTPRequestHandler):
+    class Handles(Quiet):
         def do_GET(self) -> None:  # the base class wants this name
             made.asked.append((self.headers["Host"], self.path))
             try:
@@ -41,23 +41,13 @@ def site(answer: Handler, certificate: tuple[Path, Path] | None = None) -> Itera
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handles) as server:
-        server.daemon_threads = True
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*certificate)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        made = Site(server.server_address[1])
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield made
-        finally:
-            server.shutdown()
-            thread.join()
+    tls = None
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*certificate)
+    with listening(Handles, tls) as url:
+        made = Site(int(url.rpartition(":")[2]))
+        yield made
 
 
 def certificate_for(name: str, folder: Path) -> tuple[Path, Path]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.unit.feedback.listening import Quiet, listening
+from tests.listening import Quiet, listening
 
 TOKEN = "the-token"
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.unit.feedback.listening import Quiet, listening
+from tests.listening import Quiet, listening
 
 CLIENT, SECRET = "feedback", "a secret with: colons & more"
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -4,7 +4,6 @@ import threading
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import uvicorn
@@ -17,6 +16,7 @@ from mmrlhf_ray.feedback.client import FeedbackClient, connect, described, until
 from mmrlhf_ray.feedback.collect.accounts import add_annotator
 from mmrlhf_ray.feedback.collect.database import open_database
 from mmrlhf_ray.feedback.collect.tables import Event, LoggedResponse
+from tests.listening import Quiet, listening
 
 PROMPT = {"prompt": "Which animal?", "prompt_id": "p1"}
 
@@ -135,25 +135,15 @@ def answering(*statuses):
     """A server that answers with these, one after the other; yields its URL and the tokens that came."""
     came = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         def do_GET(self):
             self.send_response(statuses[len(came)])
             came.append(self.headers["authorization"])
             self.send_header("content-length", "0")
             self.end_headers()
 
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", came
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(Handler) as url:
+        yield url, came
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

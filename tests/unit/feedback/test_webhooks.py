@@ -19,7 +19,7 @@ from mmrlhf_ray.feedback.collect.accounts import add_annotator
 from mmrlhf_ray.feedback.collect.database import Database
 from mmrlhf_ray.feedback.collect.outbox import CLAIM_S, claim_due, delivered, failed, tell, waiting_messages
 from mmrlhf_ray.feedback.collect.tables import OutMessage
-from tests.unit.feedback.listening import Quiet, listening
+from tests.listening import Quiet, listening
 from tests.unit.feedback.test_api import vote
 from tests.unit.feedback.world import NOON, World, fill, pair
 

@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +12,7 @@ from mmrlhf_ray.config.paths import MAY_FETCH
 from mmrlhf_ray.errors import MissingExtra, ModelError
 from mmrlhf_ray.models.hub import HubModel, local_model
 from mmrlhf_ray.planning.settle import settled
+from tests.listening import Quiet, listening
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {
@@ -27,7 +25,7 @@ FILES = {
 }
 
 
-class _Hub(BaseHTTPRequestHandler):
+class _Hub(Quiet):
     """As much of a hub as a download asks for."""
 
     files: dict[str, bytes]
@@ -66,22 +64,16 @@ class _Hub(BaseHTTPRequestHandler):
         if body:
             self.wfile.write(content)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Hub]]:
     handler = type("Hub", (_Hub,), {"files": dict(FILES), "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "kept"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the command sets it
     monkeypatch.setenv(MAY_FETCH, "1")
-    yield handler
-    server.shutdown()
-    server.server_close()
+    with listening(handler) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        yield handler
 
 
 def test_a_model_is_fetched_once_and_without_code_and_pickles(hub: type[_Hub]) -> None:

@@ -4,9 +4,7 @@ import base64
 import hashlib
 import json
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,12 @@ from mmrlhf_ray.errors import ConfigError, MissingExtra, ModelError, RunFailed
 from mmrlhf_ray.models.card import CARD_FILE, Base, CardFacts, write_card
 from mmrlhf_ray.models.hub import model_directory
 from mmrlhf_ray.models.push import Upload, prepare, push
+from tests.listening import Quiet, listening
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class _Hub(BaseHTTPRequestHandler):
+class _Hub(Quiet):
     """As much of a hub as an upload asks for: small files in the commit, large ones by LFS before it."""
 
     token = "hf_write"
@@ -90,24 +89,18 @@ class _Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
-
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[_Hub]]:
     handler = type("Hub", (_Hub,), {"created": [], "stored": {}, "files": {}})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "kept"))
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the command sets it
     monkeypatch.setenv(MAY_FETCH, "1")
     monkeypatch.setenv("HF_TOKEN", _Hub.token)
-    yield handler
-    server.shutdown()
-    server.server_close()
+    with listening(handler) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        yield handler
 
 
 @pytest.fixture

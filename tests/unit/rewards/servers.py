@@ -5,8 +5,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.listening import Quiet, listening
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def serve(answer: Callable[[Request], Answer]) -> Iterator[Server]:
     requests: list[Request] = []
     lock, over = threading.Lock(), threading.Event()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
@@ -70,17 +71,8 @@ def serve(answer: Callable[[Request], Answer]) -> Iterator[Server]:
                 except OSError:  # nobody listens any more
                     break
 
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Tests speak for themselves."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield Server(f"http://127.0.0.1:{server.server_port}", requests)
-    finally:
-        over.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(Handler) as url:
+        try:
+            yield Server(url, requests)
+        finally:
+            over.set()
