@@ -8,12 +8,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from mmrlhf_ray.runtime.session import DASHBOARD
-
 # As the command does (cli/main.py).
 gc.set_threshold(100_000, 20, 20)
-# Few tests look at a dashboard, and with it each start of Ray takes twice the work.
-os.environ.setdefault(DASHBOARD, "off")
 # Workers of Ray import nothing from the directory that a driver is started in, and tests' classes are from there.
 _ROOT = str(Path(__file__).parents[1])
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))

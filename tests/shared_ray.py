@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray._private.state import actors  # the public one asks a dashboard, of whichever Ray it finds
 
-from mmrlhf_ray.runtime.session import DASHBOARD, SessionInfo, ray_session
+from mmrlhf_ray.runtime.session import SessionInfo, ray_session
 
 PATIENCE_S = 180.0
 
@@ -21,7 +21,6 @@ def session() -> Iterator[SessionInfo]:
     """A private Ray of two CPUs, which publishes its metrics every five seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_metrics_report_interval_ms", "5000")
-        patch.setenv(DASHBOARD, "on")
         with ray_session(num_cpus=2) as info:
             yield info
 

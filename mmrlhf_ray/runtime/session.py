@@ -23,8 +23,6 @@ from mmrlhf_ray.errors import RunError, RunFailed, first_line
 from mmrlhf_ray.runtime import fork_server, processes
 from mmrlhf_ray.runtime.auth_token import ensure_token, token_path, use_token
 
-DASHBOARD = "MMRLHF_DASHBOARD"
-"""With `off` in this variable a private cluster has no dashboard, whose dozen processes take ten seconds of a core."""
 NOTICED = 128 + signal.SIGTERM
 """Exit status of a run that was told to end and saved what it had."""
 _LOCAL = "local"
@@ -196,7 +194,7 @@ def _start(num_cpus: int | None, directory: Path, log_to_driver: bool, runtime_e
             address="local",
             num_cpus=num_cpus,
             object_store_memory=_object_store_bytes(),
-            include_dashboard=os.environ.get(DASHBOARD) != "off",
+            include_dashboard=True,
             dashboard_host="127.0.0.1",
             logging_level=logging.WARNING,
             log_to_driver=log_to_driver,

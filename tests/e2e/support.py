@@ -104,9 +104,9 @@ def _start(words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Running:
     return Running(process, mark)
 
 
-def mmrlhf(*arguments: str, cwd: Path, timeout_s: float = 600.0, env: dict[str, str] | None = None) -> Finished:
+def mmrlhf(*arguments: str, cwd: Path, timeout_s: float = 600.0) -> Finished:
     """Run the command to its end."""
-    return start(*arguments, cwd=cwd, env=env).finish(timeout_s)
+    return start(*arguments, cwd=cwd).finish(timeout_s)
 
 
 def refused(finished: Finished, *expected: str) -> None:

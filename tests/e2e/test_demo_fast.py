@@ -9,7 +9,6 @@ import pytest
 
 from mmrlhf_ray.config import PPOConfig, load_config
 from mmrlhf_ray.runtime.metrics import read_metrics
-from mmrlhf_ray.runtime.session import DASHBOARD
 from mmrlhf_ray.schema import ANNOTATION, RESPONSE
 from tests.e2e.support import mmrlhf
 
@@ -28,8 +27,7 @@ pytestmark = pytest.mark.e2e
 
 def test_every_stage_runs_and_leaves_its_results(tmp_path: Path) -> None:
     demo = tmp_path / "demo"
-    command = ("demo", "--fast", "--output", str(demo))
-    finished = mmrlhf(*command, cwd=tmp_path, timeout_s=1500, env={DASHBOARD: "on"})
+    finished = mmrlhf("demo", "--fast", "--output", str(demo), cwd=tmp_path, timeout_s=1500)
     assert finished.returncode == 0, finished.err[-4000:]
     assert re.findall(r"── (.+): \d", finished.err) == list(STAGES)
     assert "Traceback" not in finished.err

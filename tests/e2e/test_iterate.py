@@ -14,7 +14,6 @@ import yaml
 
 from mmrlhf_ray.data.records.readers import RECORDS_FILE
 from mmrlhf_ray.pipelines.iterate.state import BEFORE, ROUND
-from mmrlhf_ray.runtime.session import DASHBOARD
 from mmrlhf_ray.schema import ANNOTATION
 from tests.cluster import ROOT
 from tests.command import in_process
@@ -127,7 +126,7 @@ def test_two_rounds_lose_and_repeat_no_vote(
     assert again.returncode == 2
     assert "holds a loop already, votes and all; go on with --resume" in again.err
 
-    resumed = start("iterate", file, "--resume", cwd=tmp_path, env={DASHBOARD: "on"}).finish(2 * PATIENCE_S)
+    resumed = start("iterate", file, "--resume", cwd=tmp_path).finish(2 * PATIENCE_S)
     assert resumed.returncode == 0, resumed.err
     assert resumed.err.count("Ray dashboard: ") == 1  # one Ray for the stages of both rounds
     assert f"stopped: all {ROUNDS} rounds are done" in resumed.out
