@@ -10,7 +10,7 @@ from mmrlhf_ray.config import FeedbackConfig
 from mmrlhf_ray.feedback.app import create_app
 from mmrlhf_ray.feedback.collect.accounts import add_annotator
 from mmrlhf_ray.feedback.collect.database import Database, open_database
-from tests.unit.feedback.world import NOON, World
+from tests.unit.feedback.world import NOON, World, person
 
 
 @pytest.fixture
@@ -23,6 +23,16 @@ def database(config: FeedbackConfig) -> Iterator[Database]:
     opened = open_database(config)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def ann(database: Database) -> str:
+    return person(database, "ann")
+
+
+@pytest.fixture
+def bob(database: Database) -> str:
+    return person(database, "bob")
 
 
 @pytest.fixture

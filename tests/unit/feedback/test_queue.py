@@ -67,16 +67,6 @@ def q(database: Database, config: FeedbackConfig) -> Queue:
 
 
 @pytest.fixture
-def ann(database: Database) -> str:
-    return person(database, "ann")
-
-
-@pytest.fixture
-def bob(database: Database) -> str:
-    return person(database, "bob")
-
-
-@pytest.fixture
 def cyd(database: Database) -> str:
     return person(database, "cyd")
 

@@ -22,16 +22,6 @@ LATER = NOON + timedelta(seconds=61)
 RATE = {"question": "rate", "responses": ["a"]}
 
 
-@pytest.fixture
-def ann(database: Database) -> str:
-    return person(database, "ann")
-
-
-@pytest.fixture
-def bob(database: Database) -> str:
-    return person(database, "bob")
-
-
 def sheet(database: Database, config: FeedbackConfig, who: str, kind: str = "pair", **more: Any) -> list[queue.Leased]:
     given = {"now": NOON, "rng": random.Random(0)} | more
     with database.write() as session:
